@@ -1,0 +1,1 @@
+"""Make the embedding tables of saved models small."""

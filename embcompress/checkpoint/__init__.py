@@ -1,0 +1,1 @@
+"""Open, read by rows, and rewrite checkpoints: files and directories on disk, nothing else."""

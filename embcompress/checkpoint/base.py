@@ -1,0 +1,178 @@
+"""What every checkpoint format offers, and the edit that is asked of it.
+
+A format is one file with a subclass of :class:`Checkpoint` and one line in ``FORMATS``
+(``checkpoint/__init__.py``). Reading is by row blocks; writing makes a whole new checkpoint in
+which some tensors are replaced and every other byte is carried over. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from embcompress.checkpoint.description import Description
+from embcompress.checkpoint.dtypes import DType, Floats
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)``; the unit (rows or bytes) is the stage's own."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The progress callback of callers that show none."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor, known from the headers alone.
+
+    Attributes:
+        name: its key in the state dict.
+        dtype: element type; None where the stored type has no name here.
+        shape: sizes, possibly empty.
+        nbytes: bytes of its elements.
+        layout: ``"dense"``, or what else it is (``"sparse"``, ``"quantized"``, ``"meta"``,
+            ``"object"``); only dense tensors can be read.
+    """
+
+    name: str
+    dtype: DType | None
+    shape: tuple[int, ...]
+    nbytes: int
+    layout: str = "dense"
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor that is made while it is written.
+
+    Attributes:
+        name: its key in the state dict.
+        dtype: element type it is stored in.
+        shape: (rows, columns), or (0,) for the empty guard tensor.
+        replaces: name of the removed tensor whose place (shard and position) it takes.
+        blocks: called once a write; yields float blocks of consecutive rows, together ``shape``.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    replaces: str
+    blocks: Callable[[], Iterator[Floats]] = field(repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes on disk."""
+        elements = 1
+        for size in self.shape:
+            elements *= size
+        return self.dtype.nbytes(elements)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a new checkpoint changes against the one it is made from.
+
+    Attributes:
+        remove: names that are left out.
+        add: tensors that are written, each in the place of a removed one.
+        aliases: further names for added tensors, new name -> name in ``add``. Formats that share
+            memory (torch) store them at no cost; the others leave them out, as safetensors does.
+    """
+
+    remove: frozenset[str]
+    add: tuple[NewTensor, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+class Checkpoint(abc.ABC):
+    """An opened checkpoint: headers are read and checked, tensors are read on demand.
+
+    Attributes:
+        path: where it was opened.
+        tensors: every stored tensor by name, in stored order.
+        aliases: name -> name of an earlier tensor that is the very same memory.
+        size: bytes of the weight files as they lie on disk.
+        weight_files: the files that hold tensors, for hashing.
+        description: what an earlier run of this tool wrote, None for a stranger's checkpoint.
+        config: ``config.json`` of a directory, empty otherwise.
+        notes: what the user should know about this input, one sentence each.
+    """
+
+    format: ClassVar[str]
+    shares_memory: ClassVar[bool] = False
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    aliases: Mapping[str, str]
+    size: int
+    weight_files: tuple[Path, ...]
+    description: Description | None
+    config: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    @classmethod
+    @abc.abstractmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Whether ``path`` is of this format, by its first bytes; never raises for a wrong one."""
+
+    @classmethod
+    @abc.abstractmethod
+    def open(cls, path: Path) -> Self:
+        """Open ``path`` for reading.
+
+        Raises:
+            InputError: the file is corrupt, unsafe or of an unsupported kind.
+        """
+
+    @abc.abstractmethod
+    def rows(self, name: str, start: int, stop: int) -> Floats:
+        """Rows ``start:stop`` of a dense two-dimensional table, as float32 (float64 for F64).
+
+        The array is the caller's own. Raises ``InputError`` when the bytes cannot be read.
+        """
+
+    @abc.abstractmethod
+    def check_integrity(self, progress: Progress = silent) -> None:
+        """Check whatever checksums the format carries; formats without any do nothing.
+
+        Raises:
+            InputError: a checksum does not fit its bytes.
+        """
+
+    @abc.abstractmethod
+    def write(
+        self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
+    ) -> tuple[str, ...]:
+        """Write a complete new checkpoint to ``target``, which does not exist yet.
+
+        Tensors that ``edit`` does not name are carried byte for byte. The result is valid and
+        opens with this class. ``target`` is a staging place: the caller syncs and renames.
+
+        Returns:
+            Warnings for the user, one sentence each.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def amend(cls, target: Path, description: Description) -> None:
+        """Replace the description in a checkpoint that :meth:`write` has just written.
+
+        The new description has the same tables; only measured figures and hashes differ, and
+        room for them was kept.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Release the file descriptors. Reading afterwards is an error."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

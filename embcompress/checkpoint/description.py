@@ -1,0 +1,150 @@
+"""What every output says about itself: the record under the key ``embcompress``.
+
+Stored as a JSON string in the metadata of a safetensors file, in ``state_dict._metadata`` of a
+torch file, and as an object in ``config.json`` of a directory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.errors import InputError
+
+METADATA_KEY = "embcompress"
+LAYOUT_VERSION = 1
+"""Version of the on-disk layout; a reader refuses a higher one rather than misread it."""
+
+
+@dataclass(frozen=True)
+class TableRecord:
+    """One compressed table.
+
+    Attributes:
+        name: name the dense table had, e.g. ``embedding.weight``.
+        shape: (V, d) of the dense table.
+        dtype: element type of the dense table, a name of ``DTYPES``.
+        method: registry name of the method.
+        rank: number of components kept.
+        stored_dtype: element type of the stored factors.
+        bits: bits a stored coefficient takes.
+        ratio: fraction of the table's bytes removed.
+        relative_error: measured on the written bytes, Frobenius norm of the difference over the
+            table's norm.
+        parts: suffixes of the stored tensors after the table's stem, e.g. ``("0.weight", "1.weight")``.
+        ties: other names that are the same table in the model.
+        copies: those of ``ties`` that the source stored as bytes of their own; expanding writes
+            them again.
+        weighting: how rows were weighted, None for all alike.
+        seed: seed of the method's randomness, None where it has none.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    method: str
+    rank: int
+    stored_dtype: str
+    bits: int
+    ratio: float
+    relative_error: float
+    parts: tuple[str, ...]
+    ties: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
+    weighting: str | None = None
+    seed: int | None = None
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the stored tensors, in the order of ``parts``."""
+        return tuple(part_name(self.name, suffix) for suffix in self.parts)
+
+
+@dataclass(frozen=True)
+class Description:
+    """The whole record of one output.
+
+    Attributes:
+        version: version of embcompress that wrote it.
+        source: file name -> SHA-256 of each weight file it was made from.
+        tables: one record a compressed table.
+    """
+
+    version: str
+    source: Mapping[str, str]
+    tables: tuple[TableRecord, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; tuples become lists when dumped."""
+        return {"layout": LAYOUT_VERSION, **asdict(self)}
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+
+def stem(name: str) -> str:
+    """``X`` for a parameter ``X.weight``; a name without that ending is its own stem."""
+    return name.removesuffix(".weight")
+
+
+def part_name(table: str, suffix: str) -> str:
+    """Name of a stored part of ``table``: ``X.weight`` and ``0.weight`` give ``X.0.weight``."""
+    return f"{stem(table)}.{suffix}"
+
+
+def parse_description(value: object, where: str) -> Description:
+    """Read a description back from JSON text or from an already parsed object.
+
+    Args:
+        value: text of the metadata entry, or the object in ``config.json``.
+        where: what to call the place in an error.
+
+    Raises:
+        InputError: it is not a description, or is of a newer layout.
+    """
+    try:
+        raw = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(raw, dict):
+            raise TypeError(f"{type(raw).__name__} instead of an object")
+        layout = raw["layout"]
+        if not isinstance(layout, int) or isinstance(layout, bool) or layout < 1:
+            raise TypeError(f"layout {layout!r}")
+        if layout > LAYOUT_VERSION:
+            raise InputError(
+                f"{where}: layout {layout}, this version reads up to {LAYOUT_VERSION}",
+                remedy="install a newer embcompress",
+            )
+        source = {str(k): str(v) for k, v in raw["source"].items()}
+        return Description(str(raw["version"]), source, tuple(_table(t) for t in raw["tables"]))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{where}: the embcompress record cannot be read ({type(error).__name__}: {error})",
+            remedy="make the file again from its source",
+        ) from None
+
+
+def _table(raw: Mapping[str, Any]) -> TableRecord:
+    """A table record, with every field checked for its kind, since files come from strangers."""
+    known = {f.name for f in fields(TableRecord)}
+    record = TableRecord(
+        **{
+            k: tuple(v) if k in {"shape", "parts", "ties", "copies"} else v
+            for k, v in raw.items()
+            if k in known
+        }
+    )
+    texts = (record.name, record.method, record.dtype, record.stored_dtype, *record.parts)
+    sizes = (*record.shape, record.rank, record.bits)
+    if not all(isinstance(t, str) for t in (*texts, *record.ties, *record.copies)):
+        raise TypeError("a name is not text")
+    if len(record.shape) != 2 or not all(type(s) is int and s > 0 for s in sizes):
+        raise ValueError("shape, rank and bits must be positive integers")
+    if not all(isinstance(x, (int, float)) for x in (record.ratio, record.relative_error)):
+        raise TypeError("ratio and relative_error must be numbers")
+    if record.dtype not in DTYPES or record.stored_dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {record.dtype} or {record.stored_dtype}")
+    return record

@@ -1,0 +1,84 @@
+"""Bytes between file descriptors: exact reads, whole writes and copies that stay in the kernel."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.errors import InputError
+
+CHUNK = 8 << 20
+"""Bytes moved at a time: large enough to hide the call, small enough for a smooth progress bar."""
+
+_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+"""What copy_file_range answers where file systems or kernels cannot do it; anything else is real."""
+
+
+def read_exact(fd: int, offset: int, out: NDArray[Any], what: str) -> None:
+    """Fill the C-contiguous array ``out`` from ``offset`` on.
+
+    Raises:
+        InputError: the file ends before; ``what`` names it in the message.
+    """
+    view = memoryview(out.reshape(-1).view(np.uint8)).cast("B") if out.size else memoryview(b"")
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done : done + (1 << 30)]], offset + done)
+        if count == 0:
+            raise InputError(
+                f"{what}: ends at byte {offset + done:,}, {len(view) - done:,} bytes early",
+                remedy="copy or download it again",
+            )
+        done += count
+
+
+def write_all(fd: int, data: bytes | memoryview | NDArray[Any]) -> int:
+    """Write everything at the current position and return the number of bytes."""
+    if isinstance(data, np.ndarray):
+        data = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8)) if data.size else b""
+    view = memoryview(data).cast("B")
+    done = 0
+    while done < len(view):
+        done += os.write(fd, view[done : done + (1 << 30)])
+    return done
+
+
+def copy_range(
+    source: int, offset: int, count: int, target: int, advance: Callable[[int], None] | None = None
+) -> None:
+    """Append ``count`` bytes of ``source`` from ``offset`` on to ``target`` at its position.
+
+    The copy is made by the kernel (copy_file_range); where that cannot be, through a buffer.
+    ``advance`` is called with the number of bytes of each step.
+
+    Raises:
+        InputError: the source ends before.
+    """
+    in_kernel = hasattr(os, "copy_file_range")
+    done = 0
+    while done < count:
+        step = min(CHUNK, count - done)
+        if in_kernel:
+            try:
+                moved = os.copy_file_range(source, target, step, offset_src=offset + done)
+            except OSError as error:
+                if error.errno not in _NO_KERNEL_COPY:
+                    raise
+                in_kernel = False
+                continue
+        else:
+            moved = write_all(target, os.pread(source, step, offset + done))
+        if moved == 0:
+            raise InputError(
+                f"the input ended at byte {offset + done:,} while it was copied, "
+                f"{count - done:,} bytes early",
+                remedy="see that nothing else writes to it and run again",
+            )
+        done += moved
+        if advance:
+            advance(moved)
