@@ -44,6 +44,13 @@ class TensorInfo:
     nbytes: int
     layout: str = "dense"
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether :meth:`Checkpoint.rows` can read it: dense, two-dimensional, of a float type."""
+        return (
+            self.layout == "dense" and len(self.shape) == 2 and self.dtype is not None and self.dtype.is_table
+        )
+
 
 @dataclass(frozen=True)
 class NewTensor:
@@ -104,6 +111,9 @@ class Checkpoint(abc.ABC):
 
     format: ClassVar[str]
     shares_memory: ClassVar[bool] = False
+    needs_guard: bool = False
+    """Whether a stock loader could misread the output, so that it needs a guard tensor (README,
+    "What is on disk")."""
 
     path: Path
     tensors: Mapping[str, TensorInfo]
@@ -141,6 +151,13 @@ class Checkpoint(abc.ABC):
 
         Raises:
             InputError: a checksum does not fit its bytes.
+        """
+
+    def check_editable(self) -> None:  # noqa: B027 - most formats have nothing to refuse
+        """Refuse an input of which no edited copy can be made.
+
+        Raises:
+            UsageError: with the reason.
         """
 
     @abc.abstractmethod

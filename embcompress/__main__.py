@@ -1,0 +1,5 @@
+"""``python -m embcompress``."""
+
+from embcompress.cli import main
+
+main()

@@ -1,0 +1,232 @@
+"""A Hugging Face directory: config.json, tokenizer, and weights in one file or in shards.
+
+The weight files are opened by their own formats; this one keeps the index and the configuration
+in step with them and carries everything else along.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from embcompress.checkpoint.base import Checkpoint, Edit, Progress, TensorInfo, silent
+from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
+from embcompress.checkpoint.dtypes import Floats
+from embcompress.checkpoint.files import open_file
+from embcompress.checkpoint.layout import Layout, carried_files, find_layout, read_json
+from embcompress.checkpoint.rawio import copy_range
+from embcompress.errors import InputError, UsageError
+
+CONFIG = "config.json"
+_QUANTIZATION = "quantization_config"
+_COMPARE_ROWS = 4096
+
+
+class Directory(Checkpoint):
+    """A directory whose weights are one file or the shards of an index."""
+
+    format = "directory"
+
+    def __init__(self, path: Path, layout: Layout, parts: dict[str, Checkpoint]) -> None:
+        self.path = path
+        self.config = _read_config(path)
+        self.tensors: Mapping[str, TensorInfo] = {n: t for p in parts.values() for n, t in p.tensors.items()}
+        self.aliases = {n: a for p in parts.values() for n, a in p.aliases.items()}
+        self.size = sum(p.size for p in parts.values())
+        self.weight_files = tuple(f for p in parts.values() for f in p.weight_files)
+        self._layout = layout
+        self._parts = parts
+        self.carried, left_out = carried_files(path, layout)
+        self.notes = tuple(note for p in parts.values() for note in p.notes)
+        if left_out:
+            self.notes += (f"left out, because they hold the dense table: {', '.join(left_out)}",)
+        layout.check(path, {name: p.tensors for name, p in parts.items()})
+        self.description = self._find_description()
+
+    @property
+    def needs_guard(self) -> bool:
+        """Whether a stock from_pretrained could load the output, and so must be made to refuse it."""
+        return bool(self.config)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Any directory; what is in it shows when it is opened."""
+        return path.is_dir()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open ``path``; see the base class."""
+        layout = find_layout(path)
+        parts: dict[str, Checkpoint] = {}
+        try:
+            for name in layout.files:
+                parts[name] = open_file(path / name)
+            return cls(path, layout, parts)
+        except BaseException:
+            for part in parts.values():
+                part.close()
+            raise
+
+    def rows(self, name: str, start: int, stop: int) -> Floats:
+        """Rows of a table from the file that holds it; see the base class."""
+        return self._part_of(name).rows(name, start, stop)
+
+    def check_integrity(self, progress: Progress = silent) -> None:
+        """Check each weight file, and that a second set of weights says the same."""
+        for part in self._parts.values():
+            part.check_integrity(progress)
+        for name in self._layout.others:
+            with open_file(self.path / name) as other:
+                self._compare(name, other)
+
+    def write(
+        self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
+    ) -> tuple[str, ...]:
+        """Write the edited directory to ``target``; see the base class."""
+        target.mkdir()
+        warnings: list[str] = []
+        for name, part in self._parts.items():
+            own = _restrict(edit, part)
+            if own.remove or own.add:
+                warnings += part.write(target / name, own, description, progress)
+            else:
+                _copy_file(self.path / name, target / name)
+        for relative in self.carried:
+            (target / relative).parent.mkdir(parents=True, exist_ok=True)
+            _copy_file(self.path / relative, target / relative)
+        if self._layout.index is not None:
+            self._write_index(target)
+        if (target / CONFIG).exists():
+            _write_config(target / CONFIG, description)
+        return tuple(warnings)
+
+    @classmethod
+    def amend(cls, target: Path, description: Description) -> None:
+        """Amend each weight file that carries the description, and config.json."""
+        for name in find_layout(target).files:
+            with open_file(target / name) as part:
+                described, kind = part.description is not None, type(part)
+            if described:
+                kind.amend(target / name, description)
+        if (target / CONFIG).exists():
+            _write_config(target / CONFIG, description)
+
+    def close(self) -> None:
+        """Close every weight file."""
+        for part in self._parts.values():
+            part.close()
+
+    def _part_of(self, name: str) -> Checkpoint:
+        return next(part for part in self._parts.values() if name in part.tensors)
+
+    def _find_description(self) -> Description | None:
+        """The record in config.json, else the one in the weights (a directory without config)."""
+        quantization = self.config.get(_QUANTIZATION)
+        if quantization is not None:
+            method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+            if method == METADATA_KEY:
+                return parse_description(quantization, str(self.path / CONFIG))
+        return next((p.description for p in self._parts.values() if p.description is not None), None)
+
+    def check_editable(self) -> None:
+        """Refuse a model that another tool has quantized: config.json has room for one record only."""
+        quantization = self.config.get(_QUANTIZATION)
+        if quantization is not None and self.description is None:
+            method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+            raise UsageError(
+                f"{self.path / CONFIG}: the model is quantized already (quant_method {method!r})",
+                remedy="compress the model it was made from",
+            )
+
+    def _compare(self, name: str, other: Checkpoint) -> None:
+        """Refuse two sets of weights that differ: nothing tells which one is meant."""
+
+        def refuse(what: str) -> None:
+            raise InputError(
+                f"{self.path}: {name} disagrees with {self._layout.files[0]} ({what})",
+                remedy="remove the one that is out of date",
+            )
+
+        theirs = {n: t for n, t in other.tensors.items() if n in self.tensors}
+        for tensor, info in theirs.items():
+            mine = self.tensors[tensor]
+            if (mine.shape, mine.dtype) != (info.shape, info.dtype):
+                refuse(f"{tensor} is {list(info.shape)} against {list(mine.shape)}")
+            if (
+                len(info.shape) != 2
+                or info.layout != "dense"
+                or info.dtype is None
+                or not info.dtype.is_table
+            ):
+                continue
+            for start in range(0, info.shape[0], _COMPARE_ROWS):
+                stop = min(start + _COMPARE_ROWS, info.shape[0])
+                if not np.array_equal(self.rows(tensor, start, stop), other.rows(tensor, start, stop), True):
+                    refuse(f"the values of {tensor}")
+
+    def _write_index(self, target: Path) -> None:
+        """The index of the written shards, its other metadata kept."""
+        index = self._layout.index
+        assert index is not None
+        weight_map: dict[str, str] = {}
+        total_size = total_parameters = 0
+        for name in self._layout.files:
+            with open_file(target / name) as part:
+                for tensor in part.tensors.values():
+                    weight_map[tensor.name] = name
+                    if tensor.name not in part.aliases:
+                        total_size += tensor.nbytes
+                        total_parameters += int(np.prod(tensor.shape, dtype=np.int64))
+        metadata = {**index.metadata, "total_size": total_size}
+        if "total_parameters" in metadata:
+            metadata["total_parameters"] = total_parameters
+        _write_json(target / index.name, {"metadata": metadata, "weight_map": weight_map})
+
+
+def _restrict(edit: Edit, part: Checkpoint) -> Edit:
+    """The part of ``edit`` that falls on one weight file."""
+    add = tuple(new for new in edit.add if new.replaces in part.tensors)
+    names = {new.name for new in add}
+    return Edit(
+        frozenset(n for n in edit.remove if n in part.tensors),
+        add,
+        {alias: name for alias, name in edit.aliases.items() if name in names},
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = path / CONFIG
+    return read_json(config) if config.exists() else {}
+
+
+def _write_config(path: Path, description: Description | None) -> None:
+    """Put the record where transformers looks for how weights are stored, or take it away."""
+    config = {k: v for k, v in read_json(path).items() if k != _QUANTIZATION}
+    if description is not None:
+        config[_QUANTIZATION] = {"quant_method": METADATA_KEY, **description.to_dict()}
+    _write_json(path, config)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    """Copy contents and permission bits; a link is followed, its target is what the user has."""
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        out = os.open(
+            target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, status.st_mode & 0o777 | 0o200
+        )
+        try:
+            copy_range(fd, 0, status.st_size, out)
+        finally:
+            os.close(out)
+    finally:
+        os.close(fd)

@@ -1,0 +1,28 @@
+"""The registry of single-file formats; a new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.safetensors import Safetensors
+from embcompress.checkpoint.torchfile import TorchFile
+from embcompress.errors import InputError
+
+FILE_FORMATS: tuple[type[Checkpoint], ...] = (Safetensors, TorchFile)
+"""Asked in this order whether they recognize a file."""
+
+
+def open_file(path: Path) -> Checkpoint:
+    """Open one weight file with the format that recognizes it.
+
+    Raises:
+        InputError: no format does, or the file is broken or unsafe.
+    """
+    for kind in FILE_FORMATS:
+        if kind.recognizes(path):
+            return kind.open(path)
+    raise InputError(
+        f"{path}: is no checkpoint that is known here",
+        remedy="give a .safetensors or PyTorch file, or a Hugging Face directory",
+    )

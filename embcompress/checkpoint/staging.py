@@ -1,0 +1,149 @@
+"""Write beside the target, then rename: whatever happens, the target is absent, old or complete.
+
+The staging place of ``small.pt`` is the hidden directory ``.small.pt.embcompress`` beside it. Its
+name is fixed so that two runs on one target meet there, and a lock on it (released by the kernel
+when its holder dies) tells a run that is alive from the leftovers of one that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from embcompress.errors import EmbcompressError, UsageError
+
+_OLD = "replaced"
+"""Where a directory that is being replaced waits until the new one has its name."""
+
+
+def check_target(target: Path, sources: tuple[Path, ...], *, force: bool) -> None:
+    """Refuse a target that must not be written, before any work is done.
+
+    Args:
+        target: where the output is to stand.
+        sources: files and directories that are read.
+        force: whether an existing target may be replaced.
+
+    Raises:
+        UsageError: the target is, holds or lies inside an input, is a symbolic link, exists
+            already, or has no directory to stand in.
+    """
+    if target.is_symlink():
+        raise UsageError(f"{target}: is a symbolic link", remedy="name the file it should be with -o")
+    place = target.resolve()
+    for source in (s.resolve() for s in sources):
+        if place == source:
+            raise UsageError(f"{target}: is the input itself", remedy="name another output with -o")
+        if source in place.parents:
+            raise UsageError(
+                f"{target}: lies inside the input {source}", remedy="name a place outside with -o"
+            )
+        if place in source.parents:
+            raise UsageError(f"{target}: holds the input", remedy="name another output with -o")
+    if not place.parent.is_dir():
+        raise UsageError(f"{target}: there is no directory {place.parent}", remedy="make it first")
+    if not target.exists():
+        return
+    if not force:
+        raise UsageError(f"{target}: exists already", remedy="pass --force to replace it, or another -o")
+    if target.is_dir() and any(target.iterdir()) and not (target / "config.json").exists():
+        raise UsageError(
+            f"{target}: is a directory without config.json, which --force does not replace",
+            remedy="remove it yourself, or name another output with -o",
+        )
+
+
+@contextlib.contextmanager
+def staged(target: Path, *, force: bool) -> Iterator[Path]:
+    """A path to write the output to, which gets the name ``target`` when the block ends well.
+
+    Everything under the yielded path is synced to disk before the rename. When the block raises,
+    interrupts included, all that was written is removed and ``target`` is as it was.
+
+    Raises:
+        EmbcompressError: another run is writing the same target.
+        UsageError: the target has come into being meanwhile and ``force`` is not set.
+        OSError: the place cannot be written.
+    """
+    place = target.absolute()
+    stage = place.parent / f".{place.name}.embcompress"
+    lock = _lock(stage)
+    try:
+        _sweep(stage, place)
+        yield stage / place.name
+        _sync(stage / place.name)
+        if place.exists() and not force:
+            raise UsageError(f"{target}: has come to exist meanwhile", remedy="pass --force to replace it")
+        if place.is_dir():
+            # A directory cannot be renamed over a filled one. Killed between the two renames,
+            # the next run puts the old one back (_sweep).
+            os.rename(place, stage / _OLD)
+        os.replace(stage / place.name, place)
+        _sync_directory(place.parent)
+    finally:
+        with contextlib.suppress(OSError):  # the outcome is decided; a leftover is swept by the next run
+            _sweep(stage, place)
+            stage.rmdir()
+        os.close(lock)
+
+
+def _lock(stage: Path) -> int:
+    """Make the staging directory and hold its lock; the descriptor is the caller's to close."""
+    while True:
+        stage.mkdir(exist_ok=True)
+        try:
+            lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:  # its last holder removed it just now
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = os.path.samestat(os.fstat(lock), os.stat(stage))
+        except FileNotFoundError:
+            same = False
+        except BlockingIOError:
+            os.close(lock)
+            raise EmbcompressError(
+                f"{stage}: another run is writing the same output",
+                remedy="wait for it, or name another output with -o",
+            ) from None
+        if same:
+            return lock
+        os.close(lock)
+
+
+def _sweep(stage: Path, place: Path) -> None:
+    """Empty the staging directory; a replaced directory goes back where its successor is missing."""
+    old = stage / _OLD
+    if old.exists() and not place.exists():
+        os.rename(old, place)
+    for entry in stage.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or everything under a directory, to the disk."""
+    if path.is_dir():
+        for entry in path.iterdir():
+            _sync(entry)
+        _sync_directory(path)
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""Reports: the record of what a checkpoint holds, its costs, and how they are shown."""

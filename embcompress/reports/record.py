@@ -1,0 +1,129 @@
+"""What ``embcompress report`` finds out, as plain records; JSON is their ``to_dict``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """What one ratio would cost.
+
+    Attributes:
+        ratio: fraction of the table's bytes removed.
+        rank: components kept; 0 where not even rank 1 fits.
+        table_bytes: bytes of the factors.
+        model_bytes: bytes of all weights then.
+        relative_error: foretold relative Frobenius error.
+        flops: a token, by the convention of ``reports/flops.py``.
+    """
+
+    ratio: float
+    rank: int
+    table_bytes: int
+    model_bytes: int
+    relative_error: float
+    flops: int
+
+
+@dataclass(frozen=True)
+class DenseTable:
+    """A table that can be compressed.
+
+    Attributes:
+        name: stored name.
+        shape: (V, d).
+        dtype: element type.
+        nbytes: bytes, stored once.
+        share: of the model's weights, 0 to 1.
+        ties: other names that are the same table.
+        heads: output heads that share it.
+        flops: a token, dense.
+        effective_rank: directions it uses (Roy & Vetterli 2007), 0 … min(V, d).
+        break_even_rank: largest rank that makes it smaller.
+        spectrum: singular values over the largest one, descending.
+        options: one for each ratio looked at.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    nbytes: int
+    share: float
+    ties: tuple[str, ...]
+    heads: int
+    flops: int
+    effective_rank: float
+    break_even_rank: int
+    spectrum: tuple[float, ...]
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True)
+class CompressedTable:
+    """A table that is compressed already.
+
+    Attributes:
+        name: name the dense table had.
+        shape: (V, d) of the dense table.
+        dtype: element type of the dense table.
+        method: how it was compressed.
+        rank: components kept.
+        stored_dtype: element type of its parts.
+        ties: other names that are the same table.
+        dense_bytes: bytes of the dense table.
+        nbytes: bytes of its parts.
+        flops: a token.
+        recorded_error: relative error in the file's own record.
+        measured_error: relative error against the original that was given, None without one.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    method: str
+    rank: int
+    stored_dtype: str
+    ties: tuple[str, ...]
+    dense_bytes: int
+    nbytes: int
+    flops: int
+    recorded_error: float
+    measured_error: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the bytes of a checkpoint are.
+
+    Attributes:
+        path: the checkpoint.
+        format: its format.
+        size: bytes of the weight files.
+        tensors: number of stored tensors.
+        tables: tables that can be compressed.
+        compressed: tables that are.
+        against: the original it was compared with, None without one.
+        against_size: bytes of that one's weight files.
+        notes: what the user should know, one sentence each.
+    """
+
+    path: Path
+    format: str
+    size: int
+    tensors: int
+    tables: tuple[DenseTable, ...]
+    compressed: tuple[CompressedTable, ...]
+    against: Path | None
+    against_size: int | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report with paths as text, ready for JSON."""
+        return {
+            **asdict(self),
+            "path": str(self.path),
+            "against": None if self.against is None else str(self.against),
+        }

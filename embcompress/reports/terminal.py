@@ -1,0 +1,226 @@
+"""Results as a person reads them, with rich. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from embcompress.errors import printable
+from embcompress.reports.record import CompressedTable, DenseTable, Report
+from embcompress.reports.results import ExpandResult, FactorizeResult
+
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARK_WIDTH = 48
+_PATIENCE = 1.0
+"""Seconds of work before a progress bar appears."""
+_PIPE_WIDTH = 200
+"""Columns when stdout is no terminal: nothing is wrapped or cut for a file."""
+
+
+class TerminalProgress:
+    """The progress callback of a terminal: bars for work over a second, nothing elsewhere.
+
+    Args:
+        bars: whether bars may be shown at all.
+        verbose: also print each stage with its time when it is done.
+    """
+
+    def __init__(self, *, bars: bool, verbose: bool) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bars = bars and self._console.is_terminal
+        self._verbose = verbose
+        self._began = time.monotonic()
+        self._stage = ""
+        self._stage_began = self._began
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take a step of ``stage``; see ``checkpoint.base.Progress``."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._stage_began, self._task = stage, now, None
+        if self._bars and now - self._began > _PATIENCE:
+            self._draw(done, total)
+        if self._verbose and done >= total:
+            self._console.print(f"{escape(printable(stage))}: {now - self._stage_began:.2f} s")
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._progress.start()
+        if self._task is None:
+            self._task = self._progress.add_task(escape(printable(self._stage, 40)), total=total)
+        self._progress.update(self._task, completed=done)
+
+    def __enter__(self) -> TerminalProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def show_report(report: Report) -> None:
+    """Print a report."""
+    console = _stdout()
+    console.print(
+        f"[bold]{_safe(report.path)}[/]  {report.format} · {human_bytes(report.size)} · "
+        f"{report.tensors:,} tensors"
+    )
+    for table in report.tables:
+        _show_dense(console, table)
+    for compressed in report.compressed:
+        _show_compressed(console, compressed)
+    if report.against is not None and report.against_size is not None:
+        change = 1 - report.size / report.against_size
+        console.print(
+            f"\nagainst {_safe(report.against)}: {human_bytes(report.against_size)} → "
+            f"{human_bytes(report.size)}, {change:.1%} smaller"
+        )
+
+
+def show_factorized(result: FactorizeResult) -> None:
+    """Print what ``factorize`` did or would do."""
+    console = _stdout()
+    grid = _grid("table", "V × d", "dtype", "bytes", "rank", "error", "foretold")
+    for table in result.tables:
+        dtype = table.dtype if table.dtype == table.stored_dtype else f"{table.dtype} → {table.stored_dtype}"
+        grid.add_row(
+            f"[bold]{_safe(table.name)}[/]",
+            _shape(table.shape),
+            dtype,
+            f"{human_bytes(table.bytes_before)} → {human_bytes(table.bytes_after)}",
+            str(table.rank),
+            "–" if table.relative_error is None else _error(table.relative_error),
+            _error(table.predicted_error),
+        )
+        if table.ties:
+            grid.add_row(f"  also {_safe(', '.join(table.ties))}")
+    console.print(grid)
+    saved = 1 - result.size_after / result.size_before
+    console.print(
+        f"\nmodel {human_bytes(result.size_before)} → {human_bytes(result.size_after)} ({saved:.1%} smaller)"
+    )
+    if result.written:
+        console.print(f"wrote [bold]{_safe(result.output)}[/]; the error is measured on the written bytes")
+    else:
+        console.print(f"dry run, nothing written; the output would be {_safe(result.output)}")
+
+
+def show_expanded(result: ExpandResult) -> None:
+    """Print what ``expand`` did."""
+    console = _stdout()
+    console.print(f"dense again: [bold]{_safe(', '.join(result.tables))}[/]")
+    console.print(f"model {human_bytes(result.size_before)} → {human_bytes(result.size_after)}")
+    console.print(f"wrote [bold]{_safe(result.output)}[/]")
+
+
+def human_bytes(count: int) -> str:
+    """A size in decimal units with three digits, as disks and model hubs count."""
+    value, unit = float(count), "B"
+    for bigger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, bigger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.3g} {unit}"
+
+
+def human_flops(count: int) -> str:
+    """A count with three digits and a decimal prefix."""
+    value, unit = float(count), ""
+    for bigger in ("k", "M", "G", "T"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, f" {bigger}"
+    return f"{value:.3g}{unit}"
+
+
+def sparkline(values: Sequence[float], width: int = _SPARK_WIDTH) -> str:
+    """Values between 0 and 1 as a line of bars; longer lists are averaged down to ``width``."""
+    count = min(width, len(values))
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    return "".join(_BARS[min(len(_BARS) - 1, int(mean * len(_BARS)))] for mean in means)
+
+
+def _show_dense(console: Console, table: DenseTable) -> None:
+    console.print(
+        f"\n[bold]{_safe(table.name)}[/]  {_shape(table.shape)} {table.dtype}, "
+        f"{human_bytes(table.nbytes)}, {table.share:.1%} of the weights"
+    )
+    if table.ties:
+        console.print(f"  also {_safe(', '.join(table.ties))}")
+    console.print(
+        f"  effective rank {table.effective_rank:.0f} of {min(table.shape)}, "
+        f"break-even rank {table.break_even_rank}, {human_flops(table.flops)} FLOPs a token"
+    )
+    console.print(f"  singular values {sparkline(table.spectrum)}\n")
+    grid = _grid("  ratio", "rank", "table", "model", "error", "FLOPs a token")
+    for option in table.options:
+        if option.rank:
+            grid.add_row(
+                f"  {option.ratio:g}",
+                str(option.rank),
+                human_bytes(option.table_bytes),
+                human_bytes(option.model_bytes),
+                _error(option.relative_error),
+                human_flops(option.flops),
+            )
+        else:
+            grid.add_row(f"  {option.ratio:g}", "–", "below rank 1")
+    console.print(grid)
+
+
+def _show_compressed(console: Console, table: CompressedTable) -> None:
+    console.print(
+        f"\n[bold]{_safe(table.name)}[/]  {_shape(table.shape)} {table.dtype}, {table.method} of rank "
+        f"{table.rank} in {table.stored_dtype}"
+    )
+    if table.ties:
+        console.print(f"  also {_safe(', '.join(table.ties))}")
+    saved = 1 - table.nbytes / table.dense_bytes
+    console.print(
+        f"  {human_bytes(table.dense_bytes)} → {human_bytes(table.nbytes)} ({saved:.1%} removed), "
+        f"{human_flops(table.flops)} FLOPs a token"
+    )
+    measured = "" if table.measured_error is None else f", measured now {_error(table.measured_error)}"
+    console.print(f"  error {_error(table.recorded_error)} when it was written{measured}")
+
+
+def _stdout() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def _grid(*headers: str) -> Table:
+    """A borderless table, first column left, the rest right."""
+    grid = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
+    for index, header in enumerate(headers):
+        grid.add_column(header, justify="right" if index else "left", no_wrap=True, overflow="fold")
+    return grid
+
+
+def _shape(shape: tuple[int, int]) -> str:
+    return f"{shape[0]:,} × {shape[1]:,}"
+
+
+def _error(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.0005 or value == 0 else f"{value:.1e}"
+
+
+def _safe(value: object) -> str:
+    """Text from a file or the user, with neither control characters nor markup."""
+    return escape(printable(str(value)))

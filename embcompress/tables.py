@@ -1,0 +1,250 @@
+"""Find the embedding tables of a checkpoint, and the other names each is known by."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from embcompress.checkpoint.base import Checkpoint, TensorInfo
+from embcompress.checkpoint.description import stem
+from embcompress.checkpoint.dtypes import TABLE_DTYPES, DType, Floats
+from embcompress.errors import InputError, UsageError
+
+BLOCK_BYTES = 12 << 20
+"""Float32 bytes read at a time: matrix products reach their full speed, memory stays small."""
+
+CLEAR_WINNER = 4
+"""How many times larger than the next a table must be to be taken without asking."""
+
+_TOKEN_LEAVES = frozenset(
+    {"embed_tokens", "word_embeddings", "word_embedding", "wte", "shared", "tok_embeddings"}
+    | {"token_embedding", "token_embeddings", "token_emb", "tok_emb", "tok_embed", "embed_in"}
+    | {"word_emb", "vocab_embedding"}
+)
+"""Last part of a name that says by itself that rows are tokens: Llama and T5, BERT, GPT-2, T5,
+Llama's original code, CLIP, GPT-NeoX, Transformer-XL, Megatron."""
+_EMBEDDING = re.compile(r"emb(ed)?|lookup|lut$|word2vec|glove|vectors?$")
+_NOT_TOKENS = re.compile(
+    r"pos|wpe|type|segment|relative|rel_|patch|time|rotary|lang|class_|label|freq|distance|task|proj|norm"
+)
+_HEADS = re.compile(r"head|embed_out|predictions?\.decoder|^output$|output_projection|generator|proj_out")
+_HAS_HEAD = re.compile(r"LM|PreTraining|ConditionalGeneration")
+"""Architectures of transformers that end in a head over the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix that is read by blocks of rows.
+
+    Attributes:
+        shape: (rows, columns).
+        dtype: element type it is stored in.
+        read: ``read(start, stop)`` gives those rows as floats.
+    """
+
+    shape: tuple[int, int]
+    dtype: DType
+    read: Callable[[int, int], Floats] = field(repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole matrix as stored."""
+        return self.dtype.nbytes(self.shape[0] * self.shape[1])
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
+        return max(1, BLOCK_BYTES // (4 * max(1, self.shape[1])))
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """The (start, stop) of consecutive blocks."""
+        for start in range(0, self.shape[0], self.block_rows):
+            yield start, min(start + self.block_rows, self.shape[0])
+
+    def blocks(self) -> Iterator[Floats]:
+        """The matrix, block by block."""
+        for start, stop in self.spans():
+            yield self.read(start, stop)
+
+
+@dataclass(frozen=True)
+class Table:
+    """An embedding table: V rows (tokens) by d columns.
+
+    Attributes:
+        name: the stored name that stands for it.
+        rows: its contents.
+        ties: other names that are the same table.
+        copies: those of ``ties`` that are stored as bytes of their own.
+    """
+
+    name: str
+    rows: Rows
+    ties: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
+
+
+def rows_of(checkpoint: Checkpoint, name: str) -> Rows:
+    """The stored matrix ``name`` as :class:`Rows`.
+
+    Raises:
+        InputError: it is no dense matrix of a float type.
+    """
+    info = checkpoint.tensors[name]
+    if not info.is_matrix:
+        kind = info.layout if info.layout != "dense" else (info.dtype.name if info.dtype else "unknown")
+        raise InputError(
+            f"{name}: {kind} of shape {list(info.shape)}; a table is a dense matrix of "
+            f"{', '.join(d.name for d in TABLE_DTYPES)}",
+            remedy="convert the table first, or name another with --key",
+        )
+    if 0 in info.shape:
+        raise InputError(f"{name}: shape {list(info.shape)} holds nothing", remedy="name another with --key")
+    assert info.dtype is not None
+    return Rows((info.shape[0], info.shape[1]), info.dtype, lambda i, j: checkpoint.rows(name, i, j))
+
+
+def locate(checkpoint: Checkpoint, keys: Sequence[str] = (), *, every: bool = False) -> tuple[Table, ...]:
+    """Find the tables to work on.
+
+    Args:
+        checkpoint: where to look.
+        keys: names given by the user; they are taken as they are.
+        every: take every token table instead of the one clear winner.
+
+    Raises:
+        UsageError: there is no table, no clear winner, or a key names nothing.
+        InputError: the table is of a type that cannot be compressed.
+    """
+    names = _named(checkpoint, keys) if keys else _found(checkpoint, every=every)
+    tables: list[Table] = []
+    for name in names:
+        if all(name != t.name and name not in t.ties for t in tables):
+            tables.append(_with_ties(checkpoint, name))
+    if not keys and not every:
+        _check_winner(tables)
+        tables = tables[:1]
+    return tuple(tables)
+
+
+def count_heads(checkpoint: Checkpoint, table: Table) -> int:
+    """How many output heads multiply by ``table``, by stored ties or by what config.json says."""
+    stored = sum(map(_is_head, table.ties))
+    architectures = checkpoint.config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    tied = bool(_config_value(checkpoint, "tie_word_embeddings")) and _HAS_HEAD.search(first) is not None
+    return max(stored, int(tied))
+
+
+def differing_head(checkpoint: Checkpoint, table: Table) -> str | None:
+    """Name of a stored head that config.json calls tied to ``table`` and that is not the same."""
+    if not _config_value(checkpoint, "tie_word_embeddings"):
+        return None
+    shape = table.rows.shape
+    heads = (n for n, i in checkpoint.tensors.items() if _is_head(n) and i.shape == shape)
+    return next((name for name in heads if name not in table.ties), None)
+
+
+def _named(checkpoint: Checkpoint, keys: Sequence[str]) -> list[str]:
+    compressed = {t.name: t for t in checkpoint.description.tables} if checkpoint.description else {}
+    for key in keys:
+        if key in compressed:
+            raise _already_compressed(checkpoint)
+        if key not in checkpoint.tensors:
+            close = difflib.get_close_matches(key, [*checkpoint.tensors], n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(close)}?" if close else "run 'embcompress report' to see names"
+            raise UsageError(f"--key {key}: no such tensor in {checkpoint.path}", remedy=hint)
+    return [checkpoint.aliases.get(key, key) for key in keys]
+
+
+def _found(checkpoint: Checkpoint, *, every: bool) -> list[str]:
+    """Names of the tables, the most likely kind only (all kinds with ``every``), largest first."""
+    done = checkpoint.description.tables if checkpoint.description else ()
+    passed_over = {*checkpoint.aliases, *(part for record in done for part in record.part_names)}
+    candidates = {
+        name: info
+        for name, info in checkpoint.tensors.items()
+        if len(info.shape) == 2 and 0 not in info.shape and name not in passed_over
+    }
+    kinds = {name: _kind(name, info, checkpoint) for name, info in candidates.items()}
+    ranked = sorted((n for n in candidates if kinds[n]), key=lambda n: (kinds[n], -candidates[n].nbytes))
+    if ranked and not every:
+        ranked = [n for n in ranked if kinds[n] == kinds[ranked[0]]]
+    if ranked:
+        return ranked
+    if checkpoint.description is not None and checkpoint.description.tables:
+        raise _already_compressed(checkpoint)
+    tallest = sorted(candidates, key=lambda n: -candidates[n].shape[0])[:3]
+    listed = ", ".join(f"{n} {list(candidates[n].shape)}" for n in tallest)
+    raise UsageError(
+        f"{checkpoint.path}: no tensor is named like an embedding table",
+        remedy=f"name it with --key; the tallest matrices are {listed}" if listed else "it holds no matrix",
+    )
+
+
+def _kind(name: str, info: TensorInfo, checkpoint: Checkpoint) -> int:
+    """How sure a name makes us: 1 token table by its name, 2 some embedding, 3 by vocab_size, 0 none."""
+    leaf = stem(name).rpartition(".")[2].lower()
+    if leaf in _TOKEN_LEAVES:
+        return 1
+    if _is_head(name) or _NOT_TOKENS.search(leaf):
+        return 0
+    # nn.Embedding named by its owner: "embedding.weight", "src_embed.weight", "encoder.emb.0.weight"
+    if any(_EMBEDDING.search(part) for part in stem(name).lower().split(".")[-2:]):
+        return 2
+    return 3 if info.shape[0] == _config_value(checkpoint, "vocab_size") else 0
+
+
+def _is_head(name: str) -> bool:
+    return _HEADS.search(stem(name).lower()) is not None
+
+
+def _check_winner(tables: Sequence[Table]) -> None:
+    if len(tables) > 1 and tables[0].rows.nbytes < CLEAR_WINNER * tables[1].rows.nbytes:
+        listed = ", ".join(f"{t.name} {list(t.rows.shape)}" for t in tables[:8])
+        raise UsageError(
+            f"{len(tables)} tables are equally likely: {listed}",
+            remedy="choose with --key NAME (it repeats), or take all with --all",
+        )
+
+
+def _with_ties(checkpoint: Checkpoint, name: str) -> Table:
+    """The table with every other name of it: shared memory first, then equal values."""
+    rows = rows_of(checkpoint, name)
+    shared = [alias for alias, first in checkpoint.aliases.items() if first == name]
+    copies = [
+        other
+        for other, info in checkpoint.tensors.items()
+        if other != name
+        and other not in checkpoint.aliases
+        and info.is_matrix
+        and (info.shape, info.dtype) == (rows.shape, rows.dtype)
+        and _equal(rows, rows_of(checkpoint, other))
+    ]
+    shared += [alias for alias, first in checkpoint.aliases.items() if first in copies]
+    return Table(name, rows, tuple(sorted((*shared, *copies))), tuple(copies))
+
+
+def _equal(a: Rows, b: Rows) -> bool:
+    """Whether two matrices hold the same values; stops at the first block that differs."""
+    return all(np.array_equal(a.read(*span), b.read(*span)) for span in a.spans())
+
+
+def _config_value(checkpoint: Checkpoint, key: str) -> object:
+    """A value of config.json, also from the text part of a multimodal model."""
+    text = checkpoint.config.get("text_config")
+    nested = text.get(key) if isinstance(text, dict) else None
+    return checkpoint.config.get(key, nested)
+
+
+def _already_compressed(checkpoint: Checkpoint) -> UsageError:
+    assert checkpoint.description is not None
+    done = ", ".join(f"{t.name} ({t.method}, rank {t.rank})" for t in checkpoint.description.tables)
+    return UsageError(
+        f"{checkpoint.path}: compressed already: {done}",
+        remedy="compress its source, or run 'embcompress expand' first",
+    )

@@ -1,0 +1,137 @@
+"""What all workflows that write share: output names, hashes of the source, measured errors."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from embcompress.checkpoint.base import Checkpoint, Progress
+from embcompress.checkpoint.description import TableRecord
+from embcompress.checkpoint.dtypes import Floats
+from embcompress.errors import EmbcompressError, InputError, UsageError
+from embcompress.linalg.residual import residual
+from embcompress.methods import method_for
+from embcompress.tables import Rows, rows_of
+
+_HASH_CHUNK = 1 << 20
+
+
+def default_output(source: Path, label: str) -> Path:
+    """A name beside the input: ``model.pt`` and ``svd-ratio-0.9`` give ``model-svd-ratio-0.9.pt``.
+
+    Raises:
+        UsageError: the input lies in a download cache, where nothing should be added.
+    """
+    source = source.absolute() if source.name else source.resolve()
+    if any(part.startswith("models--") for part in source.parts) and "snapshots" in source.parts:
+        raise UsageError(
+            f"{source}: lies in a download cache, where no output should stand", remedy="name it with -o"
+        )
+    if source.is_dir():
+        return source.with_name(f"{source.name}-{label}")
+    return source.with_name(f"{source.stem}-{label}{source.suffix}")
+
+
+@contextlib.contextmanager
+def hashed(files: tuple[Path, ...]) -> Iterator[Future[Mapping[str, str]]]:
+    """SHA-256 of each file by name, computed beside the work of the block.
+
+    Leaving the block early stops the hashing, so that an error is not held up by it.
+    """
+    stop = threading.Event()
+
+    def run() -> Mapping[str, str]:
+        return {file.name: _sha256(file, stop) for file in files}
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(run)
+        finally:
+            stop.set()
+
+
+def _sha256(path: Path, stop: threading.Event) -> str:
+    digest = hashlib.sha256()
+    chunk = memoryview(bytearray(_HASH_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while (count := file.readinto(chunk)) and not stop.is_set():
+            digest.update(chunk[:count])
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def unchanged(source: Checkpoint) -> Iterator[None]:
+    """Refuse to go on when the weight files were written to while they were read.
+
+    Raises:
+        InputError: a file's size or time of modification is another at the end of the block.
+    """
+
+    def stamps() -> list[tuple[int, int]]:
+        return [(s.st_size, s.st_mtime_ns) for s in (f.stat() for f in source.weight_files)]
+
+    before = stamps()
+    yield
+    if stamps() != before:
+        raise InputError(
+            f"{source.path}: changed while it was read", remedy="run again when nothing writes to it"
+        )
+
+
+def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = False) -> Rows:
+    """The table that the stored parts of ``record`` stand for, decoded by blocks.
+
+    Args:
+        checkpoint: a checkpoint that holds the parts.
+        record: the table's record.
+        precise: decode in float64.
+
+    Raises:
+        InputError: a part is missing or of another shape, or its method is not known.
+    """
+    method = method_for(record.method, str(checkpoint.path))
+    for name in record.part_names:
+        if name not in checkpoint.tensors:
+            raise InputError(
+                f"{checkpoint.path}: {name}, a part of {record.name}, is missing",
+                remedy="make the file again from its source",
+            )
+    parts = [_wide(rows_of(checkpoint, n)) if precise else rows_of(checkpoint, n) for n in record.part_names]
+    found = method.shape(parts)
+    if found != record.shape:
+        raise InputError(
+            f"{checkpoint.path}: the parts of {record.name} make a table of {found}, "
+            f"its record says {record.shape}",
+            remedy="make the file again from its source",
+        )
+    return Rows(record.shape, parts[0].dtype, lambda start, stop: method.decode(parts, start, stop))
+
+
+def measured_error(table: Rows, stand_in: Rows, progress: Progress, *, precise: bool = False) -> float:
+    """Relative Frobenius error of ``stand_in`` against ``table``, block by block.
+
+    Raises:
+        EmbcompressError: a value of the stand-in is not finite.
+    """
+    original = _wide(table) if precise else table
+
+    def pairs() -> Iterator[tuple[Floats, Floats]]:
+        for start, stop in table.spans():
+            yield original.read(start, stop), stand_in.read(start, stop)
+            progress("verify", stop, table.shape[0])
+
+    error = residual(pairs()).relative
+    if not np.isfinite(error):
+        raise EmbcompressError(f"the result of a table {list(table.shape)} is not finite")
+    return error
+
+
+def _wide(rows: Rows) -> Rows:
+    """The same matrix, read as float64."""
+    return Rows(rows.shape, rows.dtype, lambda start, stop: rows.read(start, stop).astype(np.float64))

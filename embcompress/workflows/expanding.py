@@ -1,0 +1,75 @@
+"""Back to dense tables, for consumers that need one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.base import Edit, NewTensor, Progress, silent
+from embcompress.checkpoint.description import TableRecord, part_name
+from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.checkpoint.staging import check_target, staged
+from embcompress.errors import EmbcompressError, UsageError
+from embcompress.reports.results import ExpandResult
+from embcompress.tables import Rows, rows_of
+from embcompress.workflows.common import decoded, default_output, measured_error, unchanged
+
+
+def expand(
+    path: str | Path, *, output: str | Path | None = None, force: bool = False, progress: Progress = silent
+) -> ExpandResult:
+    """Write a copy of a compressed checkpoint with dense tables under their old names.
+
+    The tables hold the product of the factors in the element type they once had; what was lost
+    in compressing is not recovered.
+
+    Args:
+        path: a checkpoint written by :func:`embcompress.factorize`.
+        output: where to write; by default beside the input with ``-dense`` in its name.
+        force: replace an existing output.
+        progress: called as ``progress(stage, done, total)``.
+
+    Raises:
+        UsageError: the input holds no compressed table, or the output place does not do.
+        InputError: the input is corrupt or not what its record says.
+        OSError: the output cannot be written.
+    """
+    with open_checkpoint(path) as source, unchanged(source):
+        place = Path(output) if output is not None else default_output(source.path, "dense")
+        check_target(place, (source.path, *source.weight_files), force=force)
+        if source.description is None or not source.description.tables:
+            raise UsageError(f"{source.path}: holds no compressed table", remedy="it is dense already")
+        source.check_integrity(progress)
+        tables = [(record, decoded(source, record)) for record in source.description.tables]
+        with staged(place, force=force) as stage:
+            notes = source.write(stage, _edit(tables, {*source.tensors}), None, progress)
+            with open_checkpoint(stage) as written:
+                for record, rows in tables:
+                    _check(rows, rows_of(written, record.name), record, progress)
+                size = written.size
+        names = tuple(record.name for record, _ in tables)
+        return ExpandResult(source.path, place, names, source.size, size, (*source.notes, *notes))
+
+
+def _edit(tables: list[tuple[TableRecord, Rows]], stored: set[str]) -> Edit:
+    """Dense tables in the place of their parts; ties stored or shared as they were in the source."""
+    remove: set[str] = set()
+    add: list[NewTensor] = []
+    aliases: dict[str, str] = {}
+    for record, rows in tables:
+        remove |= {part_name(name, suffix) for name in (record.name, *record.ties) for suffix in record.parts}
+        remove.add(record.name)  # the guard tensor, where there is one
+        for name in (record.name, *record.copies):
+            place, dtype = record.part_names[0], DTYPES[record.dtype]
+            add.append(NewTensor(name, dtype, record.shape, place, rows.blocks))
+        aliases |= {tie: record.name for tie in record.ties if tie not in record.copies}
+    return Edit(frozenset(remove & stored), tuple(add), aliases)
+
+
+def _check(rows: Rows, written: Rows, record: TableRecord, progress: Progress) -> None:
+    """The written table against the product of the factors: only rounding may differ."""
+    error = measured_error(rows, written, progress)
+    if written.shape != record.shape or error > 2 * written.dtype.unit_roundoff:
+        raise EmbcompressError(
+            f"{record.name}: the written table differs from its factors by {error:.3g}, so nothing was kept"
+        )

@@ -1,0 +1,290 @@
+"""open → locate tables → plan → factors, streamed → stage → verify → publish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, silent
+from embcompress.checkpoint.description import Description, TableRecord, part_name
+from embcompress.checkpoint.dtypes import BY_TORCH_NAME, TABLE_DTYPES, DType
+from embcompress.checkpoint.staging import check_target, staged
+from embcompress.errors import EmbcompressError, TargetError, UsageError
+from embcompress.methods import method_for
+from embcompress.methods.base import SPLITS, Settings
+from embcompress.methods.planning import TARGETS, TablePlan, Target, plan_tables
+from embcompress.reports.results import FactorizeResult, TableResult
+from embcompress.tables import Table, differing_head, locate
+from embcompress.version import __version__
+from embcompress.workflows.common import decoded, default_output, hashed, measured_error, unchanged
+
+HIGH_ERROR = 0.5
+"""Relative error from which the summary says plainly that much of the table is lost."""
+
+_HEADER_ROOM = 4096
+"""Bytes set aside a table for names and description when the target is the size of the model."""
+
+
+def factorize(
+    path: str | Path,
+    *,
+    rank: int | None = None,
+    ratio: float | None = None,
+    energy: float | None = None,
+    max_error: float | None = None,
+    max_size: int | None = None,
+    output: str | Path | None = None,
+    keys: Sequence[str] = (),
+    all_tables: bool = False,
+    method: str = "svd",
+    dtype: str | None = None,
+    split_scale: str = "left",
+    dry_run: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+) -> FactorizeResult:
+    """Write a smaller copy of a checkpoint, its embedding tables replaced by factors.
+
+    Exactly one of the five targets is given. The input is only read; the output appears whole
+    and checked, or not at all.
+
+    Args:
+        path: a .safetensors or PyTorch file, or a Hugging Face directory.
+        rank: components kept.
+        ratio: fraction of each table's bytes removed, between 0 and 1.
+        energy: share of the squared singular values kept, up to 1.
+        max_error: largest relative Frobenius error, between 0 and 1.
+        max_size: bytes of the written weight files.
+        output: where to write; by default beside the input, named after method and target.
+        keys: names of the tables; found by themselves when empty.
+        all_tables: take every token table.
+        method: registry name of the method.
+        dtype: element type of the factors, ``"float32"``, ``"float16"``, ``"bfloat16"`` or
+            ``"float64"``; the table's own when None.
+        split_scale: where the singular values go, ``"left"``, ``"even"`` or ``"right"``.
+        dry_run: plan only, write nothing.
+        force: replace an existing output.
+        progress: called as ``progress(stage, done, total)``.
+
+    Raises:
+        UsageError: the request does not fit the input or the output place.
+        InputError: the input is corrupt, unsafe or not a table that can be compressed.
+        TargetError: the target is out of reach or would make the table larger.
+        EmbcompressError: the written bytes are not what was planned.
+        OSError: the output cannot be written.
+    """
+    target = _target(rank=rank, ratio=ratio, energy=energy, max_error=max_error, max_size=max_size)
+    chosen, stored = method_for(method), _dtype(dtype)
+    if split_scale not in SPLITS:
+        raise UsageError(f"split_scale {split_scale!r}", remedy=f"choose from {', '.join(SPLITS)}")
+    with open_checkpoint(path) as source, unchanged(source):
+        place = Path(output) if output is not None else default_output(source.path, _label(method, target))
+        check_target(place, (source.path, *source.weight_files), force=force or dry_run)
+        source.check_editable()
+        source.check_integrity(progress)
+        tables = locate(source, keys, every=all_tables)
+        plans = _plan(source, tables, target, chosen, stored, progress)
+        notes = (*source.notes, *_advice(source, plans))
+        if dry_run:
+            return _result(source, place, plans, None, _estimate(source, plans), notes)
+        edit = _edit(source, plans, split_scale)
+        with hashed(source.weight_files) as digests, staged(place, force=force) as stage:
+            described = Description(
+                __version__, {f.name: "0" * 64 for f in source.weight_files}, tuple(map(_record, plans))
+            )
+            notes += source.write(stage, edit, described, progress)
+            measured = _verify(stage, plans, described, progress)
+            described = replace(described, source=digests.result(), tables=measured)
+            type(source).amend(stage, described)
+            size = _check_whole(stage, described, max_size)
+        return _result(source, place, plans, measured, size, notes)
+
+
+def _target(**given: float | None) -> Target:
+    asked = {kind: value for kind, value in given.items() if value is not None}
+    if len(asked) != 1:
+        named = ", ".join(asked) or "none"
+        raise UsageError(f"targets given: {named}", remedy=f"give exactly one of {', '.join(TARGETS)}")
+    return Target(*asked.popitem())
+
+
+def _dtype(name: str | None) -> DType | None:
+    dtype = None if name is None else BY_TORCH_NAME.get(name)
+    if name is not None and (dtype is None or not dtype.is_table):
+        raise UsageError(f"dtype {name!r}", remedy=f"choose from {', '.join(d.torch for d in TABLE_DTYPES)}")
+    return dtype
+
+
+def _label(method: str, target: Target) -> str:
+    value = int(target.value) if target.kind in {"rank", "max_size"} else target.value
+    return f"{method}-{target.kind.replace('_', '-')}-{value}"
+
+
+def _plan(
+    source: Checkpoint,
+    tables: Sequence[Table],
+    target: Target,
+    method: Any,
+    dtype: DType | None,
+    progress: Progress,
+) -> tuple[TablePlan, ...]:
+    total, done = sum(t.rows.shape[0] for t in tables), 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress("spectrum", min(done, total), total)
+
+    budget = 0
+    if target.kind == "max_size":
+        carried = _carried(source, tables)
+        budget = int(target.value) - carried - _HEADER_ROOM * len(tables)
+        if source.size <= target.value:
+            raise TargetError(
+                f"{source.path}: takes {source.size:,} bytes, which max_size {int(target.value):,} allows",
+                remedy="nothing needs to be done; ask for less to make it smaller still",
+            )
+        if budget <= 0:
+            raise TargetError(
+                f"max_size {int(target.value):,}: all but the tables takes {carried:,} bytes",
+                remedy="allow more, or take further tables with --all or --key",
+            )
+    return plan_tables(tables, target, method, dtype, budget=budget, advance=advance)
+
+
+def _carried(source: Checkpoint, tables: Sequence[Table]) -> int:
+    """Bytes of the weight files that stay whatever becomes of the tables."""
+    return source.size - sum(t.rows.nbytes * (1 + len(t.copies)) for t in tables)
+
+
+def _estimate(source: Checkpoint, plans: Sequence[TablePlan]) -> int:
+    return _carried(source, [p.table for p in plans]) + sum(p.bytes_after for p in plans)
+
+
+def _edit(source: Checkpoint, plans: Sequence[TablePlan], split_scale: str) -> Edit:
+    """The change to the checkpoint: parts in the place of each table, ties pointing at them."""
+    remove: set[str] = set()
+    add: list[NewTensor] = []
+    aliases: dict[str, str] = {}
+    for plan in plans:
+        table = plan.table
+        remove |= {table.name, *table.ties}
+        settings = Settings(plan.rank, plan.dtype, split_scale, plan.precise)
+        if source.needs_guard:
+            add.append(NewTensor(table.name, plan.dtype, (0,), table.name, lambda: iter(())))
+        for part in plan.method.encode(table.rows, plan.spectrum, settings):
+            name = part_name(table.name, part.suffix)
+            add.append(NewTensor(name, part.dtype, part.shape, table.name, part.blocks))
+            aliases |= {part_name(tie, part.suffix): name for tie in table.ties}
+    for name in (*(new.name for new in add), *aliases):
+        if name in source.tensors and name not in remove:
+            raise UsageError(
+                f"{source.path}: holds {name} already, where a factor would stand",
+                remedy="compress another table with --key",
+            )
+    return Edit(frozenset(remove), tuple(add), aliases)
+
+
+def _record(plan: TablePlan) -> TableRecord:
+    return TableRecord(
+        name=plan.table.name,
+        shape=plan.table.rows.shape,
+        dtype=plan.table.rows.dtype.name,
+        method=plan.method.name,
+        rank=plan.rank,
+        stored_dtype=plan.dtype.name,
+        bits=plan.dtype.bits,
+        ratio=plan.ratio,
+        relative_error=plan.predicted_error,
+        parts=plan.method.parts,
+        ties=plan.table.ties,
+        copies=plan.table.copies,
+    )
+
+
+def _verify(
+    stage: Path, plans: Sequence[TablePlan], described: Description, progress: Progress
+) -> tuple[TableRecord, ...]:
+    """Open what was written and measure each table's error on it.
+
+    Raises:
+        EmbcompressError: an error is not the one foretold.
+    """
+    measured = []
+    with open_checkpoint(stage) as written:
+        for plan, record in zip(plans, described.tables, strict=True):
+            stand_in = decoded(written, record, precise=plan.precise)
+            error = measured_error(plan.table.rows, stand_in, progress, precise=plan.precise)
+            # Two per cent for the rounding model, four roundoffs where rounding is all there is.
+            allowed = 1.02 * plan.predicted_error + 4 * plan.dtype.unit_roundoff
+            if error > allowed:
+                raise EmbcompressError(
+                    f"{record.name}: the written factors have error {error:.4g}, foretold were "
+                    f"{plan.predicted_error:.4g}, so nothing was kept",
+                    remedy=f"{plan.dtype.torch} may be too narrow for these values: try --dtype float32",
+                )
+            measured.append(replace(record, relative_error=error))
+    return tuple(measured)
+
+
+def _check_whole(stage: Path, described: Description, max_size: int | None) -> int:
+    """Open the finished output once more; its size in bytes."""
+    with open_checkpoint(stage) as written:
+        if written.description != described:
+            raise EmbcompressError(f"{stage.name}: its description does not read back, so nothing was kept")
+        size = written.size
+    if max_size is not None and size > max_size:
+        raise TargetError(
+            f"the model would take {size:,} bytes, max_size is {max_size:,}",
+            remedy=f"ask for {2 * max_size - size:,}",
+        )
+    return size
+
+
+def _advice(source: Checkpoint, plans: Sequence[TablePlan]) -> tuple[str, ...]:
+    notes = []
+    for plan in plans:
+        head = differing_head(source, plan.table)
+        if head:
+            notes.append(
+                f"config.json says that {head} is tied to {plan.table.name}, but its values differ: "
+                "it is carried unchanged"
+            )
+        if plan.predicted_error >= HIGH_ERROR:
+            notes.append(
+                f"{plan.table.name} keeps only {1 - plan.predicted_error**2:.0%} of its energy at rank "
+                f"{plan.rank}: the model will be worse unless it is trained on; a lower --ratio or a "
+                "--max-error keeps more"
+            )
+    return tuple(notes)
+
+
+def _result(
+    source: Checkpoint,
+    place: Path,
+    plans: Sequence[TablePlan],
+    measured: Sequence[TableRecord] | None,
+    size: int,
+    notes: tuple[str, ...],
+) -> FactorizeResult:
+    tables = tuple(
+        TableResult(
+            name=plan.table.name,
+            ties=plan.table.ties,
+            shape=plan.table.rows.shape,
+            dtype=plan.table.rows.dtype.torch,
+            method=plan.method.name,
+            rank=plan.rank,
+            stored_dtype=plan.dtype.torch,
+            bytes_before=plan.bytes_before,
+            bytes_after=plan.bytes_after,
+            ratio=plan.ratio,
+            predicted_error=plan.predicted_error,
+            relative_error=measured[i].relative_error if measured else None,
+        )
+        for i, plan in enumerate(plans)
+    )
+    return FactorizeResult(source.path, place, measured is not None, tables, source.size, size, notes)
