@@ -111,9 +111,6 @@ class Checkpoint(abc.ABC):
 
     format: ClassVar[str]
     shares_memory: ClassVar[bool] = False
-    needs_guard: bool = False
-    """Whether a stock loader could misread the output, so that it needs a guard tensor (README,
-    "What is on disk")."""
 
     path: Path
     tensors: Mapping[str, TensorInfo]
@@ -152,6 +149,11 @@ class Checkpoint(abc.ABC):
         Raises:
             InputError: a checksum does not fit its bytes.
         """
+
+    @property
+    def needs_guard(self) -> bool:
+        """Whether a stock loader could misread the output, so that a guard tensor must stop it."""
+        return False
 
     def check_editable(self) -> None:  # noqa: B027 - most formats have nothing to refuse
         """Refuse an input of which no edited copy can be made.

@@ -130,13 +130,9 @@ def parse_description(value: object, where: str) -> Description:
 def _table(raw: Mapping[str, Any]) -> TableRecord:
     """A table record, with every field checked for its kind, since files come from strangers."""
     known = {f.name for f in fields(TableRecord)}
-    record = TableRecord(
-        **{
-            k: tuple(v) if k in {"shape", "parts", "ties", "copies"} else v
-            for k, v in raw.items()
-            if k in known
-        }
-    )
+    lists = {"shape", "parts", "ties", "copies"}
+    values: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in raw.items() if k in known}
+    record = TableRecord(**values)
     texts = (record.name, record.method, record.dtype, record.stored_dtype, *record.parts)
     sizes = (*record.shape, record.rank, record.bits)
     if not all(isinstance(t, str) for t in (*texts, *record.ties, *record.copies)):

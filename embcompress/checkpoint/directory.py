@@ -45,7 +45,7 @@ class Directory(Checkpoint):
         self.notes = tuple(note for p in parts.values() for note in p.notes)
         if left_out:
             self.notes += (f"left out, because they hold the dense table: {', '.join(left_out)}",)
-        layout.check(path, {name: p.tensors for name, p in parts.items()})
+        layout.check(path, parts)
         self.description = self._find_description()
 
     @property
@@ -92,6 +92,8 @@ class Directory(Checkpoint):
         warnings: list[str] = []
         for name, part in self._parts.items():
             own = _restrict(edit, part)
+            if own.remove == part.tensors.keys() and not own.add:
+                continue  # it held nothing but a copy of a table, and the index forgets it
             if own.remove or own.add:
                 warnings += part.write(target / name, own, description, progress)
             else:
@@ -176,6 +178,8 @@ class Directory(Checkpoint):
         weight_map: dict[str, str] = {}
         total_size = total_parameters = 0
         for name in self._layout.files:
+            if not (target / name).exists():
+                continue
             with open_file(target / name) as part:
                 for tensor in part.tensors.values():
                     weight_map[tensor.name] = name
@@ -213,7 +217,7 @@ def _write_config(path: Path, description: Description | None) -> None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="ascii")
 
 
 def _copy_file(source: Path, target: Path) -> None:

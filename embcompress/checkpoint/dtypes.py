@@ -54,7 +54,9 @@ class DType:
         """Stored elements as float32 (float64 for F64), exactly; the shape is kept."""
         if self.name == "BF16":
             return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return stored.astype(np.float64 if self.name == "F64" else np.float32, copy=False)
+        if self.name == "F64":
+            return stored.astype(np.float64, copy=False)
+        return stored.astype(np.float32, copy=False)
 
     def encode(self, values: Floats) -> NDArray[Any]:
         """Floats rounded to nearest even and laid out as they are stored; the shape is kept.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embcompress.checkpoint.base import TensorInfo
+from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.naming import check_name, check_not_pointer
 from embcompress.errors import InputError, UsageError
 
@@ -54,25 +54,36 @@ class Layout:
     index: Index | None
     others: tuple[str, ...]
 
-    def check(self, path: Path, tensors: Mapping[str, Mapping[str, TensorInfo]]) -> None:
+    def check(self, path: Path, parts: Mapping[str, Checkpoint]) -> None:
         """Compare the index with the tensors that the shards really hold.
 
         Raises:
-            InputError: a tensor is not where the index says, or total_size is another.
+            InputError: a tensor is not where the index says, stands in two shards, or total_size
+                is another.
         """
         if self.index is None:
             return
         where = path / self.index.name
         for name, shard in self.index.weight_map.items():
-            if name not in tensors[shard]:
+            if name not in parts[shard].tensors:
                 raise InputError(
                     f"{where}: says {name} is in {shard}, which does not hold it",
                     remedy="download the directory again",
                 )
-        sizes = [info.nbytes for shard in tensors.values() for info in shard.values()]
-        stated, found = self.index.metadata.get("total_size"), sum(sizes)
-        # Older transformers counted a tied head that it did not store.
-        if stated is not None and stated != found and stated not in {found + size for size in sizes}:
+        first: dict[str, str] = {}
+        for shard, part in parts.items():
+            for name in part.tensors:
+                if first.setdefault(name, shard) != shard:
+                    raise InputError(
+                        f"{where}: {name} stands in both {first[name]} and {shard}",
+                        remedy="remove the one that is out of date",
+                    )
+        sizes = {n: info.nbytes for part in parts.values() for n, info in part.tensors.items()}
+        shared = sum(sizes[name] for part in parts.values() for name in part.aliases)
+        stated, found = self.index.metadata.get("total_size"), sum(sizes.values()) - shared
+        # Some writers count shared memory once a name; older transformers a tied head it did not store.
+        known = {found, found + shared, *(found + size for size in sizes.values())}
+        if stated is not None and stated not in known:
             raise InputError(
                 f"{where}: total_size is {stated}, the shards hold {found} bytes",
                 remedy="download the directory again, or correct total_size",

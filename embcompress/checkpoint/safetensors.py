@@ -7,8 +7,10 @@ broken header must be told apart. https://huggingface.co/docs/safetensors has th
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, T
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
 from embcompress.checkpoint.dtypes import DTYPES, Floats
 from embcompress.checkpoint.naming import check_name, check_not_pointer
-from embcompress.checkpoint.rawio import copy_range, read_exact, write_all
+from embcompress.checkpoint.rawio import copy_range, read_exact, start_writeback, write_all
 from embcompress.errors import InputError
 
 HEADER_LIMIT = 100_000_000
@@ -112,6 +114,7 @@ class Safetensors(Checkpoint):
         text += b" " * (room + -(len(text) + room) % 8)
         if len(text) > HEADER_LIMIT:
             raise InputError(f"the new header would take {len(text):,} bytes; limit {HEADER_LIMIT:,}")
+        places = dict(zip((e.name for e in entries), _offsets(entries, 8 + len(text)), strict=True))
         total = sum(e.nbytes for e in entries)
         done = 0
 
@@ -123,12 +126,18 @@ class Safetensors(Checkpoint):
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             write_all(fd, len(text).to_bytes(8, "little") + text)
+            # What is carried goes first: the disk takes it while the new tensors are computed.
+            for entry in entries:
+                if isinstance(entry, TensorInfo):
+                    os.lseek(fd, places[entry.name], os.SEEK_SET)
+                    copy_range(self._fd, self._header.offsets[entry.name], entry.nbytes, fd, advance)
+            start_writeback(fd)
             for entry in entries:
                 if isinstance(entry, NewTensor):
+                    os.lseek(fd, places[entry.name], os.SEEK_SET)
                     for block in entry.blocks():
                         advance(write_all(fd, entry.dtype.encode(block)))
-                else:
-                    copy_range(self._fd, self._header.offsets[entry.name], entry.nbytes, fd, advance)
+            start_writeback(fd)
         finally:
             os.close(fd)
         return ()
@@ -169,16 +178,20 @@ class Safetensors(Checkpoint):
 def _header_text(entries: list[TensorInfo | NewTensor], metadata: Mapping[str, str]) -> bytes:
     """The JSON header for tensors that lie one after another in the given order."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    offset = 0
-    for entry in entries:
+    for entry, offset in zip(entries, _offsets(entries, 0), strict=True):
         assert entry.dtype is not None
         header[entry.name] = {
             "dtype": entry.dtype.name,
             "shape": list(entry.shape),
             "data_offsets": [offset, offset + entry.nbytes],
         }
-        offset += entry.nbytes
     return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _offsets(entries: list[TensorInfo | NewTensor], first: int) -> list[int]:
+    """Where each entry begins when they lie one after another from ``first`` on."""
+    *begins, _ = itertools.accumulate((e.nbytes for e in entries), initial=first)
+    return begins
 
 
 def _read_header(fd: int, size: int, path: Path) -> _Header:
@@ -234,13 +247,15 @@ def _parse_json(text: bytes, path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [k for k, _ in pairs]
-            twice = next(k for k in found if names.count(k) > 1)
+            (twice, _), *_ = Counter(k for k, _ in pairs).most_common(1)
             raise InputError(f"{path}: key {twice} stands twice in the header", remedy=_AGAIN)
+        # Half of a surrogate pair can be escaped in JSON but not written: a ValueError, as bad JSON is.
+        "".join(text for pair in pairs for text in pair if isinstance(text, str)).encode()
         return found
 
     try:
-        parsed = json.loads(text, object_pairs_hook=unique)
+        # UTF-8 only: given bytes, json would guess at other encodings.
+        parsed = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise InputError(f"{path}: the header is not JSON ({reason})", remedy=_AGAIN) from None
@@ -277,6 +292,8 @@ def _span(name: str, entry: Any, path: Path) -> _Span:
     elements = 1
     for extent in shape:
         elements *= extent
+        if elements >= 1 << 63:
+            raise InputError(f"{where}: shape {shape} has 2^63 elements or more", remedy=_AGAIN)
     if (elements * dtype.bits) % 8:
         raise InputError(
             f"{where}: {elements} elements of {dtype.bits} bits are no whole bytes", remedy=_AGAIN

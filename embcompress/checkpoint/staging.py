@@ -25,12 +25,12 @@ def check_target(target: Path, sources: tuple[Path, ...], *, force: bool) -> Non
 
     Args:
         target: where the output is to stand.
-        sources: files and directories that are read.
+        sources: files and directories that are read; the output is of the first one's kind.
         force: whether an existing target may be replaced.
 
     Raises:
         UsageError: the target is, holds or lies inside an input, is a symbolic link, exists
-            already, or has no directory to stand in.
+            already or as another kind, or has no directory to stand in.
     """
     if target.is_symlink():
         raise UsageError(f"{target}: is a symbolic link", remedy="name the file it should be with -o")
@@ -48,6 +48,11 @@ def check_target(target: Path, sources: tuple[Path, ...], *, force: bool) -> Non
         raise UsageError(f"{target}: there is no directory {place.parent}", remedy="make it first")
     if not target.exists():
         return
+    if target.is_dir() != sources[0].is_dir():
+        kind, other = ("directory", "file") if target.is_dir() else ("file", "directory")
+        raise UsageError(
+            f"{target}: is a {kind}, the output would be a {other}", remedy="name another output with -o"
+        )
     if not force:
         raise UsageError(f"{target}: exists already", remedy="pass --force to replace it, or another -o")
     if target.is_dir() and any(target.iterdir()) and not (target / "config.json").exists():

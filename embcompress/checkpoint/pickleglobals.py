@@ -1,0 +1,94 @@
+"""What a torch pickle may name, and what it may call with which arguments; facts, nothing to execute.
+
+The lists are those of ``torch.load(weights_only=True)`` (torch._weights_only_unpickler of torch 2.13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+_TYPED = ("Double", "Float", "Half", "Long", "Int", "Short", "Char", "Byte", "Bool", "BFloat16")
+_COMPLEX = ("ComplexDouble", "ComplexFloat")
+_QUANTIZED = ("QInt8", "QInt32", "QUInt8", "QUInt4x2", "QUInt2x4")
+_DTYPES = (
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64)),
+    *(f"float8_{kind}" for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")),
+    *("float64", "float32", "float16", "bfloat16", "float4_e2m1fn_x2", "bool"),
+    *("complex128", "complex64", "complex32", "qint8", "qint32", "quint8", "quint4x2", "quint2x4"),
+    *("bits8", "bits16", "bits1x8", "bits2x4", "bits4x2"),
+)
+_SCHEMES = (
+    *(f"per_{what}_{how}" for what in ("tensor", "channel") for how in ("affine", "symmetric")),
+    "per_channel_affine_float_qparams",
+)
+
+REBUILD = frozenset(
+    {
+        "torch._tensor._rebuild_from_type_v2",
+        "torch._utils._rebuild_device_tensor_from_cpu_tensor",
+        "torch._utils._rebuild_meta_tensor_no_storage",
+        "torch._utils._rebuild_nested_tensor",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_parameter_with_state",
+        "torch._utils._rebuild_qtensor",
+        "torch._utils._rebuild_sparse_tensor",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
+        "torch._utils._rebuild_wrapper_subclass",
+    }
+)
+"""Functions whose calls are tensors."""
+
+ALLOWED = (
+    REBUILD
+    | {f"torch{device}.{kind}Storage" for device in ("", ".cuda") for kind in _TYPED + _COMPLEX}
+    | {f"torch.{kind}Storage" for kind in _QUANTIZED}
+    | {f"torch{device}.{kind}Tensor" for device in ("", ".cuda") for kind in _TYPED}
+    | {f"torch{device}.sparse.{kind}Tensor" for device in ("", ".cuda") for kind in _TYPED if kind != "Bool"}
+    | {f"torch.{name}" for name in (*_DTYPES, *_SCHEMES, "Tensor", "Size", "device")}
+    | {"torch.storage.UntypedStorage", "torch.storage.TypedStorage", "torch.nn.parameter.Parameter"}
+    | {"torch.serialization._get_layout", "torch._utils._rebuild_device_tensor_from_numpy"}
+    | {"collections.OrderedDict", "collections.Counter", "_codecs.encode"}
+    | {"builtins.bytearray", "builtins.set", "builtins.complex"}
+)
+"""Every global a pickle may name."""
+
+HASHABLE = frozenset({"torch.Size", "torch.device", "builtins.complex"})
+"""Functions whose calls may be keys of a dict."""
+
+
+def _ints(value: Any) -> bool:
+    return type(value) is tuple and all(type(v) is int for v in value)
+
+
+def _encodable(args: tuple[Any, ...]) -> bool:
+    return (
+        len(args) == 2
+        and isinstance(args[0], str)
+        and isinstance(args[1], str)
+        and args[1] in ("latin1", "latin-1")
+        and all(c <= "\xff" for c in args[0])
+    )
+
+
+_LAYOUTS = {
+    f"torch.{name}" for name in ("strided", *(f"sparse_{k}" for k in ("coo", "csr", "csc", "bsr", "bsc")))
+}
+
+SIGNATURES: dict[str, Callable[[tuple[Any, ...]], bool]] = {
+    "collections.OrderedDict": lambda a: a == () or (len(a) == 1 and type(a[0]) is list),
+    "collections.Counter": lambda a: a == () or (len(a) == 1 and type(a[0]) is dict),
+    "torch.Size": lambda a: len(a) == 1 and _ints(a[0]),
+    "torch.device": lambda a: 1 <= len(a) <= 2 and isinstance(a[0], str) and _ints(a[1:]),
+    "torch.serialization._get_layout": lambda a: len(a) == 1 and isinstance(a[0], str) and a[0] in _LAYOUTS,
+    "torch._utils._rebuild_parameter": lambda a: len(a) == 3 and isinstance(a[1], bool),
+    "torch._utils._rebuild_parameter_with_state": lambda a: len(a) == 4 and isinstance(a[1], bool),
+    "torch._utils._rebuild_meta_tensor_no_storage": lambda a: len(a) == 4 and _ints(a[1]) and _ints(a[2]),
+    "_codecs.encode": _encodable,
+    "builtins.bytearray": lambda a: a == () or (len(a) == 1 and type(a[0]) is bytes) or _encodable(a),
+    "builtins.set": lambda a: len(a) == 1 and type(a[0]) is list,
+    "builtins.complex": lambda a: len(a) == 2 and all(type(v) is float for v in a),
+}
+"""What may be called besides the other tensor builders, and with what, so that torch takes it too."""
