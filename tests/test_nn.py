@@ -1,0 +1,288 @@
+"""Factorized modules, and swapping them into models."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import BartConfig, BartModel, Gemma3ForCausalLM, Gemma3TextConfig
+from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2TextScaledWordEmbedding
+
+from embcompress.errors import UsageError
+from embcompress.nn import FactorizedEmbedding, FactorizedHead
+from embcompress.swapping import swap
+
+V, D, R = 40, 12, 5
+
+
+class Tied(nn.Module):
+    """A model with one table in an embedding and a head."""
+
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(V, D, padding_idx=0)
+        self.head = nn.Linear(D, V, bias=bias)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.embedding(ids)))
+
+
+def factorized(seed: int = 0, **options: object) -> FactorizedEmbedding:
+    torch.manual_seed(seed)
+    return FactorizedEmbedding(nn.Embedding(V, R), nn.Linear(R, D, bias=False), **options)
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameters, shared ones counted once, without trusting torch's own deduplication."""
+    return sum({id(p): p.numel() for _, p in model.named_parameters(remove_duplicate=False)}.values())
+
+
+class TestFactorizedEmbedding:
+    def test_looks_up_rows_of_the_product_of_its_factors(self):
+        """It gives what a dense embedding of left times right gives."""
+        module, ids = factorized(), torch.randint(V, (3, 7))
+        assert module.left.shape == (V, R)
+        assert module.right.shape == (R, D)
+        torch.testing.assert_close(module(ids), F.embedding(ids, module.left @ module.right))
+
+    def test_says_its_sizes_like_an_embedding(self):
+        """num_embeddings, embedding_dim, padding_idx and rank are those of the table."""
+        module = FactorizedEmbedding(nn.Embedding(V, R, padding_idx=-1), nn.Linear(R, D, bias=False))
+        sizes = (module.num_embeddings, module.embedding_dim, module.padding_idx, module.rank)
+        assert sizes == (V, D, V - 1, R)
+
+    @pytest.mark.parametrize("scale", [None, 3.5, torch.tensor(3.5)])
+    def test_its_state_dict_is_that_of_a_plain_sequential(self, scale):
+        """Plain PyTorch loads it, strict, and it loads plain PyTorch's; a scale is not stored."""
+        module, plain = (
+            factorized(scale=scale),
+            nn.Sequential(nn.Embedding(V, R), nn.Linear(R, D, bias=False)),
+        )
+        plain.load_state_dict(module.state_dict(), strict=True)
+        ids = torch.arange(V)
+        torch.testing.assert_close(plain(ids) * (1.0 if scale is None else 3.5), module(ids))
+        other = factorized(seed=1, scale=scale)
+        assert not torch.equal(other(ids), module(ids))
+        other.load_state_dict(plain.state_dict(), strict=True)
+        torch.testing.assert_close(other(ids), module(ids))
+
+    @pytest.mark.parametrize("mode", ["sum", "mean"])
+    def test_a_bag_of_tokens_goes_through_the_projection_once(self, mode):
+        """Offsets reach the bag, padding is not counted, and the result is that of the dense bag."""
+        torch.manual_seed(0)
+        bag = nn.EmbeddingBag(V, R, mode=mode, padding_idx=0)
+        module = FactorizedEmbedding(bag, nn.Linear(R, D, bias=False))
+        ids, offsets = torch.tensor([1, 2, 0, 0, 3, 7]), torch.tensor([0, 2, 4])
+        dense = F.embedding_bag(ids, module.left @ module.right, offsets, mode=mode, padding_idx=0)
+        torch.testing.assert_close(module(ids, offsets), dense)
+
+    def test_weights_of_single_tokens_reach_the_bag(self):
+        """per_sample_weights count as in the dense bag."""
+        torch.manual_seed(0)
+        module = FactorizedEmbedding(nn.EmbeddingBag(V, R, mode="sum"), nn.Linear(R, D, bias=False))
+        ids, weights = torch.randint(V, (4, 3)), torch.rand(4, 3)
+        table = module.left @ module.right
+        dense = F.embedding_bag(ids, table, mode="sum", per_sample_weights=weights)
+        torch.testing.assert_close(module(ids, per_sample_weights=weights), dense)
+
+    def test_a_tensor_as_scale_is_rounded_to_the_dtype_of_the_output(self):
+        """A bfloat16 embedding multiplies by the rounded tensor, but by the float as it is."""
+        rounded, exact = (
+            factorized(scale=torch.tensor(55.4256)).bfloat16(),
+            factorized(scale=55.4256).bfloat16(),
+        )
+        plain = factorized().bfloat16()(torch.arange(V))
+        assert torch.equal(rounded(torch.arange(V)), plain * 55.5)
+        assert not torch.equal(exact(torch.arange(V)), plain * 55.5)
+
+
+class TestFactorizedHead:
+    def test_multiplies_by_the_transposed_table(self):
+        """Logits are those of a dense linear layer with the product as weight."""
+        embedding, bias = factorized(), nn.Parameter(torch.randn(V))
+        head, hidden = FactorizedHead(embedding, bias), torch.randn(2, 3, D)
+        dense = F.linear(hidden, embedding.left @ embedding.right, bias)
+        torch.testing.assert_close(head(hidden), dense)
+        assert (head.in_features, head.out_features) == (D, V)
+
+    def test_shares_the_factors(self):
+        """A change of the embedding is one of the head, and the head brings no parameters but its bias."""
+        embedding = factorized()
+        head = FactorizedHead(embedding)
+        before = head(torch.ones(D))
+        with torch.no_grad():
+            embedding.left.mul_(2)
+        torch.testing.assert_close(head(torch.ones(D)), 2 * before)
+        assert set(head.state_dict()) == {"0.weight", "1.weight"}
+        assert parameters(nn.ModuleList([embedding, head])) == R * (V + D)
+
+    def test_never_makes_a_tensor_of_the_size_of_the_table(self):
+        """The work is 2·r·(d + V) a token, forward; a dense head's is 2·V·d."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        head, tokens = FactorizedHead(factorized()), 7
+        with FlopCounterMode(display=False) as counter:
+            head(torch.randn(tokens, D))
+        assert counter.get_total_flops() == tokens * 2 * R * (D + V)
+
+
+class TestSwap:
+    def test_replaces_the_embedding_and_its_head(self):
+        """Both modules share one pair of factors; the head keeps its bias; parameters fall."""
+        model = Tied()
+        bias, before = model.head.bias, parameters(model)
+        embedding = swap(model, "embedding.weight", R)
+        assert model.embedding is embedding
+        assert isinstance(model.head, FactorizedHead)
+        assert model.head.left is embedding.left
+        assert model.head.bias is bias
+        assert before - parameters(model) == V * D - R * (V + D)
+
+    def test_gradients_reach_both_factors_and_the_bias(self):
+        """Training a swapped model trains left, right and bias."""
+        model = Tied()
+        swap(model, "embedding.weight", R)
+        model(torch.randint(V, (4, 6))).logsumexp(-1).sum().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+    def test_the_padding_row_gets_no_gradient(self):
+        """A lookup of the padding token leaves its row of left without gradient."""
+        model = nn.Sequential(nn.Embedding(V, D, padding_idx=3), nn.Linear(D, 2))
+        embedding = swap(model, "0.weight", R)
+        model(torch.tensor([3, 4, 3])).sum().backward()
+        assert embedding.left.grad is not None
+        assert embedding.left.grad[4].abs().sum() > 0
+        assert embedding.left.grad[3].abs().sum() == 0
+
+    def test_two_embeddings_of_one_table_keep_their_own_padding(self):
+        """Tied embeddings share the factors, not the options."""
+        model = nn.ModuleDict({"a": nn.Embedding(V, D, padding_idx=0), "b": nn.Embedding(V, D)})
+        model["b"].weight = model["a"].weight
+        swap(model, "b.weight", R)
+        assert model["a"].left is model["b"].left
+        assert (model["a"].padding_idx, model["b"].padding_idx) == (0, None)
+
+    def test_a_module_under_two_names_stays_one_module(self):
+        """A module that stands in the tree twice is replaced by one that does."""
+        shared = nn.Embedding(V, D)
+        model = nn.ModuleDict({"a": shared, "b": nn.ModuleList([shared])})
+        swap(model, "a.weight", R)
+        assert model["a"] is model["b"][0]
+        assert isinstance(model["a"], FactorizedEmbedding)
+
+    def test_a_table_named_by_its_head_takes_the_embedding_with_it(self):
+        """The name may be that of any module that holds the table."""
+        model = Tied()
+        assert swap(model, "head.weight", R) is model.embedding
+        assert isinstance(model.head, FactorizedHead)
+
+    def test_a_named_tie_is_replaced_though_the_model_does_not_share_it(self):
+        """Equal values in two parameters become one pair of factors; without the name they do not."""
+        model = Tied()
+        model.head.weight = nn.Parameter(model.embedding.weight.detach().clone())
+        alone = copy.deepcopy(model)
+        swap(alone, "embedding.weight", R)
+        assert type(alone.head) is nn.Linear
+        swap(model, "embedding.weight", R, ties=["head.weight"])
+        assert model.head.left is model.embedding.left
+
+    def test_mode_dtype_and_requires_grad_are_kept(self):
+        """A frozen half-precision model in evaluation mode gives a frozen half-precision one."""
+        model = Tied().half().eval().requires_grad_(False)
+        embedding = swap(model, "embedding.weight", R)
+        assert {p.dtype for p in model.parameters()} == {torch.float16}
+        assert not any(p.requires_grad for p in model.parameters())
+        assert not any(m.training for m in model.modules())
+        assert swap(Tied(), "embedding.weight", R, dtype=torch.bfloat16).left.dtype == torch.bfloat16
+        assert embedding.padding_idx == 0
+
+    def test_the_options_of_a_bag_are_kept(self):
+        """Mode and include_last_offset of an EmbeddingBag carry over."""
+        model = nn.ModuleList([nn.EmbeddingBag(V, D, mode="sum", include_last_offset=True)])
+        lookup = swap(model, "0.weight", R).lookup
+        assert isinstance(lookup, nn.EmbeddingBag)
+        assert (lookup.mode, lookup.include_last_offset) == ("sum", True)
+
+    @pytest.mark.parametrize("kind", ["bart", "gemma3"])
+    def test_the_scale_of_a_scaled_embedding_is_kept(self, kind):
+        """The output of transformers' scaled embeddings is multiplied as before."""
+        if kind == "bart":
+            config = BartConfig(vocab_size=V, d_model=16, encoder_layers=1, decoder_layers=1,
+                                encoder_ffn_dim=8, decoder_ffn_dim=8, encoder_attention_heads=2,
+                                decoder_attention_heads=2, scale_embedding=True)  # fmt: skip
+            model, name = BartModel(config), "shared"
+        else:
+            config = Gemma3TextConfig(vocab_size=V, hidden_size=16, intermediate_size=8, num_hidden_layers=1,
+                                      num_attention_heads=2, num_key_value_heads=1, head_dim=8)  # fmt: skip
+            model, name = Gemma3ForCausalLM(config), "model.embed_tokens"
+        embedding = swap(model, f"{name}.weight", R)
+        ids = torch.arange(V)
+        dense = 4 * F.embedding(ids, embedding.left @ embedding.right)
+        torch.testing.assert_close(model.get_input_embeddings()(ids), dense)
+
+    def test_an_overridden_forward_is_refused(self):
+        """A subclass that computes something else is refused, even one that looks like a scaled one."""
+
+        class ScaledWordEmbedding(nn.Embedding):
+            embed_scale = 2.0
+
+            def forward(self, ids: torch.Tensor) -> torch.Tensor:
+                return super().forward(ids).clamp(-1, 1)
+
+        model = nn.Sequential(ScaledWordEmbedding(V, D))
+        with pytest.raises(UsageError, match="forward of its own"):
+            swap(model, "0.weight", R)
+        assert type(model[0]) is ScaledWordEmbedding
+
+    def test_the_scaled_class_that_patches_rows_in_is_refused(self):
+        """T5Gemma2's embedding has a second parameter that two factors would drop."""
+        model = nn.Sequential(T5Gemma2TextScaledWordEmbedding(V, D, 0, embed_scale=2.0))
+        with pytest.raises(UsageError, match="forward of its own"):
+            swap(model, "0.weight", R)
+
+    def test_a_patched_instance_is_refused(self):
+        """A forward that was put on the instance would be lost."""
+        model = nn.Sequential(nn.Embedding(V, D))
+        model[0].forward = lambda ids: F.embedding(ids, model[0].weight) * 2
+        with pytest.raises(UsageError, match="forward of its own"):
+            swap(model, "0.weight", R)
+
+    @pytest.mark.parametrize(
+        ("model", "name", "message"),
+        [
+            (nn.Sequential(nn.Embedding(V, D, max_norm=1.0)), "0.weight", "max_norm"),
+            (nn.Sequential(nn.EmbeddingBag(V, D, mode="max")), "0.weight", "not linear"),
+            (nn.Sequential(nn.Linear(D, V)), "0.weight", "no nn.Embedding"),
+            (nn.Sequential(nn.Embedding(V, D)), "1.weight", "no parameter 1.weight"),
+            (nn.Embedding(V, D), "weight", "outside of an embedding"),
+            (Tied(), "head.bias", "outside of an embedding"),
+        ],
+    )
+    def test_what_two_factors_cannot_do_is_refused(self, model, name, message):
+        """Tables that are no plain lookup are refused with the reason."""
+        with pytest.raises(UsageError, match=message):
+            swap(model, name, R)
+
+    @pytest.mark.parametrize("rank", [0, D + 1])
+    def test_a_rank_the_table_does_not_have_is_refused(self, rank):
+        """Ranks go from 1 to min(V, d)."""
+        with pytest.raises(UsageError, match=f"rank {rank}"):
+            swap(Tied(), "embedding.weight", rank)
+
+    def test_a_tie_of_another_shape_is_refused_and_nothing_changes(self):
+        """A refusal leaves the model as it was."""
+        model = nn.Sequential(nn.Embedding(V, D), nn.Linear(D, V + 1))
+        with pytest.raises(UsageError, match="tied to"):
+            swap(model, "0.weight", R, ties=["1.weight"])
+        assert [type(m) for m in model] == [nn.Embedding, nn.Linear]
+
+    def test_a_parameter_used_outside_of_a_module_is_refused(self):
+        """A table that the model multiplies by on its own would be left dense."""
+        model = Tied()
+        model.output = model.embedding.weight
+        with pytest.raises(UsageError, match="output: the table is used here"):
+            swap(model, "embedding.weight", R)
