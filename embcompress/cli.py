@@ -66,19 +66,18 @@ def _fail(ctx: click.Context, message: str, code: int) -> None:
     ctx.exit(code)
 
 
-class Size(click.ParamType):
-    """A number of bytes: ``25MB``, ``1.5GiB``, ``4000000``."""
+def parse_size(ctx: click.Context | None, param: click.Parameter | None, value: str | None) -> int | None:
+    """A number of bytes from text such as ``25MB``, ``1.5GiB`` or ``4000000``; an option callback.
 
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse the text, or say what it should look like."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[kmg]i?)?)b?\s*", str(value).lower())
-        if match is None:
-            self.fail(f"{value!r} is no size; write 25MB, 1.5GiB or a number of bytes", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2]])
+    Raises:
+        click.BadParameter: the text is no size.
+    """
+    if value is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[kmg]i?)?)b?\s*", value.lower())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no size; write 25MB, 1.5GiB or a number of bytes", ctx, param)
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 @click.group(cls=Boundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -119,7 +118,9 @@ def _output_options(command: F) -> F:
 )
 @click.option("--energy", type=float, help="Target: share of the squared singular values kept.")
 @click.option("--max-error", type=float, help="Target: largest relative Frobenius error.")
-@click.option("--max-size", type=Size(), help="Target: size of the written model, e.g. 25MB.")
+@click.option(
+    "--max-size", callback=parse_size, metavar="SIZE", help="Target: size of the written model, e.g. 25MB."
+)
 @_output
 @_keys
 @click.option("--all", "all_tables", is_flag=True, help="Take every token table.")

@@ -59,11 +59,12 @@ def gram(blocks: Iterable[NDArray[Any]], columns: int, *, precise: bool = False)
 
 def _product(block: NDArray[Any], *, precise: bool) -> NDArray[Any]:
     """XᵀX of one block; NumPy sees that both factors are one array and computes half of it."""
-    if precise or block.dtype == np.float64:
-        wide = block.astype(np.float64, copy=False)
-        return wide.T @ wide
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        product = block.T @ block
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # what matters is looked at below
+        if precise or block.dtype == np.float64:
+            wide = block.astype(np.float64, copy=False)
+            squares: NDArray[Any] = wide.T @ wide
+            return squares
+        product: NDArray[Any] = block.T @ block
     low, high = _SAFE_SQUARES
     if low < product.diagonal().max() < high:
         return product

@@ -50,8 +50,8 @@ def _squares(block: NDArray[Any]) -> float:
     is done in float64.
     """
     with np.errstate(over="ignore", under="ignore"):
-        total = float(np.einsum("ij,ij->i", block, block).sum(dtype=np.float64))
+        total = float(np.vecdot(block, block).sum(dtype=np.float64))
     if 1e-24 < total < 1e34:
         return total
     wide = block.astype(np.float64)
-    return float(np.einsum("ij,ij->", wide, wide))
+    return float(np.vecdot(wide, wide).sum())

@@ -20,10 +20,10 @@ from embcompress.linalg.spectrum import Spectrum
 from embcompress.methods.base import Method, Part, Settings
 from embcompress.tables import Rows
 
-_ROUNDING = 0.6
-"""Relative error of a product of two rounded factors, in unit roundoffs: each factor adds
-u·sqrt(E[1/m²]/3) = 0.425 u for significands m spread log-uniformly over [1, 2), and independent
-errors add in squares."""
+_ROUNDING = 0.555
+"""Relative error of a product of two rounded factors, in unit roundoffs u. A value m·2^e is off by
+up to u·2^e, evenly, so a factor loses u/sqrt(3·E[m²]) = 0.392 u of its norm for significands m
+spread log-uniformly over [1, 2); two independent losses add in squares."""
 
 
 class SVD(Method):

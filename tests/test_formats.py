@@ -1,0 +1,273 @@
+"""The contract of every format in the registry: what goes in, what comes out, and back again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import embcompress
+from embcompress.checkpoint import FORMATS, open_checkpoint
+
+TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def model(dtype=torch.float32, rows=120, columns=24, seed=0):
+    """A state dict with a tied head and tensors of several types beside the table."""
+    generator = torch.Generator().manual_seed(seed)
+    table = (torch.randn(rows, columns, generator=generator) * torch.logspace(0, -1, columns)).to(dtype)
+    table[0] = 0
+    return {
+        "embedding.weight": table,
+        "fc.weight": torch.randn(4, columns, generator=generator),
+        "fc.bias": torch.randn(4, generator=generator).half(),
+        "steps": torch.tensor(7),
+        "mask": torch.tensor([True, False, True]),
+        "lm_head.weight": table,
+    }
+
+
+class Safetensors:
+    """How the tests write and read a .safetensors file, with the format's own library."""
+
+    suffix = ".safetensors"
+
+    @staticmethod
+    def save(path, tensors):
+        save_file({n: t.clone() for n, t in tensors.items()}, path, metadata={"format": "pt"})
+
+    load = staticmethod(load_file)
+
+
+class TorchZip:
+    """The same with torch.save, whose files can share memory between names."""
+
+    suffix = ".pt"
+
+    @staticmethod
+    def save(path, tensors):
+        torch.save(tensors, path)
+
+    @staticmethod
+    def load(path):
+        return torch.load(path, weights_only=True)
+
+
+class TorchLegacy(TorchZip):
+    """The format from before torch 1.6."""
+
+    @staticmethod
+    def save(path, tensors):
+        torch.save(tensors, path, _use_new_zipfile_serialization=False)
+
+
+class Directory:
+    """A Hugging Face directory with the table in the second of two shards."""
+
+    suffix = ""
+
+    @staticmethod
+    def save(path, tensors):
+        path.mkdir()
+        names = sorted(tensors, reverse=True)
+        shards = {
+            "model-00001-of-00002.safetensors": names[:2],
+            "model-00002-of-00002.safetensors": names[2:],
+        }
+        for shard, part in shards.items():
+            Safetensors.save(path / shard, {n: tensors[n] for n in part})
+        weight_map = {n: shard for shard, part in shards.items() for n in part}
+        size = sum(t.nbytes for t in tensors.values())
+        (path / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map})
+        )
+        (path / "config.json").write_text(json.dumps({"vocab_size": 120, "model_type": "none"}))
+        (path / "tokenizer.json").write_text("{}")
+
+    @staticmethod
+    def load(path):
+        index = json.loads((path / "model.safetensors.index.json").read_text())
+        shards = {s: load_file(path / s) for s in set(index["weight_map"].values())}
+        return {n: shards[s][n] for n, s in index["weight_map"].items()}
+
+
+WRITERS = {"safetensors": [Safetensors], "torch": [TorchZip, TorchLegacy], "directory": [Directory]}
+
+
+@pytest.fixture(params=[w for writers in WRITERS.values() for w in writers], ids=lambda w: w.__name__)
+def writer(request):
+    return request.param
+
+
+def saved(writer, tmp_path, tensors):
+    path = tmp_path / f"model{writer.suffix}"
+    writer.save(path, tensors)
+    return path
+
+
+def same(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+def test_every_format_is_tested_here():
+    """A format that joins the registry must say here how it is written and read."""
+    assert {f.format for f in FORMATS} == set(WRITERS)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_factorize_writes_the_best_factors_and_carries_the_rest(writer, tmp_path, dtype):
+    """The product of the written factors is the truncated SVD; all other tensors are untouched."""
+    tensors = model(TYPES[dtype])
+    path = saved(writer, tmp_path, tensors)
+    result = embcompress.factorize(path, rank=6, output=tmp_path / f"small{writer.suffix}")
+    stored = writer.load(result.output)
+    left, right = stored["embedding.0.weight"], stored["embedding.1.weight"]
+    assert (left.shape, right.shape) == ((120, 6), (24, 6))
+    assert left.dtype == right.dtype == TYPES[dtype]
+
+    dense = tensors["embedding.weight"].double().numpy()
+    u, s, vt = np.linalg.svd(dense, full_matrices=False)
+    optimum = np.linalg.norm(s[6:]) / np.linalg.norm(s)
+    product = left.double().numpy() @ right.double().numpy().T
+    error = np.linalg.norm(product - dense) / np.linalg.norm(dense)
+    rounding = torch.finfo(TYPES[dtype]).eps
+    assert error == pytest.approx(optimum, rel=1e-5 if dtype == "float32" else 1e-3)
+    np.testing.assert_allclose(product, (u[:, :6] * s[:6]) @ vt[:6], atol=10 * rounding)
+    assert result.tables[0].relative_error == pytest.approx(error, rel=1e-5)
+    assert not left[0].any(), "the padding row stays zero"
+    for name in ("fc.weight", "fc.bias", "steps", "mask"):
+        assert same(stored[name], tensors[name])
+    assert result.tables[0].ties == ("lm_head.weight",)
+    assert "lm_head.weight" not in stored
+
+
+def test_expand_brings_back_names_types_and_ties(writer, tmp_path):
+    """Every name of the original stands again; the table is the product, the rest is identical."""
+    tensors = model()
+    small = embcompress.factorize(saved(writer, tmp_path, tensors), rank=6).output
+    dense = writer.load(embcompress.expand(small).output)
+    assert set(dense) == set(tensors)
+    stored = writer.load(small)
+    product = stored["embedding.0.weight"] @ stored["embedding.1.weight"].T
+    for name in ("embedding.weight", "lm_head.weight"):
+        torch.testing.assert_close(dense[name], product, atol=1e-6, rtol=0)
+    for name in ("fc.weight", "fc.bias", "steps", "mask"):
+        assert same(dense[name], tensors[name])
+
+
+def test_output_describes_itself(writer, tmp_path):
+    """Version, hash of the source and every figure of the table are in the file and can be checked."""
+    path = saved(writer, tmp_path, model())
+    result = embcompress.factorize(path, ratio=0.5)
+    with open_checkpoint(result.output) as small, open_checkpoint(path) as source:
+        described = small.description
+        assert described.version == embcompress.__version__
+        assert described.source == {
+            f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in source.weight_files
+        }
+        (record,) = described.tables
+    assert (record.name, record.shape, record.dtype, record.method) == (
+        "embedding.weight",
+        (120, 24),
+        "F32",
+        "svd",
+    )
+    assert record.relative_error == result.tables[0].relative_error
+    assert record.rank == result.tables[0].rank
+    assert record.ratio == pytest.approx(1 - record.rank * (120 + 24) / (120 * 24))
+    assert record.ties == ("lm_head.weight",)
+
+
+def test_the_same_input_gives_the_same_bytes(writer, tmp_path):
+    """Two runs write identical outputs."""
+    path = saved(writer, tmp_path, model())
+    outputs = [
+        embcompress.factorize(path, rank=4, output=tmp_path / f"out{i}{writer.suffix}").output for i in (1, 2)
+    ]
+    digests = [
+        {f.name: f.read_bytes() for f in ([output] if output.is_file() else output.iterdir())}
+        for output in outputs
+    ]
+    assert list(digests[0].values()) == list(digests[1].values())
+
+
+def test_the_input_is_not_touched(writer, tmp_path):
+    """Whatever is done, the source keeps its bytes."""
+    path = saved(writer, tmp_path, model())
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    before = [f.read_bytes() for f in files]
+    embcompress.report(path)
+    embcompress.factorize(path, rank=4, dry_run=True)
+    embcompress.expand(embcompress.factorize(path, rank=4).output)
+    assert [f.read_bytes() for f in files] == before
+
+
+def test_report_tells_what_factorize_then_does(writer, tmp_path):
+    """Ranks and errors foretold by report are those of the written output, and --against measures them."""
+    path = saved(writer, tmp_path, model())
+    (table,) = embcompress.report(path).tables
+    assert (table.name, table.shape, table.ties) == ("embedding.weight", (120, 24), ("lm_head.weight",))
+    assert table.heads == 1
+    assert table.flops == 2 * 120 * 24
+    for option in table.options:
+        output = tmp_path / f"r{option.ratio}{writer.suffix}"
+        result = embcompress.factorize(path, ratio=option.ratio, output=output)
+        assert result.tables[0].rank == option.rank
+        assert result.tables[0].bytes_after == option.table_bytes
+        assert result.tables[0].relative_error == pytest.approx(option.relative_error, rel=1e-4)
+        assert option.flops == 2 * option.rank * 24 + 2 * option.rank * (24 + 120)
+        (again,) = embcompress.report(output, against=path).compressed
+        assert again.measured_error == pytest.approx(again.recorded_error, rel=1e-6)
+
+
+def test_max_size_bounds_the_written_file(writer, tmp_path):
+    """The written weights are at most as large as asked for, and not much smaller."""
+    path = saved(writer, tmp_path, model(rows=4000, columns=64))
+    limit = 400_000
+    result = embcompress.factorize(path, max_size=limit)
+    with open_checkpoint(result.output) as small:
+        assert small.size == result.size_after
+        assert limit * 0.97 < small.size <= limit
+
+
+def test_a_dry_run_writes_nothing(writer, tmp_path):
+    """The plan is complete, the folder as it was."""
+    path = saved(writer, tmp_path, model())
+    before = sorted(tmp_path.iterdir())
+    result = embcompress.factorize(path, rank=4, dry_run=True)
+    assert sorted(tmp_path.iterdir()) == before
+    assert not result.written
+    assert result.tables[0].relative_error is None
+    assert result.tables[0].predicted_error > 0
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 60), st.integers(1, 20), st.sampled_from(list(TYPES)), st.data())
+@pytest.mark.parametrize("kind", [Safetensors, TorchZip])
+def test_factorize_then_expand_is_the_low_rank_product(tmp_path_factory, kind, rows, columns, dtype, data):
+    """For tables of any shape and type that can be made smaller."""
+    limit = (rows * columns - 1) // (rows + columns)
+    rank = data.draw(st.integers(1, max(1, min(limit, rows, columns))))
+    tensors = model(TYPES[dtype], rows, columns, seed=data.draw(st.integers(0, 99)))
+    folder = tmp_path_factory.mktemp("any")
+    path = saved(kind, folder, tensors)
+    if not limit:
+        with pytest.raises(embcompress.TargetError):
+            embcompress.factorize(path, rank=rank)
+        assert list(folder.iterdir()) == [path]
+        return
+    small = embcompress.factorize(path, rank=rank).output
+    stored = kind.load(small)
+    product = stored["embedding.0.weight"].double() @ stored["embedding.1.weight"].double().T
+    dense = kind.load(embcompress.expand(small).output)["embedding.weight"]
+    torch.testing.assert_close(
+        dense.double(), product, atol=4 * torch.finfo(TYPES[dtype]).eps, rtol=torch.finfo(TYPES[dtype]).eps
+    )
+    assert Path(small).stat().st_size > 0

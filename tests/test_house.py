@@ -1,0 +1,128 @@
+"""The rules of the house that a machine can check: imports point down, and cost what they should."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import embcompress
+
+PACKAGE = Path(embcompress.__file__).parent
+
+ROOMS = (
+    ("__main__",),
+    ("cli",),
+    ("workflows", "loading"),
+    ("reports",),
+    ("swapping",),
+    ("nn",),
+    ("methods",),
+    ("linalg",),
+    ("tables",),
+    ("checkpoint",),
+    ("errors", "version"),
+)
+"""From the roof to the cellar; a room may import from those below it and from itself."""
+FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+
+HOMES = {
+    "click": {"cli"},
+    "rich": {"cli", "reports/terminal"},
+    "torch": {"nn", "swapping", "loading"},
+}
+"""Third-party packages that belong to a few files, and those files."""
+
+
+def modules():
+    return {p.relative_to(PACKAGE).with_suffix("").as_posix(): p for p in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(path, *, top_level_only=False):
+    """Full names of the modules a file imports, wherever in it."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the floor"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(("name", "path"), modules().items(), ids=modules())
+def test_imports_point_down(name, path):
+    """No room imports from one above it."""
+    room = name.split("/")[0]
+    if room == "__init__":
+        return  # the front door names every room, lazily
+    assert room in FLOOR, f"give {room} its floor in ROOMS"
+    for target in imports(path):
+        if target.startswith("embcompress."):
+            other = target.split(".")[1]
+            assert other == room or FLOOR[other] > FLOOR[room], f"{name} imports {target}, which is above it"
+
+
+@pytest.mark.parametrize(("name", "path"), modules().items(), ids=modules())
+def test_packages_stay_in_their_rooms(name, path):
+    """click, rich and torch are imported where they belong and nowhere else."""
+    for target in imports(path):
+        homes = HOMES.get(target.split(".")[0])
+        assert homes is None or name in homes, f"{name} imports {target}"
+
+
+@pytest.mark.parametrize(("name", "path"), modules().items(), ids=modules())
+def test_files_can_be_read_in_a_sitting(name, path):
+    """A file that needs scrolling past 320 lines wants a second room."""
+    assert len(path.read_text().splitlines()) <= 320, name
+
+
+def loaded_by(code, *args):
+    """Names of the modules that a fresh interpreter has loaded after ``code``."""
+    program = f"import sys\n{code}\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+RUN = """
+from embcompress.cli import cli
+try: cli(sys.argv[1:])
+except SystemExit as stop: assert stop.code == 0, stop.code
+"""
+
+
+def test_help_imports_neither_numpy_nor_torch_nor_rich():
+    """``--help`` must answer at once, so the heavy packages stay out."""
+    assert not loaded_by(RUN, "--help") & {"numpy", "torch", "rich", "safetensors"}
+
+
+def test_report_and_factorize_on_safetensors_do_not_import_torch(minilm, tmp_path):
+    """Importing torch costs more than the work itself."""
+    assert "torch" not in loaded_by(RUN, "report", minilm)
+    assert "torch" not in loaded_by(RUN, "factorize", minilm, "--ratio", "0.9", "-o", tmp_path / "small")
+    assert (tmp_path / "small" / "model.safetensors").exists()
+
+
+def test_torch_files_do_not_import_torch_either(tmp_path):
+    """A .pt file is read as data, so that neither its code nor torch's start-up is run."""
+    import torch
+
+    torch.save({"embedding.weight": torch.randn(500, 16)}, tmp_path / "model.pt")
+    loaded = loaded_by(RUN, "factorize", tmp_path / "model.pt", "--rank", "4")
+    assert "torch" not in loaded
+
+
+def test_import_embcompress_is_lazy_and_complete():
+    """``import embcompress`` loads nothing heavy, and every public name can be had from it."""
+    assert not loaded_by("import embcompress") & {"numpy", "torch", "click", "rich"}
+    for name in embcompress.__all__:
+        assert getattr(embcompress, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = embcompress.nonsense
+    assert callable(importlib.import_module("embcompress").report)
