@@ -263,3 +263,16 @@ def test_a_head_that_is_not_shared_gives_other_outputs(tmp_path):
         assert not torch.allclose(
             case.run(model), case.run(low_rank(trained, case.tables)), rtol=0, atol=1e-4
         )
+
+
+def test_buffers_that_the_model_makes_itself_are_passed_over(tmp_path):
+    """A file that stores what is now a non-persistent buffer loads strictly; any other extra name does not."""
+    model = built(CASES["bert"], seed=1)
+    weights, description = compressed(model, CASES["bert"].tables)
+    weights["bert.embeddings.position_ids"] = torch.arange(16)[None]
+    path = write(tmp_path, "model.safetensors", weights, description)
+    load(built(CASES["bert"], seed=2), path)
+    weights["bert.embeddings.something"] = torch.arange(16)[None]
+    other = write(tmp_path, "model.pt", weights, description)
+    with pytest.raises(UsageError, match=r"unknown to the model: bert\.embeddings\.something"):
+        load(built(CASES["bert"], seed=2), other)
