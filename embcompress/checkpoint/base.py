@@ -8,6 +8,7 @@ which some tensors are replaced and every other byte is carried over. Nothing he
 from __future__ import annotations
 
 import abc
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,27 @@ Progress = Callable[[str, int, int], None]
 
 def silent(stage: str, done: int, total: int) -> None:
     """The progress callback of callers that show none."""
+
+
+class Steps:
+    """Adds up the steps of one stage for a progress callback; may be called from several threads.
+
+    Args:
+        progress: whom to tell.
+        stage: what is being done.
+        total: how much there is to do.
+    """
+
+    def __init__(self, progress: Progress, stage: str, total: int) -> None:
+        self._progress, self._stage, self._total = progress, stage, total
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, count: int) -> None:
+        """Tell of ``count`` more; a stage that is done again stays at its end."""
+        with self._lock:
+            self._done = min(self._done + count, self._total)
+            self._progress(self._stage, self._done, self._total)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ class Directory(Checkpoint):
         for tensor, info in theirs.items():
             mine = self.tensors[tensor]
             if (mine.shape, mine.dtype) != (info.shape, info.dtype):
-                refuse(f"{tensor} is {list(info.shape)} against {list(mine.shape)}")
+                refuse(f"{tensor} is {_kind(info)} against {_kind(mine)}")
             if (
                 len(info.shape) != 2
                 or info.layout != "dense"
@@ -201,6 +201,10 @@ def _restrict(edit: Edit, part: Checkpoint) -> Edit:
         add,
         {alias: name for alias, name in edit.aliases.items() if name in names},
     )
+
+
+def _kind(info: TensorInfo) -> str:
+    return f"{info.dtype.name if info.dtype else info.layout} {list(info.shape)}"
 
 
 def _read_config(path: Path) -> dict[str, Any]:

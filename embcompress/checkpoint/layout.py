@@ -82,7 +82,7 @@ class Layout:
         shared = sum(sizes[name] for part in parts.values() for name in part.aliases)
         stated, found = self.index.metadata.get("total_size"), sum(sizes.values()) - shared
         # Some writers count shared memory once a name; older transformers a tied head it did not store.
-        known = {found, found + shared, *(found + size for size in sizes.values())}
+        known = [found, found + shared, *(found + size for size in sizes.values())]
         if stated is not None and stated not in known:
             raise InputError(
                 f"{where}: total_size is {stated}, the shards hold {found} bytes",

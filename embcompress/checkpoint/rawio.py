@@ -53,16 +53,6 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
     return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
-def start_writeback(fd: int) -> None:
-    """Let the kernel begin to write a file's new pages to disk, without waiting.
-
-    The sync before the rename then waits for little: the disk works while the processor does.
-    """
-    if hasattr(os, "posix_fadvise"):
-        # On Linux this advice begins writeback; new pages are dirty and so are not dropped.
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def copy_range(
     source: int, offset: int, count: int, target: int, advance: Callable[[int], None] | None = None
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, TensorInfo, silent
+from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, Steps, TensorInfo, silent
 from embcompress.checkpoint.description import Description, parse_description
 from embcompress.checkpoint.dtypes import Floats
 from embcompress.checkpoint.naming import check_name
@@ -114,7 +114,7 @@ class TorchFile(Checkpoint):
     def check_integrity(self, progress: Progress = silent) -> None:
         """Compare every record with its CRC-32, which torch itself does not do."""
         total = sum(extent.size for extent in self._archive.records.values())
-        advance = _counter(progress, "check", total)
+        advance = Steps(progress, "check", total)
         for name, extent in self._archive.records.items():
             check_record(self._fd, name, extent, str(self.path), advance)
 
@@ -124,7 +124,7 @@ class TorchFile(Checkpoint):
         """Write the edited file to ``target`` in the zip format; see the base class."""
         plan = plan_rewrite(self._archive, self._state, edit, description, str(self.path))
         total = sum(s.nbytes if isinstance(s, NewTensor) else s.size for s in plan.storages.values())
-        advance = _counter(progress, "write", total)
+        advance = Steps(progress, "write", total)
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             archive = ZipWriter(fd)
@@ -210,15 +210,3 @@ def _counted(
     for piece in data:
         yield piece
         advance(len(piece) if isinstance(piece, bytes) else piece.nbytes)
-
-
-def _counter(progress: Progress, stage: str, total: int) -> Callable[[int], None]:
-    """A callback that adds up what it is told and reports the sum."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(stage, done, total)
-
-    return advance

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, silent
+from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, Steps, silent
 from embcompress.checkpoint.description import Description, TableRecord, part_name
 from embcompress.checkpoint.dtypes import BY_TORCH_NAME, TABLE_DTYPES, DType
 from embcompress.checkpoint.staging import check_target, staged
@@ -131,13 +131,7 @@ def _plan(
     dtype: DType | None,
     progress: Progress,
 ) -> tuple[TablePlan, ...]:
-    total, done = sum(t.rows.shape[0] for t in tables), 0
-
-    def advance(rows: int) -> None:
-        nonlocal done
-        done += rows
-        progress("spectrum", min(done, total), total)
-
+    advance = Steps(progress, "spectrum", sum(t.rows.shape[0] for t in tables))
     budget = 0
     if target.kind == "max_size":
         carried = _carried(source, tables)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Progress, silent
+from embcompress.checkpoint.base import Checkpoint, Progress, Steps, silent
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.errors import UsageError
@@ -81,13 +81,8 @@ def _report(
 
 
 def _dense(source: Checkpoint, table: Table, progress: Progress) -> DenseTable:
-    rows, method, done = table.rows, method_for("svd"), 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(f"spectrum of {table.name}", min(done, rows.shape[0]), rows.shape[0])
-
+    rows, method = table.rows, method_for("svd")
+    advance = Steps(progress, f"spectrum of {table.name}", rows.shape[0])
     found = measure_spectrum(rows, table.name, advance=advance)
     heads = count_heads(source, table)
     ranks = [rank_for_ratio(method, rows, rows.dtype, ratio) for ratio in RATIOS]
