@@ -217,4 +217,7 @@ def _print_json(value: dict[str, Any]) -> None:
 
 def main() -> None:
     """Entry point of the ``embcompress`` command."""
+    # OpenBLAS threads spin for 20 ms after each product, on the cores where the input is hashed and
+    # copied meanwhile; 2**4 cycles is the shortest they can. It must be set before NumPy is loaded.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     cli(prog_name="embcompress")

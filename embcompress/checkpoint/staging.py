@@ -11,6 +11,8 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,24 +78,44 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
     """
     place = target.absolute()
     stage = place.parent / f".{place.name}.embcompress"
-    lock = _lock(stage)
+    lock = None
     try:
-        _sweep(stage, place)
+        with _interrupts_wait():
+            lock = _lock(stage)
+            _sweep(stage, place)
         yield stage / place.name
         _sync(stage / place.name)
         if place.exists() and not force:
             raise UsageError(f"{target}: has come to exist meanwhile", remedy="pass --force to replace it")
-        if place.is_dir():
-            # A directory cannot be renamed over a filled one. Killed between the two renames,
-            # the next run puts the old one back (_sweep).
-            os.rename(place, stage / _OLD)
-        os.replace(stage / place.name, place)
-        _sync_directory(place.parent)
+        with _interrupts_wait():
+            _publish(stage, place)
     finally:
-        with contextlib.suppress(OSError):  # the outcome is decided; a leftover is swept by the next run
-            _sweep(stage, place)
-            stage.rmdir()
-        os.close(lock)
+        if lock is not None:
+            with _interrupts_wait():
+                # The outcome is decided; a leftover is swept by the next run.
+                with contextlib.suppress(OSError):
+                    _sweep(stage, place)
+                    stage.rmdir()
+                os.close(lock)
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Hold Ctrl-C back until the block has ended, for steps of which no half may be left.
+
+    Only the main thread has a say in this, and only there Python raises KeyboardInterrupt.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _lock(stage: Path) -> int:
@@ -118,6 +140,16 @@ def _lock(stage: Path) -> int:
         if same:
             return lock
         os.close(lock)
+
+
+def _publish(stage: Path, place: Path) -> None:
+    """Give the staged output its name."""
+    if place.is_dir():
+        # A directory cannot be renamed over a filled one. Killed between the two renames,
+        # the next run puts the old one back (_sweep).
+        os.rename(place, stage / _OLD)
+    os.replace(stage / place.name, place)
+    _sync_directory(place.parent)
 
 
 def _sweep(stage: Path, place: Path) -> None:

@@ -1,0 +1,39 @@
+# Everything a developer does, on a machine with python3 (3.11 or newer) and make.
+# The first target that needs it makes the environment in .venv; a change of the dependencies renews it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow bench lint clean
+
+demo: $(READY)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/bench_startup.py
+	$(BIN)/python tests/benchmarks/bench_accuracy.py
+	$(BIN)/python tests/benchmarks/bench_factorize.py
+
+clean:
+	rm -rf build dist $(VENV) *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment serves the demo and the tests: the extras are small beside torch. The stamp is written last,
+# so that an interrupted installation is started again.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
