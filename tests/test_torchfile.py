@@ -394,7 +394,7 @@ def test_the_optimizer_fits_the_factorized_model(tmp_path, optimizer_class, opti
     path = saved(tmp_path / "model.pt", {"state_dict": net.state_dict(), "optimizer_states": inside})
     warnings = rewritten(path, tmp_path / "out.pt", split())
     assert warnings == (
-        "The optimizer's moments of the factorized table were dropped; its other moments are kept.",
+        "the optimizer's moments of the factorized table were dropped; its other moments are kept",
     )
     again = loaded(tmp_path / "out.pt")
     small = factorized_model()

@@ -170,7 +170,7 @@ class TorchFile(Checkpoint):
 
 
 def _notes(container: tuple[str, ...]) -> tuple[str, ...]:
-    return (f"The state dict stands under '{'.'.join(container)}'.",) if container else ()
+    return (f"the state dict stands under '{'.'.join(container)}'",) if container else ()
 
 
 def _tensors(state: Mapping[Any, Any], path: Path) -> dict[str, TensorInfo]:

@@ -55,17 +55,17 @@ def refit_optimizers(root: object, splits: Sequence[Split], where: str) -> Refit
         if entries is not None and _has_once(node["param_groups"], entries):
             replace[id(node)] = _doubled(node, entries)
             warnings.append(
-                "The optimizer's moments of the factorized table were dropped; its other moments are kept."
+                "the optimizer's moments of the factorized table were dropped; its other moments are kept"
             )
         elif len(node["param_groups"]) == 1 and _positional(node["param_groups"][0]):
             replace[id(node)] = _emptied(node, sum(split.parts - 1 for split in splits))
             warnings.append(
-                "The optimizer's moments were dropped: its entry for the factorized table is not certain."
+                "the optimizer's moments were dropped: its entry for the factorized table is not certain"
             )
         else:
             replace[id(node)] = DROPPED
             warnings.append(
-                "The optimizer's state was dropped: its parameters cannot be matched with the new ones."
+                "the optimizer's state was dropped: its parameters cannot be matched with the new ones"
             )
     return Refit(replace, tuple(warnings))
 
