@@ -47,7 +47,7 @@ class Boundary(click.Group):
         except EmbcompressError as error:
             _fail(ctx, str(error), error.exit_code)
         except KeyboardInterrupt:
-            _fail(ctx, "interrupted, nothing was kept", _INTERRUPTED)
+            _fail(ctx, "interrupted; no unfinished output was left", _INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output left; Python would complain once more while flushing.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,7 +93,7 @@ def cli() -> None:
     """
 
 
-_source = click.argument("path", type=click.Path(path_type=Path))
+_source = click.argument("path", type=click.Path(path_type=Path, readable=False))
 _output = click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.")
 _force = click.option("--force", is_flag=True, help="Replace an existing output.")
 _keys = click.option("--key", "keys", multiple=True, metavar="NAME", help="Table to take; repeats.")

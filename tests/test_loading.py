@@ -266,7 +266,7 @@ def test_a_head_that_is_not_shared_gives_other_outputs(tmp_path):
 
 
 def test_buffers_that_the_model_makes_itself_are_passed_over(tmp_path):
-    """A file that stores what is now a non-persistent buffer loads strictly; any other extra name does not."""
+    """A file that stores what is now a non-persistent buffer loads strictly, other extra names do not."""
     model = built(CASES["bert"], seed=1)
     weights, description = compressed(model, CASES["bert"].tables)
     weights["bert.embeddings.position_ids"] = torch.arange(16)[None]

@@ -12,7 +12,7 @@ from embcompress.errors import InputError, TargetError, UsageError
 from embcompress.linalg.gram import gram
 from embcompress.linalg.spectrum import spectrum
 from embcompress.methods import METHODS, method_for
-from embcompress.methods.base import SPLITS, Settings
+from embcompress.methods.base import SPLITS, Dimensions, Settings
 from embcompress.tables import Rows
 
 F32 = DTYPES["F32"]
@@ -62,7 +62,7 @@ class TestContract:
         _, parts = stored(method, table, Settings(5, dtype))
         assert len(parts) == len(method.parts)
         assert sum(p.nbytes for p in parts) == method.nbytes(table.shape, 5, dtype)
-        assert method.shape(parts) == table.shape
+        assert method.dimensions(parts) == Dimensions(table.shape, 5)
 
     def test_bytes_grow_with_the_rank_and_errors_fall(self, method):
         """A larger rank costs more and is foretold to lose no more."""
@@ -112,7 +112,7 @@ class TestContract:
         _, parts = stored(method, table_of(), Settings(6, F32))
         wrong = [*parts[:-1], rows_of(np.zeros((24, 5), np.float32))]
         with pytest.raises(InputError, match="no product"):
-            method.shape(wrong)
+            method.dimensions(wrong)
 
 
 @settings(deadline=None, max_examples=50)

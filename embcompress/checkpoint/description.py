@@ -7,6 +7,7 @@ torch file, and as an object in ``config.json`` of a directory.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -119,7 +120,10 @@ def parse_description(value: object, where: str) -> Description:
                 remedy="install a newer embcompress",
             )
         source = {str(k): str(v) for k, v in raw["source"].items()}
-        return Description(str(raw["version"]), source, tuple(_table(t) for t in raw["tables"]))
+        tables = tuple(_table(t) for t in raw["tables"])
+        if len({t.name for t in tables}) < len(tables):
+            raise ValueError(f"a table is described twice among {[t.name for t in tables]}")
+        return Description(str(raw["version"]), source, tables)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: the embcompress record cannot be read ({type(error).__name__}: {error})",
@@ -139,8 +143,10 @@ def _table(raw: Mapping[str, Any]) -> TableRecord:
         raise TypeError("a name is not text")
     if len(record.shape) != 2 or not all(type(s) is int and s > 0 for s in sizes):
         raise ValueError("shape, rank and bits must be positive integers")
-    if not all(isinstance(x, (int, float)) for x in (record.ratio, record.relative_error)):
-        raise TypeError("ratio and relative_error must be numbers")
+    if not all(type(x) in (int, float) and math.isfinite(x) for x in (record.ratio, record.relative_error)):
+        raise TypeError("ratio and relative_error must be finite numbers")
     if record.dtype not in DTYPES or record.stored_dtype not in DTYPES:
         raise ValueError(f"unknown dtype {record.dtype} or {record.stored_dtype}")
+    if not DTYPES[record.dtype].is_table:
+        raise ValueError(f"no table has dtype {record.dtype}")
     return record

@@ -53,6 +53,19 @@ class Part:
     blocks: Callable[[], Iterator[Floats]] = field(repr=False, compare=False)
 
 
+@dataclass(frozen=True)
+class Dimensions:
+    """What the shapes of stored parts say.
+
+    Attributes:
+        shape: (V, d) of the table they stand for.
+        rank: components they keep.
+    """
+
+    shape: tuple[int, int]
+    rank: int
+
+
 class Method(abc.ABC):
     """A way to compress a table of V×d. Methods hold no state: an instance is its registry entry.
 
@@ -87,8 +100,8 @@ class Method(abc.ABC):
         """
 
     @abc.abstractmethod
-    def shape(self, parts: Sequence[Rows]) -> tuple[int, int]:
-        """The (V, d) of the table that the stored parts stand for, from their shapes.
+    def dimensions(self, parts: Sequence[Rows]) -> Dimensions:
+        """The size of the table that the stored parts stand for, from their shapes.
 
         Raises:
             InputError: the shapes do not fit each other.

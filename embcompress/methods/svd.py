@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from embcompress.checkpoint.dtypes import DType, Floats
 from embcompress.errors import InputError, TargetError
 from embcompress.linalg.spectrum import Spectrum
-from embcompress.methods.base import Method, Part, Settings
+from embcompress.methods.base import Dimensions, Method, Part, Settings
 from embcompress.tables import Rows
 
 _ROUNDING = 0.555
@@ -67,7 +67,7 @@ class SVD(Method):
             Part(right_suffix, settings.dtype, (table.shape[1], settings.rank), right_blocks),
         )
 
-    def shape(self, parts: Sequence[Rows]) -> tuple[int, int]:
+    def dimensions(self, parts: Sequence[Rows]) -> Dimensions:
         """Rows of the left factor by rows of the stored right one; see the base class."""
         left, right = parts
         if left.shape[1] != right.shape[1]:
@@ -75,7 +75,7 @@ class SVD(Method):
                 f"factors of {list(left.shape)} and {list(right.shape)} have no product",
                 remedy="make the file again from its source",
             )
-        return left.shape[0], right.shape[0]
+        return Dimensions((left.shape[0], right.shape[0]), left.shape[1])
 
     def decode(self, parts: Sequence[Rows], start: int, stop: int) -> Floats:
         """Left rows times the right factor; see the base class."""

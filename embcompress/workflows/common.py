@@ -96,19 +96,26 @@ def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = Fals
         InputError: a part is missing or of another shape, or its method is not known.
     """
     method = method_for(record.method, str(checkpoint.path))
+    again = "make the file again from its source"
+    if record.parts != method.parts:
+        raise InputError(
+            f"{checkpoint.path}: {record.name} has the parts {list(record.parts)}, "
+            f"method {method.name} stores {list(method.parts)}",
+            remedy=again,
+        )
     for name in record.part_names:
         if name not in checkpoint.tensors:
             raise InputError(
                 f"{checkpoint.path}: {name}, a part of {record.name}, is missing",
-                remedy="make the file again from its source",
+                remedy=again,
             )
     parts = [_wide(rows_of(checkpoint, n)) if precise else rows_of(checkpoint, n) for n in record.part_names]
-    found = method.shape(parts)
-    if found != record.shape:
+    found = method.dimensions(parts)
+    if (found.shape, found.rank) != (record.shape, record.rank):
         raise InputError(
-            f"{checkpoint.path}: the parts of {record.name} make a table of {found}, "
-            f"its record says {record.shape}",
-            remedy="make the file again from its source",
+            f"{checkpoint.path}: the parts of {record.name} make a table of {found.shape} from rank "
+            f"{found.rank}, its record says {record.shape} and rank {record.rank}",
+            remedy=again,
         )
     return Rows(record.shape, parts[0].dtype, lambda start, stop: method.decode(parts, start, stop))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Edit, NewTensor, Progress, silent
+from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, silent
 from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.checkpoint.staging import check_target, staged
-from embcompress.errors import EmbcompressError, UsageError
+from embcompress.errors import EmbcompressError, InputError, UsageError
 from embcompress.reports.results import ExpandResult
 from embcompress.tables import Rows, rows_of
 from embcompress.workflows.common import decoded, default_output, measured_error, unchanged
@@ -42,7 +42,7 @@ def expand(
         source.check_integrity(progress)
         tables = [(record, decoded(source, record)) for record in source.description.tables]
         with staged(place, force=force) as stage:
-            notes = source.write(stage, _edit(tables, {*source.tensors}), None, progress)
+            notes = source.write(stage, _edit(source, tables), None, progress)
             with open_checkpoint(stage) as written:
                 for record, rows in tables:
                     _check(rows, rows_of(written, record.name), record, progress)
@@ -51,19 +51,30 @@ def expand(
         return ExpandResult(source.path, place, names, source.size, size, (*source.notes, *notes))
 
 
-def _edit(tables: list[tuple[TableRecord, Rows]], stored: set[str]) -> Edit:
-    """Dense tables in the place of their parts; ties stored or shared as they were in the source."""
+def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
+    """Dense tables in the place of their parts; ties stored or shared as they were in the source.
+
+    Raises:
+        InputError: a tensor that is no part stands under a name that becomes dense again.
+    """
     remove: set[str] = set()
     add: list[NewTensor] = []
     aliases: dict[str, str] = {}
     for record, rows in tables:
         remove |= {part_name(name, suffix) for name in (record.name, *record.ties) for suffix in record.parts}
-        remove.add(record.name)  # the guard tensor, where there is one
+        if record.name in source.tensors and source.tensors[record.name].shape == (0,):
+            remove.add(record.name)  # the guard
         for name in (record.name, *record.copies):
             place, dtype = record.part_names[0], DTYPES[record.dtype]
             add.append(NewTensor(name, dtype, record.shape, place, rows.blocks))
         aliases |= {tie: record.name for tie in record.ties if tie not in record.copies}
-    return Edit(frozenset(remove & stored), tuple(add), aliases)
+    for name in (*(new.name for new in add), *aliases):
+        if name in source.tensors and name not in remove:
+            raise InputError(
+                f"{source.path}: holds {name} beside the factors that replace it",
+                remedy="make the file again from its source",
+            )
+    return Edit(frozenset(remove & source.tensors.keys()), tuple(add), aliases)
 
 
 def _check(rows: Rows, written: Rows, record: TableRecord, progress: Progress) -> None:
