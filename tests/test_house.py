@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,11 @@ def test_import_embcompress_is_lazy_and_complete():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = embcompress.nonsense
     assert callable(importlib.import_module("embcompress").report)
+
+
+def test_every_bad_input_has_a_test():
+    """The rows of the list of bad inputs that files and tensors can be (1 to 40) each name a test."""
+    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    names = re.findall(r"def (test_row\w+)", sources)
+    rows = {int(number) for name in names for number in re.findall(r"_(\d\d)(?=_)", name)}
+    assert rows >= {*range(1, 41)}
