@@ -176,7 +176,7 @@ def compressed(
 
 
 def write(folder: Path, kind: str, weights: dict[str, Tensor], description: Description) -> Path:
-    """Write a checkpoint as DESIGN's contract says, with torch and safetensors alone."""
+    """Write a checkpoint as the README's contract says, with torch and safetensors alone."""
     path = folder / kind
     if kind.endswith(".pt"):
         weights = dict(weights)
