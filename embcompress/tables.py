@@ -108,6 +108,11 @@ def rows_of(checkpoint: Checkpoint, name: str) -> Rows:
     return Rows((info.shape[0], info.shape[1]), info.dtype, lambda i, j: checkpoint.rows(name, i, j))
 
 
+def wide(rows: Rows) -> Rows:
+    """The same matrix, read as float64."""
+    return Rows(rows.shape, rows.dtype, lambda start, stop: rows.read(start, stop).astype(np.float64))
+
+
 def locate(checkpoint: Checkpoint, keys: Sequence[str] = (), *, every: bool = False) -> tuple[Table, ...]:
     """Find the tables to work on.
 

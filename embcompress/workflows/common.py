@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from embcompress.checkpoint.base import Checkpoint, Progress
-from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.dtypes import Floats
 from embcompress.errors import EmbcompressError, InputError, UsageError
 from embcompress.linalg.residual import residual
-from embcompress.methods import method_for
-from embcompress.tables import Rows, rows_of
+from embcompress.tables import Rows, wide
 
 _HASH_CHUNK = 1 << 20
 
@@ -84,49 +82,13 @@ def unchanged(source: Checkpoint) -> Iterator[None]:
         )
 
 
-def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = False) -> Rows:
-    """The table that the stored parts of ``record`` stand for, decoded by blocks.
-
-    Args:
-        checkpoint: a checkpoint that holds the parts.
-        record: the table's record.
-        precise: decode in float64.
-
-    Raises:
-        InputError: a part is missing or of another shape, or its method is not known.
-    """
-    method = method_for(record.method, str(checkpoint.path))
-    again = "make the file again from its source"
-    if record.parts != method.parts:
-        raise InputError(
-            f"{checkpoint.path}: {record.name} has the parts {list(record.parts)}, "
-            f"method {method.name} stores {list(method.parts)}",
-            remedy=again,
-        )
-    for name in record.part_names:
-        if name not in checkpoint.tensors:
-            raise InputError(
-                f"{checkpoint.path}: {name}, a part of {record.name}, is missing",
-                remedy=again,
-            )
-    parts = [_wide(rows_of(checkpoint, n)) if precise else rows_of(checkpoint, n) for n in record.part_names]
-    found = method.dimensions(parts)
-    if (found.shape, found.rank) != (record.shape, record.rank):
-        raise InputError(
-            f"{checkpoint.path}: the parts of {record.name} make a table of {found.shape} from rank "
-            f"{found.rank}, its record says {record.shape} and rank {record.rank}",
-            remedy=again,
-        )
-    return Rows(record.shape, parts[0].dtype, lambda start, stop: method.decode(parts, start, stop))
-
-
 def measured_error(table: Rows, stand_in: Rows, progress: Progress, *, precise: bool = False) -> float:
     """Relative Frobenius error of ``stand_in`` against ``table``, block by block.
 
     Raises:
         EmbcompressError: a value of the stand-in is not finite.
     """
-    original = _wide(table) if precise else table
+    original = wide(table) if precise else table
 
     def pairs() -> Iterator[tuple[Floats, Floats]]:
         for start, stop in table.spans():
@@ -137,8 +99,3 @@ def measured_error(table: Rows, stand_in: Rows, progress: Progress, *, precise: 
     if not np.isfinite(error):
         raise EmbcompressError(f"the result of a table {list(table.shape)} is not finite")
     return error
-
-
-def _wide(rows: Rows) -> Rows:
-    """The same matrix, read as float64."""
-    return Rows(rows.shape, rows.dtype, lambda start, stop: rows.read(start, stop).astype(np.float64))

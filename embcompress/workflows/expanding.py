@@ -10,9 +10,10 @@ from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.checkpoint.staging import check_target, staged
 from embcompress.errors import EmbcompressError, InputError, UsageError
+from embcompress.methods.decoding import decoded
 from embcompress.reports.results import ExpandResult
 from embcompress.tables import Rows, rows_of
-from embcompress.workflows.common import decoded, default_output, measured_error, unchanged
+from embcompress.workflows.common import default_output, measured_error, unchanged
 
 
 def expand(

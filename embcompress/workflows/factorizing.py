@@ -15,11 +15,12 @@ from embcompress.checkpoint.staging import check_target, staged
 from embcompress.errors import EmbcompressError, TargetError, UsageError
 from embcompress.methods import method_for
 from embcompress.methods.base import SPLITS, Settings
+from embcompress.methods.decoding import decoded
 from embcompress.methods.planning import TARGETS, TablePlan, Target, plan_tables
 from embcompress.reports.results import FactorizeResult, TableResult
 from embcompress.tables import Table, differing_head, locate
 from embcompress.version import __version__
-from embcompress.workflows.common import decoded, default_output, hashed, measured_error, unchanged
+from embcompress.workflows.common import default_output, hashed, measured_error, unchanged
 
 HIGH_ERROR = 0.5
 """Relative error from which the summary says plainly that much of the table is lost."""

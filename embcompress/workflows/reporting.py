@@ -13,11 +13,12 @@ from embcompress.errors import UsageError
 from embcompress.linalg.spectrum import Spectrum
 from embcompress.methods import method_for
 from embcompress.methods.base import Method
+from embcompress.methods.decoding import decoded
 from embcompress.methods.planning import PRECISE_BELOW, break_even, measure_spectrum, rank_for_ratio
 from embcompress.reports.flops import dense_flops, factored_flops
 from embcompress.reports.record import CompressedTable, DenseTable, Option, Report
 from embcompress.tables import Table, count_heads, locate, rows_of
-from embcompress.workflows.common import decoded, measured_error
+from embcompress.workflows.common import measured_error
 
 RATIOS = (0.5, 0.75, 0.9, 0.95)
 """Ratios a report looks at."""
