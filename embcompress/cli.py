@@ -6,6 +6,7 @@ Everything heavy is imported inside the commands, so that ``--help`` answers at 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -74,7 +75,7 @@ def parse_size(ctx: click.Context | None, param: click.Parameter | None, value: 
     """
     if value is None:
         return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[kmg]i?)?)b?\s*", value.lower())
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*((?:[kmg]i?)?)b?\s*", value.lower())
     if match is None:
         raise click.BadParameter(f"{value!r} is no size; write 25MB, 1.5GiB or a number of bytes", ctx, param)
     return int(float(match[1]) * _UNITS[match[2]])
@@ -124,7 +125,9 @@ def _output_options(command: F) -> F:
 @_output
 @_keys
 @click.option("--all", "all_tables", is_flag=True, help="Take every token table.")
-@click.option("--dtype", help="Type of the factors: float32, float16, bfloat16.  [default: the table's]")
+@click.option(
+    "--dtype", help="Type of the factors: float32, float16, bfloat16 or float64.  [default: the table's]"
+)
 @click.option(
     "--split-scale",
     type=click.Choice(["left", "even", "right"]),
@@ -220,4 +223,6 @@ def main() -> None:
     # OpenBLAS threads spin for 20 ms after each product, on the cores where the input is hashed and
     # copied meanwhile; 2**4 cycles is the shortest they can. It must be set before NumPy is loaded.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows a ? for a bar, not a traceback
     cli(prog_name="embcompress")

@@ -478,7 +478,12 @@ def setting(**fields):
         (setting(shape=[64, True]), "shape, rank and bits must be positive integers"),
         (setting(method="magic"), "magic"),
         (setting(name=["embedding.weight"]), "a name is not text"),
-        (setting(name="\x1b[2Jx"), r"\x1b[2Jx.0.weight"),
+        (setting(name="\x1b[2Jx"), "holds control characters"),
+        (setting(ties=["\ud800"], copies=["\ud800"]), "holds control characters"),
+        (setting(copies=["rest"]), "copies are not among the ties"),
+        (setting(ties=["embedding.weight"]), "a name is described twice"),
+        (setting(rank=10**400), "positive integers below 2^48"),
+        (setting(relative_error=10**400), "must be finite numbers"),
         (setting(dtype="F7"), "unknown dtype F7"),
         (setting(relative_error="small"), "must be finite numbers"),
         (setting(relative_error=True), "must be finite numbers"),
@@ -486,7 +491,8 @@ def setting(**fields):
     ],
     ids=[
         *("lost part", "no product", "fewer rows", "columns", "one size", "bool size", "method", "name"),
-        *("escape", "dtype", "error", "bool error", "NaN"),
+        *("escape", "surrogate", "copy", "twice", "huge rank", "huge error"),
+        *("dtype", "error", "bool error", "NaN"),
     ],
 )
 @pytest.mark.parametrize("command", ["expand", "report"])
@@ -525,7 +531,28 @@ def test_row_40_a_dense_tensor_beside_the_factors(tmp_path, path, name):
         record["tables"][0].update(ties=["rest"], copies=["rest"])
 
     damaged(path, small, beside)
-    assert_refused(tmp_path, "expand", small, code=3, says=f"holds {name} beside the factors")
+    assert_refused(tmp_path, "expand", small, code=2, says=f"holds {name} already")
+
+
+def test_row_40_factors_that_claim_terabytes(tmp_path, path):
+    """A small file whose factors multiply to more than the disk holds is refused before a byte is written."""
+    left = np.ones((1 << 20, 1), np.float32)
+    record = {
+        "name": "embedding.weight",
+        "shape": [1 << 20, 1 << 20],
+        "dtype": "F32",
+        "method": "svd",
+        "rank": 1,
+        "stored_dtype": "F32",
+        "bits": 32,
+        "ratio": 0.9,
+        "relative_error": 0.5,
+        "parts": ["0.weight", "1.weight"],
+    }
+    described = {"layout": 1, "version": "0", "source": {}, "tables": [record]}
+    tensors = {"embedding.0.weight": left, "embedding.1.weight": left.copy()}
+    save_file(tensors, path, {"embcompress": json.dumps(described)})
+    assert_refused(tmp_path, "expand", path, code=1, says="needs 4,398,")
 
 
 def test_row_40_factors_that_are_not_finite(tmp_path, path):

@@ -91,6 +91,7 @@ def test_quiet_prints_nothing(model):
         (["--rank", "0"], 2, "0 is not in the range"),
         (["--ratio", "1.5"], 2, "ratio 1.5"),
         (["--max-size", "lots"], 2, "write 25MB"),
+        (["--max-size", "9" * 400], 2, "write 25MB"),
         (["--rank", "3", "--dtype", "int8"], 2, "int8"),
         (["--rank", "3", "--key", "nothing"], 2, "no such tensor"),
         (["--rank", "21"], 4, "break-even rank is 18"),
@@ -179,6 +180,45 @@ def test_a_closed_pipe_is_no_traceback(model):
     os.close(write)
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin"])
+def test_an_output_named_like_another_format_is_refused(model, suffix):
+    """The output has the input's format, so a name that says otherwise is a mistake."""
+    done = run("factorize", model, "--rank", "3", "-o", model.with_suffix(suffix))
+    assert done.exit_code == 2
+    assert f"{suffix} means torch" in done.stderr
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_a_compressed_input_is_refused(model):
+    """Compressing twice would lose the first record, so the source is asked for."""
+    small = model.with_name("small.safetensors")
+    assert run("factorize", model, "--rank", "3", "-o", small).exit_code == 0
+    for extra in ([], ["--key", "fc.weight"], ["--key", "embedding.0.weight"], ["--all"]):
+        done = run("factorize", small, "--rank", "1", *extra)
+        assert done.exit_code == 2
+        assert "compressed already" in done.stderr
+
+
+def test_an_output_that_gains_nothing_is_told(tmp_path):
+    """Names and record can outweigh what a tiny table saves; the user is told."""
+    save_file({"embedding.weight": np.ones((12, 6), np.float32)}, tmp_path / "tiny.safetensors")
+    done = run("factorize", tmp_path / "tiny.safetensors", "--rank", "1")
+    assert done.exit_code == 0
+    assert "no less than the input" in done.stderr
+
+
+def test_an_ascii_terminal_is_no_traceback(model):
+    """Bars and signs that the terminal cannot show become question marks."""
+    done = subprocess.run(
+        [sys.executable, "-m", "embcompress", "report", str(model)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "300 ? 20 float32" in done.stdout
 
 
 def test_help_documents_the_exit_codes():

@@ -413,7 +413,7 @@ def test_row_29_both_formats_present_and_agreeing(tmp_path):
     """A second set of the same weights is left out, with a note: it holds the dense table."""
     both_formats(tmp_path / "model")
     result = succeed("factorize", tmp_path / "model", "--rank", 4, "-o", tmp_path / "small")
-    assert "left out, because they hold the dense table: pytorch_model.bin" in result.stderr
+    assert "left out, because they hold other weights: pytorch_model.bin" in result.stderr
     assert sorted(f.name for f in (tmp_path / "small").iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -604,3 +604,18 @@ def test_relative_paths_are_those_of_the_caller(tmp_path, model, monkeypatch):
     succeed("factorize", "model", "--rank", 4, "-o", "small")
     assert Path("small/config.json").is_file()
     assert model.is_dir()
+
+
+def test_weights_of_other_times_are_left_out(tmp_path, model):
+    """Training states, variants and other precisions hold the dense table; modules of their own do not."""
+    for name in ("optimizer.pt", "model.fp16.safetensors", "training_args.bin"):
+        (model / name).write_bytes(b"bytes")
+    for folder in ("checkpoint-500", "original", "2_Dense"):
+        (model / folder).mkdir()
+        (model / folder / "model.safetensors").write_bytes(b"bytes")
+    result = succeed("factorize", model, "--rank", 4, "-o", tmp_path / "small")
+    for name in ("optimizer.pt", "model.fp16.safetensors", "checkpoint-500/", "original/"):
+        assert name in result.stderr
+        assert not (tmp_path / "small" / name).exists()
+    assert (tmp_path / "small" / "training_args.bin").exists()
+    assert (tmp_path / "small" / "2_Dense" / "model.safetensors").exists()

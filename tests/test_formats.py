@@ -237,6 +237,45 @@ def test_max_size_bounds_the_written_file(writer, tmp_path):
         assert limit * 0.97 < small.size <= limit
 
 
+def test_the_size_is_foretold(writer, tmp_path):
+    """A dry run tells the size of the written weights, to a few hundred bytes a tensor."""
+    path = saved(writer, tmp_path, model(rows=4000, columns=64))
+    foretold = embcompress.factorize(path, rank=9, dry_run=True).size_after
+    written = embcompress.factorize(path, rank=9).size_after
+    assert written <= foretold <= written + 256 * 12
+
+
+def test_max_size_counts_what_an_optimizer_loses(tmp_path):
+    """Moments of the replaced table go, so that they do not count as carried."""
+    layers = torch.nn.Sequential(torch.nn.Embedding(3000, 32), torch.nn.Linear(32, 2))
+    optimizer = torch.optim.Adam(layers.parameters())
+    layers(torch.arange(10)).sum().backward()
+    optimizer.step()
+    state = {"model": layers.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, tmp_path / "run.pt")
+    limit = 200_000  # the moments alone take 768,000 bytes
+    result = embcompress.factorize(tmp_path / "run.pt", max_size=limit, keys="0.weight")
+    assert limit * 0.95 < result.output.stat().st_size <= limit
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_max_error_holds_for_what_is_written(tmp_path, dtype):
+    """Rounding included, the measured error is at most the one asked for, or the target is refused."""
+    rng = np.random.default_rng(0)
+    table = torch.from_numpy((rng.standard_normal((3000, 48)) * np.logspace(0, -6, 48)).astype(np.float32))
+    Safetensors.save(tmp_path / "m.safetensors", {"embedding.weight": table})
+    met = 0
+    options = {"dtype": dtype, "output": tmp_path / "o", "force": True}
+    for error in np.geomspace(2e-4, 0.3, 25):
+        try:
+            result = embcompress.factorize(tmp_path / "m.safetensors", max_error=float(error), **options)
+        except embcompress.TargetError:
+            continue
+        met += 1
+        assert result.tables[0].relative_error <= error
+    assert met >= 15, "most targets can be met"
+
+
 def test_a_dry_run_writes_nothing(writer, tmp_path):
     """The plan is complete, the folder as it was."""
     path = saved(writer, tmp_path, model())

@@ -17,7 +17,7 @@ from embcompress.checkpoint.base import Edit, NewTensor
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.checkpoint.torchfile import TorchFile
-from embcompress.errors import InputError
+from embcompress.errors import InputError, UsageError
 
 VOCABULARY, WIDTH, RANK = 20, 6, 2
 NOTHING = Edit(frozenset(), ())
@@ -200,8 +200,11 @@ def test_the_state_dict_is_found_wherever_it_stands(tmp_path, wrap, container):
     with TorchFile.open(saved(tmp_path / "model.pt", wrap(state))) as file:
         assert file.container == container
         assert set(state) <= set(file.tensors)
-        assert bool(file.notes) == bool(container)
-        assert all(".".join(container) in note for note in file.notes)
+        where = [note for note in file.notes if note.startswith("the state dict stands")]
+        assert bool(where) == bool(container)
+        assert all(".".join(container) in note for note in where)
+        twins = [note for note in file.notes if "same names" in note]
+        assert bool(twins) == (container == ("model",)), "a moving average beside the model is told"
 
 
 def test_opening_and_writing_needs_no_torch(tmp_path):
@@ -337,10 +340,9 @@ def test_a_factor_may_not_take_the_name_of_a_tensor_that_stays(tmp_path):
     state = {"0.weight": torch.ones(VOCABULARY, WIDTH), "0.1.weight": torch.ones(1)}
     with (
         TorchFile.open(saved(tmp_path / "model.pt", state)) as file,
-        pytest.raises(InputError, match="already"),
+        pytest.raises(UsageError, match=r"holds 0\.1\.weight already"),
     ):
-        file.write(tmp_path / "out.pt", split(), None)
-    assert not (tmp_path / "out.pt").exists()
+        file.check_edit(split())
 
 
 def test_writing_is_deterministic_and_reports_its_progress(tmp_path):

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 
 from embcompress.checkpoint.description import Description
 from embcompress.checkpoint.dtypes import DType, Floats
+from embcompress.errors import UsageError
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``; the unit (rows or bytes) is the stage's own."""
@@ -121,6 +122,8 @@ class Checkpoint(abc.ABC):
     """An opened checkpoint: headers are read and checked, tensors are read on demand.
 
     Attributes:
+        format: name of the format.
+        suffixes: endings of file names that mean this format; none for directories.
         path: where it was opened.
         tensors: every stored tensor by name, in stored order.
         aliases: name -> name of an earlier tensor that is the very same memory.
@@ -132,6 +135,7 @@ class Checkpoint(abc.ABC):
     """
 
     format: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]] = ()
     shares_memory: ClassVar[bool] = False
 
     path: Path
@@ -184,14 +188,32 @@ class Checkpoint(abc.ABC):
             UsageError: with the reason.
         """
 
+    def check_edit(self, edit: Edit) -> None:
+        """Refuse an edit that would write a tensor under the name of one that stays.
+
+        Raises:
+            UsageError: with the name.
+        """
+        for name in (*(new.name for new in edit.add), *edit.aliases):
+            if name in self.tensors and name not in edit.remove:
+                raise UsageError(
+                    f"{self.path}: holds {name} already, the name of a tensor to be written",
+                    remedy="rename it, or take another table",
+                )
+
+    @abc.abstractmethod
+    def size_after(self, edit: Edit, description: Description | None) -> int:
+        """Bytes that the weight files would take after ``edit``, at most a few hundred a tensor too many."""
+
     @abc.abstractmethod
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
         """Write a complete new checkpoint to ``target``, which does not exist yet.
 
-        Tensors that ``edit`` does not name are carried byte for byte. The result is valid and
-        opens with this class. ``target`` is a staging place: the caller syncs and renames.
+        Tensors that ``edit`` does not name are carried byte for byte; :meth:`check_edit` has
+        passed. The result is valid and opens with this class. ``target`` is a staging place: the
+        caller syncs and renames.
 
         Returns:
             Warnings for the user, one sentence each.

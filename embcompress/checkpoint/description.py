@@ -7,12 +7,12 @@ torch file, and as an object in ``config.json`` of a directory.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.checkpoint.naming import check_name
 from embcompress.errors import InputError
 
 METADATA_KEY = "embcompress"
@@ -121,8 +121,11 @@ def parse_description(value: object, where: str) -> Description:
             )
         source = {str(k): str(v) for k, v in raw["source"].items()}
         tables = tuple(_table(t) for t in raw["tables"])
-        if len({t.name for t in tables}) < len(tables):
-            raise ValueError(f"a table is described twice among {[t.name for t in tables]}")
+        names = [name for table in tables for name in (table.name, *table.ties)]
+        for name in names:
+            check_name(name, where)
+        if len({*names}) < len(names):
+            raise ValueError(f"a name is described twice among {names[:8]}")
         return Description(str(raw["version"]), source, tables)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
@@ -141,10 +144,12 @@ def _table(raw: Mapping[str, Any]) -> TableRecord:
     sizes = (*record.shape, record.rank, record.bits)
     if not all(isinstance(t, str) for t in (*texts, *record.ties, *record.copies)):
         raise TypeError("a name is not text")
-    if len(record.shape) != 2 or not all(type(s) is int and s > 0 for s in sizes):
-        raise ValueError("shape, rank and bits must be positive integers")
-    if not all(type(x) in (int, float) and math.isfinite(x) for x in (record.ratio, record.relative_error)):
+    if len(record.shape) != 2 or not all(type(s) is int and 0 < s < 1 << 48 for s in sizes):
+        raise ValueError("shape, rank and bits must be positive integers below 2^48")
+    if not all(type(x) in (int, float) and abs(x) < 1e12 for x in (record.ratio, record.relative_error)):
         raise TypeError("ratio and relative_error must be finite numbers")
+    if not {*record.copies} <= {*record.ties}:
+        raise ValueError("copies are not among the ties")
     if record.dtype not in DTYPES or record.stored_dtype not in DTYPES:
         raise ValueError(f"unknown dtype {record.dtype} or {record.stored_dtype}")
     if not DTYPES[record.dtype].is_table:

@@ -34,7 +34,8 @@ class Directory(Checkpoint):
 
     def __init__(self, path: Path, layout: Layout, parts: dict[str, Checkpoint]) -> None:
         self.path = path
-        self.config = _read_config(path)
+        self._has_config = (path / CONFIG).exists()
+        self.config = read_json(path / CONFIG) if self._has_config else {}
         self.tensors: Mapping[str, TensorInfo] = {n: t for p in parts.values() for n, t in p.tensors.items()}
         self.aliases = {n: a for p in parts.values() for n, a in p.aliases.items()}
         self.size = sum(p.size for p in parts.values())
@@ -44,14 +45,14 @@ class Directory(Checkpoint):
         self.carried, left_out = carried_files(path, layout)
         self.notes = tuple(note for p in parts.values() for note in p.notes)
         if left_out:
-            self.notes += (f"left out, because they hold the dense table: {', '.join(left_out)}",)
+            self.notes += (f"left out, because they hold other weights: {', '.join(left_out)}",)
         layout.check(path, parts)
         self.description = self._find_description()
 
     @property
     def needs_guard(self) -> bool:
         """Whether a stock from_pretrained could load the output, and so must be made to refuse it."""
-        return bool(self.config)
+        return self._has_config
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
@@ -84,18 +85,27 @@ class Directory(Checkpoint):
             with open_file(self.path / name) as other:
                 self._compare(name, other)
 
+    def size_after(self, edit: Edit, description: Description | None) -> int:
+        """The sum over the weight files; see the base class."""
+        return sum(
+            self._parts[name].size_after(own, description) if own.remove else self._parts[name].size
+            for name, own in self._restricted(edit).items()
+        )
+
+    def _restricted(self, edit: Edit) -> dict[str, Edit]:
+        """What falls on each weight file; a file that held nothing but a copy of a table goes."""
+        own = {name: _restrict(edit, part) for name, part in self._parts.items()}
+        return {n: e for n, e in own.items() if e.add or e.remove != self._parts[n].tensors.keys()}
+
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
         """Write the edited directory to ``target``; see the base class."""
         target.mkdir()
         warnings: list[str] = []
-        for name, part in self._parts.items():
-            own = _restrict(edit, part)
-            if own.remove == part.tensors.keys() and not own.add:
-                continue  # it held nothing but a copy of a table, and the index forgets it
-            if own.remove or own.add:
-                warnings += part.write(target / name, own, description, progress)
+        for name, own in self._restricted(edit).items():
+            if own.remove:
+                warnings += self._parts[name].write(target / name, own, description, progress)
             else:
                 _copy_file(self.path / name, target / name)
         for relative in self.carried:
@@ -126,22 +136,23 @@ class Directory(Checkpoint):
     def _part_of(self, name: str) -> Checkpoint:
         return next(part for part in self._parts.values() if name in part.tensors)
 
+    def _quant_method(self) -> object:
+        """Who wrote the record in config.json, None where there is none."""
+        quantization = self.config.get(_QUANTIZATION)
+        return quantization.get("quant_method", "") if isinstance(quantization, dict) else quantization
+
     def _find_description(self) -> Description | None:
         """The record in config.json, else the one in the weights (a directory without config)."""
-        quantization = self.config.get(_QUANTIZATION)
-        if quantization is not None:
-            method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-            if method == METADATA_KEY:
-                return parse_description(quantization, str(self.path / CONFIG))
+        if self._quant_method() == METADATA_KEY:
+            return parse_description(self.config[_QUANTIZATION], str(self.path / CONFIG))
         return next((p.description for p in self._parts.values() if p.description is not None), None)
 
     def check_editable(self) -> None:
         """Refuse a model that another tool has quantized: config.json has room for one record only."""
-        quantization = self.config.get(_QUANTIZATION)
-        if quantization is not None and self.description is None:
-            method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        if self._quant_method() not in (None, METADATA_KEY):
             raise UsageError(
-                f"{self.path / CONFIG}: the model is quantized already (quant_method {method!r})",
+                f"{self.path / CONFIG}: the model is quantized already "
+                f"(quant_method {self._quant_method()!r})",
                 remedy="compress the model it was made from",
             )
 
@@ -159,12 +170,7 @@ class Directory(Checkpoint):
             mine = self.tensors[tensor]
             if (mine.shape, mine.dtype) != (info.shape, info.dtype):
                 refuse(f"{tensor} is {_kind(info)} against {_kind(mine)}")
-            if (
-                len(info.shape) != 2
-                or info.layout != "dense"
-                or info.dtype is None
-                or not info.dtype.is_table
-            ):
+            if not info.is_matrix:
                 continue
             for start in range(0, info.shape[0], _COMPARE_ROWS):
                 stop = min(start + _COMPARE_ROWS, info.shape[0])
@@ -205,11 +211,6 @@ def _restrict(edit: Edit, part: Checkpoint) -> Edit:
 
 def _kind(info: TensorInfo) -> str:
     return f"{info.dtype.name if info.dtype else info.layout} {list(info.shape)}"
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = path / CONFIG
-    return read_json(config) if config.exists() else {}
 
 
 def _write_config(path: Path, description: Description | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ _STANDARD = (
 _NOT_IN_A_FILE_NAME = set('/\\:"<>|?*')
 
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".gguf", ".tflite", ".mlmodel", ".pb")
-_OTHER_FOLDERS = ("onnx", "openvino", "coreml", ".git", ".cache", "__pycache__")
+_OTHER_FOLDERS = re.compile(r"onnx|openvino|coreml|original|checkpoint-\d+|\.git|\.cache|__pycache__")
+"""Folders with the model in another format or from another time, or with nothing of the model."""
+_NO_WEIGHTS = ("training_args.bin",)
+"""Files that transformers names like weights and that are none."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +167,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _is_other_weights(relative: Path) -> bool:
+    """Whether a file that is not in use holds weights; modules in folders of their own keep theirs."""
+    if relative.suffix in _OTHER_WEIGHTS:
+        return True
+    return relative.suffix in _SUFFIXES and len(relative.parts) == 1 and relative.name not in _NO_WEIGHTS
+
+
 def carried_files(path: Path, layout: Layout) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Relative paths of the files to carry along, and names of what is left out.
 
-    Left out are the weights themselves, which are written anew, and weights in other formats:
-    they hold the dense table and would undo what was saved.
+    Left out are the weights themselves, which are written anew, and all other weights (formats,
+    precisions, training states): they hold the dense table and would undo what was saved.
     """
     own = {*layout.files, *((layout.index.name,) if layout.index else ())}
     carried: list[Path] = []
@@ -179,13 +190,19 @@ def carried_files(path: Path, layout: Layout) -> tuple[tuple[Path, ...], tuple[s
             relative = entry.relative_to(path)
             mode = entry.stat().st_mode
             if stat.S_ISDIR(mode):
-                if entry.name in _OTHER_FOLDERS or entry.is_symlink() or entry.name.endswith(".embcompress"):
+                if (
+                    _OTHER_FOLDERS.fullmatch(entry.name)
+                    or entry.is_symlink()
+                    or entry.suffix == ".embcompress"
+                ):
                     left_out.append(f"{relative}/")
                 else:
                     visit(entry)
-            elif entry.suffix in _OTHER_WEIGHTS or not stat.S_ISREG(mode):
+            elif str(relative) in skip:
+                continue
+            elif _is_other_weights(relative) or not stat.S_ISREG(mode):
                 left_out.append(str(relative))
-            elif str(relative) not in skip:
+            else:
                 carried.append(relative)
 
     visit(path)

@@ -10,21 +10,23 @@ NAME_LIMIT = 1024
 """Longest tensor name taken, in characters; real ones stay under 200."""
 
 
-def check_name(name: object, path: Path) -> None:
+def check_name(name: object, where: Path | str) -> None:
     """Refuse a tensor name that is no text, too long, or would control the terminal.
 
     Raises:
         InputError: with the offending name, escaped.
     """
     if not isinstance(name, str):
-        raise InputError(f"{path}: a tensor name is {type(name).__name__}, not text")
+        raise InputError(f"{where}: a tensor name is {type(name).__name__}, not text")
     if len(name) > NAME_LIMIT:
         raise InputError(
-            f"{path}: a tensor name of {len(name):,} characters, limit {NAME_LIMIT:,}",
+            f"{where}: a tensor name of {len(name):,} characters, limit {NAME_LIMIT:,}",
             remedy="rename the tensor",
         )
     if not name.isprintable():
-        raise InputError(f"{path}: tensor name {name!r} holds control characters", remedy="rename the tensor")
+        raise InputError(
+            f"{where}: tensor name {name!r} holds control characters", remedy="rename the tensor"
+        )
 
 
 def check_not_pointer(head: bytes, path: Path) -> None:

@@ -32,6 +32,7 @@ class Safetensors(Checkpoint):
     """One .safetensors file."""
 
     format = "safetensors"
+    suffixes = (".safetensors",)
 
     def __init__(self, path: Path, fd: int, header: Header, size: int) -> None:
         self.path = path
@@ -49,7 +50,7 @@ class Safetensors(Checkpoint):
     @classmethod
     def recognizes(cls, path: Path) -> bool:
         """By the suffix, or by a header that begins with ``{`` after its length."""
-        if path.suffix == ".safetensors":
+        if path.suffix in cls.suffixes:
             return path.is_file()
         if not path.is_file():
             return False
@@ -84,20 +85,16 @@ class Safetensors(Checkpoint):
     def check_integrity(self, progress: Progress = silent) -> None:
         """Nothing to check: the format carries no checksums."""
 
+    def size_after(self, edit: Edit, description: Description | None) -> int:
+        """Exactly what :meth:`write` makes; see the base class."""
+        entries, text = self._planned(edit, description)
+        return 8 + len(text) + sum(entry.nbytes for entry in entries)
+
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
         """Write the edited file to ``target``; see the base class."""
-        entries = self._layout(edit)
-        metadata = {k: v for k, v in self._header.metadata.items() if k != METADATA_KEY}
-        room = 0
-        if description is not None:
-            metadata[METADATA_KEY] = description.to_json()
-            room = _AMEND_ROOM * (len(description.tables) + 1)
-        text = header_text(entries, metadata)
-        text += b" " * (room + -(len(text) + room) % 8)
-        if len(text) > HEADER_LIMIT:
-            raise InputError(f"the new header would take {len(text):,} bytes; limit {HEADER_LIMIT:,}")
+        entries, text = self._planned(edit, description)
         places = dict(zip((e.name for e in entries), offsets(entries, 8 + len(text)), strict=True))
         advance = Steps(progress, "write", sum(e.nbytes for e in entries))
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -133,6 +130,22 @@ class Safetensors(Checkpoint):
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def _planned(
+        self, edit: Edit, description: Description | None
+    ) -> tuple[list[TensorInfo | NewTensor], bytes]:
+        """The tensors of the new file in order, and its header."""
+        entries = self._layout(edit)
+        metadata = {k: v for k, v in self._header.metadata.items() if k != METADATA_KEY}
+        room = 0
+        if description is not None:
+            metadata[METADATA_KEY] = description.to_json()
+            room = _AMEND_ROOM * (len(description.tables) + 1)
+        text = header_text(entries, metadata)
+        text += b" " * (room + -(len(text) + room) % 8)
+        if len(text) > HEADER_LIMIT:
+            raise InputError(f"the new header would take {len(text):,} bytes; limit {HEADER_LIMIT:,}")
+        return entries, text
 
     def _layout(self, edit: Edit) -> list[TensorInfo | NewTensor]:
         """What the new file holds, in order: wide types first so that every tensor is aligned.

@@ -64,6 +64,20 @@ def check_target(target: Path, sources: tuple[Path, ...], *, force: bool) -> Non
         )
 
 
+def check_space(target: Path, needed: int) -> None:
+    """Refuse an output that the disk cannot hold, before hours of writing find out.
+
+    Raises:
+        EmbcompressError: with both numbers.
+    """
+    free = shutil.disk_usage(target.absolute().parent).free
+    if needed > free:
+        raise EmbcompressError(
+            f"{target}: needs {needed:,} bytes, {free:,} are free there",
+            remedy="free some space, or write elsewhere with -o",
+        )
+
+
 @contextlib.contextmanager
 def staged(target: Path, *, force: bool) -> Iterator[Path]:
     """A path to write the output to, which gets the name ``target`` when the block ends well.

@@ -25,7 +25,6 @@ from embcompress.checkpoint.torchtensors import (
     unwrap,
 )
 from embcompress.checkpoint.zipstore import Extent
-from embcompress.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,14 @@ class Rewrite:
 def plan_rewrite(
     archive: Archive, state: StateDict, edit: Edit, description: Description | None, where: str
 ) -> Rewrite:
-    """What the file becomes under ``edit``.
-
-    Raises:
-        InputError: a new name is taken by a tensor that stays.
-    """
+    """What the file becomes under ``edit``."""
     made = {
         new.name: StorageRef(
             storage_kind(new.dtype), str(i), _location(state.node[new.replaces], where), prod(new.shape)
         )
         for i, new in enumerate(edit.add)
     }
-    new_state = _edited_state(state.node, edit, made, where)
+    new_state = _edited_state(state.node, edit, made)
     refit = refit_optimizers(archive.root, _splits(state.node, edit, where), where)
     replace: dict[int, object] = {**refit.replace, id(state.node): _described(new_state, description)}
     storages: dict[str, NewTensor | Extent] = {made[new.name].key: new for new in edit.add}
@@ -84,9 +79,7 @@ def _location(node: object, where: str) -> str:
     return view.storage.location
 
 
-def _edited_state(
-    old: Mapping[Any, Any], edit: Edit, made: Mapping[str, StorageRef], where: str
-) -> dict[Any, Any]:
+def _edited_state(old: Mapping[Any, Any], edit: Edit, made: Mapping[str, StorageRef]) -> dict[Any, Any]:
     """The state dict with new tensors in the places of those they replace, and their further names."""
     new: dict[Any, Any] = OrderedMap() if isinstance(old, OrderedMap) else {}
     if isinstance(old, OrderedMap) and isinstance(new, OrderedMap):
@@ -96,13 +89,8 @@ def _edited_state(
             if tensor.replaces != key:
                 continue
             built = _tensor(tensor, made[tensor.name], node)
-            for name in (tensor.name, *(a for a, target in edit.aliases.items() if target == tensor.name)):
-                if name in old and name not in edit.remove:
-                    raise InputError(
-                        f"{where}: already holds a tensor {name}, the name of a factor",
-                        remedy="rename it, or choose another table",
-                    )
-                new[name] = built
+            new[tensor.name] = built
+            new |= {alias: built for alias, target in edit.aliases.items() if target == tensor.name}
         if key not in edit.remove:
             new[key] = node
     return new

@@ -22,14 +22,15 @@ from embcompress.checkpoint.naming import check_name
 from embcompress.checkpoint.rawio import read_exact
 from embcompress.checkpoint.torcharchive import LEGACY_MAGIC, ZIP_MAGIC, Archive, read_archive
 from embcompress.checkpoint.torchedit import amended_pickle, described_text, plan_rewrite
-from embcompress.checkpoint.torchstate import find_state_dict
+from embcompress.checkpoint.torchstate import StateDict, find_state_dict
 from embcompress.checkpoint.torchtensors import View, describe, is_tensor, parse_view, unwrap
 from embcompress.checkpoint.zipstore import ZipWriter, check_record, pieces, read_directory
 from embcompress.errors import InputError
 
-_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _FOLDER: Final = "archive"
 """Folder of the records in files we write; torch takes any."""
+_RECORD_OVERHEAD = 256
+"""Most bytes of the two headers of a record, its alignment included."""
 _PICKLE: Final = f"{_FOLDER}/data.pkl"
 
 
@@ -41,6 +42,7 @@ class TorchFile(Checkpoint):
     """
 
     format = "torch"
+    suffixes = (".pt", ".pth", ".bin", ".ckpt")
     shares_memory = True
 
     def __init__(self, path: Path, fd: int, archive: Archive) -> None:
@@ -52,7 +54,7 @@ class TorchFile(Checkpoint):
         self._archive = archive
         self._state = find_state_dict(archive.root, str(path))
         self.container = self._state.keys
-        self.notes = _notes(self.container)
+        self.notes = _notes(self._state)
         self.tensors = _tensors(self._state.node, path)
         self._views = _views(self._state.node, self.tensors, path)
         self.aliases = _aliases(self._views)
@@ -64,7 +66,7 @@ class TorchFile(Checkpoint):
         """By the magic bytes of either format, or by the suffix so that what is wrong can be said."""
         if not path.is_file():
             return False
-        if path.suffix in _SUFFIXES:
+        if path.suffix in cls.suffixes:
             return True
         with path.open("rb") as file:
             head = file.read(len(LEGACY_MAGIC))
@@ -118,6 +120,12 @@ class TorchFile(Checkpoint):
         for name, extent in self._archive.records.items():
             check_record(self._fd, name, extent, str(self.path), advance)
 
+    def size_after(self, edit: Edit, description: Description | None) -> int:
+        """Storages and pickle exactly, and the most that a zip adds for each; see the base class."""
+        plan = plan_rewrite(self._archive, self._state, edit, description, str(self.path))
+        stored = sum(s.nbytes if isinstance(s, NewTensor) else s.size for s in plan.storages.values())
+        return stored + len(plan.pickle) + _RECORD_OVERHEAD * (len(plan.storages) + 4)
+
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
@@ -169,8 +177,11 @@ class TorchFile(Checkpoint):
             self._fd = -1
 
 
-def _notes(container: tuple[str, ...]) -> tuple[str, ...]:
-    return (f"the state dict stands under '{'.'.join(container)}'",) if container else ()
+def _notes(state: StateDict) -> tuple[str, ...]:
+    """What a user of a training checkpoint should know about where its weights are."""
+    where = (f"the state dict stands under '{'.'.join(state.keys)}'",) if state.keys else ()
+    twins = ("'" + ".".join(keys) + "'" for keys in state.twins)
+    return (*where, *(f"{twin} holds tensors of the same names, which stay as they are" for twin in twins))
 
 
 def _tensors(state: Mapping[Any, Any], path: Path) -> dict[str, TensorInfo]:

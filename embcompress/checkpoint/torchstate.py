@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from embcompress.checkpoint.torchtensors import describe, is_tensor
@@ -22,11 +22,13 @@ class StateDict:
         keys: the keys that lead to it from the root.
         node: the dict itself.
         nbytes: bytes of the tensors directly in it.
+        twins: where other dicts with tensors of the same names are, such as a moving average.
     """
 
     keys: tuple[str, ...]
     node: dict[Any, Any]
     nbytes: int
+    twins: tuple[tuple[str, ...], ...] = ()
 
 
 def is_optimizer(node: object) -> bool:
@@ -56,8 +58,9 @@ def find_state_dict(root: object, where: str) -> StateDict:
     named = [c for c in found if c.keys and c.keys[-1] in PREFERRED]
     best = max(named or found, key=lambda c: (c.nbytes, -_likeliness(c)))
     if found[0].keys == () and found[0].nbytes > best.nbytes:
-        return found[0]
-    return best
+        best = found[0]
+    twins = (c.keys for c in found if c.node is not best.node and c.node.keys() & best.node.keys())
+    return replace(best, twins=tuple(twins))
 
 
 def _likeliness(candidate: StateDict) -> int:

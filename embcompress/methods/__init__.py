@@ -10,6 +10,10 @@ METHODS: dict[str, Method] = {method.name: method for method in (SVD(),)}
 """Every method by name; contract tests run over it."""
 
 
+DEFAULT_METHOD = SVD.name
+"""The method when none is named."""
+
+
 def method_for(name: str, where: str = "") -> Method:
     """The method of that name.
 

@@ -7,8 +7,9 @@ A method is one file with a subclass of :class:`Method` and one line in ``METHOD
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from embcompress.checkpoint.dtypes import DType, Floats
@@ -36,21 +37,23 @@ class Settings:
     precise: bool = False
 
 
+Blocks = Callable[[], Iterator[Floats]]
+"""Gives the float row blocks of a tensor in order, anew at each call."""
+
+
 @dataclass(frozen=True)
 class Part:
-    """One tensor that a method stores for a table, made while it is written.
+    """One tensor that a method stores for a table.
 
     Attributes:
         suffix: what follows the table's stem in its name, e.g. ``"0.weight"``.
         dtype: element type.
         shape: (rows, columns).
-        blocks: gives the float row blocks in order, anew at each call.
     """
 
     suffix: str
     dtype: DType
     shape: tuple[int, int]
-    blocks: Callable[[], Iterator[Floats]] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,19 @@ class Method(abc.ABC):
 
     Attributes:
         name: registry name, as in ``--method``.
-        parts: suffixes of the stored tensors, in the order of :meth:`encode` and :meth:`decode`.
+        suffixes: of the stored tensors, in the order of all other methods.
     """
 
     name: ClassVar[str]
-    parts: ClassVar[tuple[str, ...]]
+    suffixes: ClassVar[tuple[str, ...]]
 
     @abc.abstractmethod
+    def parts(self, shape: tuple[int, int], rank: int, dtype: DType) -> tuple[Part, ...]:
+        """What is stored for a (V, d) table at ``rank``, by shapes alone; no part shrinks with the rank."""
+
     def nbytes(self, shape: tuple[int, int], rank: int, dtype: DType) -> int:
-        """Bytes of all parts of a (V, d) table at ``rank``; grows with the rank."""
+        """Bytes of all parts of a (V, d) table at ``rank``."""
+        return sum(part.dtype.nbytes(math.prod(part.shape)) for part in self.parts(shape, rank, dtype))
 
     @abc.abstractmethod
     def flops(self, shape: tuple[int, int], rank: int) -> int:
@@ -90,8 +97,8 @@ class Method(abc.ABC):
         """Relative Frobenius error of the stored parts, foretold; falls with the rank."""
 
     @abc.abstractmethod
-    def encode(self, table: Rows, spectrum: Spectrum, settings: Settings) -> tuple[Part, ...]:
-        """The parts to store; the table is read again while they are written.
+    def encode(self, table: Rows, spectrum: Spectrum, settings: Settings) -> tuple[Blocks, ...]:
+        """The contents of the parts; the table is read again while they are written.
 
         The table's all-zero rows are decoded as exact zeros.
 

@@ -22,10 +22,10 @@ def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = Fals
     """
     method = method_for(record.method, str(checkpoint.path))
     again = "make the file again from its source"
-    if record.parts != method.parts:
+    if record.parts != method.suffixes:
         raise InputError(
             f"{checkpoint.path}: {record.name} has the parts {list(record.parts)}, "
-            f"method {method.name} stores {list(method.parts)}",
+            f"method {method.name} stores {list(method.suffixes)}",
             remedy=again,
         )
     for name in record.part_names:

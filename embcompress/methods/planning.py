@@ -39,8 +39,10 @@ class Target:
     def __post_init__(self) -> None:
         if self.kind not in TARGETS:
             raise UsageError(f"target {self.kind!r}", remedy=f"choose from {', '.join(TARGETS)}")
+        if not isinstance(self.value, int | float):
+            raise UsageError(f"{self.kind} {self.value!r}", remedy="give a number")
         if self.kind in {"rank", "max_size"}:
-            if self.value < 1 or self.value != int(self.value):
+            if not self.value >= 1 or self.value % 1:
                 raise UsageError(f"{self.kind} {self.value}", remedy="give a whole number from 1 on")
         elif not 0 < self.value < 1 and not (self.kind == "energy" and self.value == 1):
             raise UsageError(f"{self.kind} {self.value}", remedy="give a fraction between 0 and 1")
@@ -210,13 +212,17 @@ def _rank_by_error(found: Spectrum, target: Target, method: Method, dtype: DType
     if target.kind == "energy":
         return found.rank_for_energy(target.value)
     rank = found.rank_for_error(target.value)
-    # Rounding to a short type adds to what is cut off, so that a few more components may be due.
-    while rank < found.limit and method.predicted_error(found, rank, dtype) > target.value:
+
+    def promised() -> float:
+        # Rounding to a short type adds to what is cut off; how much is foretold to a fifth of a roundoff.
+        return method.predicted_error(found, rank, dtype) + 0.2 * dtype.unit_roundoff
+
+    while rank < found.limit and promised() > target.value:
         rank += 1
-    if method.predicted_error(found, rank, dtype) > target.value:
+    if promised() > target.value:
         raise TargetError(
             f"{table.name}: error {target.value:.3g} is below the rounding of {dtype.torch}, "
-            f"{method.predicted_error(found, rank, dtype):.3g} at full rank {rank}",
+            f"which can promise {promised():.3g} at full rank {rank}",
             remedy="allow more, or store the factors in a wider --dtype",
         )
     return rank

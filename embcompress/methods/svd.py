@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from embcompress.checkpoint.dtypes import DType, Floats
 from embcompress.errors import InputError, TargetError
 from embcompress.linalg.spectrum import Spectrum
-from embcompress.methods.base import Dimensions, Method, Part, Settings
+from embcompress.methods.base import Blocks, Dimensions, Method, Part, Settings
 from embcompress.tables import Rows
 
 _ROUNDING = 0.555
@@ -30,11 +30,13 @@ class SVD(Method):
     """Float factors: left (V×r) as ``X.0.weight``, right (d×r, transposed) as ``X.1.weight``."""
 
     name = "svd"
-    parts = ("0.weight", "1.weight")
+    suffixes = ("0.weight", "1.weight")
 
-    def nbytes(self, shape: tuple[int, int], rank: int, dtype: DType) -> int:
-        """r(V + d) elements; see the base class."""
-        return dtype.nbytes(rank * (shape[0] + shape[1]))
+    def parts(self, shape: tuple[int, int], rank: int, dtype: DType) -> tuple[Part, ...]:
+        """V×r and d×r; see the base class."""
+        return tuple(
+            Part(suffix, dtype, (size, rank)) for suffix, size in zip(self.suffixes, shape, strict=True)
+        )
 
     def flops(self, shape: tuple[int, int], rank: int) -> int:
         """2·r·d: one row of the left factor times the right one."""
@@ -46,7 +48,7 @@ class SVD(Method):
         rounding = _ROUNDING * dtype.unit_roundoff
         return float(np.sqrt(cut**2 + rounding**2 * (1 - cut**2))) if spectrum.total > 0 else 0.0
 
-    def encode(self, table: Rows, spectrum: Spectrum, settings: Settings) -> tuple[Part, ...]:
+    def encode(self, table: Rows, spectrum: Spectrum, settings: Settings) -> tuple[Blocks, ...]:
         """Left = E V_r scaled, right = V_r scaled back; see the base class."""
         vectors = spectrum.vectors[:, : settings.rank]
         left_scale, right_scale = _scales(spectrum.eigenvalues[: settings.rank], settings.split_scale)
@@ -61,11 +63,7 @@ class SVD(Method):
         def right_blocks() -> Iterator[Floats]:
             yield _checked(right, settings.dtype)
 
-        left_suffix, right_suffix = self.parts
-        return (
-            Part(left_suffix, settings.dtype, (table.shape[0], settings.rank), left_blocks),
-            Part(right_suffix, settings.dtype, (table.shape[1], settings.rank), right_blocks),
-        )
+        return left_blocks, right_blocks
 
     def dimensions(self, parts: Sequence[Rows]) -> Dimensions:
         """Rows of the left factor by rows of the stored right one; see the base class."""
@@ -99,6 +97,6 @@ def _checked(block: NDArray[Any], dtype: DType) -> NDArray[Any]:
     if peak > dtype.largest:
         raise TargetError(
             f"a factor reaches {peak:.3g}, {dtype.torch} ends at {dtype.largest:.5g}",
-            remedy="store the factors with --dtype bfloat16 or float32",
+            remedy="store the factors with --dtype bfloat16 or float32, or try --split-scale even",
         )
     return block

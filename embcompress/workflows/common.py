@@ -13,6 +13,7 @@ import numpy as np
 
 from embcompress.checkpoint.base import Checkpoint, Progress
 from embcompress.checkpoint.dtypes import Floats
+from embcompress.checkpoint.files import FILE_FORMATS
 from embcompress.errors import EmbcompressError, InputError, UsageError
 from embcompress.linalg.residual import residual
 from embcompress.tables import Rows, wide
@@ -34,6 +35,21 @@ def default_output(source: Path, label: str) -> Path:
     if source.is_dir():
         return source.with_name(f"{source.name}-{label}")
     return source.with_name(f"{source.stem}-{label}{source.suffix}")
+
+
+def check_format(place: Path, source: Checkpoint) -> None:
+    """Refuse an output whose name says another format than it will have, the input's.
+
+    Raises:
+        UsageError: with the suffix.
+    """
+    for kind in FILE_FORMATS:
+        if place.suffix in kind.suffixes and kind.format != source.format:
+            raise UsageError(
+                f"{place}: the output has the format of the input, {source.format}, "
+                f"and {place.suffix} means {kind.format}",
+                remedy="give it another name with -o",
+            )
 
 
 @contextlib.contextmanager

@@ -8,12 +8,12 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, silent
 from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.dtypes import DTYPES
-from embcompress.checkpoint.staging import check_target, staged
-from embcompress.errors import EmbcompressError, InputError, UsageError
+from embcompress.checkpoint.staging import check_space, check_target, staged
+from embcompress.errors import EmbcompressError, UsageError
 from embcompress.methods.decoding import decoded
 from embcompress.reports.results import ExpandResult
 from embcompress.tables import Rows, rows_of
-from embcompress.workflows.common import default_output, measured_error, unchanged
+from embcompress.workflows.common import check_format, default_output, measured_error, unchanged
 
 
 def expand(
@@ -38,12 +38,15 @@ def expand(
     with open_checkpoint(path) as source, unchanged(source):
         place = Path(output) if output is not None else default_output(source.path, "dense")
         check_target(place, (source.path, *source.weight_files), force=force)
+        check_format(place, source)
         if source.description is None or not source.description.tables:
             raise UsageError(f"{source.path}: holds no compressed table", remedy="it is dense already")
         source.check_integrity(progress)
         tables = [(record, decoded(source, record)) for record in source.description.tables]
+        edit = _edit(source, tables)
+        check_space(place, source.size_after(edit, None))
         with staged(place, force=force) as stage:
-            notes = source.write(stage, _edit(source, tables), None, progress)
+            notes = source.write(stage, edit, None, progress)
             with open_checkpoint(stage) as written:
                 for record, rows in tables:
                     _check(rows, rows_of(written, record.name), record, progress)
@@ -56,7 +59,7 @@ def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
     """Dense tables in the place of their parts; ties stored or shared as they were in the source.
 
     Raises:
-        InputError: a tensor that is no part stands under a name that becomes dense again.
+        UsageError: a tensor that is no part stands under a name that becomes dense again.
     """
     remove: set[str] = set()
     add: list[NewTensor] = []
@@ -69,13 +72,9 @@ def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
             place, dtype = record.part_names[0], DTYPES[record.dtype]
             add.append(NewTensor(name, dtype, record.shape, place, rows.blocks))
         aliases |= {tie: record.name for tie in record.ties if tie not in record.copies}
-    for name in (*(new.name for new in add), *aliases):
-        if name in source.tensors and name not in remove:
-            raise InputError(
-                f"{source.path}: holds {name} beside the factors that replace it",
-                remedy="make the file again from its source",
-            )
-    return Edit(frozenset(remove & source.tensors.keys()), tuple(add), aliases)
+    edit = Edit(frozenset(remove & source.tensors.keys()), tuple(add), aliases)
+    source.check_edit(edit)
+    return edit
 
 
 def _check(rows: Rows, written: Rows, record: TableRecord, progress: Progress) -> None:

@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, Steps, silent
-from embcompress.checkpoint.description import Description, TableRecord, part_name
+from embcompress.checkpoint.base import Checkpoint, Progress, Steps, silent
+from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.checkpoint.dtypes import BY_TORCH_NAME, TABLE_DTYPES, DType
-from embcompress.checkpoint.staging import check_target, staged
+from embcompress.checkpoint.staging import check_space, check_target, staged
 from embcompress.errors import EmbcompressError, TargetError, UsageError
-from embcompress.methods import method_for
-from embcompress.methods.base import SPLITS, Settings
+from embcompress.methods import DEFAULT_METHOD, method_for
+from embcompress.methods.base import SPLITS, Method, Settings
 from embcompress.methods.decoding import decoded
 from embcompress.methods.planning import TARGETS, TablePlan, Target, plan_tables
 from embcompress.reports.results import FactorizeResult, TableResult
 from embcompress.tables import Table, differing_head, locate
 from embcompress.version import __version__
-from embcompress.workflows.common import default_output, hashed, measured_error, unchanged
+from embcompress.workflows.common import check_format, default_output, hashed, measured_error, unchanged
+from embcompress.workflows.editing import Replacement, replacing
 
 HIGH_ERROR = 0.5
 """Relative error from which the summary says plainly that much of the table is lost."""
-
-_HEADER_ROOM = 4096
-"""Bytes set aside a table for names and description when the target is the size of the model."""
 
 
 def factorize(
@@ -38,9 +35,9 @@ def factorize(
     max_error: float | None = None,
     max_size: int | None = None,
     output: str | Path | None = None,
-    keys: Sequence[str] = (),
+    keys: Sequence[str] | str = (),
     all_tables: bool = False,
-    method: str = "svd",
+    method: str = DEFAULT_METHOD,
     dtype: str | None = None,
     split_scale: str = "left",
     dry_run: bool = False,
@@ -60,7 +57,7 @@ def factorize(
         max_error: largest relative Frobenius error, between 0 and 1.
         max_size: bytes of the written weight files.
         output: where to write; by default beside the input, named after method and target.
-        keys: names of the tables; found by themselves when empty.
+        keys: names of the tables, or one name; found by themselves when empty.
         all_tables: take every token table.
         method: registry name of the method.
         dtype: element type of the factors, ``"float32"``, ``"float16"``, ``"bfloat16"`` or
@@ -84,20 +81,21 @@ def factorize(
     with open_checkpoint(path) as source, unchanged(source):
         place = Path(output) if output is not None else default_output(source.path, _label(method, target))
         check_target(place, (source.path, *source.weight_files), force=force or dry_run)
+        check_format(place, source)
         source.check_editable()
         source.check_integrity(progress)
-        tables = locate(source, keys, every=all_tables)
+        tables = locate(source, (keys,) if isinstance(keys, str) else keys, every=all_tables)
         plans = _plan(source, tables, target, chosen, stored, progress)
-        notes = (*source.notes, *_advice(source, plans))
+        edit = replacing(source, [_replacement(plan, split_scale) for plan in plans])
+        described = _description(source, [_record(plan) for plan in plans])
+        size = source.size_after(edit, described)
+        notes = (*source.notes, *_advice(source, plans, size))
         if dry_run:
-            return _result(source, place, plans, None, _estimate(source, plans), notes)
-        edit = _edit(source, plans, split_scale)
+            return _result(source, place, plans, None, size, notes)
+        check_space(place, size)
         with hashed(source.weight_files) as digests, staged(place, force=force) as stage:
-            described = Description(
-                __version__, {f.name: "0" * 64 for f in source.weight_files}, tuple(map(_record, plans))
-            )
             notes += source.write(stage, edit, described, progress)
-            measured = _verify(stage, plans, described, progress)
+            measured = _verify(stage, plans, described, target, progress)
             described = replace(described, source=digests.result(), tables=measured)
             type(source).amend(stage, described)
             size = _check_whole(stage, described, max_size)
@@ -128,85 +126,84 @@ def _plan(
     source: Checkpoint,
     tables: Sequence[Table],
     target: Target,
-    method: Any,
+    method: Method,
     dtype: DType | None,
     progress: Progress,
 ) -> tuple[TablePlan, ...]:
     advance = Steps(progress, "spectrum", sum(t.rows.shape[0] for t in tables))
-    budget = 0
-    if target.kind == "max_size":
-        carried = _carried(source, tables)
-        budget = int(target.value) - carried - _HEADER_ROOM * len(tables)
-        if source.size <= target.value:
-            raise TargetError(
-                f"{source.path}: takes {source.size:,} bytes, which max_size {int(target.value):,} allows",
-                remedy="nothing needs to be done; ask for less to make it smaller still",
-            )
-        if budget <= 0:
-            raise TargetError(
-                f"max_size {int(target.value):,}: all but the tables takes {carried:,} bytes",
-                remedy="allow more, or take further tables with --all or --key",
-            )
+    budget = _budget(source, tables, int(target.value), method, dtype) if target.kind == "max_size" else 0
     return plan_tables(tables, target, method, dtype, budget=budget, advance=advance)
 
 
-def _carried(source: Checkpoint, tables: Sequence[Table]) -> int:
-    """Bytes of the weight files that stay whatever becomes of the tables."""
-    return source.size - sum(t.rows.nbytes * (1 + len(t.copies)) for t in tables)
+def _budget(
+    source: Checkpoint, tables: Sequence[Table], max_size: int, method: Method, dtype: DType | None
+) -> int:
+    """Bytes that all parts may take together so that the weight files take at most ``max_size``.
+
+    Raises:
+        TargetError: there is nothing to do, or nothing can be done.
+    """
+    if source.size <= max_size:
+        raise TargetError(
+            f"{source.path}: takes {source.size:,} bytes, which max_size {max_size:,} allows",
+            remedy="nothing needs to be done; ask for less to make it smaller still",
+        )
+    # Full rank and long figures make every name and number in a header as long as it can become.
+    largest = [Replacement(t, method, min(t.rows.shape), dtype or t.rows.dtype) for t in tables]
+    records = [_sketch(new) for new in largest]
+    whole = source.size_after(replacing(source, largest), _description(source, records))
+    rest = whole - sum(new.nbytes for new in largest)
+    if rest >= max_size:
+        raise TargetError(
+            f"max_size {max_size:,}: all but the tables takes {rest:,} bytes",
+            remedy="allow more, or take further tables with --all or --key",
+        )
+    return max_size - rest
 
 
-def _estimate(source: Checkpoint, plans: Sequence[TablePlan]) -> int:
-    return _carried(source, [p.table for p in plans]) + sum(p.bytes_after for p in plans)
+def _replacement(plan: TablePlan, split_scale: str) -> Replacement:
+    settings = Settings(plan.rank, plan.dtype, split_scale, plan.precise)
+    contents = plan.method.encode(plan.table.rows, plan.spectrum, settings)
+    return Replacement(plan.table, plan.method, plan.rank, plan.dtype, contents)
 
 
-def _edit(source: Checkpoint, plans: Sequence[TablePlan], split_scale: str) -> Edit:
-    """The change to the checkpoint: parts in the place of each table, ties pointing at them."""
-    remove: set[str] = set()
-    add: list[NewTensor] = []
-    aliases: dict[str, str] = {}
-    for plan in plans:
-        table = plan.table
-        remove |= {table.name, *table.ties}
-        settings = Settings(plan.rank, plan.dtype, split_scale, plan.precise)
-        if source.needs_guard:
-            add.append(NewTensor(table.name, plan.dtype, (0,), table.name, lambda: iter(())))
-        for part in plan.method.encode(table.rows, plan.spectrum, settings):
-            name = part_name(table.name, part.suffix)
-            add.append(NewTensor(name, part.dtype, part.shape, table.name, part.blocks))
-            aliases |= {part_name(tie, part.suffix): name for tie in table.ties}
-    for name in (*(new.name for new in add), *aliases):
-        if name in source.tensors and name not in remove:
-            raise UsageError(
-                f"{source.path}: holds {name} already, where a factor would stand",
-                remedy="compress another table with --key",
-            )
-    return Edit(frozenset(remove), tuple(add), aliases)
+def _description(source: Checkpoint, records: Sequence[TableRecord]) -> Description:
+    """The record before the work: errors are foretold, hashes of the source still to come."""
+    return Description(__version__, {f.name: "0" * 64 for f in source.weight_files}, tuple(records))
 
 
-def _record(plan: TablePlan) -> TableRecord:
+def _sketch(new: Replacement) -> TableRecord:
+    """The longest record that a table could get."""
+    rows = new.table.rows
     return TableRecord(
-        name=plan.table.name,
-        shape=plan.table.rows.shape,
-        dtype=plan.table.rows.dtype.name,
-        method=plan.method.name,
-        rank=plan.rank,
-        stored_dtype=plan.dtype.name,
-        bits=plan.dtype.bits,
-        ratio=plan.ratio,
-        relative_error=plan.predicted_error,
-        parts=plan.method.parts,
-        ties=plan.table.ties,
-        copies=plan.table.copies,
+        name=new.table.name,
+        shape=rows.shape,
+        dtype=rows.dtype.name,
+        method=new.method.name,
+        rank=new.rank,
+        stored_dtype=new.dtype.name,
+        bits=new.dtype.bits,
+        ratio=-1 / 3e-10,
+        relative_error=-1 / 3e-10,
+        parts=new.method.suffixes,
+        ties=new.table.ties,
+        copies=new.table.copies,
     )
 
 
+def _record(plan: TablePlan) -> TableRecord:
+    sketch = _sketch(Replacement(plan.table, plan.method, plan.rank, plan.dtype))
+    return replace(sketch, ratio=plan.ratio, relative_error=plan.predicted_error)
+
+
 def _verify(
-    stage: Path, plans: Sequence[TablePlan], described: Description, progress: Progress
+    stage: Path, plans: Sequence[TablePlan], described: Description, target: Target, progress: Progress
 ) -> tuple[TableRecord, ...]:
     """Open what was written and measure each table's error on it.
 
     Raises:
-        EmbcompressError: an error is not the one foretold.
+        TargetError: a narrow type holds the values worse than foretold, or than asked for.
+        EmbcompressError: the error is not the one foretold, and the type is not why.
     """
     measured = []
     with open_checkpoint(stage) as written:
@@ -216,10 +213,19 @@ def _verify(
             # Two per cent for the rounding model, four roundoffs where rounding is all there is.
             allowed = 1.02 * plan.predicted_error + 4 * plan.dtype.unit_roundoff
             if error > allowed:
-                raise EmbcompressError(
+                narrow = plan.dtype.bits < 32
+                raise (TargetError if narrow else EmbcompressError)(
                     f"{record.name}: the written factors have error {error:.4g}, foretold were "
                     f"{plan.predicted_error:.4g}, so nothing was kept",
-                    remedy=f"{plan.dtype.torch} may be too narrow for these values: try --dtype float32",
+                    remedy="some values are too small for float16: --split-scale even or --dtype float32"
+                    if narrow
+                    else "run again, and look after the disk if it comes back",
+                )
+            if target.kind == "max_error" and error > target.value:
+                raise TargetError(
+                    f"{record.name}: the written factors have error {error:.6g}, max_error is "
+                    f"{target.value:g}",
+                    remedy="ask for a little less, or store the factors in a wider --dtype",
                 )
             measured.append(replace(record, relative_error=error))
     return tuple(measured)
@@ -239,8 +245,12 @@ def _check_whole(stage: Path, described: Description, max_size: int | None) -> i
     return size
 
 
-def _advice(source: Checkpoint, plans: Sequence[TablePlan]) -> tuple[str, ...]:
+def _advice(source: Checkpoint, plans: Sequence[TablePlan], size: int) -> tuple[str, ...]:
     notes = []
+    if size >= source.size:
+        notes.append(
+            f"the output takes {size:,} bytes, no less than the input: its tables are too small to gain"
+        )
     for plan in plans:
         head = differing_head(source, plan.table)
         if head:

@@ -11,7 +11,7 @@ from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.errors import UsageError
 from embcompress.linalg.spectrum import Spectrum
-from embcompress.methods import method_for
+from embcompress.methods import DEFAULT_METHOD, method_for
 from embcompress.methods.base import Method
 from embcompress.methods.decoding import decoded
 from embcompress.methods.planning import PRECISE_BELOW, break_even, measure_spectrum, rank_for_ratio
@@ -82,7 +82,7 @@ def _report(
 
 
 def _dense(source: Checkpoint, table: Table, progress: Progress) -> DenseTable:
-    rows, method = table.rows, method_for("svd")
+    rows, method = table.rows, method_for(DEFAULT_METHOD)
     advance = Steps(progress, f"spectrum of {table.name}", rows.shape[0])
     found = measure_spectrum(rows, table.name, advance=advance)
     heads = count_heads(source, table)
