@@ -34,12 +34,12 @@ def residual(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Residual:
     """Compare block by block.
 
     Args:
-        pairs: (block of the table, the same rows of what stands for it), equal shapes.
+        pairs: (rows of the table, what stands for them minus these rows), equal shapes.
     """
     difference = table = 0.0
-    for original, stand_in in pairs:
-        difference += _squares(original - stand_in)
-        table += _squares(original)
+    for rows, differences in pairs:
+        difference += _squares(differences)
+        table += _squares(rows)
     return Residual(difference, table)
 
 

@@ -93,7 +93,7 @@ def _scales(eigenvalues: NDArray[np.float64], split: str) -> tuple[NDArray[np.fl
 
 def _checked(block: NDArray[Any], dtype: DType) -> NDArray[Any]:
     """``block``, unless a value would become infinite in ``dtype``."""
-    peak = float(np.abs(block).max(initial=0.0))
+    peak = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
     if peak > dtype.largest:
         raise TargetError(
             f"a factor reaches {peak:.3g}, {dtype.torch} ends at {dtype.largest:.5g}",
