@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,17 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.torchfile import TorchFile
-from embcompress.errors import InputError, UsageError
+from embcompress.errors import UsageError, printable
+from embcompress.methods.decoding import decoded
 from embcompress.swapping import install, replacements
 
 _PARTS = ("0.weight", "1.weight")
 """What nn.FactorizedPair can hold: left (V×r), and right transposed (d×r)."""
 
+_RIGHT_MODEL = "use the model class and the sizes that it was made from"
+
 _SHOWN = 3
-"""Names listed in an error before the rest is counted."""
+"""Names listed in a message before the rest is counted."""
 
 
 def load(
@@ -45,6 +50,7 @@ def load(
         model: built as for the dense checkpoint; it is changed in place.
         path: a .safetensors or PyTorch file, or a Hugging Face directory.
         strict: whether the names in the file and in the model must be the same; shapes always must.
+            If not, a warning lists the names that differ; what the file lacks keeps the model's values.
         device: where the model is moved afterwards; stays where it is when None.
 
     Returns:
@@ -61,15 +67,18 @@ def load(
         checkpoint.check_integrity()
         weights = {name: value for file in checkpoint.weight_files for name, value in _read(file).items()}
     for table in tables:
-        _check_factors(weights, table, path)
         if _shape(weights.get(table.name)) == [0]:
             del weights[table.name]  # the guard, which makes stock loaders refuse the file
 
-    renamed = _renaming(_dense_names(weights, tables), model)
+    renamed = _renaming(weights, tables, model)
     weights = {renamed(name): value for name, value in weights.items()}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     modules: dict[str, nn.Module] = {}
     for table in tables:
+        if renamed(table.name) not in parameters:
+            raise UsageError(
+                f"{path}: {type(model).__name__} has no parameter {table.name}", remedy=_remedy(model)
+            )
         ties = [tie for tie in map(renamed, table.ties) if tie in parameters]
         modules |= replacements(model, renamed(table.name), table.rank, ties=ties, untie=weights)
 
@@ -77,7 +86,8 @@ def load(
     # Older files store buffers (BERT's position_ids) that newer classes make themselves.
     own = {name for name, _ in model.named_buffers()} - expected.keys()
     weights = _with_ties({n: value for n, value in weights.items() if n not in own}, expected)
-    _check_fit(weights, expected, path, strict=strict)
+    remedy = _remedy(model, ", or strict=False to leave differing names alone")
+    _check_fit(weights, expected, path, strict=strict, remedy=remedy)
     install(model, modules)
     model.load_state_dict(weights, strict=strict)
     return model if device is None else model.to(device)
@@ -88,6 +98,7 @@ def _tables(checkpoint: Checkpoint) -> tuple[TableRecord, ...]:
 
     Raises:
         UsageError: there are none, or of a method whose parts have no module here.
+        InputError: the stored parts are not what their record says.
     """
     tables = checkpoint.description.tables if checkpoint.description else ()
     if not tables:
@@ -96,6 +107,7 @@ def _tables(checkpoint: Checkpoint) -> tuple[TableRecord, ...]:
             remedy="load it with load_state_dict or from_pretrained, or run 'embcompress factorize' first",
         )
     for table in tables:
+        decoded(checkpoint, table)  # nothing is read yet: this is the check that expanding makes
         if table.parts != _PARTS:
             raise UsageError(
                 f"{checkpoint.path}: the parts of {table.name} (method {table.method}) cannot be loaded",
@@ -116,46 +128,37 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def _check_factors(weights: Mapping[str, Any], table: TableRecord, path: str | Path) -> None:
-    """See that the factors of ``table`` are there and of the shapes that its record says.
-
-    Raises:
-        InputError: they are not.
-    """
-    rows, columns = table.shape
-    for name, shape in zip(table.part_names, ((rows, table.rank), (columns, table.rank)), strict=True):
-        found = _shape(weights.get(name))
-        if found != list(shape):
-            raise InputError(
-                f"{path}: {name} is {found or 'missing'}, its record says {list(shape)}",
-                remedy="make the file again from its source",
-            )
-
-
 def _dense_names(weights: Mapping[str, Any], tables: Collection[TableRecord]) -> set[str]:
     """The names in the file with tables in the place of their factors."""
     factors = {part for t in tables for tie in (t.name, *t.ties) for part in replace(t, name=tie).part_names}
     return {*weights} - factors | {t.name for t in tables}
 
 
-def _renaming(names: Collection[str], model: nn.Module) -> Callable[[str], str]:
+def _renaming(
+    weights: Mapping[str, Any], tables: Collection[TableRecord], model: nn.Module
+) -> Callable[[str], str]:
     """How names in the file become names in the model: as they are, or with a prefix more or less.
 
-    A transformers model keeps its body under ``base_model_prefix``, the body alone has none; a
-    prefix is only added or removed if then every name is one of the model's.
+    A transformers model keeps its body under ``base_model_prefix``, the body alone has none; data
+    parallelism, compilation and trainers put all names under one of theirs. Of these ways the first
+    is taken under which every name is one of the model's; if there is none, since the file may hold
+    more than the model, the first under which every table is.
     """
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    own = model.state_dict().keys()
-
-    def remove(name: str) -> str:
-        return name.removeprefix(prefix)
-
-    if prefix != "." and not own >= {*names}:
-        if own >= {prefix + name for name in names}:
-            return prefix.__add__
-        if own >= {remove(name) for name in names}:
-            return remove
-    return str  # as they are
+    dense = _dense_names(weights, tables)
+    named = [table.name for table in tables]
+    own = model.state_dict().keys() | {name for name, _ in model.named_buffers()}
+    base = getattr(model, "base_model_prefix", "")
+    above = named[0].split(".")[:-2]  # what is above the module that holds the table
+    removed = [".".join((*above[: i + 1], "")) for i in range(len(above))]
+    ways: list[Callable[[str], str]] = [
+        str,  # as they are
+        *([f"{base}.".__add__] if base else []),
+        *(methodcaller("removeprefix", prefix) for prefix in removed),
+    ]
+    stored = {*weights, *dense}
+    distinct = [way for way in ways if len({*map(way, stored)}) == len(stored)]
+    fitting = (way for names in (dense, named) for way in distinct if own >= {*map(way, names)})
+    return next(fitting, str)
 
 
 def _state(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
@@ -182,32 +185,40 @@ def _shape(value: object) -> list[int] | None:
     return list(value.shape) if isinstance(value, Tensor) else None
 
 
+def _remedy(model: nn.Module, otherwise: str = "") -> str:
+    """What to do when the names in a file are not those of ``model``."""
+    if hasattr(model, "from_pretrained"):
+        # transformers renames what it loads (GPT-NeoX's embed_out becomes lm_head): names may differ in
+        # the right class, and what strict=False passes over would stay random.
+        otherwise = ", or run 'embcompress expand' and load the dense result with from_pretrained"
+    return _RIGHT_MODEL + otherwise
+
+
 def _check_fit(
-    weights: Mapping[str, Any], expected: Mapping[str, Any], path: str | Path, *, strict: bool
+    weights: Mapping[str, Any], expected: Mapping[str, Any], path: str | Path, *, strict: bool, remedy: str
 ) -> None:
-    """Compare names (if ``strict``) and shapes before anything is changed.
+    """Compare shapes and names before anything is changed; if not ``strict``, names only raise a warning.
 
     Raises:
         UsageError: they differ.
     """
-    problems = [
-        _listed("of another shape", [
-            f"{name} ({_shape(value)}, the model has {_shape(expected[name])})"
-            for name, value in weights.items()
-            if name in expected and _shape(value) != _shape(expected[name])
-        ])
-    ]  # fmt: skip
-    if strict:
-        problems += [
-            _listed("missing from the file", [name for name in expected if name not in weights]),
-            _listed("unknown to the model", [name for name in weights if name not in expected]),
-        ]
-    if any(problems):
+    shapes = _listed("of another shape", [
+        f"{name} ({_shape(value)}, the model has {_shape(expected[name])})"
+        for name, value in weights.items()
+        if name in expected and _shape(value) != _shape(expected[name])
+    ])  # fmt: skip
+    names = [
+        _listed("missing from the file", [name for name in expected if name not in weights]),
+        _listed("unknown to the model", [name for name in weights if name not in expected]),
+    ]
+    if problems := [problem for problem in (shapes, *(names if strict else ())) if problem]:
         raise UsageError(
-            f"{path}: does not fit the model: {'; '.join(filter(None, problems))}",
-            remedy="use the model class and the sizes that it was made from"
-            + (", or strict=False to leave differing names alone" if not problems[0] else ""),
+            f"{path}: does not fit the model: {'; '.join(problems)}",
+            remedy=_RIGHT_MODEL if shapes else remedy,
         )
+    if any(names):
+        text = f"{path}: loaded in part, the rest of the model is as it was: {'; '.join(filter(None, names))}"
+        warnings.warn(printable(text), stacklevel=3)
 
 
 def _listed(what: str, names: list[str]) -> str:

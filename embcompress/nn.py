@@ -43,9 +43,27 @@ class FactorizedPair(nn.Sequential):
         return self.projection.weight.T
 
     @property
+    def weight(self) -> Tensor:
+        """The dense table (V×d), computed anew each time: V·r·d multiply-adds and V·d numbers of memory.
+
+        It is for code that asks a layer for its dtype, its device or its values, and no parameter:
+        gradients flow through it to the factors, but changing it changes nothing.
+        """
+        return self.left @ self.right
+
+    @property
     def rank(self) -> int:
         """Components kept, r."""
         return self.projection.in_features
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A property without a setter is not enough: torch registers a parameter without asking it.
+        if name == "weight":
+            raise AttributeError(
+                f"the weight of a {type(self).__name__} is the product of its factors and cannot be set: "
+                "tie or resize the dense model before its table is factorized"
+            )
+        super().__setattr__(name, value)
 
 
 class FactorizedEmbedding(FactorizedPair):

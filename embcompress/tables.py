@@ -6,11 +6,12 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from embcompress.checkpoint.base import Checkpoint, TensorInfo
-from embcompress.checkpoint.description import stem
+from embcompress.checkpoint.description import Description, stem
 from embcompress.checkpoint.dtypes import TABLE_DTYPES, DType, Floats
 from embcompress.errors import InputError, UsageError
 
@@ -20,20 +21,33 @@ BLOCK_BYTES = 12 << 20
 CLEAR_WINNER = 4
 """How many times larger than the next a table must be to be taken without asking."""
 
-_TOKEN_LEAVES = frozenset(
-    {"embed_tokens", "word_embeddings", "word_embedding", "wte", "shared", "tok_embeddings"}
-    | {"token_embedding", "token_embeddings", "token_emb", "tok_emb", "tok_embed", "embed_in"}
-    | {"word_emb", "vocab_embedding"}
+_TOKEN_LEAF = re.compile(
+    r"embed_tokens|(word|tok|token)_(emb|embed|embeddings?)|wte|shared|embed_in|vocab_embedding"
 )
-"""Last part of a name that says by itself that rows are tokens: Llama and T5, BERT, GPT-2, T5,
-Llama's original code, CLIP, GPT-NeoX, Transformer-XL, Megatron."""
-_EMBEDDING = re.compile(r"emb(ed)?|lookup|lut$|word2vec|glove|vectors?$")
-_NOT_TOKENS = re.compile(
-    r"pos|wpe|type|segment|relative|rel_|patch|time|rotary|lang|class_|label|freq|distance|task|proj|norm"
+"""Last part of a name that says by itself that rows are tokens: Llama and T5, BERT, CLIP, Llama's
+original code and many more, GPT-2, T5, GPT-NeoX, Megatron."""
+_GENERIC_LEAF = re.compile(r"emb|embed|embeddings?|\d+")
+"""Last part of a name that leaves it to the part before to say what is embedded."""
+_EMBEDDING_WORD = re.compile(r"embd|emb(ed)?s?|embeddings?|embedders?|lookup|luts?|word2vec|glove|vectors?")
+_OTHER_WORD = re.compile(
+    r"pos|position(s|al)?|wpe|types?|segments?|seg|relative|rel|rotary|rope|distance|row|col|column|level"
+    r"|time|timesteps?|freqs?|patch|patches|image|visual|codebook|query|queries|prompt|langs?|class|classes"
+    r"|labels?|tasks?|projs?|project|projections?|projector|mapping|linear|dense|fc|conv|mlp|ffn|lstm|gru"
+    r"|rnn|attn|attention|norm|layernorm|ln|bias|adapter|lora"
 )
-_HEADS = re.compile(r"head|embed_out|predictions?\.decoder|^output$|output_projection|generator|proj_out")
-_HAS_HEAD = re.compile(r"LM|PreTraining|ConditionalGeneration")
-"""Architectures of transformers that end in a head over the vocabulary."""
+"""Words for rows that are no tokens, and for layers that are no tables."""
+_HEAD_WORD = re.compile(r"heads?|pred|predictions|projector")
+_HEAD_LEAF = re.compile(r"embed_out|decoder|output|output_projection|generator|proj_out|lm_loss")
+_WORD = re.compile(
+    r"(?i:word2vec)|[A-Z]+(?![a-z])"
+    r"|[A-Z]?[a-z]+?(?=emb(?:ed|edding|edder)?s?(?![a-z]))"  # "wordemb", "posembedding"
+    r"|[A-Z]?[a-z]+"
+)
+_HAS_HEAD = re.compile(
+    r"(ForMaskedLM|ForCausalLM|LMHeadModel|ForConditionalGeneration|MTModel|(?<!Electra)ForPreTraining)$"
+)
+"""Architectures of transformers that end in a head over the vocabulary; ELECTRA's pretraining ends in
+one that tells real tokens from replaced ones."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ class Table:
     """An embedding table: V rows (tokens) by d columns.
 
     Attributes:
-        name: the stored name that stands for it.
+        name: that of its names that is most like a table's.
         rows: its contents.
         ties: other names that are the same table.
         copies: those of ``ties`` that are stored as bytes of their own.
@@ -122,9 +136,12 @@ def locate(checkpoint: Checkpoint, keys: Sequence[str] = (), *, every: bool = Fa
         every: take every token table instead of the one clear winner.
 
     Raises:
-        UsageError: there is no table, no clear winner, or a key names nothing.
+        UsageError: the checkpoint is compressed already, there is no table, no clear winner, or a
+            key names nothing.
         InputError: the table is of a type that cannot be compressed.
     """
+    if checkpoint.description is not None and checkpoint.description.tables:
+        raise _already_compressed(checkpoint.path, checkpoint.description)
     names = _named(checkpoint, keys) if keys else _found(checkpoint, every=every)
     tables: list[Table] = []
     for name in names:
@@ -138,7 +155,7 @@ def locate(checkpoint: Checkpoint, keys: Sequence[str] = (), *, every: bool = Fa
 
 def count_heads(checkpoint: Checkpoint, table: Table) -> int:
     """How many output heads multiply by ``table``, by stored ties or by what config.json says."""
-    stored = sum(map(_is_head, table.ties))
+    stored = sum(_kind_by_name(tie) not in (1, 2) for tie in table.ties)
     architectures = checkpoint.config.get("architectures")
     first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     tied = bool(_config_value(checkpoint, "tie_word_embeddings")) and _HAS_HEAD.search(first) is not None
@@ -149,40 +166,30 @@ def differing_head(checkpoint: Checkpoint, table: Table) -> str | None:
     """Name of a stored head that config.json calls tied to ``table`` and that is not the same."""
     if not _config_value(checkpoint, "tie_word_embeddings"):
         return None
-    shape = table.rows.shape
-    heads = (n for n, i in checkpoint.tensors.items() if _is_head(n) and i.shape == shape)
+    heads = (n for n, i in checkpoint.tensors.items() if _is_head(n) and i.shape == table.rows.shape)
     return next((name for name in heads if name not in table.ties), None)
 
 
 def _named(checkpoint: Checkpoint, keys: Sequence[str]) -> list[str]:
-    compressed = {t.name: t for t in checkpoint.description.tables} if checkpoint.description else {}
     for key in keys:
-        if key in compressed:
-            raise _already_compressed(checkpoint)
         if key not in checkpoint.tensors:
             close = difflib.get_close_matches(key, [*checkpoint.tensors], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(close)}?" if close else "run 'embcompress report' to see names"
             raise UsageError(f"--key {key}: no such tensor in {checkpoint.path}", remedy=hint)
-    return [checkpoint.aliases.get(key, key) for key in keys]
+    likeliest = _likeliest_names(checkpoint)
+    return [likeliest[checkpoint.aliases.get(key, key)] for key in keys]
 
 
 def _found(checkpoint: Checkpoint, *, every: bool) -> list[str]:
     """Names of the tables, the most likely kind only (all kinds with ``every``), largest first."""
-    done = checkpoint.description.tables if checkpoint.description else ()
-    passed_over = {*checkpoint.aliases, *(part for record in done for part in record.part_names)}
-    candidates = {
-        name: info
-        for name, info in checkpoint.tensors.items()
-        if len(info.shape) == 2 and 0 not in info.shape and name not in passed_over
-    }
+    likeliest = {name: checkpoint.tensors[name] for name in _likeliest_names(checkpoint).values()}
+    candidates = {n: info for n, info in likeliest.items() if len(info.shape) == 2 and 0 not in info.shape}
     kinds = {name: _kind(name, info, checkpoint) for name, info in candidates.items()}
     ranked = sorted((n for n in candidates if kinds[n]), key=lambda n: (kinds[n], -candidates[n].nbytes))
     if ranked and not every:
         ranked = [n for n in ranked if kinds[n] == kinds[ranked[0]]]
     if ranked:
         return ranked
-    if checkpoint.description is not None and checkpoint.description.tables:
-        raise _already_compressed(checkpoint)
     tallest = sorted(candidates, key=lambda n: -candidates[n].shape[0])[:3]
     listed = ", ".join(f"{n} {list(candidates[n].shape)}" for n in tallest)
     raise UsageError(
@@ -191,21 +198,51 @@ def _found(checkpoint: Checkpoint, *, every: bool) -> list[str]:
     )
 
 
+def _likeliest_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """First name of each memory -> that of its names that is most like a table's, the first among equals.
+
+    Which comes first is chance: a tied head may well stand before its table.
+    """
+    names: dict[str, list[str]] = {}
+    for name in checkpoint.tensors:
+        names.setdefault(checkpoint.aliases.get(name, name), []).append(name)
+    order = {name: _kind(name, info, checkpoint) or 4 for name, info in checkpoint.tensors.items()}
+    return {first: min(group, key=order.__getitem__) for first, group in names.items()}
+
+
 def _kind(name: str, info: TensorInfo, checkpoint: Checkpoint) -> int:
     """How sure a name makes us: 1 token table by its name, 2 some embedding, 3 by vocab_size, 0 none."""
-    leaf = stem(name).rpartition(".")[2].lower()
-    if leaf in _TOKEN_LEAVES:
+    by_vocab = 3 if info.shape[:1] == (_config_value(checkpoint, "vocab_size"),) else 0
+    return by_vocab if (kind := _kind_by_name(name)) is None else kind
+
+
+def _kind_by_name(name: str) -> int | None:
+    """The kind that ``name`` itself tells, None where it tells nothing."""
+    owner, leaf = _last_parts(name)
+    # "token_emb.emb" is one; "shared.0" is more likely a layer of a trunk that tasks share.
+    telling = owner if _GENERIC_LEAF.fullmatch(leaf) and owner != "shared" else leaf
+    if _TOKEN_LEAF.fullmatch(telling):
         return 1
-    if _is_head(name) or _NOT_TOKENS.search(leaf):
+    if _is_head(name) or _any_word(name, _OTHER_WORD):
         return 0
     # nn.Embedding named by its owner: "embedding.weight", "src_embed.weight", "encoder.emb.0.weight"
-    if any(_EMBEDDING.search(part) for part in stem(name).lower().split(".")[-2:]):
-        return 2
-    return 3 if info.shape[0] == _config_value(checkpoint, "vocab_size") else 0
+    return 2 if _any_word(name, _EMBEDDING_WORD) else None
 
 
 def _is_head(name: str) -> bool:
-    return _HEADS.search(stem(name).lower()) is not None
+    return _any_word(name, _HEAD_WORD) or _HEAD_LEAF.fullmatch(_last_parts(name)[1]) is not None
+
+
+def _last_parts(name: str) -> tuple[str, str]:
+    """Owner and leaf of a parameter: ``encoder`` and ``embed_tokens`` of ``encoder.embed_tokens.weight``."""
+    owner, _, leaf = stem(name).lower().rpartition(".")
+    return owner.rpartition(".")[2], leaf
+
+
+def _any_word(name: str, wanted: re.Pattern[str]) -> bool:
+    """Whether a word of owner or leaf, parted at ``_``, digits and capitals, is a wanted one."""
+    words = (word for part in stem(name).split(".")[-2:] for word in _WORD.findall(part))
+    return any(wanted.fullmatch(word.lower()) for word in words)
 
 
 def _check_winner(tables: Sequence[Table]) -> None:
@@ -220,23 +257,31 @@ def _check_winner(tables: Sequence[Table]) -> None:
 def _with_ties(checkpoint: Checkpoint, name: str) -> Table:
     """The table with every other name of it: shared memory first, then equal values."""
     rows = rows_of(checkpoint, name)
-    shared = [alias for alias, first in checkpoint.aliases.items() if first == name]
+    first = checkpoint.aliases.get(name, name)
     copies = [
         other
         for other, info in checkpoint.tensors.items()
-        if other != name
+        if other != first
         and other not in checkpoint.aliases
         and info.is_matrix
         and (info.shape, info.dtype) == (rows.shape, rows.dtype)
-        and _equal(rows, rows_of(checkpoint, other))
+        and _tells_equal(rows, rows_of(checkpoint, other))
     ]
-    shared += [alias for alias, first in checkpoint.aliases.items() if first in copies]
-    return Table(name, rows, tuple(sorted((*shared, *copies))), tuple(copies))
+    same = {first, *copies}
+    ties = [n for n in checkpoint.tensors if n != name and checkpoint.aliases.get(n, n) in same]
+    return Table(name, rows, tuple(sorted(ties)), tuple(copies))
 
 
-def _equal(a: Rows, b: Rows) -> bool:
-    """Whether two matrices hold the same values; stops at the first block that differs."""
-    return all(np.array_equal(a.read(*span), b.read(*span)) for span in a.spans())
+def _tells_equal(a: Rows, b: Rows) -> bool:
+    """Whether two matrices hold the same values, and values that two could not hold by chance.
+
+    It stops at the first block that differs. Tables that are still all zeros, or all ones, are
+    equal without being tied.
+    """
+    if not all(np.array_equal(a.read(*span), b.read(*span)) for span in a.spans()):
+        return False
+    value = a.read(0, 1)[0, 0]
+    return not all((block == value).all() for block in a.blocks())
 
 
 def _config_value(checkpoint: Checkpoint, key: str) -> object:
@@ -246,10 +291,9 @@ def _config_value(checkpoint: Checkpoint, key: str) -> object:
     return checkpoint.config.get(key, nested)
 
 
-def _already_compressed(checkpoint: Checkpoint) -> UsageError:
-    assert checkpoint.description is not None
-    done = ", ".join(f"{t.name} ({t.method}, rank {t.rank})" for t in checkpoint.description.tables)
+def _already_compressed(path: Path, description: Description) -> UsageError:
+    done = ", ".join(f"{t.name} ({t.method}, rank {t.rank})" for t in description.tables)
     return UsageError(
-        f"{checkpoint.path}: compressed already: {done}",
-        remedy="compress its source, or run 'embcompress expand' first",
+        f"{path}: compressed already: {done}",
+        remedy="compress its source, all tables in one run, or run 'embcompress expand' first",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -116,6 +116,10 @@ def gemma3() -> nn.Module:
     return tf.Gemma3ForCausalLM(config)
 
 
+def mamba() -> nn.Module:
+    return tf.MambaForCausalLM(tf.MambaConfig(vocab_size=V, hidden_size=D, state_size=4, num_hidden_layers=1))
+
+
 CASES = {
     "bert": Case(bert, ("bert.embeddings.word_embeddings.weight",), causal),
     "gpt2": Case(gpt2, ("transformer.wte.weight",), causal),
@@ -124,6 +128,7 @@ CASES = {
     "llama-tied": Case(lambda: llama(tied=True), ("model.embed_tokens.weight",), causal),
     "llama-untied": Case(lambda: llama(tied=False), ("model.embed_tokens.weight",), causal),
     "gemma3": Case(gemma3, ("model.embed_tokens.weight",), causal),
+    "mamba": Case(mamba, ("backbone.embeddings.weight",), causal),
     "lstm": Case(LSTMClassifier, ("embedding.weight",)),
     "averaging": Case(Averaging, ("bag.weight",)),
     "translator": Case(Translator, ("source.weight", "target.weight")),
@@ -173,6 +178,18 @@ def compressed(
             seen.add(id(tensor))
             weights[name] = tensor.detach().clone()
     return weights, Description("0", {"source": "0" * 64}, tuple(records))
+
+
+def prefixed(
+    prefix: str, weights: dict[str, Tensor], description: Description
+) -> tuple[dict[str, Tensor], Description]:
+    """The same checkpoint with ``prefix`` before every name."""
+    tables = tuple(
+        replace(record, name=prefix + record.name, ties=tuple(prefix + tie for tie in record.ties))
+        for record in description.tables
+    )
+    renamed = {prefix + name: weight for name, weight in weights.items()}
+    return renamed, replace(description, tables=tables)
 
 
 def write(folder: Path, kind: str, weights: dict[str, Tensor], description: Description) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,16 @@ from compressed_models import (
     compressed,
     low_rank,
     parameters,
+    prefixed,
     write,
 )
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.errors import InputError, UsageError
 from embcompress.loading import load
+from embcompress.methods import METHODS
+from embcompress.methods.svd import SVD
 from embcompress.nn import FactorizedEmbedding, FactorizedHead
 
 
@@ -50,7 +53,7 @@ def test_the_loaded_model_computes_with_the_low_rank_table(tmp_path, name, kind)
     assert before - parameters(model) == sum(v * D - R * (v + D) for v in rows)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "bert"])
+@pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "bert", "mamba"])
 def test_everything_tied_to_the_table_shares_its_factors(tmp_path, name):
     """No tied embedding and no tied head keeps numbers of its own."""
     case = CASES[name]
@@ -145,10 +148,8 @@ def test_a_body_loads_weights_of_a_body_with_the_prefix_of_a_whole_model(tmp_pat
     """transformers' base_model_prefix is taken off where then every name fits."""
     trained = bert(tf.BertModel)
     weights, description = compressed(trained, ["embeddings.word_embeddings.weight"])
-    state = {f"bert.{name}": weight for name, weight in weights.items()}
-    raw = description.to_dict()
-    record = TableRecord(**{**raw["tables"][0], "name": "bert.embeddings.word_embeddings.weight"})
-    path = write(tmp_path, "directory", state, Description("0", {}, (record,)))
+    weights["embeddings.position_ids"] = torch.arange(16)[None]  # a buffer of older files fits as well
+    path = write(tmp_path, "directory", *prefixed("bert.", weights, description))
     model = load(bert(tf.BertModel), path)
     left = weights["embeddings.word_embeddings.0.weight"]
     assert torch.equal(model.embeddings.word_embeddings.left, left)
@@ -160,9 +161,91 @@ def test_a_whole_model_takes_the_weights_of_a_body(tmp_path):
     path = write(tmp_path, FORMATS[0], weights, description)
     with pytest.raises(UsageError, match=r"2 missing from the file: classifier\.weight, classifier\.bias;"):
         load(bert(tf.BertForSequenceClassification), path)
-    model = load(bert(tf.BertForSequenceClassification), path, strict=False)
+    with pytest.warns(UserWarning, match=r"2 missing from the file: classifier\.weight, classifier\.bias$"):
+        model = load(bert(tf.BertForSequenceClassification), path, strict=False)
     left = weights["embeddings.word_embeddings.0.weight"]
     assert torch.equal(model.bert.embeddings.word_embeddings.left, left)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "anything.", "model._orig_mod."])
+@pytest.mark.parametrize("name", ["translator", "gpt2"])
+def test_a_prefix_that_a_wrapper_put_before_every_name_is_taken_off(tmp_path, name, prefix):
+    """DataParallel, torch.compile, Lightning or whatever comes: all names fit without it."""
+    case = CASES[name]
+    trained = built(case, 0)
+    path = write(tmp_path, "model.pt", *prefixed(prefix, *compressed(trained, case.tables)))
+    model = load(built(case, 1), path)
+    with torch.no_grad():
+        expected = case.run(low_rank(trained, case.tables))
+        torch.testing.assert_close(case.run(model), expected, rtol=0, atol=1e-5)
+
+
+def test_a_prefix_that_makes_two_names_one_is_not_taken_off(tmp_path):
+    """Names are never merged: the file holds something that the model does not."""
+    case = CASES["translator"]
+    weights, description = prefixed("module.", *compressed(built(case, 0), case.tables))
+    weights["generator.bias"] = torch.zeros(V + 4)
+    path = write(tmp_path, FORMATS[0], weights, description)
+    with pytest.raises(UsageError, match=r"has no parameter module\.source\.weight"):
+        load(built(case, 1), path)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_body_takes_its_part_of_a_larger_model(tmp_path, prefix):
+    """With other names in the file than the body's, the table's name decides the prefix."""
+    trained = bert(tf.BertForPreTraining)
+    weights, description = compressed(trained, ["bert.embeddings.word_embeddings.weight"])
+    path = write(tmp_path, FORMATS[0], *prefixed(prefix, weights, description))
+    with pytest.raises(UsageError, match=rf"unknown to the model: {prefix}cls\.predictions\.bias, "):
+        load(bert(tf.BertModel), path)
+    with pytest.warns(UserWarning, match=rf"unknown to the model: {prefix}cls\.predictions\.bias, "):
+        model = load(bert(tf.BertModel), path, strict=False)
+    left = weights["bert.embeddings.word_embeddings.0.weight"]
+    assert torch.equal(model.embeddings.word_embeddings.left, left)
+    assert torch.equal(model.pooler.dense.weight, trained.bert.pooler.dense.weight)
+
+
+class TestNamesThatTransformersChanges:
+    """transformers 5 renames keys while it loads; here the module's names count."""
+
+    def path(self, tmp_path: Path, **renamed: str) -> Path:
+        """A file of an untied Llama in which some names are others."""
+        weights, description = compressed(built(CASES["llama-untied"], 0), CASES["llama-untied"].tables)
+        weights = {renamed.get(name.split(".")[0], name): weight for name, weight in weights.items()}
+        return write(tmp_path, FORMATS[0], weights, description)
+
+    def test_the_remedy_is_expand_and_not_strict(self, tmp_path):
+        """A head under another name would stay random if strict=False were advised and followed."""
+        path = self.path(tmp_path, lm_head="embed_out.weight")
+        with pytest.raises(UsageError, match=r"run 'embcompress expand' .* from_pretrained$") as caught:
+            load(built(CASES["llama-untied"], 1), path)
+        assert "strict" not in str(caught.value)
+
+    def test_strict_off_names_what_stays_as_it_was(self, tmp_path):
+        """The warning lists what the file lacks and what it has too much, and shows where load was called."""
+        path = self.path(tmp_path, lm_head="embed_out.weight")
+        expected = r"1 missing from the file: lm_head\.weight; 1 unknown to the model: embed_out\.weight"
+        with pytest.warns(UserWarning, match=expected) as caught:
+            load(built(CASES["llama-untied"], 1), path, strict=False)
+        assert [warning.filename for warning in caught] == [__file__]
+
+    def test_a_warning_made_an_error_leaves_the_model_as_it_was(self, tmp_path):
+        """It comes before the first change (pytest makes every warning an error here)."""
+        model = built(CASES["llama-untied"], 1)
+        with pytest.raises(UserWarning, match="loaded in part"):
+            load(model, self.path(tmp_path, lm_head="embed_out.weight"), strict=False)
+        assert type(model.model.embed_tokens) is nn.Embedding
+
+    def test_a_table_under_another_name(self, tmp_path):
+        """Gemma3ForConditionalGeneration's table: saved as language_model.model, held as its reverse."""
+        case = CASES["llama-untied"]
+        weights, description = prefixed("language_model.", *compressed(built(case, 0), case.tables))
+        model = nn.ModuleDict({"language_model": built(case, 1).model})
+        model.from_pretrained = None
+        path = write(tmp_path, FORMATS[0], weights, description)
+        message = r"no parameter language_model\.model\.embed_tokens\.weight; .*'embcompress expand'"
+        with pytest.raises(UsageError, match=message):
+            load(model, path)
 
 
 class TestRefusals:
@@ -196,8 +279,9 @@ class TestRefusals:
         """Names that the model lacks are an error unless strict is off."""
         weights, description = compressed(built(case, 0), case.tables)
         path = write(tmp_path, FORMATS[0], {**weights, "surplus": torch.ones(2)}, description)
-        self.refuse(case, path, "1 unknown to the model: surplus")
-        assert isinstance(load(built(case, 1), path, strict=False).source, FactorizedEmbedding)
+        self.refuse(case, path, "1 unknown to the model: surplus; .* or strict=False to leave")
+        with pytest.warns(UserWarning, match="1 unknown to the model: surplus$"):
+            assert isinstance(load(built(case, 1), path, strict=False).source, FactorizedEmbedding)
 
     def test_another_shape(self, tmp_path, case):
         """Shapes must fit even where strict is off."""
@@ -218,14 +302,45 @@ class TestRefusals:
         weights, _ = compressed(built(case, 0), case.tables)
         _, description = compressed(built(case, 0), case.tables, rank=R + 1)
         path = write(tmp_path, FORMATS[0], weights, description)
-        self.refuse(case, path, r"source\.0\.weight is \[60, 6\], its record says \[60, 7\]", InputError)
+        self.refuse(case, path, r"from rank 6, its record says \(60, 16\) and rank 7", InputError)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"method": "quantized"}, "written with method 'quantized'"),
+            ({"parts": ("1.weight", "0.weight")}, r"has the parts \['1\.weight', '0\.weight'\]"),
+            ({"shape": (D, V)}, rf"its record says \({D}, {V}\)"),
+        ],
+    )
+    def test_a_record_that_its_parts_contradict(self, tmp_path, case, change, message):
+        """What expand refuses is refused here, a method that this version lacks above all."""
+        weights, description = compressed(built(case, 0), case.tables)
+        first, second = description.tables
+        path = write(
+            tmp_path, FORMATS[0], weights, replace(description, tables=(replace(first, **change), second))
+        )
+        self.refuse(case, path, message, InputError)
+
+    def test_a_method_whose_parts_have_no_module(self, tmp_path, case, monkeypatch):
+        """A method may store what expand can decode and no module here computes with."""
+        monkeypatch.setattr(SVD, "suffixes", ("codes", "1.weight"))
+        assert METHODS["svd"].suffixes == ("codes", "1.weight")
+        weights, description = compressed(built(case, 0), case.tables)
+        for name in case.tables:
+            stem = name.removesuffix(".weight")
+            weights[f"{stem}.codes"] = weights.pop(f"{stem}.0.weight")
+        tables = tuple(replace(record, parts=("codes", "1.weight")) for record in description.tables)
+        path = write(tmp_path, FORMATS[0], weights, replace(description, tables=tables))
+        self.refuse(case, path, r"method svd\) cannot be loaded; run 'embcompress expand'")
 
     def test_a_missing_factor_even_if_not_strict(self, tmp_path, case):
         """A table without its factors never loads."""
         weights, description = compressed(built(case, 0), case.tables)
         del weights["target.1.weight"]
         path = write(tmp_path, FORMATS[0], weights, description)
-        self.refuse(case, path, r"target\.1\.weight is missing", InputError, strict=False)
+        self.refuse(
+            case, path, r"target\.1\.weight, a part of target\.weight, is missing", InputError, strict=False
+        )
 
     def test_a_dense_checkpoint(self, tmp_path, case):
         """What is not compressed is for load_state_dict."""

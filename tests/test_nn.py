@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from compressed_models import CASES, built
 from torch import nn
 from torch.nn import functional as F
 from transformers import BartConfig, BartModel, Gemma3ForCausalLM, Gemma3TextConfig
@@ -128,6 +129,55 @@ class TestFactorizedHead:
         with FlopCounterMode(display=False) as counter:
             head(torch.randn(tokens, D))
         assert counter.get_total_flops() == tokens * 2 * R * (D + V)
+
+
+class TestWeight:
+    """The dense table, for code that asks any layer for its weight."""
+
+    def test_is_the_product_of_the_factors_as_they_are_now(self):
+        """It has the table's values, dtype and gradients, without a scale, and is never stale."""
+        embedding = factorized(scale=3.5)
+        head = FactorizedHead(embedding)
+        before = embedding.weight
+        torch.testing.assert_close(F.embedding(torch.arange(V), before) * 3.5, embedding(torch.arange(V)))
+        with torch.no_grad():
+            embedding.left.mul_(2)
+        assert torch.equal(head.weight, 2 * before)
+        head.weight.sum().backward()
+        assert embedding.left.grad is not None
+        assert embedding.bfloat16().weight.dtype == torch.bfloat16
+        assert embedding.to("meta").weight.device.type == "meta"
+
+    def test_is_no_parameter(self):
+        """Parameters, state dict and copies hold the two factors and nothing dense."""
+        head = copy.deepcopy(FactorizedHead(factorized()))
+        assert head.weight.shape == (V, D)
+        assert set(head.state_dict()) == {name for name, _ in head.named_parameters()}
+        assert parameters(head) == R * (V + D)
+
+    @pytest.mark.parametrize("value", [nn.Parameter(torch.ones(V, D)), torch.ones(V, D), None])
+    def test_cannot_be_set(self, value):
+        """To tie or replace it would leave factors that the model no longer uses, or the reverse."""
+        head = FactorizedHead(factorized())
+        with pytest.raises(AttributeError, match="product of its factors and cannot be set"):
+            head.weight = value
+        assert parameters(head) == R * (V + D)
+
+    @pytest.mark.parametrize(
+        "change", [lambda m: m.tie_weights(), lambda m: m.resize_token_embeddings(m.config.vocab_size + 3)]
+    )
+    @pytest.mark.parametrize("name", ["gpt2", "t5", "bart"])
+    def test_transformers_neither_ties_nor_resizes_it_in_silence(self, name, change):
+        """Both raise, and the model still shares its factors and computes what it did."""
+        case = CASES[name]
+        model = built(case, seed=0)
+        embedding = swap(model, case.tables[0], R)
+        before, names = case.run(model), list(model.state_dict())
+        with pytest.raises((AttributeError, TypeError), match=r"neither a parameter|not an instance of"):
+            change(model)
+        assert list(model.state_dict()) == names
+        assert model.get_output_embeddings().left is embedding.left
+        assert torch.equal(case.run(model), before)
 
 
 class TestSwap:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from checkpoints import (
     assert_corrupt,
     assert_refused,
@@ -23,11 +24,13 @@ from checkpoints import (
     succeed,
     table,
 )
-from hypothesis import given, settings
+from compressed_models import IDS, D, V, gpt2, low_rank
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+import embcompress
 from embcompress.checkpoint.base import Edit, NewTensor
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
@@ -92,6 +95,7 @@ def replacing(name, *shape_of_new, dtype="F32", seed=1):
 @given(held=files, metadata=texts)
 def test_headers_say_what_the_library_wrote(tmp_path_factory, held, metadata):
     """Names, types, shapes and sizes are those the library stored, for every type torch has."""
+    assume(held.keys().isdisjoint(metadata.values()))  # or they are aliases
     path = tmp_path_factory.mktemp("read") / "a.safetensors"
     safetensors.torch.save_file(held, path, metadata=metadata)
     with Safetensors.open(path) as checkpoint:
@@ -150,6 +154,7 @@ def test_a_file_is_recognized_by_its_header_whatever_its_suffix(tmp_path):
 @given(held=files, metadata=texts, data=st.data())
 def test_what_is_not_edited_is_carried_byte_for_byte(tmp_path_factory, held, metadata, data):
     """After an edit the library finds the new tensor, every other one unchanged, and the same metadata."""
+    assume(held.keys().isdisjoint(metadata.values()))  # or they are aliases
     folder = tmp_path_factory.mktemp("write")
     safetensors.torch.save_file(held, folder / "a.safetensors", metadata=metadata)
     victim = data.draw(st.sampled_from(sorted(held)))
@@ -248,6 +253,97 @@ def test_amending_changes_the_description_and_nothing_else(tmp_path):
     assert new == old
     with Safetensors.open(path) as checkpoint:
         assert checkpoint.description == second
+
+
+# ---- names that share memory, as safetensors.torch.save_model notes them
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A file with one table under three names, one of them stored."""
+    noted = {"wte": "head", "decoder.wte": "head", "format": "head", "about": "the head", "bias": "head"}
+    path = tmp_path / "a.safetensors"
+    save_file({"head": table(), "bias": table(1, 3)}, path, noted)
+    with Safetensors.open(path) as checkpoint:
+        yield checkpoint
+
+
+def test_aliases_are_names_for_stored_tensors(shared):
+    """They are read from the metadata, have the stored tensor's rows, and are nothing stored themselves."""
+    assert shared.aliases == {"decoder.wte": "head", "wte": "head"}
+    assert {n: (i.name, i.shape) for n, i in shared.tensors.items() if n != "bias"} == {
+        n: (n, (64, 16)) for n in ("head", "wte", "decoder.wte")
+    }
+    np.testing.assert_array_equal(shared.rows("wte", 3, 9), table()[3:9])
+
+
+@pytest.mark.parametrize("alias", ["\x1b[2J", "x" * 2000])
+def test_names_that_cannot_be_shown_are_no_aliases(tmp_path, alias):
+    """Metadata may hold any text; what could be no tensor's name is left in its place."""
+    save_file({"head": table()}, tmp_path / "a.safetensors", {alias: "head"})
+    with Safetensors.open(tmp_path / "a.safetensors") as checkpoint:
+        assert (checkpoint.aliases, [*checkpoint.tensors]) == ({}, ["head"])
+
+
+@pytest.mark.parametrize(
+    ("removed", "stays", "noted"),
+    [
+        ((), "head", {"wte": "head", "decoder.wte": "head"}),
+        (("wte",), "head", {"decoder.wte": "head"}),
+        (("head",), "decoder.wte", {"wte": "decoder.wte"}),
+        (("head", "decoder.wte"), "wte", {}),
+        (("head", "decoder.wte", "wte"), None, {}),
+    ],
+)
+def test_what_is_shared_is_stored_once_under_a_name_that_stays(shared, tmp_path, removed, stays, noted):
+    """Removing names forgets them and nothing else: the bytes go with the last one."""
+    edit = Edit(frozenset(removed), ())
+    shared.write(tmp_path / "b.safetensors", edit, None)
+    assert shared.size_after(edit, None) == (tmp_path / "b.safetensors").stat().st_size
+    written = stored(tmp_path / "b.safetensors")
+    assert {*written} == {"bias", stays} - {None}
+    if stays:
+        assert written[stays] == ("F32", (64, 16), table().tobytes())
+    metadata = header(tmp_path / "b.safetensors")[1]["__metadata__"]
+    assert metadata == {"format": "head", "about": "the head", "bias": "head"} | noted
+
+
+def test_aliases_of_new_tensors_are_noted(shared, tmp_path):
+    """A tensor may take the place of an alias; its further names are noted like the old ones."""
+    values = table(5, 3)
+    new = NewTensor("wte.0", DTYPES["F32"], (5, 3), "wte", lambda: iter([values]))
+    edit = Edit(frozenset({"wte", "head", "decoder.wte"}), (new,), {"head.0": "wte.0"})
+    shared.write(tmp_path / "b.safetensors", edit, None)
+    with Safetensors.open(tmp_path / "b.safetensors") as written:
+        assert written.aliases == {"head.0": "wte.0"}
+        np.testing.assert_array_equal(written.rows("head.0", 0, 5), values)
+    assert {*stored(tmp_path / "b.safetensors")} == {"wte.0", "bias"}
+
+
+def test_a_model_saved_by_save_model_is_factorized_loaded_and_expanded(tmp_path):
+    """GPT-2 is stored under its head's name alone, and is its token table all the same."""
+    torch.manual_seed(0)
+    model = gpt2().eval()
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_model(model, path)
+    assert "transformer.wte.weight" not in stored(path), "or nothing is shared"
+    result = embcompress.factorize(path, rank=6, output=tmp_path / "small.safetensors")
+    (found,) = result.tables
+    assert (found.name, found.ties) == ("transformer.wte.weight", ("lm_head.weight",))
+    saved = 4 * (V * D - 6 * (V + D))
+    assert path.stat().st_size - result.output.stat().st_size > saved - 2000, "the table was stored once"
+
+    expected = low_rank(model, ["transformer.wte.weight"])
+    with torch.no_grad():
+        loaded = embcompress.load(gpt2(), result.output).eval()
+        torch.testing.assert_close(loaded(IDS).logits, expected(IDS).logits, atol=1e-5, rtol=1e-5)
+        dense = embcompress.expand(result.output, output=tmp_path / "dense.safetensors").output
+        fresh = gpt2().eval()
+        assert isinstance(fresh, transformers.GPT2LMHeadModel)
+        safetensors.torch.load_model(fresh, dense, strict=True)
+        torch.testing.assert_close(fresh(IDS).logits, expected(IDS).logits, atol=1e-5, rtol=1e-5)
+    assert header(dense)[1]["__metadata__"] == {"lm_head.weight": "transformer.wte.weight"}
+    assert {*stored(dense)} ^ {*stored(path)} == {"transformer.wte.weight", "lm_head.weight"}
 
 
 def test_a_copy_without_the_kernel_gives_the_same_bytes(tmp_path, monkeypatch):

@@ -7,8 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from safetensors.numpy import save_file
+from torch import nn
 
+import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.errors import InputError, UsageError
 from embcompress.tables import count_heads, differing_head, locate
@@ -62,6 +65,18 @@ def found(source, *keys, every=False):
         ({"embeddings": (50, 8), "w": (8, 8)}, "embeddings"),
         ({"char_embedding.weight": (20, 4), "word_embedding.weight": (50, 16)}, "word_embedding.weight"),
         ({"char_embed.weight": (20, 4), "embed.weight": (500, 16)}, "embed.weight"),
+        ({"token_emb.emb.weight": (256, 32), "pos_emb.emb.weight": (2048, 32)}, "token_emb.emb.weight"),
+        ({"ensemble.0.weight": (500, 64), "wordemb.weight": (50, 8)}, "wordemb.weight"),
+        ({"time_embedding.linear_1.weight": (500, 64), "Word2Vec.weight": (50, 8)}, "Word2Vec.weight"),
+        ({"shared.0.weight": (500, 64), "posemb.weight": (99, 9), "tokenLookup": (50, 8)}, "tokenLookup"),
+        (
+            {"m.embedding_hidden_mapping_in.weight": (900, 8), "m.embeddings.0.weight": (50, 8)},
+            "m.embeddings.0.weight",
+        ),
+        (
+            {"_orig_mod.language_model.embed_tokens.weight": (50, 8), "embeddings.weight": (900, 8)},
+            "_orig_mod.language_model.embed_tokens.weight",
+        ),
     ],
     ids=[
         "plain",
@@ -76,11 +91,94 @@ def found(source, *keys, every=False):
         "parameter",
         "words",
         "winner",
+        "x-transformers",
+        "ensemble",
+        "time",
+        "shared trunk",
+        "mapping",
+        "compiled",
     ],
 )
 def test_the_table_is_found_by_its_name(tmp_path, tensors, table):
     """Names of the usual architectures lead to the token table, not to positions, heads or layers."""
     assert found(checkpoint(tmp_path, tensors)) == [table]
+
+
+V, D = 60, 16
+SMALL = {
+    "vocab_size": V,
+    "hidden_size": D,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 4 * V,
+}
+SEQ2SEQ = {
+    "vocab_size": V,
+    "d_model": D,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "max_position_embeddings": 4 * V,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 1,
+}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA = {**SMALL, **SPECIAL, "num_key_value_heads": 1, "head_dim": 8}
+GPT2 = {**SPECIAL, "vocab_size": V, "n_embd": D, "n_layer": 1, "n_head": 2, "n_positions": 4 * V}
+XLM = {**SPECIAL, "vocab_size": V, "emb_dim": D, "n_layers": 1, "n_heads": 2, "n_langs": 3}
+CLIP_TEXT = {**SMALL, **SPECIAL}
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "table", "others", "options"),
+    [
+        ("Bert", "ForMaskedLM", "bert.embeddings.word_embeddings", 0, SMALL),
+        ("Roberta", "ForMaskedLM", "roberta.embeddings.word_embeddings", 0, SMALL),
+        ("XLMRoberta", "ForMaskedLM", "roberta.embeddings.word_embeddings", 0, SMALL),
+        ("Albert", "ForMaskedLM", "albert.embeddings.word_embeddings", 0, {**SMALL, "embedding_size": 8}),
+        ("Electra", "ForMaskedLM", "electra.embeddings.word_embeddings", 0, {**SMALL, "embedding_size": 8}),
+        ("RemBert", "ForMaskedLM", "rembert.embeddings.word_embeddings", 0,
+         {**SMALL, **SPECIAL, "input_embedding_size": 8, "output_embedding_size": 12}),
+        ("MPNet", "ForMaskedLM", "mpnet.embeddings.word_embeddings", 0, SMALL),
+        ("DebertaV2", "ForMaskedLM", "deberta.embeddings.word_embeddings", 0,
+         {**SMALL, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+        ("DistilBert", "ForMaskedLM", "distilbert.embeddings.word_embeddings", 0,
+         {"vocab_size": V, "dim": D, "n_layers": 1, "n_heads": 2, "hidden_dim": 24}),
+        ("ModernBert", "ForMaskedLM", "model.embeddings.tok_embeddings", 0,
+         {**SMALL, **SPECIAL, "cls_token_id": 3, "sep_token_id": 4}),
+        ("GPT2", "LMHeadModel", "transformer.wte", 0, GPT2),
+        ("GPTNeoX", "ForCausalLM", "gpt_neox.embed_in", 0, {**SMALL, **SPECIAL}),
+        ("OPT", "ForCausalLM", "model.decoder.embed_tokens", 0,
+         {**SPECIAL, **SMALL, "ffn_dim": 24, "word_embed_proj_dim": 8}),
+        ("Llama", "ForCausalLM", "model.embed_tokens", 0, LLAMA),
+        ("Qwen3", "ForCausalLM", "model.embed_tokens", 0, LLAMA),
+        ("T5", "ForConditionalGeneration", "shared", 2,
+         {"vocab_size": V, "d_model": D, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}),
+        ("Bart", "ForConditionalGeneration", "model.shared", 2, {**SEQ2SEQ, **SPECIAL}),
+        ("Marian", "MTModel", "model.shared", 2, {**SEQ2SEQ, **SPECIAL}),
+        ("Whisper", "ForConditionalGeneration", "model.decoder.embed_tokens", 0,
+         {**SEQ2SEQ, **SPECIAL, "max_target_positions": 4 * V, "num_mel_bins": 8}),
+        ("CLIPText", "Model", "embeddings.token_embedding", 0, CLIP_TEXT),
+        ("XLNet", "LMHeadModel", "transformer.word_embedding", 0,
+         {"vocab_size": V, "d_model": D, "n_layer": 1, "n_head": 2, "d_inner": 24}),
+        ("XLM", "WithLMHeadModel", "transformer.embeddings", 0, XLM),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_the_table_of_real_classes_is_found(tmp_path, name, head, table, others, options):
+    """Of all matrices --all takes the token table alone; untied, also the copies for two stacks."""
+    state = getattr(tf, name + head)(getattr(tf, f"{name}Config")(**options)).state_dict()
+    torch.save(state, tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as tied:
+        assert found(tied, every=True) == found(tied) == [f"{table}.weight"]
+    untied = checkpoint(tmp_path, {n: tuple(t.shape) for n, t in state.items() if t.dim() == 2})
+    names = found(untied, every=True)
+    assert f"{table}.weight" in names
+    assert len(names) == 1 + others
 
 
 def test_vocab_size_finds_a_table_with_an_unusual_name(tmp_path):
@@ -166,6 +264,10 @@ def test_ties_by_shared_storage(tmp_path):
         ("T5ForConditionalGeneration", True, 1),
         ("BertModel", True, 0),
         ("LlamaForCausalLM", False, 0),
+        ("MarianMTModel", True, 1),
+        ("BertForPreTraining", True, 1),
+        ("ElectraForPreTraining", True, 0),
+        ("XLMRobertaForSequenceClassification", True, 0),
     ],
 )
 def test_heads_are_counted_from_the_configuration(tmp_path, architecture, tied, heads):
@@ -180,3 +282,66 @@ def test_a_head_that_should_be_tied_but_differs_is_told(tmp_path):
     tensors = {"model.embed_tokens.weight": (50, 8), "lm_head.weight": (50, 8)}
     source = checkpoint(tmp_path, tensors, {"tie_word_embeddings": True})
     assert differing_head(source, locate(source)[0]) == "lm_head.weight"
+
+
+@pytest.mark.parametrize(
+    ("tie", "heads"),
+    [
+        ("decoder.weight", 1),
+        ("vocab_projector.weight", 1),
+        ("pred_layer.proj.weight", 1),
+        ("lm_loss.weight", 1),
+        ("encoder.embed_tokens.weight", 0),
+        ("encoder.embedding.weight", 0),
+    ],
+)
+def test_ties_that_are_no_embeddings_are_heads(tmp_path, tie, heads):
+    """A tied name is a head, whatever it is called, unless it is called an embedding."""
+    table = matrix(50, 8)
+    source = checkpoint(tmp_path, {"shared.weight": table, tie: table.copy()}, {"vocab_size": 50})
+    (tied,) = locate(source, ["shared.weight"])
+    assert tied.ties == (tie,)
+    assert count_heads(source, tied) == heads
+
+
+def test_the_likeliest_name_of_shared_memory_is_the_tables(tmp_path):
+    """A head that comes first in the file does not hide the table; the written file is whole."""
+    head, tok = nn.Linear(8, 50, bias=False), nn.Embedding(50, 8)
+    head.weight = tok.weight
+    model = nn.ModuleDict({"head": head, "tok": nn.ModuleDict({"embedding": tok})})
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    for keys in ((), ("head.weight",)):
+        with open_checkpoint(tmp_path / "model.pt") as source:
+            (table,) = locate(source, keys)
+            assert (table.name, table.ties, table.copies) == ("tok.embedding.weight", ("head.weight",), ())
+            np.testing.assert_array_equal(table.rows.read(0, 50), tok.weight.detach().numpy())
+    small = embcompress.factorize(tmp_path / "model.pt", rank=3).output
+    loaded = embcompress.load(
+        nn.ModuleDict({"head": nn.Linear(8, 50, bias=False), "tok": nn.ModuleDict({"embedding": tok})}), small
+    )
+    ids = torch.arange(50)
+    dense = torch.load(embcompress.expand(small).output, weights_only=True)
+    assert dense["head.weight"].data_ptr() == dense["tok.embedding.weight"].data_ptr()
+    torch.testing.assert_close(loaded["tok"]["embedding"](ids), dense["head.weight"])
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_constant_tables_are_not_tied_by_their_values(tmp_path, value):
+    """Two tables that are all zeros, or all ones, are equal by chance and stay two."""
+    constant = np.full((50, 8), value, np.float32)
+    source = checkpoint(tmp_path, {"wte.weight": constant, "lm_head.weight": constant.copy()})
+    assert locate(source)[0].ties == ()
+
+
+@pytest.mark.parametrize("keys", [(), ("tgt_embed.weight",), ("src_embed.weight",), ("nothing",)])
+def test_what_is_compressed_already_is_refused(tmp_path, keys):
+    """A second run would need a second record: no table is found, named or not."""
+    save_file(
+        {"src_embed.weight": matrix(50, 8), "tgt_embed.weight": matrix(60, 8)}, tmp_path / "a.safetensors"
+    )
+    small = embcompress.factorize(tmp_path / "a.safetensors", rank=2, keys=["src_embed.weight"]).output
+    with (
+        open_checkpoint(small) as source,
+        pytest.raises(UsageError, match=r"compressed already: src_embed\.weight.*all tables in one run"),
+    ):
+        locate(source, keys)

@@ -110,7 +110,8 @@ class Edit:
         remove: names that are left out.
         add: tensors that are written, each in the place of a removed one.
         aliases: further names for added tensors, new name -> name in ``add``. Formats that share
-            memory (torch) store them at no cost; the others leave them out, as safetensors does.
+            memory (torch) store them at no cost; safetensors notes them in its metadata, as
+            ``save_model`` does, where the source noted any.
     """
 
     remove: frozenset[str]
@@ -124,6 +125,7 @@ class Checkpoint(abc.ABC):
     Attributes:
         format: name of the format.
         suffixes: endings of file names that mean this format; none for directories.
+        shares_memory: whether aliases are stored as names of their own.
         path: where it was opened.
         tensors: every stored tensor by name, in stored order.
         aliases: name -> name of an earlier tensor that is the very same memory.

@@ -188,6 +188,8 @@ class Directory(Checkpoint):
                 continue
             with open_file(target / name) as part:
                 for tensor in part.tensors.values():
+                    if tensor.name in part.aliases and not part.shares_memory:
+                        continue
                     weight_map[tensor.name] = name
                     if tensor.name not in part.aliases:
                         total_size += tensor.nbytes

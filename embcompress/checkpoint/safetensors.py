@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ import numpy as np
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, Steps, TensorInfo, silent
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
 from embcompress.checkpoint.dtypes import Floats
+from embcompress.checkpoint.naming import NAME_LIMIT
 from embcompress.checkpoint.rawio import copy_range, read_exact, write_all
 from embcompress.checkpoint.safetensors_header import (
     HEADER_LIMIT,
@@ -27,17 +29,26 @@ _AMEND_ROOM = 128
 """Spaces kept after the header for each described table: measured figures may print longer than
 predicted ones, and the header cannot move the data behind it."""
 
+_RESERVED = (METADATA_KEY, "format")
+"""Metadata entries of our own and of transformers, which are nobody's name."""
+
 
 class Safetensors(Checkpoint):
-    """One .safetensors file."""
+    """One .safetensors file.
+
+    The format shares no memory. ``safetensors.torch.save_model`` stores what a model shares under one
+    of its names and notes the others in the metadata, each with the name that is stored; these are
+    the aliases.
+    """
 
     format = "safetensors"
     suffixes = (".safetensors",)
 
     def __init__(self, path: Path, fd: int, header: Header, size: int) -> None:
         self.path = path
-        self.tensors = header.tensors
-        self.aliases: Mapping[str, str] = {}
+        self.aliases: Mapping[str, str] = _noted_aliases(header)
+        further = {alias: replace(header.tensors[name], name=alias) for alias, name in self.aliases.items()}
+        self.tensors = {**header.tensors, **further}
         self.size = size
         self.weight_files = (path,)
         self.config: Mapping[str, Any] = {}
@@ -78,9 +89,12 @@ class Safetensors(Checkpoint):
             raise InputError(f"{name}: {dtype.name} of shape {list(info.shape)} cannot be read as a table")
         columns = info.shape[1]
         stored = np.empty((stop - start, columns), dtype.storage)
-        offset = self._header.offsets[name] + dtype.nbytes(start * columns)
+        offset = self._offset(name) + dtype.nbytes(start * columns)
         read_exact(self._fd, offset, stored, str(self.path))
         return dtype.decode(stored)
+
+    def _offset(self, name: str) -> int:
+        return self._header.offsets[self.aliases.get(name, name)]
 
     def check_integrity(self, progress: Progress = silent) -> None:
         """Nothing to check: the format carries no checksums."""
@@ -126,7 +140,7 @@ class Safetensors(Checkpoint):
             for entry in entries:
                 if isinstance(entry, TensorInfo):
                     os.lseek(fd, places[entry.name], os.SEEK_SET)
-                    copy_range(self._fd, self._header.offsets[entry.name], entry.nbytes, fd, advance)
+                    copy_range(self._fd, self._offset(entry.name), entry.nbytes, fd, advance)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -135,8 +149,10 @@ class Safetensors(Checkpoint):
         self, edit: Edit, description: Description | None
     ) -> tuple[list[TensorInfo | NewTensor], bytes]:
         """The tensors of the new file in order, and its header."""
-        entries = self._layout(edit)
-        metadata = {k: v for k, v in self._header.metadata.items() if k != METADATA_KEY}
+        entries, aliases = self._layout(edit)
+        old = self._header.metadata
+        metadata = {k: v for k, v in old.items() if k != METADATA_KEY and k not in self.aliases}
+        metadata |= aliases
         room = 0
         if description is not None:
             metadata[METADATA_KEY] = description.to_json()
@@ -147,18 +163,25 @@ class Safetensors(Checkpoint):
             raise InputError(f"the new header would take {len(text):,} bytes; limit {HEADER_LIMIT:,}")
         return entries, text
 
-    def _layout(self, edit: Edit) -> list[TensorInfo | NewTensor]:
-        """What the new file holds, in order: wide types first so that every tensor is aligned.
+    def _layout(self, edit: Edit) -> tuple[list[TensorInfo | NewTensor], dict[str, str]]:
+        """What the new file holds, in order, and the further names that its metadata notes.
 
-        Readers view the bytes in place, which needs offsets divisible by the element size; the
-        format's own writer sorts for the same reason.
+        Wide types come first so that every tensor is aligned. Readers view the bytes in place,
+        which needs offsets divisible by the element size; the format's own writer sorts for the
+        same reason.
         """
+        names = {name: [name] for name in self._header.tensors}
+        for alias, name in self.aliases.items():
+            names[name].append(alias)
         entries: list[TensorInfo | NewTensor] = []
-        for name, info in self.tensors.items():
-            entries += [new for new in edit.add if new.replaces == name]
-            if name not in edit.remove:
-                entries.append(info)
-        return sorted(entries, key=lambda e: -(e.dtype.bits if e.dtype else 0))
+        # A file that notes no aliases goes on without: its reader knows them from the model.
+        aliases = dict(edit.aliases) if self.aliases else {}
+        for group in names.values():
+            entries += [new for new in edit.add if new.replaces in group]
+            kept = [name for name in group if name not in edit.remove]
+            entries += [self.tensors[name] for name in kept[:1]]
+            aliases |= {alias: kept[0] for alias in kept[1:]}
+        return sorted(entries, key=lambda e: -(e.dtype.bits if e.dtype else 0)), aliases
 
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:
@@ -178,3 +201,16 @@ class Safetensors(Checkpoint):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _noted_aliases(header: Header) -> dict[str, str]:
+    """Names that the metadata give to stored tensors; all else that it says stays what it is."""
+    return {
+        alias: name
+        for alias, name in sorted(header.metadata.items())
+        if name in header.tensors
+        and alias not in header.tensors
+        and alias not in _RESERVED
+        and alias.isprintable()
+        and len(alias) <= NAME_LIMIT
+    }
