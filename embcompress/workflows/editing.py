@@ -1,4 +1,4 @@
-"""From tables and what replaces them to the edit of a checkpoint."""
+"""From tables and what replaces them to the edit of a checkpoint, and to the record of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor
-from embcompress.checkpoint.description import part_name
+from embcompress.checkpoint.description import Description, TableRecord, part_name
 from embcompress.checkpoint.dtypes import DType, Floats
 from embcompress.methods.base import Blocks, Method
 from embcompress.tables import Table
+from embcompress.version import __version__
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,30 @@ def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
     edit = Edit(frozenset(remove), tuple(add), aliases)
     source.check_edit(edit)
     return edit
+
+
+def describe(source: Checkpoint, records: Sequence[TableRecord]) -> Description:
+    """The record before the work: errors are foretold, hashes of the source still to come."""
+    return Description(__version__, {f.name: "0" * 64 for f in source.weight_files}, tuple(records))
+
+
+def sketch(new: Replacement) -> TableRecord:
+    """The longest record that a table could get."""
+    rows = new.table.rows
+    return TableRecord(
+        name=new.table.name,
+        shape=rows.shape,
+        dtype=rows.dtype.name,
+        method=new.method.name,
+        rank=new.rank,
+        stored_dtype=new.dtype.name,
+        bits=new.dtype.bits,
+        ratio=-1 / 3e-10,
+        relative_error=-1 / 3e-10,
+        parts=new.method.suffixes,
+        ties=new.table.ties,
+        copies=new.table.copies,
+    )
 
 
 def _nothing() -> Iterator[Floats]:

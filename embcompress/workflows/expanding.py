@@ -13,7 +13,13 @@ from embcompress.errors import EmbcompressError, UsageError
 from embcompress.methods.decoding import decoded
 from embcompress.reports.results import ExpandResult
 from embcompress.tables import Rows, rows_of
-from embcompress.workflows.common import check_format, default_output, measured_error, unchanged
+from embcompress.workflows.common import (
+    check_format,
+    default_output,
+    keep_freed_memory,
+    measured_error,
+    unchanged,
+)
 
 
 def expand(
@@ -35,6 +41,7 @@ def expand(
         InputError: the input is corrupt or not what its record says.
         OSError: the output cannot be written.
     """
+    keep_freed_memory()
     with open_checkpoint(path) as source, unchanged(source):
         place = Path(output) if output is not None else default_output(source.path, "dense")
         check_target(place, (source.path, *source.weight_files), force=force)

@@ -18,9 +18,15 @@ from embcompress.methods.decoding import decoded
 from embcompress.methods.planning import TARGETS, TablePlan, Target, plan_tables
 from embcompress.reports.results import FactorizeResult, TableResult
 from embcompress.tables import Table, differing_head, locate
-from embcompress.version import __version__
-from embcompress.workflows.common import check_format, default_output, hashed, measured_error, unchanged
-from embcompress.workflows.editing import Replacement, replacing
+from embcompress.workflows.common import (
+    check_format,
+    default_output,
+    hashed,
+    keep_freed_memory,
+    measured_error,
+    unchanged,
+)
+from embcompress.workflows.editing import Replacement, describe, replacing, sketch
 
 HIGH_ERROR = 0.5
 """Relative error from which the summary says plainly that much of the table is lost."""
@@ -78,6 +84,7 @@ def factorize(
     chosen, stored = method_for(method), _dtype(dtype)
     if split_scale not in SPLITS:
         raise UsageError(f"split_scale {split_scale!r}", remedy=f"choose from {', '.join(SPLITS)}")
+    keep_freed_memory()
     with open_checkpoint(path) as source, unchanged(source):
         place = Path(output) if output is not None else default_output(source.path, _label(method, target))
         check_target(place, (source.path, *source.weight_files), force=force or dry_run)
@@ -87,16 +94,16 @@ def factorize(
         tables = locate(source, (keys,) if isinstance(keys, str) else keys, every=all_tables)
         plans = _plan(source, tables, target, chosen, stored, progress)
         edit = replacing(source, [_replacement(plan, split_scale) for plan in plans])
-        described = _description(source, [_record(plan) for plan in plans])
-        size = source.size_after(edit, described)
+        foretold = describe(source, [_record(plan) for plan in plans])
+        size = source.size_after(edit, foretold)
         notes = (*source.notes, *_advice(source, plans, size))
         if dry_run:
             return _result(source, place, plans, None, size, notes)
         check_space(place, size)
         with hashed(source.weight_files) as digests, staged(place, force=force) as stage:
-            notes += source.write(stage, edit, described, progress)
-            measured = _verify(stage, plans, described, target, progress)
-            described = replace(described, source=digests.result(), tables=measured)
+            notes += source.write(stage, edit, foretold, progress)
+            measured = _verify(stage, plans, foretold, target, progress)
+            described = replace(foretold, source=digests.result(), tables=measured)
             type(source).amend(stage, described)
             size = _check_whole(stage, described, max_size)
         return _result(source, place, plans, measured, size, notes)
@@ -150,8 +157,8 @@ def _budget(
         )
     # Full rank and long figures make every name and number in a header as long as it can become.
     largest = [Replacement(t, method, min(t.rows.shape), dtype or t.rows.dtype) for t in tables]
-    records = [_sketch(new) for new in largest]
-    whole = source.size_after(replacing(source, largest), _description(source, records))
+    records = [sketch(new) for new in largest]
+    whole = source.size_after(replacing(source, largest), describe(source, records))
     rest = whole - sum(new.nbytes for new in largest)
     if rest >= max_size:
         raise TargetError(
@@ -167,37 +174,13 @@ def _replacement(plan: TablePlan, split_scale: str) -> Replacement:
     return Replacement(plan.table, plan.method, plan.rank, plan.dtype, contents)
 
 
-def _description(source: Checkpoint, records: Sequence[TableRecord]) -> Description:
-    """The record before the work: errors are foretold, hashes of the source still to come."""
-    return Description(__version__, {f.name: "0" * 64 for f in source.weight_files}, tuple(records))
-
-
-def _sketch(new: Replacement) -> TableRecord:
-    """The longest record that a table could get."""
-    rows = new.table.rows
-    return TableRecord(
-        name=new.table.name,
-        shape=rows.shape,
-        dtype=rows.dtype.name,
-        method=new.method.name,
-        rank=new.rank,
-        stored_dtype=new.dtype.name,
-        bits=new.dtype.bits,
-        ratio=-1 / 3e-10,
-        relative_error=-1 / 3e-10,
-        parts=new.method.suffixes,
-        ties=new.table.ties,
-        copies=new.table.copies,
-    )
-
-
 def _record(plan: TablePlan) -> TableRecord:
-    sketch = _sketch(Replacement(plan.table, plan.method, plan.rank, plan.dtype))
-    return replace(sketch, ratio=plan.ratio, relative_error=plan.predicted_error)
+    longest = sketch(Replacement(plan.table, plan.method, plan.rank, plan.dtype))
+    return replace(longest, ratio=plan.ratio, relative_error=plan.predicted_error)
 
 
 def _verify(
-    stage: Path, plans: Sequence[TablePlan], described: Description, target: Target, progress: Progress
+    stage: Path, plans: Sequence[TablePlan], foretold: Description, target: Target, progress: Progress
 ) -> tuple[TableRecord, ...]:
     """Open what was written and measure each table's error on it.
 
@@ -207,7 +190,7 @@ def _verify(
     """
     measured = []
     with open_checkpoint(stage) as written:
-        for plan, record in zip(plans, described.tables, strict=True):
+        for plan, record in zip(plans, foretold.tables, strict=True):
             stand_in = decoded(written, record, precise=plan.precise)
             error = measured_error(plan.table.rows, stand_in, progress, precise=plan.precise)
             # Two per cent for the rounding model, four roundoffs where rounding is all there is.

@@ -18,7 +18,7 @@ from embcompress.methods.planning import PRECISE_BELOW, break_even, measure_spec
 from embcompress.reports.flops import dense_flops, factored_flops
 from embcompress.reports.record import CompressedTable, DenseTable, Option, Report
 from embcompress.tables import Table, count_heads, locate, rows_of
-from embcompress.workflows.common import measured_error
+from embcompress.workflows.common import keep_freed_memory, measured_error
 
 RATIOS = (0.5, 0.75, 0.9, 0.95)
 """Ratios a report looks at."""
@@ -43,6 +43,7 @@ def report(
         UsageError: there is no table, or ``against`` does not hold the same tables.
         InputError: a checkpoint is corrupt or unsafe.
     """
+    keep_freed_memory()
     with open_checkpoint(path) as source:
         records = source.description.tables if source.description else ()
         found = [] if records and not keys else locate(source, keys, every=True)
