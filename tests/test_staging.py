@@ -25,7 +25,7 @@ from checkpoints import (
 from safetensors.numpy import save_file
 
 import embcompress
-from embcompress.checkpoint.staging import check_target, staged
+from embcompress.checkpoint.staging import check_target, staged, synced_beside
 from embcompress.errors import EmbcompressError, UsageError
 
 TABLE = "embedding.weight"
@@ -415,3 +415,13 @@ def test_row_32_two_runs_at_once(tmp_path):
             assert_one_line(err, "small.safetensors")
     assert rank_of(target) == 4
     assert sorted(p.name for p in tmp_path.iterdir()) == [model.name, target.name]
+
+
+def test_a_sync_beside_the_work_reports_its_failure(tmp_path):
+    """The kernel tells a failed write once, so the sync that hears of it must raise it."""
+    with pytest.raises(FileNotFoundError), synced_beside(tmp_path / "absent"):
+        pass
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(b"bytes")
+    with synced_beside(tmp_path / "folder"):
+        (tmp_path / "other").write_bytes(b"the block runs meanwhile")

@@ -14,6 +14,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from embcompress.errors import EmbcompressError, UsageError
@@ -130,6 +131,21 @@ def _interrupts_wait() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
         if pressed:
             signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def synced_beside(path: Path) -> Iterator[None]:
+    """Bring what stands under ``path`` to the disk while the block runs.
+
+    The disk works while the processor does, and the sync before the rename waits for little.
+
+    Raises:
+        OSError: the disk could not take it; told here because the kernel tells it only once.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        syncing = beside.submit(_sync, path)
+        yield
+        syncing.result()
 
 
 def _lock(stage: Path) -> int:

@@ -10,7 +10,7 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Progress, Steps, silent
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.checkpoint.dtypes import BY_TORCH_NAME, TABLE_DTYPES, DType
-from embcompress.checkpoint.staging import check_space, check_target, staged
+from embcompress.checkpoint.staging import check_space, check_target, staged, synced_beside
 from embcompress.errors import EmbcompressError, TargetError, UsageError
 from embcompress.methods import DEFAULT_METHOD, method_for
 from embcompress.methods.base import SPLITS, Method, Settings
@@ -102,7 +102,8 @@ def factorize(
         check_space(place, size)
         with hashed(source.weight_files) as digests, staged(place, force=force) as stage:
             notes += source.write(stage, edit, foretold, progress)
-            measured = _verify(stage, plans, foretold, target, progress)
+            with synced_beside(stage):
+                measured = _verify(stage, plans, foretold, target, progress)
             described = replace(foretold, source=digests.result(), tables=measured)
             type(source).amend(stage, described)
             size = _check_whole(stage, described, max_size)
