@@ -22,6 +22,8 @@ from embcompress.errors import EmbcompressError, printable
 from embcompress.version import __version__
 
 if TYPE_CHECKING:
+    from embcompress.reports.record import Report
+    from embcompress.reports.results import ExpandResult, FactorizeResult
     from embcompress.reports.terminal import TerminalProgress
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -147,13 +149,7 @@ def factorize(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **option
 
     with _progress(quiet=quiet, verbose=verbose) as progress:
         result = workflows.factorize(path, progress=progress, **options)
-    _notes(result.notes, quiet=quiet)
-    if as_json:
-        _print_json(result.to_dict())
-    elif not quiet:
-        from embcompress.reports.terminal import show_factorized
-
-        show_factorized(result)
+    _show(result, as_json=as_json, quiet=quiet)
 
 
 @cli.command()
@@ -171,13 +167,7 @@ def report(
 
     with _progress(quiet=quiet, verbose=verbose) as progress:
         result = workflows.report(path, against=against, keys=keys, progress=progress)
-    _notes(result.notes, quiet=quiet)
-    if as_json:
-        _print_json(result.to_dict())
-    elif not quiet:
-        from embcompress.reports.terminal import show_report
-
-        show_report(result)
+    _show(result, as_json=as_json, quiet=quiet)
 
 
 @cli.command()
@@ -193,13 +183,7 @@ def expand(
 
     with _progress(quiet=quiet, verbose=verbose) as progress:
         result = workflows.expand(path, output=output, force=force, progress=progress)
-    _notes(result.notes, quiet=quiet)
-    if as_json:
-        _print_json(result.to_dict())
-    elif not quiet:
-        from embcompress.reports.terminal import show_expanded
-
-        show_expanded(result)
+    _show(result, as_json=as_json, quiet=quiet)
 
 
 def _progress(*, quiet: bool, verbose: bool) -> AbstractContextManager[TerminalProgress]:
@@ -208,14 +192,16 @@ def _progress(*, quiet: bool, verbose: bool) -> AbstractContextManager[TerminalP
     return TerminalProgress(bars=not quiet, verbose=verbose)
 
 
-def _notes(notes: tuple[str, ...], *, quiet: bool) -> None:
-    if not quiet:
-        for note in notes:
-            click.echo(f"note: {printable(note, 2000)}", err=True)
+def _show(result: Report | FactorizeResult | ExpandResult, *, as_json: bool, quiet: bool) -> None:
+    """Notes to stderr, the result to stdout as JSON or as a person reads it."""
+    for note in () if quiet else result.notes:
+        click.echo(f"note: {printable(note, 2000)}", err=True)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    elif not quiet:
+        from embcompress.reports.terminal import show
 
-
-def _print_json(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value, indent=2))
+        show(result)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Sequence
@@ -71,8 +72,14 @@ class TerminalProgress:
             self._progress.stop()
 
 
-def show_report(report: Report) -> None:
-    """Print a report."""
+@functools.singledispatch
+def show(result: object) -> None:
+    """Print the result of a command; there is one way for each kind of result."""
+    raise TypeError(f"no way to show a {type(result).__name__}")
+
+
+@show.register
+def _(report: Report) -> None:
     console = _stdout()
     console.print(
         f"[bold]{_safe(report.path)}[/]  {report.format} · {human_bytes(report.size)} · "
@@ -90,8 +97,8 @@ def show_report(report: Report) -> None:
         )
 
 
-def show_factorized(result: FactorizeResult) -> None:
-    """Print what ``factorize`` did or would do."""
+@show.register
+def _(result: FactorizeResult) -> None:
     console = _stdout()
     grid = _grid("table", "V × d", "dtype", "bytes", "rank", "error", "foretold")
     for table in result.tables:
@@ -118,8 +125,8 @@ def show_factorized(result: FactorizeResult) -> None:
         console.print(f"dry run, nothing written; the output would be {_safe(result.output)}")
 
 
-def show_expanded(result: ExpandResult) -> None:
-    """Print what ``expand`` did."""
+@show.register
+def _(result: ExpandResult) -> None:
     console = _stdout()
     console.print(f"dense again: [bold]{_safe(', '.join(result.tables))}[/]")
     console.print(f"model {human_bytes(result.size_before)} → {human_bytes(result.size_after)}")
