@@ -243,10 +243,11 @@ def _advice(source: Checkpoint, plans: Sequence[TablePlan], size: int) -> tuple[
                 "it is carried unchanged"
             )
         if plan.predicted_error >= HIGH_ERROR:
+            halve = ", or --dtype bfloat16 (twice the rank at this size)" if plan.dtype.bits == 32 else ""
             notes.append(
                 f"{plan.table.name} keeps only {1 - plan.predicted_error**2:.0%} of its energy at rank "
                 f"{plan.rank}: the model will be worse unless it is trained on; a lower --ratio or a "
-                "--max-error keeps more"
+                f"--max-error keeps more{halve}"
             )
     return tuple(notes)
 
