@@ -2,7 +2,7 @@
 
 It is read here rather than by the safetensors package because the work is on byte ranges (rows are
 read one block at a time, everything else is copied by the kernel) and because every broken header
-must be told apart. https://huggingface.co/docs/safetensors has the format.
+must be told apart. The README of the safetensors project describes the format.
 """
 
 from __future__ import annotations
