@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,24 @@ def test_the_input_is_not_touched(writer, tmp_path):
     embcompress.factorize(path, rank=4, dry_run=True)
     embcompress.expand(embcompress.factorize(path, rank=4).output)
     assert [f.read_bytes() for f in files] == before
+
+
+@pytest.mark.parametrize("command", ["factorize", "expand"])
+def test_an_input_that_changes_meanwhile_gives_no_output(tmp_path, command):
+    """When the source is written to while it is read, nothing is published."""
+    path = saved(Safetensors, tmp_path, model())
+    if command == "expand":
+        path = embcompress.factorize(path, rank=6, output=tmp_path / "small.safetensors").output
+    before = sorted(tmp_path.iterdir())
+
+    def meddle(stage, done, total):
+        if stage == "verify" and done == total:
+            os.utime(path, ns=(1, 1))
+
+    options = {"rank": 6} if command == "factorize" else {}
+    with pytest.raises(embcompress.InputError, match="changed while it was read"):
+        getattr(embcompress, command)(path, output=tmp_path / "out.safetensors", progress=meddle, **options)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_report_tells_what_factorize_then_does(writer, tmp_path):

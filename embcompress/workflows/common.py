@@ -89,20 +89,22 @@ def _sha256(path: Path, stop: threading.Event) -> str:
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def unchanged(source: Checkpoint) -> Iterator[None]:
-    """Refuse to go on when the weight files were written to while they were read.
+Stamps = tuple[tuple[int, int], ...]
+"""Size and time of modification of each weight file."""
+
+
+def stamps(source: Checkpoint) -> Stamps:
+    """What tells whether the weight files were written to meanwhile."""
+    return tuple((s.st_size, s.st_mtime_ns) for s in (f.stat() for f in source.weight_files))
+
+
+def check_unchanged(source: Checkpoint, before: Stamps) -> None:
+    """Refuse to publish what was made from weight files that were written to while they were read.
 
     Raises:
-        InputError: a file's size or time of modification is another at the end of the block.
+        InputError: their stamps are others than ``before``.
     """
-
-    def stamps() -> list[tuple[int, int]]:
-        return [(s.st_size, s.st_mtime_ns) for s in (f.stat() for f in source.weight_files)]
-
-    before = stamps()
-    yield
-    if stamps() != before:
+    if stamps(source) != before:
         raise InputError(
             f"{source.path}: changed while it was read", remedy="run again when nothing writes to it"
         )

@@ -15,10 +15,11 @@ from embcompress.reports.results import ExpandResult
 from embcompress.tables import Rows, rows_of
 from embcompress.workflows.common import (
     check_format,
+    check_unchanged,
     default_output,
     keep_freed_memory,
     measured_error,
-    unchanged,
+    stamps,
 )
 
 
@@ -42,7 +43,8 @@ def expand(
         OSError: the output cannot be written.
     """
     keep_freed_memory()
-    with open_checkpoint(path) as source, unchanged(source):
+    with open_checkpoint(path) as source:
+        before = stamps(source)
         place = Path(output) if output is not None else default_output(source.path, "dense")
         check_target(place, (source.path, *source.weight_files), force=force)
         check_format(place, source)
@@ -58,6 +60,7 @@ def expand(
                 for record, rows in tables:
                     _check(rows, rows_of(written, record.name), record, progress)
                 size = written.size
+            check_unchanged(source, before)
         names = tuple(record.name for record, _ in tables)
         return ExpandResult(source.path, place, names, source.size, size, (*source.notes, *notes))
 

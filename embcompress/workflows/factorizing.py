@@ -20,11 +20,12 @@ from embcompress.reports.results import FactorizeResult, TableResult
 from embcompress.tables import Table, differing_head, locate
 from embcompress.workflows.common import (
     check_format,
+    check_unchanged,
     default_output,
     hashed,
     keep_freed_memory,
     measured_error,
-    unchanged,
+    stamps,
 )
 from embcompress.workflows.editing import Replacement, describe, replacing, sketch
 
@@ -85,7 +86,8 @@ def factorize(
     if split_scale not in SPLITS:
         raise UsageError(f"split_scale {split_scale!r}", remedy=f"choose from {', '.join(SPLITS)}")
     keep_freed_memory()
-    with open_checkpoint(path) as source, unchanged(source):
+    with open_checkpoint(path) as source:
+        before = stamps(source)
         place = Path(output) if output is not None else default_output(source.path, _label(method, target))
         check_target(place, (source.path, *source.weight_files), force=force or dry_run)
         check_format(place, source)
@@ -107,6 +109,7 @@ def factorize(
             described = replace(foretold, source=digests.result(), tables=measured)
             type(source).amend(stage, described)
             size = _check_whole(stage, described, max_size)
+            check_unchanged(source, before)
         return _result(source, place, plans, measured, size, notes)
 
 
