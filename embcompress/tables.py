@@ -12,7 +12,7 @@ import numpy as np
 
 from embcompress.checkpoint.base import Checkpoint, TensorInfo
 from embcompress.checkpoint.description import Description, stem
-from embcompress.checkpoint.dtypes import TABLE_DTYPES, DType, Floats
+from embcompress.checkpoint.dtypes import DType, Floats
 from embcompress.errors import InputError, UsageError
 
 BLOCK_BYTES = 12 << 20
@@ -109,17 +109,10 @@ def rows_of(checkpoint: Checkpoint, name: str) -> Rows:
         InputError: it is no dense matrix of a float type.
     """
     info = checkpoint.tensors[name]
-    if not info.is_matrix:
-        kind = info.layout if info.layout != "dense" else (info.dtype.name if info.dtype else "unknown")
-        raise InputError(
-            f"{name}: {kind} of shape {list(info.shape)}; a table is a dense matrix of "
-            f"{', '.join(d.name for d in TABLE_DTYPES)}",
-            remedy="convert the table first, or name another with --key",
-        )
+    dtype = info.matrix_dtype()
     if 0 in info.shape:
         raise InputError(f"{name}: shape {list(info.shape)} holds nothing", remedy="name another with --key")
-    assert info.dtype is not None
-    return Rows((info.shape[0], info.shape[1]), info.dtype, lambda i, j: checkpoint.rows(name, i, j))
+    return Rows((info.shape[0], info.shape[1]), dtype, lambda i, j: checkpoint.rows(name, i, j))
 
 
 def wide(rows: Rows) -> Rows:

@@ -1,13 +1,14 @@
 """What every checkpoint format offers, and the edit that is asked of it.
 
-A format is one file with a subclass of :class:`Checkpoint` and one line in ``FORMATS``
-(``checkpoint/__init__.py``). Reading is by row blocks; writing makes a whole new checkpoint in
+A format is one file with a subclass of :class:`Checkpoint` and one line in ``FILE_FORMATS``
+(``checkpoint/files.py``). Reading is by row blocks; writing makes a whole new checkpoint in
 which some tensors are replaced and every other byte is carried over. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import abc
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from embcompress.checkpoint.description import Description
-from embcompress.checkpoint.dtypes import DType, Floats
-from embcompress.errors import UsageError
+from embcompress.checkpoint.dtypes import TABLE_DTYPES, DType, Floats
+from embcompress.errors import InputError, UsageError
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``; the unit (rows or bytes) is the stage's own."""
@@ -74,6 +75,21 @@ class TensorInfo:
             self.layout == "dense" and len(self.shape) == 2 and self.dtype is not None and self.dtype.is_table
         )
 
+    def matrix_dtype(self) -> DType:
+        """The element type of a tensor that :meth:`Checkpoint.rows` can read.
+
+        Raises:
+            InputError: it is none.
+        """
+        if not self.is_matrix or self.dtype is None:
+            kind = self.layout if self.layout != "dense" else (self.dtype.name if self.dtype else "unknown")
+            raise InputError(
+                f"{self.name}: {kind} of shape {list(self.shape)} cannot be read as a table, "
+                f"a dense matrix of {', '.join(d.name for d in TABLE_DTYPES)}",
+                remedy="convert the table first, or name another with --key",
+            )
+        return self.dtype
+
 
 @dataclass(frozen=True)
 class NewTensor:
@@ -96,10 +112,7 @@ class NewTensor:
     @property
     def nbytes(self) -> int:
         """Bytes it takes on disk."""
-        elements = 1
-        for size in self.shape:
-            elements *= size
-        return self.dtype.nbytes(elements)
+        return self.dtype.nbytes(math.prod(self.shape))
 
 
 @dataclass(frozen=True)

@@ -83,11 +83,7 @@ class Safetensors(Checkpoint):
     def rows(self, name: str, start: int, stop: int) -> Floats:
         """Rows ``start:stop`` as floats; see the base class."""
         info = self.tensors[name]
-        dtype = info.dtype
-        assert dtype is not None
-        if len(info.shape) != 2 or not dtype.is_table:
-            raise InputError(f"{name}: {dtype.name} of shape {list(info.shape)} cannot be read as a table")
-        columns = info.shape[1]
+        dtype, columns = info.matrix_dtype(), info.shape[-1]
         stored = np.empty((stop - start, columns), dtype.storage)
         offset = self._offset(name) + dtype.nbytes(start * columns)
         read_exact(self._fd, offset, stored, str(self.path))

@@ -41,6 +41,11 @@ class Rewrite:
     storages: Mapping[str, NewTensor | Extent]
     warnings: tuple[str, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all storages."""
+        return sum(s.nbytes if isinstance(s, NewTensor) else s.size for s in self.storages.values())
+
 
 def plan_rewrite(
     archive: Archive, state: StateDict, edit: Edit, description: Description | None, where: str

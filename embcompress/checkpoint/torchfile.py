@@ -92,20 +92,14 @@ class TorchFile(Checkpoint):
     def rows(self, name: str, start: int, stop: int) -> Floats:
         """Rows ``start:stop`` as floats; see the base class."""
         info = self.tensors[name]
-        if info.layout != "dense" or info.dtype is None or not info.dtype.is_table or len(info.shape) != 2:
-            kind = info.dtype.name if info.dtype else "unnamed"
-            raise InputError(
-                f"{name}: {info.layout} tensor of {kind} elements and shape {list(info.shape)} "
-                "cannot be read as a table"
-            )
+        dtype, columns = info.matrix_dtype(), info.shape[-1]
         view = self._views[name]
         offset = self._archive.storages[view.storage.key].offset + view.begin
-        columns = info.shape[1]
         if view.stride == (columns, 1):
-            stored = np.empty((stop - start, columns), info.dtype.storage)
+            stored = np.empty((stop - start, columns), dtype.storage)
             read_exact(self._fd, offset + start * columns * view.itemsize, stored, str(self.path))
-            return info.dtype.decode(stored)
-        return info.dtype.decode(self._strided(view, info.dtype.storage, offset)[start:stop].copy())
+            return dtype.decode(stored)
+        return dtype.decode(self._strided(view, dtype.storage, offset)[start:stop].copy())
 
     def _strided(self, view: View, storage: str, offset: int) -> NDArray[Any]:
         """A table whose rows are not one after another, mapped."""
@@ -123,16 +117,14 @@ class TorchFile(Checkpoint):
     def size_after(self, edit: Edit, description: Description | None) -> int:
         """Storages and pickle exactly, and the most that a zip adds for each; see the base class."""
         plan = plan_rewrite(self._archive, self._state, edit, description, str(self.path))
-        stored = sum(s.nbytes if isinstance(s, NewTensor) else s.size for s in plan.storages.values())
-        return stored + len(plan.pickle) + _RECORD_OVERHEAD * (len(plan.storages) + 4)
+        return plan.nbytes + len(plan.pickle) + _RECORD_OVERHEAD * (len(plan.storages) + 4)
 
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
         """Write the edited file to ``target`` in the zip format; see the base class."""
         plan = plan_rewrite(self._archive, self._state, edit, description, str(self.path))
-        total = sum(s.nbytes if isinstance(s, NewTensor) else s.size for s in plan.storages.values())
-        advance = Steps(progress, "write", total)
+        advance = Steps(progress, "write", plan.nbytes)
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             archive = ZipWriter(fd)

@@ -135,22 +135,22 @@ def _(result: ExpandResult) -> None:
 
 def human_bytes(count: int) -> str:
     """A size in decimal units with three digits, as disks and model hubs count."""
-    value, unit = float(count), "B"
-    for bigger in ("kB", "MB", "GB", "TB"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, bigger
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.3g} {unit}"
+    return f"{_scaled(count)}B"
 
 
 def human_flops(count: int) -> str:
     """A count with three digits and a decimal prefix."""
-    value, unit = float(count), ""
-    for bigger in ("k", "M", "G", "T"):
+    return _scaled(count).rstrip()
+
+
+def _scaled(count: int) -> str:
+    """Three digits, a blank and a decimal prefix, which is empty below a thousand."""
+    value, prefix = float(count), ""
+    for bigger in "kMGT":
         if value < 999.5:
             break
-        value, unit = value / 1000, f" {bigger}"
-    return f"{value:.3g}{unit}"
+        value, prefix = value / 1000, bigger
+    return f"{value:.3g} {prefix}"
 
 
 def sparkline(values: Sequence[float], width: int = _SPARK_WIDTH) -> str:
