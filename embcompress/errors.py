@@ -47,6 +47,12 @@ class TargetError(EmbcompressError):
     exit_code = 4
 
 
+class Interrupted(EmbcompressError):  # noqa: N818 - nobody made an error
+    """The user stopped work that can go on later (exit code 130)."""
+
+    exit_code = 130
+
+
 def printable(text: str, limit: int = 500) -> str:
     """``text`` with control characters escaped and cut to ``limit`` characters."""
     if len(text) > limit:

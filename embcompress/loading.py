@@ -60,10 +60,23 @@ def load(
         UsageError: the checkpoint is not compressed, or does not fit the model.
         InputError: the checkpoint is corrupt or not what its record says.
     """
+    fill(model, path, strict=strict, needs_tables=True)
+    return model if device is None else model.to(device)
+
+
+def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_tables: bool = False) -> None:
+    """Load a checkpoint, compressed or dense, into the model it was made from; see :func:`load`.
+
+    Args:
+        model: changed in place, and only if all of the checkpoint fits.
+        path: a .safetensors or PyTorch file, or a Hugging Face directory.
+        strict: see :func:`load`.
+        needs_tables: whether a dense checkpoint is refused.
+    """
     if any(tensor.is_meta for tensor in model.parameters()):
         raise UsageError("the model has parameters on the meta device", remedy="build it on a real device")
     with open_checkpoint(path) as checkpoint:
-        tables = _tables(checkpoint)
+        tables = _tables(checkpoint, needed=needs_tables)
         checkpoint.check_integrity()
         weights = {name: value for file in checkpoint.weight_files for name, value in _read(file).items()}
     for table in tables:
@@ -90,18 +103,17 @@ def load(
     _check_fit(weights, expected, path, strict=strict, remedy=remedy)
     install(model, modules)
     model.load_state_dict(weights, strict=strict)
-    return model if device is None else model.to(device)
 
 
-def _tables(checkpoint: Checkpoint) -> tuple[TableRecord, ...]:
+def _tables(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
     """The compressed tables of a checkpoint, all of a kind that can be loaded.
 
     Raises:
-        UsageError: there are none, or of a method whose parts have no module here.
+        UsageError: there are none though one is needed, or of a method whose parts have no module here.
         InputError: the stored parts are not what their record says.
     """
     tables = checkpoint.description.tables if checkpoint.description else ()
-    if not tables:
+    if needed and not tables:
         raise UsageError(
             f"{checkpoint.path}: holds no compressed table",
             remedy="load it with load_state_dict or from_pretrained, or run 'embcompress factorize' first",
@@ -146,6 +158,8 @@ def _renaming(
     """
     dense = _dense_names(weights, tables)
     named = [table.name for table in tables]
+    if not named:
+        return str
     own = model.state_dict().keys() | {name for name, _ in model.named_buffers()}
     base = getattr(model, "base_model_prefix", "")
     above = named[0].split(".")[:-2]  # what is above the module that holds the table
@@ -218,7 +232,7 @@ def _check_fit(
         )
     if any(names):
         text = f"{path}: loaded in part, the rest of the model is as it was: {'; '.join(filter(None, names))}"
-        warnings.warn(printable(text), stacklevel=3)
+        warnings.warn(printable(text), stacklevel=4)
 
 
 def _listed(what: str, names: list[str]) -> str:

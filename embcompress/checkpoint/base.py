@@ -191,6 +191,17 @@ class Checkpoint(abc.ABC):
             InputError: a checksum does not fit its bytes.
         """
 
+    @abc.abstractmethod
+    def beside(self, key: str) -> object:
+        """Plain data that stand beside the tensors under ``key``, None where there are none.
+
+        In a PyTorch file an entry beside the state dict, in a safetensors file a metadata entry that
+        holds JSON, in a directory an entry of ``config.json``. Every edited copy carries them along.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+
     @property
     def needs_guard(self) -> bool:
         """Whether a stock loader could misread the output, so that a guard tensor must stop it."""

@@ -41,6 +41,8 @@ class TableRecord:
             them again.
         weighting: how rows were weighted, None for all alike.
         seed: seed of the method's randomness, None where it has none.
+        trained: whether the parts were trained afterwards; ``relative_error`` is then what it was
+            before, and the accuracy of the model is what counts.
     """
 
     name: str
@@ -57,6 +59,7 @@ class TableRecord:
     copies: tuple[str, ...] = ()
     weighting: str | None = None
     seed: int | None = None
+    trained: bool = False
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -148,6 +151,8 @@ def _table(raw: Mapping[str, Any]) -> TableRecord:
         raise ValueError("shape, rank and bits must be positive integers below 2^48")
     if not all(type(x) in (int, float) and abs(x) < 1e12 for x in (record.ratio, record.relative_error)):
         raise TypeError("ratio and relative_error must be finite numbers")
+    if type(record.trained) is not bool:
+        raise TypeError("trained is not true or false")
     if not {*record.copies} <= {*record.ties}:
         raise ValueError("copies are not among the ties")
     if record.dtype not in DTYPES or record.stored_dtype not in DTYPES:

@@ -85,6 +85,10 @@ class Directory(Checkpoint):
             with open_file(self.path / name) as other:
                 self._compare(name, other)
 
+    def beside(self, key: str) -> object:
+        """An entry of config.json; see the base class."""
+        return self.config.get(key)
+
     def size_after(self, edit: Edit, description: Description | None) -> int:
         """The sum over the weight files; see the base class."""
         return sum(

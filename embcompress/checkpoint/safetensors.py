@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +95,16 @@ class Safetensors(Checkpoint):
 
     def check_integrity(self, progress: Progress = silent) -> None:
         """Nothing to check: the format carries no checksums."""
+
+    def beside(self, key: str) -> object:
+        """What a metadata entry holds as JSON; see the base class."""
+        text = self._header.metadata.get(key)
+        try:
+            return None if text is None else json.loads(text)
+        except (ValueError, RecursionError):
+            raise InputError(
+                f"{self.path}: the metadata under {key} are not JSON", remedy="make the file again"
+            ) from None
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
         """Exactly what :meth:`write` makes; see the base class."""

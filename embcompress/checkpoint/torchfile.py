@@ -114,6 +114,10 @@ class TorchFile(Checkpoint):
         for name, extent in self._archive.records.items():
             check_record(self._fd, name, extent, str(self.path), advance)
 
+    def beside(self, key: str) -> object:
+        """What the saved object holds beside its state dict; see the base class."""
+        return self._archive.root.get(key) if self.container else None
+
     def size_after(self, edit: Edit, description: Description | None) -> int:
         """Storages and pickle exactly, and the most that a zip adds for each; see the base class."""
         plan = plan_rewrite(self._archive, self._state, edit, description, str(self.path))
