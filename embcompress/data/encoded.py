@@ -1,0 +1,72 @@
+"""Token ids of many texts without padding, and the batches they are read in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+
+_POOL = 50
+"""Batches that are sorted by length together: enough to leave little padding, few enough to stay random."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as token ids, one after another.
+
+    Attributes:
+        tokens: the ids of all texts (N).
+        lengths: ids of each text (texts), at least 1.
+    """
+
+    tokens: Ids
+    lengths: Ids
+
+    @classmethod
+    def of(cls, texts: Iterable[list[int]]) -> Encoded:
+        """Put lists of ids together."""
+        rows = list(texts)
+        tokens = np.fromiter((token for row in rows for token in row), np.int64)
+        return cls(tokens, np.fromiter(map(len, rows), np.int64, len(rows)))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def starts(self) -> Ids:
+        """Where each text begins in ``tokens``."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    def padded(self, rows: Ids, padding: int) -> Ids:
+        """The texts ``rows`` side by side (rows × the longest), filled up with ``padding``."""
+        lengths = self.lengths[rows]
+        columns = np.arange(lengths.max(initial=1))
+        places = self.starts[rows][:, None] + columns
+        inside = columns < lengths[:, None]
+        return np.where(inside, self.tokens[np.minimum(places, len(self.tokens) - 1)], padding)
+
+
+def shuffled_batches(lengths: Ids, size: int, rng: np.random.Generator) -> list[Ids]:
+    """Rows of one epoch in random batches of texts of nearly equal length.
+
+    Every row comes exactly once; only the last batch of the last pool may be smaller than ``size``.
+    """
+    order = rng.permutation(len(lengths))
+    batches: list[Ids] = []
+    for start in range(0, len(order), size * _POOL):
+        pool = order[start : start + size * _POOL]
+        batches += _cut(pool[np.argsort(lengths[pool], kind="stable")], size)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def sorted_batches(lengths: Ids, size: int) -> list[Ids]:
+    """All rows in batches of texts of nearly equal length, the same every time."""
+    return _cut(np.argsort(lengths, kind="stable"), size)
+
+
+def _cut(rows: Ids, size: int) -> list[Ids]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,0 +1,200 @@
+"""From texts to token ids: rules that split words, with a vocabulary, and tokenizer.json files.
+
+A rule is one subclass of :class:`Tokenizer` and one line in ``TOKENIZERS``. What it writes about
+itself (:meth:`Tokenizer.to_dict`) goes into the checkpoint, so that a classifier needs no other file.
+"""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from embcompress.data.encoded import Encoded
+from embcompress.errors import InputError, UsageError
+
+PADDING, UNKNOWN = "<pad>", "<unk>"
+"""Tokens 0 and 1 of a vocabulary made here."""
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
+"""Words with their apostrophes, and punctuation marks one by one."""
+
+
+class Tokenizer(abc.ABC):
+    """Turns texts into token ids.
+
+    Attributes:
+        rule: registry name.
+        vocabulary: token of each id.
+        padding: id that fills short texts up.
+    """
+
+    rule: ClassVar[str]
+    vocabulary: tuple[str, ...]
+    padding: int
+
+    @abc.abstractmethod
+    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
+        """Ids of each text, cut off after ``max_length``; a text without tokens is one unknown token."""
+
+    @abc.abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """What :func:`tokenizer_from_dict` makes it from again, ready for JSON."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Undo :meth:`to_dict`.
+
+        Raises:
+            ValueError, KeyError, TypeError: ``raw`` is none of ours.
+        """
+
+
+class _Splitting(Tokenizer):
+    """A rule that splits a text into tokens, looked up in a vocabulary of tokens seen before."""
+
+    def __init__(self, vocabulary: Sequence[str]) -> None:
+        self.vocabulary = tuple(vocabulary)
+        self.padding = 0
+        self._ids = {token: number for number, token in enumerate(self.vocabulary)}
+
+    @classmethod
+    def build(cls, texts: Iterable[str], *, min_count: int = 1, max_tokens: int | None = None) -> Self:
+        """The rule with the tokens of ``texts``, the frequent ones first.
+
+        Args:
+            texts: where to count.
+            min_count: how often a token must occur.
+            max_tokens: most tokens besides padding and unknown, None for all.
+        """
+        counts = Counter(token for text in texts for token in cls.split(text))
+        kept = sorted((t for t, n in counts.items() if n >= min_count), key=lambda t: (-counts[t], t))
+        special = {PADDING, UNKNOWN}
+        return cls((PADDING, UNKNOWN, *(t for t in kept[:max_tokens] if t not in special)))
+
+    @staticmethod
+    @abc.abstractmethod
+    def split(text: str) -> list[str]:
+        """The tokens of a text."""
+
+    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
+        """Look every token up; see the base class."""
+        unknown = self._ids[UNKNOWN]
+        get = self._ids.get
+        return Encoded.of(
+            [get(token, unknown) for token in self.split(text)[:max_length]] or [unknown] for text in texts
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name of the rule and the vocabulary."""
+        return {"rule": self.rule, "vocabulary": list(self.vocabulary)}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """See the base class."""
+        vocabulary = raw["vocabulary"]
+        if not isinstance(vocabulary, list) or not all(isinstance(token, str) for token in vocabulary):
+            raise TypeError("the vocabulary is no list of texts")
+        if vocabulary[:2] != [PADDING, UNKNOWN] or len(set(vocabulary)) < len(vocabulary):
+            raise ValueError(f"a vocabulary begins with {PADDING} and {UNKNOWN} and holds no token twice")
+        return cls(vocabulary)
+
+
+class Words(_Splitting):
+    """Lower-cased words with their apostrophes, and single punctuation marks."""
+
+    rule = "words"
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """See the class."""
+        return _WORD.findall(text.lower())
+
+
+class Whitespace(_Splitting):
+    """What stands between white space, case kept; for texts that are tokenized already."""
+
+    rule = "whitespace"
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """See the class."""
+        return text.split()
+
+
+class TokenizerJson(Tokenizer):
+    """A tokenizer.json of the Hugging Face ``tokenizers`` library, without its special tokens.
+
+    Needs the extra ``embcompress[tokenizers]``.
+    """
+
+    rule = "tokenizer.json"
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokenizer = _read(text)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        ids: dict[str, int] = self._tokenizer.get_vocab()
+        by_id = {number: token for token, number in ids.items()}
+        self.vocabulary = tuple(by_id.get(i, f"<{i}>") for i in range(max(by_id, default=-1) + 1))
+        self.padding = _first(ids, ("[PAD]", "<pad>", "<|pad|>"), "no padding token ([PAD] or <pad>)")
+        self._unknown = _first(
+            ids, ("[UNK]", "<unk>", "<|unk|>", "[PAD]", "<pad>", "<|pad|>"), "no unknown token"
+        )
+
+    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
+        """Encode with the library, without special tokens; see the base class."""
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return Encoded.of(one.ids[:max_length] or [self._unknown] for one in found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name of the rule and the text of the file."""
+        return {"rule": self.rule, "json": self._text}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """See the base class."""
+        if not isinstance(raw["json"], str):
+            raise TypeError("a tokenizer.json is text")
+        return cls(raw["json"])
+
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {kind.rule: kind for kind in (Words, Whitespace, TokenizerJson)}
+"""Every rule by name; contract tests run over it."""
+
+SPLITTING: dict[str, type[_Splitting]] = {kind.rule: kind for kind in (Words, Whitespace)}
+"""The rules that need no file: their vocabulary is that of the training texts."""
+
+
+def tokenizer_from_dict(raw: Mapping[str, Any]) -> Tokenizer:
+    """Make a tokenizer from what :meth:`Tokenizer.to_dict` wrote.
+
+    Raises:
+        ValueError, KeyError, TypeError: ``raw`` is none of ours.
+    """
+    return TOKENIZERS[raw["rule"]].from_dict(raw)
+
+
+def _first(ids: Mapping[str, int], names: Sequence[str], otherwise: str) -> int:
+    found = next((ids[name] for name in names if name in ids), None)
+    if found is None:
+        raise InputError(f"tokenizer.json: has {otherwise}", remedy="add one, or use --tokenizer words")
+    return found
+
+
+def _read(text: str) -> Any:
+    """The library's tokenizer from the text of a tokenizer.json."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise UsageError(
+            "tokenizer.json needs the library tokenizers", remedy="pip install 'embcompress[tokenizers]'"
+        ) from None
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"tokenizer.json: cannot be read ({error})", remedy="download it again") from None

@@ -1,0 +1,48 @@
+"""The embedding table of another checkpoint, with the tokens of its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embcompress.checkpoint import FORMATS, open_checkpoint
+from embcompress.checkpoint.base import Checkpoint, Progress
+from embcompress.data.vectors.base import Choice, Matrix, VectorFormat, check_dimension
+from embcompress.data.vectors.gathering import gather
+from embcompress.data.vectors.vocabularies import vocabulary_of
+from embcompress.errors import UsageError
+from embcompress.methods.decoding import decoded
+from embcompress.tables import Rows, locate
+
+
+class CheckpointTable(VectorFormat):
+    """A .safetensors or PyTorch file or a Hugging Face directory, compressed by this tool or not."""
+
+    name = "checkpoint"
+
+    def recognizes(self, path: Path, head: bytes) -> bool:  # noqa: ARG002 - the formats look themselves
+        """By what the formats of checkpoints say."""
+        return any(kind.recognizes(path) for kind in FORMATS)
+
+    def read(self, path: Path, choice: Choice, progress: Progress) -> Matrix:
+        """See the base class."""
+        with open_checkpoint(path) as checkpoint:
+            rows = _rows(checkpoint)
+            check_dimension(rows.shape[1], str(path))
+            return gather(rows, vocabulary_of(checkpoint, rows.shape[0]), choice, path, progress)
+
+
+def _rows(checkpoint: Checkpoint) -> Rows:
+    """The one token table, decoded where it is compressed."""
+    remedy = "give a checkpoint with one token table"
+    records = checkpoint.description.tables if checkpoint.description is not None else ()
+    if len(records) > 1:
+        names = ", ".join(record.name for record in records)
+        raise UsageError(f"{checkpoint.path}: {len(records)} compressed tables: {names}", remedy=remedy)
+    if records:
+        return decoded(checkpoint, records[0])
+    try:
+        return locate(checkpoint)[0].rows
+    except UsageError as error:
+        # It speaks to commands that work on several tables and have an option to choose with.
+        reason = error.message.removeprefix(f"{checkpoint.path}: ")
+        raise UsageError(f"{checkpoint.path}: {reason}", remedy=remedy) from None

@@ -1,0 +1,52 @@
+"""Rows of a stored matrix by their tokens, for formats that keep the two apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from embcompress.checkpoint.base import Progress, Steps
+from embcompress.data.vectors.base import STAGE, Choice, Matrix, check_finite
+from embcompress.tables import Rows
+
+
+def gather(
+    rows: Rows, tokens: Iterable[tuple[int, str]], choice: Choice, path: Path, progress: Progress
+) -> Matrix:  # (kept × dimension)
+    """The rows of the kept tokens, read block by block; blocks without any are left alone.
+
+    Args:
+        rows: the stored matrix.
+        tokens: number of a row, and its token.
+        choice: which tokens are kept.
+        path: the file, for messages.
+        progress: told the bytes of the blocks.
+
+    Raises:
+        InputError: a kept row holds a number that is not finite.
+    """
+    places: list[int] = []
+    for place, token in tokens:
+        slot = choice.slot(token)
+        if slot == len(places):
+            places.append(place)
+        elif slot is not None:
+            places[slot] = place
+    order = np.argsort(np.array(places, np.int64), kind="stable")
+    ascending = np.array(places, np.int64)[order]
+    matrix = np.empty((len(places), rows.shape[1]), np.float32)
+    steps = Steps(progress, STAGE, rows.nbytes)
+    for start, stop in rows.spans():
+        low, high = np.searchsorted(ascending, (start, stop))
+        if low < high:
+            first, last = int(ascending[low]), int(ascending[high - 1])
+            block = rows.read(first, last + 1)
+            with np.errstate(over="ignore"):  # float64 beyond float32; found below
+                matrix[order[low:high]] = block[ascending[low:high] - first]
+            if not np.isfinite(matrix[order[low:high]]).all():
+                wrong = next(i for i in range(low, high) if not np.isfinite(matrix[order[i]]).all())
+                check_finite(matrix[order[wrong]], f"{path}: row {ascending[wrong]:,}")
+        steps(rows.dtype.nbytes((stop - start) * rows.shape[1]))
+    return matrix

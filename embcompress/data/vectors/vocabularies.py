@@ -1,0 +1,122 @@
+"""Which token each row of a table belongs to: vocabulary files, tokenizer.json, our own record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.layout import read_json
+from embcompress.checkpoint.naming import check_not_pointer
+from embcompress.data.vectors.base import decode_token
+from embcompress.data.vectors.stream import Stream, read_head
+from embcompress.errors import InputError, UsageError
+
+_RECORD = "classifier"
+"""Under which key a classifier of ours stands beside its tensors."""
+_OTHER_TOKENIZER = "take the tokenizer that belongs to this model"
+
+NumberedTokens = Iterable[tuple[int, str]]
+
+
+def read_vocabulary_file(path: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 0) and token of each line.
+
+    Raises:
+        InputError: a line is empty or too long, or the file is empty.
+    """
+    check_not_pointer(read_head(path), path)
+    with Stream(path) as stream:
+        for number, line in enumerate(stream.lines()):
+            yield number, decode_token(line.removesuffix(b"\r"), f"{path}: line {number + 1:,}")
+
+
+def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
+    """Row and token for the rows of a checkpoint's table.
+
+    They are looked for in the checkpoint's own record, then in ``tokenizer.json``, then in
+    ``vocab.txt`` beside the weights. The files may name fewer tokens than there are rows, as
+    tables are often padded to a round number.
+
+    Args:
+        checkpoint: the checkpoint of the table.
+        rows: rows of the table.
+
+    Raises:
+        UsageError: there is no vocabulary.
+        InputError: it is broken, or of another table.
+    """
+    path = checkpoint.path
+    recorded = _recorded(checkpoint, rows)
+    if recorded is not None:
+        return recorded
+    folder = path if path.is_dir() else path.parent
+    if (file := folder / "tokenizer.json").is_file():
+        return _within(_from_tokenizer(read_json(file), file), rows, file)
+    if (file := folder / "vocab.txt").is_file():
+        return _within(read_vocabulary_file(file), rows, file)
+    raise UsageError(
+        f"{path}: nothing says which tokens its rows belong to",
+        remedy=f"put the model's tokenizer.json or vocab.txt into {folder}",
+    )
+
+
+def _recorded(checkpoint: Checkpoint, rows: int) -> NumberedTokens | None:
+    """The vocabulary in the record of a classifier, None where there is no such record."""
+    record = checkpoint.beside(_RECORD)
+    tokenizer = record.get("tokenizer") if isinstance(record, dict) else None
+    if not isinstance(tokenizer, dict):
+        return None
+    where = f"{checkpoint.path}: its {_RECORD} record"
+    if isinstance(text := tokenizer.get("json"), str):
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError):
+            parsed = None
+        return _within(_from_tokenizer(parsed, where), rows, where)
+    tokens = tokenizer.get("vocabulary")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise InputError(f"{where} holds no list of tokens", remedy="make the file again")
+    if len(tokens) != rows:
+        raise InputError(
+            f"{where} names {len(tokens):,} tokens, the table has {rows:,} rows", remedy="make the file again"
+        )
+    return enumerate(tokens)
+
+
+def _from_tokenizer(parsed: Any, where: object) -> NumberedTokens:
+    """Id and token, ordered by ids, of a tokenizer.json of the Hugging Face ``tokenizers`` library.
+
+    ``model.vocab`` maps tokens to ids (WordPiece, BPE, WordLevel) or lists tokens with their scores
+    (Unigram); an added token is what its id stands for, whatever the model has there.
+
+    Raises:
+        InputError: it is of another form.
+    """
+    try:
+        vocabulary = parsed["model"]["vocab"]
+        if isinstance(vocabulary, dict):
+            tokens = {number: token for token, number in vocabulary.items()}
+        else:
+            tokens = dict(enumerate(token for token, _ in vocabulary))
+        tokens |= {added["id"]: added["content"] for added in parsed.get("added_tokens") or ()}
+        if not all(type(number) is int and isinstance(token, str) for number, token in tokens.items()):
+            raise TypeError
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise InputError(
+            f"{where}: holds no map from tokens to ids under model.vocab", remedy=_OTHER_TOKENIZER
+        ) from None
+    return sorted(tokens.items())
+
+
+def _within(tokens: NumberedTokens, rows: int, where: object) -> Iterator[tuple[int, str]]:
+    """The same tokens, each found to have a row."""
+    for number, token in tokens:
+        if not 0 <= number < rows:
+            raise InputError(
+                f"{where}: token {token!r} has number {number:,}, the table has {rows:,} rows",
+                remedy=_OTHER_TOKENIZER,
+            )
+        yield number, token
