@@ -1,0 +1,1 @@
+"""Training: one loop, learning-rate schedules, optimizers; torch only."""

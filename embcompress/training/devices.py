@@ -1,0 +1,55 @@
+"""Where a model runs, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from embcompress.errors import UsageError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""What ``--device`` takes; auto is the first of cuda, mps and cpu that there is."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and its precision.
+
+    Attributes:
+        device: where the model and its batches are.
+        mixed: whether forward passes run in bfloat16 where that is safe (``torch.autocast``);
+            bfloat16 has the range of float32, so losses need no scaling.
+    """
+
+    device: torch.device
+    mixed: bool = False
+
+    def precision(self) -> AbstractContextManager[object]:
+        """The context of a forward pass."""
+        if self.mixed:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+def runtime(device: str = "auto", *, mixed: bool | None = None) -> Runtime:
+    """The runtime that the user names.
+
+    Args:
+        device: one of ``DEVICES``.
+        mixed: mixed precision; None takes it on a CUDA GPU that computes in bfloat16.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    if device not in DEVICES:
+        raise UsageError(f"device {device!r}", remedy=f"choose from {', '.join(DEVICES)}")
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    chosen = next(name for name, there in present.items() if there) if device == "auto" else device
+    if not present[chosen]:
+        raise UsageError(f"device {chosen}: torch finds none", remedy="use --device auto")
+    if mixed is None:
+        mixed = chosen == "cuda" and torch.cuda.is_bf16_supported()
+    return Runtime(torch.device(chosen), mixed)

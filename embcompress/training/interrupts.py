@@ -1,0 +1,39 @@
+"""Ctrl-C between two steps instead of in the middle of one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+
+class Interrupts:
+    """While it is entered, the first Ctrl-C is only noted; a second one interrupts at once.
+
+    Calling it tells whether there was one. Only the main thread is asked by the system, so
+    elsewhere it changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._pressed = False
+        self._old: object = None
+
+    def __call__(self) -> bool:
+        """Whether there was one."""
+        return self._pressed
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._old = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._old is not None:
+            signal.signal(signal.SIGINT, self._old)  # type: ignore[arg-type]
+
+    def _press(self, _number: int, _frame: FrameType | None) -> None:
+        if self._pressed:
+            raise KeyboardInterrupt
+        self._pressed = True

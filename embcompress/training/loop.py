@@ -1,0 +1,213 @@
+"""The training loop: shuffled batches, one optimizer step each, the best epoch on dev kept.
+
+It can stop after any step and go on from there to bitwise the same model (on a CPU): the state
+holds weights, moments, schedule, random numbers and place, and the batches of an epoch follow
+from the seed and the epoch's number alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embcompress.data.encoded import Ids, shuffled_batches
+from embcompress.errors import UsageError
+from embcompress.nn import FactorizedPair
+from embcompress.training.devices import Runtime
+from embcompress.training.optimizers import optimizer_for
+from embcompress.training.records import Epoch, Recipe, Watcher
+from embcompress.training.schedules import Run, schedule_for
+from embcompress.training.scoring import Dataset, scores_of, tensors_of
+
+State = dict[str, Tensor]
+
+
+class Trainer:
+    """One run of training.
+
+    Args:
+        model: trained in place; moved to the runtime's device.
+        train: texts to learn from.
+        dev: texts that choose the epoch.
+        recipe: how.
+        runtime: where.
+    """
+
+    def __init__(
+        self, model: nn.Module, train: Dataset, dev: Dataset, recipe: Recipe, runtime: Runtime
+    ) -> None:
+        self._model = model.to(runtime.device)
+        self._train, self._dev = train, dev
+        self._recipe, self._runtime = recipe, runtime
+        self._steps = -(-len(train) // recipe.batch_size)
+        if recipe.only_factors:
+            _freeze_all_but_factors(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self._trained = trained
+        optimizer = optimizer_for(recipe.optimizer)
+        highest = optimizer.learning_rate if recipe.learning_rate is None else recipe.learning_rate
+        self._optimizer = optimizer.build(trained, highest, recipe.weight_decay)
+        self._schedule = schedule_for(recipe.schedule).build(
+            self._optimizer, Run(highest, self._steps, recipe.epochs), recipe.schedule_options
+        )
+        self._random: Tensor | None = None
+        self._step, self._rate = 0, 0.0
+        # Of the epoch under way:
+        self._loss_sum, self._seen, self._seconds, self._highest = 0.0, 0, 0.0, 0.0
+        self.history: list[Epoch] = []
+        self.best: Epoch | None = None
+        self.best_state: State = {}
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, should it not stop early."""
+        return self._steps * self._recipe.epochs
+
+    def run(self, watcher: Watcher, stop: Callable[[], bool], save: Callable[[], None]) -> bool:
+        """Train to the end, or until ``stop`` answers true after a step.
+
+        Args:
+            watcher: is told of steps and epochs.
+            stop: asked after each step.
+            save: called after each epoch, when :meth:`state_dict` may be kept.
+
+        Returns:
+            Whether it came to its end; the best weights are then ``best_state``.
+        """
+        with self._own_random_numbers():
+            if not self.history:
+                self._close_epoch(watcher)
+            while len(self.history) <= self._recipe.epochs and not self._patience_is_out():
+                epoch = len(self.history)
+                for batch in self._batches(epoch)[self._step - (epoch - 1) * self._steps :]:
+                    clock = time.monotonic()
+                    self._learn(batch)
+                    self._seconds += time.monotonic() - clock
+                    self._seen += len(batch)
+                    mean = self._loss_sum / self._seen
+                    watcher.step(epoch, self._step, self.total_steps, mean, self._rate)
+                    if stop():
+                        return False
+                self._close_epoch(watcher)
+                self._random = torch.get_rng_state()
+                save()
+        return True
+
+    @contextlib.contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        """Draw from a generator of our own, which goes on where it was left; the caller's is not moved."""
+        device = self._runtime.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(self._recipe.seed)
+            if self._random is not None:
+                torch.set_rng_state(self._random)
+            yield
+            self._random = torch.get_rng_state()
+
+    def _batches(self, epoch: int) -> list[Ids]:
+        rng = np.random.default_rng((self._recipe.seed, epoch))
+        return shuffled_batches(self._train.texts.lengths, self._recipe.batch_size, rng)
+
+    def _learn(self, rows: Ids) -> None:
+        """One optimizer step on the texts ``rows``."""
+        self._model.train()
+        tokens, lengths, labels = tensors_of(self._train, rows, self._runtime.device)
+        with self._runtime.precision():
+            loss = F.cross_entropy(self._model(tokens, lengths).float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self._trained, self._recipe.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._rate = float(self._schedule.get_last_lr()[0])
+        self._highest = max(self._highest, self._rate)
+        self._schedule.step()
+        self._loss_sum += loss.item() * len(rows)
+        self._step += 1
+
+    def _close_epoch(self, watcher: Watcher) -> None:
+        """Measure on dev, keep the weights if they are the best so far, begin a new count."""
+        clock = time.monotonic()
+        scores = scores_of(self._model, self._dev, self._runtime)
+        labels = torch.from_numpy(self._dev.labels)
+        epoch = Epoch(
+            epoch=len(self.history),
+            loss=self._loss_sum / self._seen if self._seen else None,
+            dev_loss=float(F.cross_entropy(scores, labels)),
+            dev_accuracy=float((scores.argmax(dim=1) == labels).double().mean()),
+            learning_rate=self._highest if self._seen else None,
+            seconds=self._seconds + time.monotonic() - clock,
+        )
+        self._loss_sum, self._seen, self._seconds, self._highest = 0.0, 0, 0.0, 0.0
+        self.history.append(epoch)
+        best = self.best is None or epoch.beats(self.best)
+        if best:
+            self.best = epoch
+            self.best_state = _copied(self._model.state_dict())
+        watcher.epoch(epoch, best=best)
+
+    def _patience_is_out(self) -> bool:
+        patience = self._recipe.patience
+        return (
+            patience is not None and self.best is not None and len(self.history) > self.best.epoch + patience
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later :meth:`load_state_dict` needs to go on as if nothing had been."""
+        return {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "random": self._random,
+            "step": self._step,
+            "rate": self._rate,
+            "loss_sum": self._loss_sum,
+            "seen": self._seen,
+            "seconds": self._seconds,
+            "highest": self._highest,
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": None if self.best is None else self.best.epoch,
+            "best_state": self.best_state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to where another trainer with the same arguments was."""
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._random = state["random"]
+        self._step, self._rate = state["step"], state["rate"]
+        self._loss_sum, self._seen = state["loss_sum"], state["seen"]
+        self._seconds, self._highest = state["seconds"], state["highest"]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.best = None if state["best"] is None else self.history[state["best"]]
+        self.best_state = state["best_state"]
+
+
+def _copied(state: Mapping[str, Tensor]) -> State:
+    """A copy on the CPU that later steps do not change; what shares memory still does."""
+    copies: dict[int, Tensor] = {}
+    for value in state.values():
+        if value.data_ptr() not in copies:
+            copies[value.data_ptr()] = value.detach().to("cpu", copy=True)
+    return {name: copies[value.data_ptr()] for name, value in state.items()}
+
+
+def _freeze_all_but_factors(model: nn.Module) -> None:
+    model.requires_grad_(False)
+    pairs = [module for module in model.modules() if isinstance(module, FactorizedPair)]
+    if not pairs:
+        raise UsageError(
+            "only the factors are to be trained, and the model has none",
+            remedy="factorize it first, or train all of it",
+        )
+    for pair in pairs:
+        pair.requires_grad_(True)

@@ -1,0 +1,53 @@
+"""Labelled texts as a model reads them, and its scores of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embcompress.data.encoded import Encoded, Ids, sorted_batches
+from embcompress.training.devices import Runtime
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Texts as ids with their labels.
+
+    Attributes:
+        texts: token ids.
+        labels: number of each text's label (texts).
+        padding: id that fills short texts up.
+    """
+
+    texts: Encoded
+    labels: Ids
+    padding: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@torch.no_grad()
+def scores_of(model: nn.Module, data: Dataset, runtime: Runtime) -> Tensor:
+    """Scores (texts×C, float32 on the CPU) in the order of ``data``; the model is left in evaluation mode."""
+    model.eval()
+    batches = sorted_batches(data.texts.lengths, _BATCH)
+    scores = []
+    for rows in batches:
+        tokens, lengths, _ = tensors_of(data, rows, runtime.device)
+        with runtime.precision():
+            scores.append(model(tokens, lengths).float().cpu())
+    order = torch.from_numpy(np.argsort(np.concatenate(batches)))
+    return torch.cat(scores)[order]
+
+
+def tensors_of(data: Dataset, rows: Ids, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids (rows × longest), lengths and labels of some texts."""
+    arrays = (data.texts.padded(rows, data.padding), data.texts.lengths[rows], data.labels[rows])
+    tokens, lengths, labels = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+    return tokens, lengths, labels
