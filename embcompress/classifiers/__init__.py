@@ -1,0 +1,22 @@
+"""Text classifiers that the command line trains: one file each, and the registry."""
+
+from __future__ import annotations
+
+from embcompress.classifiers.base import Classifier
+from embcompress.classifiers.dan import DAN
+from embcompress.classifiers.lstm import LSTM
+from embcompress.errors import UsageError
+
+CLASSIFIERS: dict[str, type[Classifier]] = {kind.name: kind for kind in (DAN, LSTM)}
+"""Every classifier by name; contract tests run over it."""
+
+
+def classifier_for(name: str) -> type[Classifier]:
+    """The classifier registered under ``name``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in CLASSIFIERS:
+        raise UsageError(f"classifier {name!r}", remedy=f"choose from {', '.join(CLASSIFIERS)}")
+    return CLASSIFIERS[name]

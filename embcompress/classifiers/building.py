@@ -1,0 +1,152 @@
+"""From a record to a module: ours by name, the user's own by a function that the user names."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from embcompress.classifiers import classifier_for
+from embcompress.classifiers.base import Architecture
+from embcompress.classifiers.record import ClassifierRecord
+from embcompress.data.vectors import WordVectors
+from embcompress.errors import UsageError
+from embcompress.nn import FactorizedEmbedding
+
+_START = 0.01
+"""Standard deviation of rows that no pretrained vector fills. torch's own 1 would drown what training
+adds: the table would stay noise, and noise has no low rank."""
+
+MODULE = "module"
+"""Name of the architecture of a user's own module."""
+
+
+def build(record: ClassifierRecord, *, factory: str | None = None) -> nn.Module:
+    """The module that a record describes, with fresh weights.
+
+    Args:
+        record: what to build.
+        factory: ``package.module:function`` of the user's own module. It is called as
+            ``function(tokens=V, labels=C, padding=id)`` and its result as ``module(tokens, lengths)``, see
+            ``Classifier.forward``. It is imported from the user's word alone: what a checkpoint says
+            of its factory is compared, never run.
+
+    Raises:
+        UsageError: the factory is missing, another than the record's, or makes no fitting module.
+    """
+    architecture = record.architecture
+    if architecture.name != MODULE and factory is not None:
+        raise UsageError(
+            f"--model {factory}: the checkpoint is a {architecture.name} made here",
+            remedy="leave out --model",
+        )
+    sizes = {
+        "tokens": len(record.tokenizer.vocabulary),
+        "labels": len(record.labels),
+        "padding": record.tokenizer.padding,
+    }
+    if architecture.name != MODULE:
+        return classifier_for(architecture.name).build(architecture, **sizes)
+    if factory != architecture.factory:
+        raise UsageError(
+            f"--model {factory}: the checkpoint was made with {architecture.factory}"
+            if factory
+            else f"the checkpoint holds a module of your own, made by {architecture.factory}",
+            remedy=f"if you trust that code, pass --model {architecture.factory}",
+        )
+    return own_module(factory, **sizes)
+
+
+def own_module(factory: str, *, tokens: int, labels: int, padding: int) -> nn.Module:
+    """What the user's function makes; see :func:`build`.
+
+    Raises:
+        UsageError: it cannot be imported or called, or makes no module with an embedding of
+            ``tokens`` rows.
+    """
+    module = _imported(factory)(tokens=tokens, labels=labels, padding=padding)
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            f"--model {factory}: made a {type(module).__name__}", remedy="it must return an nn.Module"
+        )
+    token_embedding(module, tokens, factory)
+    return module
+
+
+def token_embedding(
+    module: nn.Module, tokens: int, what: str = ""
+) -> nn.Embedding | nn.EmbeddingBag | FactorizedEmbedding:
+    """The first embedding in ``module`` with ``tokens`` rows.
+
+    Raises:
+        UsageError: there is none.
+    """
+    kinds = (FactorizedEmbedding, nn.Embedding, nn.EmbeddingBag)
+    for part in module.modules():
+        if isinstance(part, kinds) and part.num_embeddings == tokens:
+            return part
+    raise UsageError(
+        f"{what or type(module).__name__}: has no nn.Embedding with {tokens:,} rows, one a token",
+        remedy="make it with tokens=V rows, as it is called with",
+    )
+
+
+@torch.no_grad()
+def start_table(module: nn.Module, record: ClassifierRecord, vectors: WordVectors | None) -> int:
+    """Fill the fresh table: pretrained vectors where there are some, small noise elsewhere.
+
+    The padding row is zero. A user's own module keeps its own start where no vector is.
+
+    Returns:
+        Number of rows that pretrained vectors fill.
+
+    Raises:
+        UsageError: the vectors are of another width.
+    """
+    vocabulary = record.tokenizer.vocabulary
+    embedding = token_embedding(module, len(vocabulary))
+    weight = embedding.weight
+    if record.architecture.name != MODULE:
+        nn.init.normal_(weight, std=_START)
+        weight[record.tokenizer.padding] = 0
+    if vectors is None:
+        return 0
+    if vectors.matrix.shape[1] != weight.shape[1]:
+        raise UsageError(
+            f"vectors of {vectors.matrix.shape[1]} dimensions for an embedding of {weight.shape[1]}",
+            remedy=f"use --dimension {vectors.matrix.shape[1]}, or leave it out",
+        )
+    row_of = {token: row for row, token in enumerate(vectors.tokens)}
+    found = [
+        (i, row_of[t]) for i, t in enumerate(vocabulary) if t in row_of and i != record.tokenizer.padding
+    ]
+    places, rows = (torch.tensor(numbers) for numbers in zip(*found, strict=True))
+    weight[places] = torch.from_numpy(vectors.matrix)[rows].to(weight.dtype)
+    return len(found)
+
+
+def own_architecture(factory: str, module: nn.Module, tokens: int) -> Architecture:
+    """The record of a user's own module: it is known by its factory alone."""
+    return Architecture(MODULE, token_embedding(module, tokens).embedding_dim, (), 0.0, factory=factory)
+
+
+def _imported(factory: str) -> Callable[..., Any]:
+    """The function that ``package.module:function`` names, looked for in the working directory too."""
+    name, _, attribute = factory.partition(":")
+    remedy = "write package.module:function, importable from here"
+    if not name or not attribute:
+        raise UsageError(f"--model {factory}: names no function", remedy=remedy)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"--model {factory}: {error}", remedy=remedy) from None
+    if not callable(found):
+        raise UsageError(f"--model {factory}: is no function", remedy=remedy)
+    return found  # type: ignore[no-any-return]

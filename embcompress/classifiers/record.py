@@ -1,0 +1,100 @@
+"""What a classifier's checkpoint says about itself, so that no later command needs flags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.classifiers.base import Architecture
+from embcompress.data.tokenizing import Tokenizer, tokenizer_from_dict
+from embcompress.errors import InputError, UsageError
+
+RECORD_KEY = "classifier"
+"""Where it stands beside the tensors; see ``Checkpoint.beside``."""
+_LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class ClassifierRecord:
+    """How texts become scores of labels, but for the weights.
+
+    Attributes:
+        architecture: the network.
+        tokenizer: from texts to ids.
+        labels: name of each score, at least two.
+        max_length: tokens of a text that are read.
+    """
+
+    architecture: Architecture
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    max_length: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain data, ready for JSON."""
+        return {
+            "layout": _LAYOUT,
+            "architecture": {**asdict(self.architecture), "hidden": list(self.architecture.hidden)},
+            "tokenizer": self.tokenizer.to_dict(),
+            "labels": list(self.labels),
+            "max_length": self.max_length,
+        }
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False)
+
+
+def read_record(checkpoint: Checkpoint) -> ClassifierRecord:
+    """The record in a checkpoint, every field checked, since files come from strangers.
+
+    Raises:
+        UsageError: it holds none, so it is no classifier made here.
+        InputError: the record is broken or of a newer layout.
+    """
+    raw = checkpoint.beside(RECORD_KEY)
+    if raw is None:
+        raise UsageError(
+            f"{checkpoint.path}: says nothing of a vocabulary, labels and an architecture",
+            remedy="give a classifier made by 'embcompress train', or train one with --model",
+        )
+    try:
+        return _parse(raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{checkpoint.path}: the classifier record cannot be read ({type(error).__name__}: {error})",
+            remedy="train the classifier again",
+        ) from None
+
+
+def _parse(raw: object) -> ClassifierRecord:
+    if not isinstance(raw, dict):
+        raise TypeError(f"{type(raw).__name__} instead of an object")
+    if raw["layout"] != _LAYOUT:
+        raise ValueError(f"layout {raw['layout']}, this version reads {_LAYOUT}")
+    labels, max_length = raw["labels"], raw["max_length"]
+    if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(x, str) for x in labels):
+        raise TypeError("labels are no list of two or more texts")
+    if len({*labels}) < len(labels):
+        raise ValueError("a label stands twice")
+    if type(max_length) is not int or max_length < 1:
+        raise ValueError(f"max_length {max_length!r}")
+    architecture = _architecture(raw["architecture"])
+    return ClassifierRecord(architecture, tokenizer_from_dict(raw["tokenizer"]), tuple(labels), max_length)
+
+
+def _architecture(raw: Mapping[str, Any]) -> Architecture:
+    hidden, dimension, dropout = raw["hidden"], raw["dimension"], raw["dropout"]
+    sizes = (*hidden, dimension)
+    if not all(type(size) is int and 0 < size < 1 << 24 for size in sizes):
+        raise ValueError("hidden and dimension must be positive integers below 2^24")
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout {dropout!r}")
+    if not isinstance(raw["name"], str) or not isinstance(raw["factory"], str):
+        raise TypeError("name and factory are no texts")
+    return Architecture(
+        raw["name"], dimension, tuple(hidden), float(dropout), bool(raw["bidirectional"]), raw["factory"]
+    )
