@@ -12,36 +12,60 @@ from typing import TYPE_CHECKING, Any
 from embcompress.version import __version__
 
 if TYPE_CHECKING:
-    from embcompress.errors import EmbcompressError, InputError, TargetError, UsageError
+    from embcompress.errors import EmbcompressError, InputError, Interrupted, TargetError, UsageError
     from embcompress.loading import load
     from embcompress.nn import FactorizedEmbedding, FactorizedHead
-    from embcompress.workflows import expand, factorize, report
+    from embcompress.training.calr import CALR
+    from embcompress.training.records import Recipe
+    from embcompress.workflows import compress, evaluate, expand, factorize, finetune, report, train
+    from embcompress.workflows.learning import Session, Texts
+    from embcompress.workflows.training import NewClassifier
 
 __all__ = [
+    "CALR",
     "EmbcompressError",
     "FactorizedEmbedding",
     "FactorizedHead",
     "InputError",
+    "Interrupted",
+    "NewClassifier",
+    "Recipe",
+    "Session",
     "TargetError",
+    "Texts",
     "UsageError",
     "__version__",
+    "compress",
+    "evaluate",
     "expand",
     "factorize",
+    "finetune",
     "load",
     "report",
+    "train",
 ]
 
 _HOMES = {
+    "CALR": "training.calr",
     "EmbcompressError": "errors",
     "FactorizedEmbedding": "nn",
     "FactorizedHead": "nn",
     "InputError": "errors",
+    "Interrupted": "errors",
+    "NewClassifier": "workflows.training",
+    "Recipe": "training.records",
+    "Session": "workflows.learning",
     "TargetError": "errors",
+    "Texts": "workflows.learning",
     "UsageError": "errors",
+    "compress": "workflows",
+    "evaluate": "workflows",
     "expand": "workflows",
     "factorize": "workflows",
+    "finetune": "workflows",
     "load": "loading",
     "report": "workflows",
+    "train": "workflows",
 }
 
 

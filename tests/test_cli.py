@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
-from embcompress.cli import cli, parse_size
+from embcompress.cli import cli
+from embcompress.cli.options import parse_size
 
 
 @pytest.fixture

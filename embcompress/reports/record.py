@@ -76,7 +76,8 @@ class CompressedTable:
         dense_bytes: bytes of the dense table.
         nbytes: bytes of its parts.
         flops: a token.
-        recorded_error: relative error in the file's own record.
+        recorded_error: relative error in the file's own record, before its parts were trained.
+        trained: whether they were.
         measured_error: relative error against the original that was given, None without one.
     """
 
@@ -91,6 +92,7 @@ class CompressedTable:
     nbytes: int
     flops: int
     recorded_error: float
+    trained: bool
     measured_error: float | None
 
 

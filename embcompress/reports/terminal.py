@@ -80,9 +80,9 @@ def show(result: object) -> None:
 
 @show.register
 def _(report: Report) -> None:
-    console = _stdout()
+    console = stdout()
     console.print(
-        f"[bold]{_safe(report.path)}[/]  {report.format} · {human_bytes(report.size)} · "
+        f"[bold]{safe(report.path)}[/]  {report.format} · {human_bytes(report.size)} · "
         f"{report.tensors:,} tensors"
     )
     for table in report.tables:
@@ -92,45 +92,45 @@ def _(report: Report) -> None:
     if report.against is not None and report.against_size is not None:
         change = 1 - report.size / report.against_size
         console.print(
-            f"\nagainst {_safe(report.against)}: {human_bytes(report.against_size)} → "
+            f"\nagainst {safe(report.against)}: {human_bytes(report.against_size)} → "
             f"{human_bytes(report.size)}, {change:.1%} smaller"
         )
 
 
 @show.register
 def _(result: FactorizeResult) -> None:
-    console = _stdout()
-    grid = _grid("table", "V × d", "dtype", "bytes", "rank", "error", "foretold")
-    for table in result.tables:
-        dtype = table.dtype if table.dtype == table.stored_dtype else f"{table.dtype} → {table.stored_dtype}"
-        grid.add_row(
-            f"[bold]{_safe(table.name)}[/]",
-            _shape(table.shape),
+    console = stdout()
+    table = grid("table", "V × d", "dtype", "bytes", "rank", "error", "foretold")
+    for new in result.tables:
+        dtype = new.dtype if new.dtype == new.stored_dtype else f"{new.dtype} → {new.stored_dtype}"
+        table.add_row(
+            f"[bold]{safe(new.name)}[/]",
+            _shape(new.shape),
             dtype,
-            f"{human_bytes(table.bytes_before)} → {human_bytes(table.bytes_after)}",
-            str(table.rank),
-            "–" if table.relative_error is None else _error(table.relative_error),
-            _error(table.predicted_error),
+            f"{human_bytes(new.bytes_before)} → {human_bytes(new.bytes_after)}",
+            str(new.rank),
+            "–" if new.relative_error is None else _error(new.relative_error),
+            _error(new.predicted_error),
         )
-        if table.ties:
-            grid.add_row(f"  also {_safe(', '.join(table.ties))}")
-    console.print(grid)
+        if new.ties:
+            table.add_row(f"  also {safe(', '.join(new.ties))}")
+    console.print(table)
     saved = 1 - result.size_after / result.size_before
     console.print(
         f"\nmodel {human_bytes(result.size_before)} → {human_bytes(result.size_after)} ({saved:.1%} smaller)"
     )
     if result.written:
-        console.print(f"wrote [bold]{_safe(result.output)}[/]; the error is measured on the written bytes")
+        console.print(f"wrote [bold]{safe(result.output)}[/]; the error is measured on the written bytes")
     else:
-        console.print(f"dry run, nothing written; the output would be {_safe(result.output)}")
+        console.print(f"dry run, nothing written; the output would be {safe(result.output)}")
 
 
 @show.register
 def _(result: ExpandResult) -> None:
-    console = _stdout()
-    console.print(f"dense again: [bold]{_safe(', '.join(result.tables))}[/]")
+    console = stdout()
+    console.print(f"dense again: [bold]{safe(', '.join(result.tables))}[/]")
     console.print(f"model {human_bytes(result.size_before)} → {human_bytes(result.size_after)}")
-    console.print(f"wrote [bold]{_safe(result.output)}[/]")
+    console.print(f"wrote [bold]{safe(result.output)}[/]")
 
 
 def human_bytes(count: int) -> str:
@@ -163,20 +163,20 @@ def sparkline(values: Sequence[float], width: int = _SPARK_WIDTH) -> str:
 
 def _show_dense(console: Console, table: DenseTable) -> None:
     console.print(
-        f"\n[bold]{_safe(table.name)}[/]  {_shape(table.shape)} {table.dtype}, "
+        f"\n[bold]{safe(table.name)}[/]  {_shape(table.shape)} {table.dtype}, "
         f"{human_bytes(table.nbytes)}, {table.share:.1%} of the weights"
     )
     if table.ties:
-        console.print(f"  also {_safe(', '.join(table.ties))}")
+        console.print(f"  also {safe(', '.join(table.ties))}")
     console.print(
         f"  effective rank {table.effective_rank:.0f} of {min(table.shape)}, "
         f"break-even rank {table.break_even_rank}, {human_flops(table.flops)} FLOPs a token"
     )
     console.print(f"  singular values {sparkline(table.spectrum)}\n")
-    grid = _grid("  ratio", "rank", "table", "model", "error", "FLOPs a token")
+    options = grid("  ratio", "rank", "table", "model", "error", "FLOPs a token")
     for option in table.options:
         if option.rank:
-            grid.add_row(
+            options.add_row(
                 f"  {option.ratio:g}",
                 str(option.rank),
                 human_bytes(option.table_bytes),
@@ -185,39 +185,41 @@ def _show_dense(console: Console, table: DenseTable) -> None:
                 human_flops(option.flops),
             )
         else:
-            grid.add_row(f"  {option.ratio:g}", "–", "below rank 1")
-    console.print(grid)
+            options.add_row(f"  {option.ratio:g}", "–", "below rank 1")
+    console.print(options)
 
 
 def _show_compressed(console: Console, table: CompressedTable) -> None:
     console.print(
-        f"\n[bold]{_safe(table.name)}[/]  {_shape(table.shape)} {table.dtype}, {table.method} of rank "
+        f"\n[bold]{safe(table.name)}[/]  {_shape(table.shape)} {table.dtype}, {table.method} of rank "
         f"{table.rank} in {table.stored_dtype}"
     )
     if table.ties:
-        console.print(f"  also {_safe(', '.join(table.ties))}")
+        console.print(f"  also {safe(', '.join(table.ties))}")
     saved = 1 - table.nbytes / table.dense_bytes
     console.print(
         f"  {human_bytes(table.dense_bytes)} → {human_bytes(table.nbytes)} ({saved:.1%} removed), "
         f"{human_flops(table.flops)} FLOPs a token"
     )
     measured = "" if table.measured_error is None else f", measured now {_error(table.measured_error)}"
-    console.print(f"  error {_error(table.recorded_error)} when it was written{measured}")
+    trained = ", its factors were trained since" if table.trained else ""
+    console.print(f"  error {_error(table.recorded_error)} when it was factorized{trained}{measured}")
 
 
-def _stdout() -> Console:
+def stdout() -> Console:
+    """Where results go; as wide as it takes when it is no terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console
 
 
-def _grid(*headers: str) -> Table:
+def grid(*headers: str) -> Table:
     """A borderless table, first column left, the rest right."""
-    grid = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
     for index, header in enumerate(headers):
-        grid.add_column(header, justify="right" if index else "left", no_wrap=True, overflow="fold")
-    return grid
+        table.add_column(header, justify="right" if index else "left", no_wrap=True, overflow="fold")
+    return table
 
 
 def _shape(shape: tuple[int, int]) -> str:
@@ -228,6 +230,6 @@ def _error(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0005 or value == 0 else f"{value:.1e}"
 
 
-def _safe(value: object) -> str:
+def safe(value: object) -> str:
     """Text from a file or the user, with neither control characters nor markup."""
     return escape(printable(str(value)))

@@ -1,9 +1,36 @@
-"""The public Python API: what each command does, without its terminal."""
+"""The public Python API: what each command does, without its terminal.
+
+The names are imported when they are first used: what trains needs torch, what factorizes does not.
+"""
 
 from __future__ import annotations
 
-from embcompress.workflows.expanding import expand
-from embcompress.workflows.factorizing import factorize
-from embcompress.workflows.reporting import report
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["expand", "factorize", "report"]
+if TYPE_CHECKING:
+    from embcompress.workflows.compressing import compress
+    from embcompress.workflows.evaluating import evaluate
+    from embcompress.workflows.expanding import expand
+    from embcompress.workflows.factorizing import factorize
+    from embcompress.workflows.finetuning import finetune
+    from embcompress.workflows.reporting import report
+    from embcompress.workflows.training import train
+
+__all__ = ["compress", "evaluate", "expand", "factorize", "finetune", "report", "train"]
+
+_HOMES = {
+    "compress": "compressing",
+    "evaluate": "evaluating",
+    "expand": "expanding",
+    "factorize": "factorizing",
+    "finetune": "finetuning",
+    "report": "reporting",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -141,6 +141,7 @@ def _compressed(source: Checkpoint, record: TableRecord, measured: float | None)
         nbytes=sum(rows_of(source, name).nbytes for name in record.part_names),
         flops=factored_flops(method, record.shape, record.rank, count_heads(source, stand_in)),
         recorded_error=record.relative_error,
+        trained=record.trained,
         measured_error=measured,
     )
 

@@ -1,0 +1,44 @@
+"""The command line: parse, call a workflow, show its result.
+
+Everything heavy is imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import click
+
+from embcompress.cli.boundary import Boundary
+from embcompress.cli.checkpoints import expand, factorize, report
+from embcompress.cli.classifiers import compress, evaluate, finetune, train
+from embcompress.version import __version__
+
+
+@click.group(cls=Boundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="embcompress")
+def cli() -> None:
+    """Make the embedding tables of saved models small.
+
+    Reads a .safetensors file, a PyTorch checkpoint or a Hugging Face directory; never runs code
+    from it.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 input unsafe or corrupt, 4 target not reachable, 130
+    interrupted.
+    """
+
+
+for _command in (factorize, report, expand, train, finetune, evaluate, compress):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Entry point of the ``embcompress`` command."""
+    # OpenBLAS threads spin for 20 ms after each product, on the cores where the input is hashed and
+    # copied meanwhile; 2**4 cycles is the shortest they can. It must be set before NumPy is loaded.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows a ? for a bar, not a traceback
+    cli(prog_name="embcompress")

@@ -1,0 +1,51 @@
+"""The one place where errors become a line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Any
+
+import click
+
+from embcompress.errors import EmbcompressError, printable
+
+_INTERRUPTED = 130
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or write elsewhere with -o",
+    errno.EDQUOT: "free some of the quota, or write elsewhere with -o",
+    errno.EFBIG: "raise the file size limit (ulimit -f), or write elsewhere with -o",
+    errno.EACCES: "see its permissions, or write elsewhere with -o",
+    errno.EPERM: "see its permissions, or write elsewhere with -o",
+    errno.EROFS: "write elsewhere with -o",
+}
+
+
+class Boundary(click.Group):
+    """A group in which every expected error becomes one line on stderr and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command inside the error boundary."""
+        try:
+            return super().invoke(ctx)
+        except EmbcompressError as error:
+            _fail(ctx, str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _fail(ctx, "interrupted; no unfinished output was left", _INTERRUPTED)
+        except BrokenPipeError:
+            # The reader of our output left; Python would complain once more while flushing.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            reason = error.strerror or str(error)
+            remedy = _REMEDIES.get(error.errno or 0, "")
+            _fail(ctx, printable(f"{place}{reason}{'; ' if remedy else ''}{remedy}"), 1)
+        except MemoryError:
+            _fail(ctx, "out of memory; close other programs or take a larger machine", 1)
+
+
+def _fail(ctx: click.Context, message: str, code: int) -> None:
+    click.echo(f"Error: {message}", err=True)
+    ctx.exit(code)

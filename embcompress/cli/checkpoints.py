@@ -1,0 +1,65 @@
+"""The commands on checkpoints of any model: factorize, report, expand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embcompress.cli.options import force, keys, output, output_options, progress, show, source, targets
+
+
+@click.command()
+@source
+@targets
+@output
+@keys
+@click.option("--all", "all_tables", is_flag=True, help="Take every token table.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
+@force
+@output_options
+def factorize(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+    """Write a smaller copy of the checkpoint PATH, its embedding table replaced by two factors.
+
+    Give exactly one target. Without -o the output stands beside the input, named after the target.
+    """
+    from embcompress import workflows
+
+    with progress(quiet=quiet, verbose=verbose) as bars:
+        result = workflows.factorize(path, progress=bars, **options)
+    show(result, as_json=as_json, quiet=quiet)
+
+
+@click.command()
+@source
+@click.option(
+    "--against", type=click.Path(path_type=Path), help="Original to measure a compressed PATH against."
+)
+@keys
+@output_options
+def report(
+    path: Path, *, against: Path | None, keys: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Show where the bytes of the checkpoint PATH are and what each ratio would cost."""
+    from embcompress import workflows
+
+    with progress(quiet=quiet, verbose=verbose) as bars:
+        result = workflows.report(path, against=against, keys=keys, progress=bars)
+    show(result, as_json=as_json, quiet=quiet)
+
+
+@click.command()
+@source
+@output
+@force
+@output_options
+def expand(
+    path: Path, *, output: Path | None, force: bool, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Write a copy of the compressed checkpoint PATH with dense tables again."""
+    from embcompress import workflows
+
+    with progress(quiet=quiet, verbose=verbose) as bars:
+        result = workflows.expand(path, output=output, force=force, progress=bars)
+    show(result, as_json=as_json, quiet=quiet)

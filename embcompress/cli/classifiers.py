@@ -1,0 +1,267 @@
+"""The commands on text classifiers: train, finetune, evaluate, compress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from embcompress.cli.options import force, keys, output, output_options, progress, show, source, targets
+
+if TYPE_CHECKING:
+    from embcompress.training.records import Recipe, Watcher
+    from embcompress.workflows.learning import Session, Texts
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ARCHITECTURES = ("dan", "lstm")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta")
+SCHEDULES = ("calr", "clr", "cosine", "linear", "constant")
+"""The names of four registries, whose modules import torch: too much for ``--help``. A test compares."""
+
+_FILE = click.Path(path_type=Path, readable=False)
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """A decorator that adds ``options`` in the order in which help shows them."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+class _Numbers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers from 1 on with commas between them, such as ``1024,512``."""
+
+    name = "N[,N]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        try:
+            numbers = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers; write 1024,512", param, ctx)
+        if min(numbers) < 1:
+            self.fail(f"{value!r} holds a number below 1", param, ctx)
+        return numbers
+
+
+class _Settings(click.ParamType[tuple[str, float]]):
+    """A setting of a schedule, ``name=number``."""
+
+    name = "NAME=X"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        name, _, number = str(value).partition("=")
+        try:
+            return name, float(number)
+        except ValueError:
+            self.fail(f"{value!r} is no setting; write decay=0.1", param, ctx)
+
+
+_columns = _options(
+    click.option("--text-column", default="text", show_default=True, help="Header of the texts."),
+    click.option("--label-column", default="label", show_default=True, help="Header of the labels."),
+    click.option("--delimiter", help="Between fields.  [default: a tab in .tsv files, else a comma]"),
+)
+_model = click.option(
+    "--model", "factory", metavar="PACKAGE.MODULE:FUNCTION", help="A module of your own; runs that code."
+)
+_device = click.option(
+    "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute."
+)
+_run = _options(
+    click.option(
+        "--dev", type=_FILE, help="CSV that chooses the best epoch.  [default: a part of the texts]"
+    ),
+    click.option(
+        "--dev-share", type=float, default=0.1, show_default=True, help="That part, where there is no --dev."
+    ),
+    click.option("--epochs", type=click.IntRange(min=1), help="Passes over the texts."),
+    click.option("--batch-size", type=click.IntRange(min=1), help="Texts a step."),
+    click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="How gradients become steps."),
+    click.option("--learning-rate", type=float, help="The highest.  [default: the optimizer's usual one]"),
+    click.option("--schedule", type=click.Choice(SCHEDULES), help="How the learning rate moves."),
+    click.option(
+        "--schedule-option", "schedule_options", type=_Settings(), multiple=True, help="Repeats: decay=0.1."
+    ),
+    click.option("--weight-decay", type=float, help="L2 penalty."),
+    click.option("--clip", type=float, help="Largest norm of the gradient."),
+    click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without gain."),
+    click.option("--seed", type=click.IntRange(min=0), help="Of the split, shuffling and dropout."),
+    _device,
+    click.option(
+        "--mixed/--no-mixed", default=None, help="bfloat16 passes.  [default: on GPUs that have it]"
+    ),
+    click.option("--history", type=_FILE, help="File that gets one JSON line an epoch."),
+    click.option("--plot", type=_FILE, help="Picture of the learning curves; needs embcompress[plot]."),
+    click.option("--resume", is_flag=True, help="Go on with an interrupted run."),
+)
+_only_factors = click.option("--only-factors", is_flag=True, help="Train the factors and nothing else.")
+
+
+@click.command()
+@click.argument("texts", type=_FILE)
+@click.option("-o", "--output", type=_FILE, required=True, help="Where to write, .pt or .safetensors.")
+@click.option("--arch", type=click.Choice(ARCHITECTURES), default="lstm", show_default=True, help="Network.")
+@_model
+@click.option("--vectors", type=_FILE, help="Pretrained: GloVe, word2vec, .npy, or a checkpoint's table.")
+@click.option(
+    "--tokenizer", default="words", show_default=True, help="words, whitespace, or a tokenizer.json file."
+)
+@click.option(
+    "--dimension", type=click.IntRange(min=1), help="Of the table.  [default: the vectors', or 300]"
+)
+@click.option("--hidden", type=_Numbers(), help="Units a layer.  [default: dan 1024,512, lstm 150]")
+@click.option("--dropout", type=float, help="Share of units dropped.  [default: 0.4]")
+@click.option("--bidirectional", is_flag=True, help="An LSTM that reads backwards as well.")
+@click.option("--min-count", type=click.IntRange(min=1), default=1, help="Drop rarer tokens.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), help="Most rows of the table, frequent tokens first."
+)
+@click.option(
+    "--max-length", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens read of a text."
+)
+@_columns
+@_run
+@force
+@output_options
+def train(texts: Path, *, output: Path, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+    """Train a classifier on the labelled CSV TEXTS; it describes itself, so later commands need no flags."""
+    from embcompress import workflows
+    from embcompress.workflows.training import TRAIN_RECIPE, NewClassifier
+
+    with _watched(quiet=quiet) as watcher, progress(quiet=quiet, verbose=verbose) as bars:
+        result = workflows.train(
+            _texts(texts, options),
+            output=output,
+            recipe=_recipe(TRAIN_RECIPE, options),
+            session=_session(options, watcher),
+            new=NewClassifier(**options),
+            progress=bars,
+        )
+    show(result, as_json=as_json, quiet=quiet, screen="learning_terminal")
+
+
+@click.command()
+@source
+@click.argument("texts", type=_FILE)
+@output
+@_model
+@_columns
+@_only_factors
+@_run
+@force
+@output_options
+def finetune(
+    path: Path, texts: Path, *, output: Path | None, as_json: bool, quiet: bool, verbose: bool, **options: Any
+) -> None:
+    """Train the classifier PATH on with the labelled CSV TEXTS, to recover what compression lost."""
+    from embcompress import workflows
+    from embcompress.workflows.finetuning import FINETUNE_RECIPE
+
+    with _watched(quiet=quiet) as watcher, progress(quiet=quiet, verbose=verbose) as bars:
+        result = workflows.finetune(
+            path,
+            _texts(texts, options),
+            output=output,
+            recipe=_recipe(FINETUNE_RECIPE, options),
+            session=_session(options, watcher),
+            progress=bars,
+            **options,
+        )
+    show(result, as_json=as_json, quiet=quiet, screen="learning_terminal")
+
+
+@click.command()
+@source
+@click.argument("texts", type=_FILE)
+@_model
+@_columns
+@_device
+@output_options
+def evaluate(path: Path, texts: Path, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+    """Measure the classifier PATH on the labelled CSV TEXTS: accuracy, macro-F1, each label, confusion."""
+    from embcompress import workflows
+    from embcompress.workflows.learning import Session
+
+    with progress(quiet=quiet, verbose=verbose):
+        wanted = _texts(texts, options)
+        result = workflows.evaluate(path, wanted, session=Session(device=options.pop("device")), **options)
+    show(result, as_json=as_json, quiet=quiet, screen="learning_terminal")
+
+
+@click.command()
+@source
+@click.argument("texts", type=_FILE)
+@targets
+@keys
+@output
+@click.option("--test", type=_FILE, help="CSV to measure on.  [default: the dev texts]")
+@_model
+@_columns
+@_only_factors
+@_run
+@force
+@output_options
+def compress(
+    path: Path, texts: Path, *, output: Path | None, as_json: bool, quiet: bool, verbose: bool, **options: Any
+) -> None:
+    """Factorize the classifier PATH, retrain it on the labelled CSV TEXTS and measure it, in one go."""
+    from embcompress import workflows
+    from embcompress.workflows.finetuning import FINETUNE_RECIPE
+
+    with _watched(quiet=quiet) as watcher, progress(quiet=quiet, verbose=verbose) as bars:
+        result = workflows.compress(
+            path,
+            _texts(texts, options),
+            output=output,
+            recipe=_recipe(FINETUNE_RECIPE, options),
+            session=_session(options, watcher),
+            progress=bars,
+            **options,
+        )
+    show(result, as_json=as_json, quiet=quiet, screen="learning_terminal")
+
+
+def _watched(*, quiet: bool) -> Any:
+    from embcompress.reports.learning_terminal import TrainingProgress
+
+    return TrainingProgress(quiet=quiet)
+
+
+def _take(options: dict[str, Any], kind: type[Any]) -> Mapping[str, Any]:
+    """Remove from ``options`` what has the name of a field of the dataclass ``kind``, and return it."""
+    return {name: options.pop(name) for name in kind.__dataclass_fields__ if name in options}
+
+
+def _texts(path: Path, options: dict[str, Any]) -> Texts:
+    from embcompress.workflows.learning import Texts
+
+    return Texts(path, **_take(options, Texts))
+
+
+def _recipe(usual: Recipe, options: dict[str, Any]) -> Recipe:
+    """The usual recipe with what the user says otherwise."""
+    from dataclasses import replace
+
+    given = {name: value for name, value in _take(options, type(usual)).items() if value is not None}
+    # Settings belong to a schedule: those of the usual one do not follow the user to another.
+    kept = usual.schedule_options if given.get("schedule", usual.schedule) == usual.schedule else {}
+    given["schedule_options"] = {**kept, **dict(given["schedule_options"])}
+    return replace(usual, **given)
+
+
+def _session(options: dict[str, Any], watcher: Watcher) -> Session:
+    from embcompress.workflows.learning import Session
+
+    return Session(watcher=watcher, **_take(options, Session))

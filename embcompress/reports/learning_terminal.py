@@ -1,0 +1,130 @@
+"""Training and its results as a person reads them, with rich."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from embcompress.reports.learning import CompressResult, EvaluateResult, TrainingResult
+from embcompress.reports.terminal import grid, human_bytes, safe, show, stdout
+from embcompress.training.records import Epoch, Watcher
+
+_WIDEST_CONFUSION = 12
+"""Labels up to which the confusion matrix is printed; --json always has it."""
+
+
+class TrainingProgress(Watcher):
+    """A line an epoch on stderr, and on a terminal a bar with the loss and the time left.
+
+    Args:
+        quiet: print nothing.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._quiet = quiet
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._dev = 0.0
+
+    def step(self, epoch: int, done: int, total: int, loss: float, learning_rate: float) -> None:
+        """Move the bar."""
+        if self._quiet or not self._console.is_terminal:
+            return
+        if self._progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task("", total=total)
+        assert self._task is not None
+        text = f"epoch {epoch}  loss {loss:.4f}  rate {learning_rate:<7.2g}  dev {self._dev:.2%}"
+        self._progress.update(self._task, completed=done, description=text)
+
+    def epoch(self, epoch: Epoch, *, best: bool) -> None:
+        """Print what the epoch came to."""
+        self._dev = epoch.dev_accuracy
+        if not self._quiet:
+            self._console.print(epoch_line(epoch, best=best))
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def epoch_line(epoch: Epoch, *, best: bool) -> str:
+    """One epoch in one line of a usual terminal; the star says that it is the best so far."""
+    measured = f"dev {epoch.dev_accuracy:7.2%}{' *' if best else '  '} loss {epoch.dev_loss:.4f}"
+    if epoch.loss is None or epoch.learning_rate is None:
+        return f"epoch {epoch.epoch:2}  before training        {measured}"
+    learned = f"loss {epoch.loss:.4f}  rate {epoch.learning_rate:<7.2g}"
+    return f"epoch {epoch.epoch:2}  {learned}  {measured}  {epoch.seconds:.1f} s"
+
+
+@show.register
+def _(result: TrainingResult) -> None:
+    console = stdout()
+    console.print(
+        f"[bold]{safe(result.classifier)}[/]  {result.tokens:,} tokens, {len(result.labels)} labels, "
+        f"{result.train_texts:,} texts to learn from, {result.dev_texts:,} to choose the epoch"
+    )
+    if result.pretrained:
+        share = result.pretrained / result.tokens
+        console.print(f"pretrained vectors filled {result.pretrained:,} rows ({share:.1%})")
+    before = f" ({result.epochs[0].dev_accuracy:.2%} before)" if result.source else ""
+    console.print(
+        f"dev accuracy {result.dev_accuracy:.2%}{before}, epoch {result.best} of {result.epochs[-1].epoch}"
+    )
+    console.print(f"wrote [bold]{safe(result.output)}[/], {human_bytes(result.size)}")
+
+
+@show.register
+def _(result: EvaluateResult) -> None:
+    console = stdout()
+    confusion = result.confusion
+    console.print(
+        f"[bold]{safe(result.path)}[/]  {human_bytes(result.size)}, on {confusion.counts.sum():,} texts of "
+        f"{safe(result.texts)}"
+    )
+    console.print(f"accuracy [bold]{result.accuracy:.2%}[/], macro-F1 {result.macro_f1:.4f}\n")
+    table = grid("label", "precision", "recall", "F1", "texts")
+    for score in confusion.scores:
+        table.add_row(
+            safe(score.label),
+            f"{score.precision:.4f}",
+            f"{score.recall:.4f}",
+            f"{score.f1:.4f}",
+            f"{score.support:,}",
+        )
+    console.print(table)
+    if len(confusion.labels) <= _WIDEST_CONFUSION:
+        numbers = [str(i + 1) for i in range(len(confusion.labels))]
+        matrix = grid("\ntrue, and predicted as", *(f"\n{number}" for number in numbers))
+        for number, label, row in zip(numbers, confusion.labels, confusion.counts, strict=True):
+            matrix.add_row(f"{number} {safe(label)}", *(f"{count:,}" for count in row))
+        console.print(matrix)
+
+
+@show.register
+def _(result: CompressResult) -> None:
+    console = stdout()
+    table = grid("", "weights", "accuracy", "macro-F1")
+    steps = (("dense", result.before), ("factorized", result.without_training), ("retrained", result.after))
+    for name, step in steps:
+        table.add_row(name, human_bytes(step.size), f"{step.accuracy:.2%}", f"{step.macro_f1:.4f}")
+    console.print(table)
+    console.print(
+        f"\nmeasured on {result.after.confusion.counts.sum():,} texts of {safe(result.after.texts)}"
+    )
+    for compressed in result.factorized.tables:
+        console.print(
+            f"{safe(compressed.name)}: rank {compressed.rank}, {human_bytes(compressed.bytes_before)} → "
+            f"{human_bytes(compressed.bytes_after)} ({compressed.ratio:.1%} removed)"
+        )
+    console.print(f"wrote [bold]{safe(result.factorized.output)}[/]")

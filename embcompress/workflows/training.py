@@ -1,0 +1,170 @@
+"""read texts → vocabulary → build classifier → loop → stage → check → publish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from embcompress.checkpoint.base import Progress, silent
+from embcompress.checkpoint.staging import check_target, staged
+from embcompress.classifiers import classifier_for
+from embcompress.classifiers.base import Architecture
+from embcompress.classifiers.building import build, own_architecture, own_module, start_table
+from embcompress.classifiers.record import ClassifierRecord
+from embcompress.classifiers.storage import new_format, save_new
+from embcompress.data.labelled import label_set
+from embcompress.data.tokenizing import SPLITTING, Tokenizer, TokenizerJson
+from embcompress.data.vectors import WordVectors, read_vectors
+from embcompress.errors import UsageError
+from embcompress.reports.learning import TrainingResult
+from embcompress.training.loop import State
+from embcompress.training.records import Recipe
+from embcompress.workflows.learning import (
+    USUAL_SESSION,
+    Session,
+    Texts,
+    check_written,
+    dataset,
+    finish,
+    learn,
+)
+
+DIMENSION = 300
+"""Width of an embedding without pretrained vectors, that of the vectors in the paper."""
+
+TRAIN_RECIPE = Recipe()
+"""How a new classifier is trained unless the user says otherwise."""
+
+
+@dataclass(frozen=True)
+class NewClassifier:
+    """What a new classifier is to be.
+
+    Attributes:
+        arch: registry name; ignored with ``factory``.
+        factory: ``package.module:function`` of a module of the user's own.
+        vectors: pretrained word vectors for its table, a file or a checkpoint.
+        tokenizer: rule that splits texts, or a tokenizer.json file.
+        dimension: width of the embedding; that of the vectors, or 300, when None.
+        hidden: units of each hidden layer; the architecture's own when None.
+        dropout: share of units dropped in training; the architecture's own when None.
+        bidirectional: read texts backwards as well (LSTM).
+        min_count: how often a token must occur in the training texts to get a row.
+        max_tokens: most rows besides padding and unknown, the most frequent first.
+        max_length: tokens of a text that are read.
+    """
+
+    arch: str = "lstm"
+    factory: str | None = None
+    vectors: Path | None = None
+    tokenizer: str = "words"
+    dimension: int | None = None
+    hidden: tuple[int, ...] | None = None
+    dropout: float | None = None
+    bidirectional: bool = False
+    min_count: int = 1
+    max_tokens: int | None = None
+    max_length: int = 256
+
+
+def train(
+    texts: str | Path | Texts,
+    *,
+    output: str | Path,
+    new: NewClassifier = NewClassifier(),
+    recipe: Recipe = TRAIN_RECIPE,
+    session: Session = USUAL_SESSION,
+    progress: Progress = silent,
+) -> TrainingResult:
+    """Train a text classifier and write a checkpoint that describes itself.
+
+    Args:
+        texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
+        output: the checkpoint to write; its suffix chooses the format.
+        new: what the classifier is to be.
+        recipe: how it is trained.
+        session: where, and what is recorded.
+        progress: called as ``progress(stage, done, total)`` while vectors are read.
+
+    Raises:
+        UsageError: the request cannot be carried out as it stands.
+        InputError: texts or vectors are corrupt.
+        Interrupted: by Ctrl-C; see ``workflows.learning.learn``.
+        OSError: the output cannot be written.
+    """
+    wanted = texts if isinstance(texts, Texts) else Texts(Path(texts))
+    place = Path(output)
+    new_format(place)
+    check_target(place, wanted.files, force=session.force)
+    session.check(place)
+    train_texts, dev_texts = wanted.read(recipe.seed)
+    tokenizer = _tokenizer(new, train_texts.texts)
+    vectors = None
+    if new.vectors is not None:
+        vectors = read_vectors(new.vectors, {*tokenizer.vocabulary}, progress=progress)
+    with torch.random.fork_rng([]):  # the caller's random numbers stay as they are
+        torch.manual_seed(recipe.seed)
+        record, model = _new(new, tokenizer, label_set(train_texts), vectors)
+        pretrained = start_table(model, record, vectors)
+    train_set, dev_set = dataset(record, train_texts), dataset(record, dev_texts)
+
+    def write(stage: Path, state: State) -> None:
+        save_new(stage, state, record)
+
+    with staged(place, force=session.force) as stage:
+        epochs, best, state = learn(model, train_set, dev_set, recipe, session, place, write)
+        write(stage, state)
+        written = check_written(stage, state, dev_set, session, new.factory)
+    finish(session, place, epochs)
+    return TrainingResult(
+        source=None,
+        output=place,
+        classifier=new.factory or new.arch,
+        labels=record.labels,
+        tokens=len(tokenizer.vocabulary),
+        pretrained=pretrained,
+        train_texts=len(train_set),
+        dev_texts=len(dev_set),
+        epochs=epochs,
+        best=best.epoch,
+        dev_accuracy=written.dev_accuracy,
+        size=written.size,
+        notes=(),
+    )
+
+
+def _tokenizer(new: NewClassifier, texts: Sequence[str]) -> Tokenizer:
+    """The rule that splits texts, with a vocabulary."""
+    if new.tokenizer in SPLITTING:
+        return SPLITTING[new.tokenizer].build(texts, min_count=new.min_count, max_tokens=new.max_tokens)
+    path = Path(new.tokenizer)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(
+            f"--tokenizer {new.tokenizer}: is no rule, and no such file",
+            remedy=f"choose from {', '.join(SPLITTING)}, or give a tokenizer.json",
+        )
+    return TokenizerJson(path.read_text(encoding="utf-8"))
+
+
+def _new(
+    new: NewClassifier, tokenizer: Tokenizer, labels: tuple[str, ...], vectors: WordVectors | None
+) -> tuple[ClassifierRecord, nn.Module]:
+    """The record of a new classifier and its module with fresh weights."""
+    tokens, padding = len(tokenizer.vocabulary), tokenizer.padding
+    if new.factory is not None:
+        module = own_module(new.factory, tokens=tokens, labels=len(labels), padding=padding)
+        architecture = own_architecture(new.factory, module, tokens)
+        return ClassifierRecord(architecture, tokenizer, labels, new.max_length), module
+    kind = classifier_for(new.arch)
+    width = new.dimension or (DIMENSION if vectors is None else vectors.matrix.shape[1])
+    dropout = kind.dropout_rate if new.dropout is None else new.dropout
+    if not 0 <= dropout < 1:
+        raise UsageError(f"dropout {dropout}", remedy="give a share from 0 to below 1")
+    architecture = Architecture(new.arch, width, new.hidden or kind.hidden, dropout, new.bidirectional)
+    record = ClassifierRecord(architecture, tokenizer, labels, new.max_length)
+    return record, build(record)
