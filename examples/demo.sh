@@ -1,9 +1,10 @@
 #!/bin/sh
-# The demo: trains a small classifier, makes its embedding table ten times smaller, and shows that it still
-# answers as well. Needs `python` and `embcompress` on the PATH; `make demo` sees to that.
+# The demo: trains a small classifier, makes its embedding table fifty times smaller, retrains it, and shows that
+# it still answers as well. Needs `embcompress` on the PATH; `make demo` sees to that.
 set -eu
 cd "$(dirname "$0")/.."
 
+data=examples/data
 out=build/demo
 rm -rf "$out"  # every run starts from nothing
 mkdir -p "$out"
@@ -14,9 +15,9 @@ run() {
     "$@"
 }
 
-run python examples/intent_classifier.py train -o "$out/intents.pt"
-run embcompress report "$out/intents.pt"
-run embcompress factorize "$out/intents.pt" --ratio 0.9 -o "$out/intents-small.pt"
-run python examples/intent_classifier.py evaluate "$out/intents.pt"
-run python examples/intent_classifier.py evaluate "$out/intents-small.pt"
-run ls -l "$out"
+run embcompress train $data/intents_train.csv --dev $data/intents_dev.csv --arch dan -o $out/intents.pt
+run embcompress report $out/intents.pt
+run embcompress compress $out/intents.pt $data/intents_train.csv --dev $data/intents_dev.csv \
+    --test $data/intents_test.csv --ratio 0.98 -o $out/small.pt
+run embcompress evaluate $out/small.pt $data/intents_test.csv
+run ls -l $out
