@@ -47,8 +47,7 @@ class Npy(VectorFormat):
         dtype = DTYPES[_KINDS[header.dtype.str[1:]]]
 
         def read(start: int, stop: int) -> Floats:
-            native = stored[start:stop].astype(header.dtype.newbyteorder("="))
-            return dtype.decode(native)
+            return dtype.decode(stored[start:stop])
 
         rows = Rows(header.shape, dtype, read)
         return gather(rows, _tokens(vocabulary, header.shape[0]), choice, path, progress)

@@ -23,7 +23,6 @@ from embcompress.data.vectors.header import (
     Header,
     check_count,
     has_header,
-    has_text_behind_header,
     parse_header,
 )
 from embcompress.data.vectors.stream import Stream
@@ -42,10 +41,10 @@ class Word2VecBinary(VectorFormat):
     name = "word2vec binary"
 
     def recognizes(self, path: Path, head: bytes) -> bool:
-        """By the suffix, or by a header that no text follows."""
+        """By the suffix, or by a header; word2vec text was asked before."""
         if suffix_of(path) == ".bin":
             return bool(head) and not head.startswith(_TORCH_MAGICS)
-        return has_header(head) and not has_text_behind_header(head)
+        return has_header(head)
 
     def read(self, path: Path, choice: Choice, progress: Progress) -> Matrix:
         """See the base class."""
