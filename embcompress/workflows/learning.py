@@ -26,6 +26,7 @@ from embcompress.training.loop import State, Trainer
 from embcompress.training.records import Epoch, Recipe, Watcher
 from embcompress.training.scoring import Dataset, scores_of
 from embcompress.training.snapshots import Snapshots, fingerprint, snapshot_path
+from embcompress.workflows.common import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def learn(
         Interrupted: by Ctrl-C; the state and the best weights so far are on disk.
         UsageError: the run to resume is not there, or was another one.
     """
+    keep_freed_memory()  # each step makes a gradient as large as the table, and gives it back
     snapshots = Snapshots(place, fingerprint(model, train, dev, recipe))
     trainer = Trainer(model, train, dev, recipe, session.runtime())
     if session.resume:
