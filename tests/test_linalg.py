@@ -140,12 +140,12 @@ def test_residual_is_the_relative_frobenius_error(scale):
     other = (table * np.float32(1.25)).astype(np.float32)
     wide, far = table.astype(np.float64), other.astype(np.float64)
     expected = np.linalg.norm(wide - far) / np.linalg.norm(wide)
-    found = residual(zip(blocks_of(table), blocks_of(other - table), strict=True)).relative
+    found = residual(zip(blocks_of(table), blocks_of(other - table), strict=True)).plain.relative
     assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_residual_of_a_zero_table():
     """Nothing against nothing is no error, something against nothing an infinite one."""
     zero = np.zeros((2, 2), np.float32)
-    assert residual([(zero, zero)]).relative == 0
-    assert residual([(zero, zero + 1)]).relative == float("inf")
+    assert residual([(zero, zero)]).plain.relative == 0
+    assert residual([(zero, zero + 1)]).plain.relative == float("inf")

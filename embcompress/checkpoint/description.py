@@ -40,6 +40,7 @@ class TableRecord:
         copies: those of ``ties`` that the source stored as bytes of their own; expanding writes
             them again.
         weighting: how rows were weighted, None for all alike.
+        weighted_error: ``relative_error`` with each row's squares times its weight, None for all alike.
         seed: seed of the method's randomness, None where it has none.
         trained: whether the parts were trained afterwards; ``relative_error`` is then what it was
             before, and the accuracy of the model is what counts.
@@ -58,6 +59,7 @@ class TableRecord:
     ties: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     weighting: str | None = None
+    weighted_error: float | None = None
     seed: int | None = None
     trained: bool = False
 
@@ -151,6 +153,11 @@ def _table(raw: Mapping[str, Any]) -> TableRecord:
         raise ValueError("shape, rank and bits must be positive integers below 2^48")
     if not all(type(x) in (int, float) and abs(x) < 1e12 for x in (record.ratio, record.relative_error)):
         raise TypeError("ratio and relative_error must be finite numbers")
+    weighted = record.weighted_error
+    if weighted is not None and not (type(weighted) in (int, float) and abs(weighted) < 1e12):
+        raise TypeError("weighted_error must be a finite number")
+    if record.weighting is not None and not isinstance(record.weighting, str):
+        raise TypeError("weighting is not text")
     if type(record.trained) is not bool:
         raise TypeError("trained is not true or false")
     if not {*record.copies} <= {*record.ties}:

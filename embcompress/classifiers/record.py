@@ -9,11 +9,9 @@ from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.classifiers.base import Architecture
-from embcompress.data.tokenizing import Tokenizer, tokenizer_from_dict
+from embcompress.data.tokenizing import RECORD_KEY, Tokenizer, tokenizer_from_dict
 from embcompress.errors import InputError, UsageError
 
-RECORD_KEY = "classifier"
-"""Where it stands beside the tensors; see ``Checkpoint.beside``."""
 _LAYOUT = 1
 
 

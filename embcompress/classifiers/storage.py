@@ -18,7 +18,8 @@ from embcompress.checkpoint.safetensors import Safetensors
 from embcompress.checkpoint.torchfile import TorchFile
 from embcompress.classifiers.base import TABLE
 from embcompress.classifiers.building import build
-from embcompress.classifiers.record import RECORD_KEY, ClassifierRecord, read_record
+from embcompress.classifiers.record import ClassifierRecord, read_record
+from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.errors import InputError, UsageError
 from embcompress.loading import fill
 

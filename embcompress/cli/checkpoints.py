@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from embcompress.cli.options import force, keys, output, output_options, progress, show, source, targets
+from embcompress.cli.options import (
+    force,
+    keys,
+    output,
+    output_options,
+    progress,
+    show,
+    smoothing,
+    source,
+    targets,
+)
 
 
 @click.command()
@@ -16,6 +26,10 @@ from embcompress.cli.options import force, keys, output, output_options, progres
 @output
 @keys
 @click.option("--all", "all_tables", is_flag=True, help="Take every token table.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Token counts: .csv, .tsv or .npy.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Texts to count tokens in: .csv or .txt.")
+@click.option("--text-column", default="text", show_default=True, help="Header of the texts of a .csv.")
+@smoothing
 @click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
 @force
 @output_options

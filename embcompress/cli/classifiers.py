@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from embcompress.cli.options import force, keys, output, output_options, progress, show, source, targets
+from embcompress.cli.options import (
+    force,
+    keys,
+    output,
+    output_options,
+    progress,
+    show,
+    smoothing,
+    source,
+    targets,
+)
 
 if TYPE_CHECKING:
     from embcompress.training.records import Recipe, Watcher
@@ -205,6 +215,7 @@ def evaluate(path: Path, texts: Path, *, as_json: bool, quiet: bool, verbose: bo
 @click.argument("texts", type=_FILE)
 @targets
 @keys
+@smoothing
 @output
 @click.option("--test", type=_FILE, help="CSV to measure on.  [default: the dev texts]")
 @_model

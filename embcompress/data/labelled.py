@@ -80,7 +80,7 @@ def read_csv(
             f"{' and '.join(wanted)} are both {shown(text_column)}, expected two columns",
             remedy="name another column with one of them",
         )
-    delimiter = _delimiter(delimiter, path)
+    delimiter = delimiter_of(delimiter, path)
     if not path.is_file():
         what = "is no regular file" if path.exists() else "does not exist"
         raise UsageError(f"{path}: {what}", remedy="give a CSV file")
@@ -89,10 +89,10 @@ def read_csv(
     with path.open("rb") as file:
         lines = Lines(file, path)
         rows = records(lines, delimiter)
-        header = _header(rows, lines, delimiter, wanted)
+        header = read_header(rows, lines, delimiter, wanted)
         text_at, label_at = (header.index(name) for name in wanted.values())
         for row in rows:
-            _check_row(row, header, lines, delimiter)
+            check_row(row, header, lines, delimiter)
             label = row[label_at]
             if label not in seen:
                 _check_label(label, known_labels, lines)
@@ -155,7 +155,8 @@ def _sorted(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(distinct)
 
 
-def _delimiter(given: str | None, path: Path) -> str:
+def delimiter_of(given: str | None, path: Path) -> str:
+    """The delimiter that the user names, or that of the file's suffix."""
     if given is None:
         return "\t" if path.suffix.lower() == ".tsv" else ","
     if given in _TAB_NAMES:
@@ -168,7 +169,9 @@ def _delimiter(given: str | None, path: Path) -> str:
     return given
 
 
-def _header(rows: Iterator[list[str]], lines: Lines, delimiter: str, wanted: Mapping[str, str]) -> list[str]:
+def read_header(
+    rows: Iterator[list[str]], lines: Lines, delimiter: str, wanted: Mapping[str, str]
+) -> list[str]:
     """The header, in which every wanted column stands once."""
     broken = None
     try:
@@ -221,7 +224,8 @@ def _missing(column: str, option: str, header: list[str], lines: Lines) -> Usage
     )
 
 
-def _check_row(row: list[str], header: list[str], lines: Lines, delimiter: str) -> None:
+def check_row(row: list[str], header: list[str], lines: Lines, delimiter: str) -> None:
+    """Refuse a row of more or fewer fields than the header, and the header itself among the rows."""
     if len(row) != len(header):
         ends = f" up to line {lines.number}" if lines.number > lines.begin else ""
         remedy = "complete it or take it out"

@@ -7,16 +7,24 @@ itself (:meth:`Tokenizer.to_dict`) goes into the checkpoint, so that a classifie
 from __future__ import annotations
 
 import abc
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+from embcompress.checkpoint.base import Checkpoint
 from embcompress.data.encoded import Encoded
 from embcompress.errors import InputError, UsageError
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 """Tokens 0 and 1 of a vocabulary made here."""
+
+RECORD_KEY = "classifier"
+"""Under which key the record of a classifier stands beside its tensors; see ``Checkpoint.beside``."""
+
+_PADDINGS = ("[PAD]", "<pad>", "<|pad|>")
+_UNKNOWNS = ("[UNK]", "<unk>", "<|unk|>")
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 """Words with their apostrophes, and punctuation marks one by one."""
@@ -36,8 +44,12 @@ class Tokenizer(abc.ABC):
     padding: int
 
     @abc.abstractmethod
-    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
+    def encode(self, texts: Sequence[str], max_length: int | None) -> Encoded:
         """Ids of each text, cut off after ``max_length``; a text without tokens is one unknown token."""
+
+    def count(self, texts: Sequence[str]) -> Encoded:
+        """Ids of each text as its model reads it, whole; for counting how often tokens occur."""
+        return self.encode(texts, None)
 
     @abc.abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -80,7 +92,7 @@ class _Splitting(Tokenizer):
     def split(text: str) -> list[str]:
         """The tokens of a text."""
 
-    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
+    def encode(self, texts: Sequence[str], max_length: int | None) -> Encoded:
         """Look every token up; see the base class."""
         unknown = self._ids[UNKNOWN]
         get = self._ids.get
@@ -138,18 +150,34 @@ class TokenizerJson(Tokenizer):
         self._tokenizer = _read(text)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        ids: dict[str, int] = self._tokenizer.get_vocab()
-        by_id = {number: token for token, number in ids.items()}
+        self._ids: dict[str, int] = self._tokenizer.get_vocab()
+        by_id = {number: token for token, number in self._ids.items()}
         self.vocabulary = tuple(by_id.get(i, f"<{i}>") for i in range(max(by_id, default=-1) + 1))
-        self.padding = _first(ids, ("[PAD]", "<pad>", "<|pad|>"), "no padding token ([PAD] or <pad>)")
-        self._unknown = _first(
-            ids, ("[UNK]", "<unk>", "<|unk|>", "[PAD]", "<pad>", "<|pad|>"), "no unknown token"
-        )
 
-    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
+    @functools.cached_property
+    def padding(self) -> int:  # type: ignore[override]
+        """The id of [PAD] or <pad>; asked for only where texts are filled up.
+
+        Raises:
+            InputError: there is none.
+        """
+        found = next((self._ids[name] for name in _PADDINGS if name in self._ids), None)
+        if found is None:
+            raise InputError(
+                f"tokenizer.json: has no padding token ({', '.join(_PADDINGS)})",
+                remedy="add one, or use --tokenizer words",
+            )
+        return found
+
+    def count(self, texts: Sequence[str]) -> Encoded:
+        """Ids of each text as its model reads it: whole, and with the special tokens around it."""
+        return Encoded.of(one.ids for one in self._tokenizer.encode_batch_fast(list(texts)))
+
+    def encode(self, texts: Sequence[str], max_length: int | None) -> Encoded:
         """Encode with the library, without special tokens; see the base class."""
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return Encoded.of(one.ids[:max_length] or [self._unknown] for one in found)
+        empty = [next((self._ids[name] for name in _UNKNOWNS if name in self._ids), self.padding)]
+        return Encoded.of(one.ids[:max_length] or empty for one in found)
 
     def to_dict(self) -> dict[str, Any]:
         """The name of the rule and the text of the file."""
@@ -179,11 +207,30 @@ def tokenizer_from_dict(raw: Mapping[str, Any]) -> Tokenizer:
     return TOKENIZERS[raw["rule"]].from_dict(raw)
 
 
-def _first(ids: Mapping[str, int], names: Sequence[str], otherwise: str) -> int:
-    found = next((ids[name] for name in names if name in ids), None)
-    if found is None:
-        raise InputError(f"tokenizer.json: has {otherwise}", remedy="add one, or use --tokenizer words")
-    return found
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that a checkpoint brings: in its own record, or as ``tokenizer.json`` beside its weights.
+
+    Raises:
+        UsageError: there is none.
+        InputError: it cannot be read.
+    """
+    record = checkpoint.beside(RECORD_KEY)
+    if isinstance(record, dict):
+        try:
+            return tokenizer_from_dict(record["tokenizer"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{checkpoint.path}: its tokenizer cannot be read ({type(error).__name__}: {error})",
+                remedy="train the classifier again",
+            ) from None
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise UsageError(
+            f"{checkpoint.path}: brings no tokenizer to count tokens with",
+            remedy=f"put the model's tokenizer.json into {folder}, or give counts with --weights",
+        )
+    return TokenizerJson(file.read_text(encoding="utf-8"))
 
 
 def _read(text: str) -> Any:

@@ -30,28 +30,49 @@ class Residual:
         return float(np.sqrt(self.difference / self.table))
 
 
-def residual(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Residual:
+@dataclass(frozen=True)
+class Residuals:
+    """The distance with all rows alike, and with each row's squares times its weight.
+
+    Attributes:
+        plain: all rows alike.
+        weighted: the same as ``plain`` where there are no weights.
+    """
+
+    plain: Residual
+    weighted: Residual
+
+
+def residual(
+    pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]], weights: NDArray[np.float64] | None = None
+) -> Residuals:
     """Compare block by block.
 
     Args:
         pairs: (rows of the table, what stands for them minus these rows), equal shapes.
+        weights: of each row of the table (V), none negative; None for all alike.
     """
-    difference = table = 0.0
+    sums = np.zeros((2, 2))  # (plain, weighted) × (difference, table)
+    seen = 0
     for rows, differences in pairs:
-        difference += _squares(differences)
-        table += _squares(rows)
-    return Residual(difference, table)
+        squares = np.stack([_row_squares(differences), _row_squares(rows)], axis=1)
+        sums[0] += squares.sum(axis=0)
+        if weights is not None:
+            sums[1] += weights[seen : seen + len(rows)] @ squares
+        seen += len(rows)
+    plain = Residual(*sums[0].tolist())
+    return Residuals(plain, plain if weights is None else Residual(*sums[1].tolist()))
 
 
-def _squares(block: NDArray[Any]) -> float:
-    """Sum of squares: row sums in the block's type, added up in float64.
+def _row_squares(block: NDArray[Any]) -> NDArray[np.float64]:
+    """Sum of squares of each row, summed in the block's type.
 
     A row is short, so float32 keeps its digits; where its range does not hold the squares, all
     is done in float64.
     """
     with np.errstate(over="ignore", under="ignore"):
-        total = float(np.vecdot(block, block).sum(dtype=np.float64))
-    if 1e-24 < total < 1e34:
-        return total
-    wide = block.astype(np.float64)
-    return float(np.vecdot(wide, wide).sum())
+        squares: NDArray[np.float64] = np.vecdot(block, block).astype(np.float64)
+    if not 1e-24 < squares.sum() < 1e34:
+        wide = block.astype(np.float64)
+        squares = np.vecdot(wide, wide)
+    return squares

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embcompress.checkpoint.dtypes import DType, Floats
 from embcompress.errors import InputError, TargetError, UsageError
 from embcompress.linalg.gram import gram
@@ -18,6 +21,9 @@ TARGETS = ("rank", "ratio", "energy", "max_error", "max_size")
 PRECISE_BELOW = 0.02
 """Relative error below which a float32 Gram matrix (exact to 1e-7 of the largest eigenvalue, so
 to 3e-4 in a relative error) no longer foretells the error to 1e-5 of itself, and float64 is used."""
+
+Weights = NDArray[np.float64]
+"""How much each row of a table counts (V), all above 0."""
 
 Advance = Callable[[int], None]
 """Called with the number of rows read."""
@@ -61,6 +67,7 @@ class TablePlan:
         bytes_after: bytes of what replaces it.
         predicted_error: relative Frobenius error of what replaces it.
         spectrum: the spectrum that says so.
+        weights: of each row (V), None for all alike; error and spectrum are weighted by them.
         precise: whether the work needs float64.
     """
 
@@ -73,6 +80,7 @@ class TablePlan:
     predicted_error: float
     spectrum: Spectrum = field(repr=False)
     precise: bool
+    weights: Weights | None = field(default=None, repr=False)
 
     @property
     def ratio(self) -> float:
@@ -86,17 +94,29 @@ def break_even(method: Method, rows: Rows, dtype: DType) -> int:
 
 
 def measure_spectrum(
-    rows: Rows, name: str, *, precise: bool = False, advance: Advance | None = None
+    rows: Rows,
+    name: str,
+    *,
+    precise: bool = False,
+    advance: Advance | None = None,
+    weights: Weights | None = None,
 ) -> Spectrum:
-    """The spectrum of a table, in one pass.
+    """The spectrum of a table E, in one pass; with row weights w that of Eᵀ diag(w) E.
+
+    The top eigenvectors V_r of the weighted matrix minimize Σ_i w_i ‖E_i − E_i V_r V_rᵀ‖²: the rows
+    are those of diag(√w) E, whose best approximation of rank r they give (Eckart & Young 1936).
 
     Raises:
         InputError: the table holds NaN, infinity, or values whose squares overflow.
     """
+    roots = None if weights is None else np.sqrt(weights)
 
     def blocks() -> Iterator[Floats]:
         for start, stop in rows.spans():
-            yield rows.read(start, stop)
+            block = rows.read(start, stop)
+            if roots is not None:
+                block *= roots[start:stop, None].astype(block.dtype)
+            yield block
             if advance:
                 advance(stop - start)
 
@@ -120,6 +140,7 @@ def plan_tables(
     *,
     budget: int = 0,
     advance: Advance | None = None,
+    weights: Weights | None = None,
 ) -> tuple[TablePlan, ...]:
     """Choose the rank of each table.
 
@@ -133,6 +154,7 @@ def plan_tables(
         dtype: element type of the factors, None for the table's own.
         budget: bytes all factors may take together, for the target ``max_size``.
         advance: called with the number of rows read.
+        weights: of each row of each table (V); targets on energy and error are then weighted.
 
     Raises:
         TargetError: the target is out of reach, or would make a table larger.
@@ -143,11 +165,11 @@ def plan_tables(
     plans = []
     for table, rank in zip(tables, by_size, strict=True):
         stored = dtype or table.rows.dtype
-        found = measure_spectrum(table.rows, table.name, advance=advance)
+        found = measure_spectrum(table.rows, table.name, advance=advance, weights=weights)
         chosen = rank or _rank_by_error(found, target, method, stored, table)
         precise = float(found.relative_errors()[chosen]) < PRECISE_BELOW
         if precise:
-            found = measure_spectrum(table.rows, table.name, precise=True, advance=advance)
+            found = measure_spectrum(table.rows, table.name, precise=True, advance=advance, weights=weights)
             chosen = rank or _rank_by_error(found, target, method, stored, table)
         _check_rank(chosen, table, method, stored)
         plans.append(
@@ -161,6 +183,7 @@ def plan_tables(
                 predicted_error=method.predicted_error(found, chosen, stored),
                 spectrum=found,
                 precise=precise,
+                weights=weights,
             )
         )
     return tuple(plans)

@@ -11,7 +11,8 @@ from typing import Any
 class TableResult:
     """What was done with one table; the fields of ``TableRecord`` and sizes in bytes.
 
-    ``relative_error`` is measured on the written bytes, None on a dry run.
+    ``predicted_error`` is weighted where ``weighting`` says so. ``relative_error`` and ``weighted_error``
+    are measured on the written bytes, None on a dry run; the second also without weights.
     """
 
     name: str
@@ -26,6 +27,8 @@ class TableResult:
     ratio: float
     predicted_error: float
     relative_error: float | None
+    weighting: str | None
+    weighted_error: float | None
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,9 @@ def _(report: Report) -> None:
 @show.register
 def _(result: FactorizeResult) -> None:
     console = stdout()
-    table = grid("table", "V × d", "dtype", "bytes", "rank", "error", "foretold")
+    weighted = any(new.weighting for new in result.tables)
+    errors = ("weighted error", "foretold", "unweighted") if weighted else ("error", "foretold")
+    table = grid("table", "V × d", "dtype", "bytes", "rank", *errors)
     for new in result.tables:
         dtype = new.dtype if new.dtype == new.stored_dtype else f"{new.dtype} → {new.stored_dtype}"
         table.add_row(
@@ -109,8 +111,9 @@ def _(result: FactorizeResult) -> None:
             dtype,
             f"{human_bytes(new.bytes_before)} → {human_bytes(new.bytes_after)}",
             str(new.rank),
-            "–" if new.relative_error is None else _error(new.relative_error),
+            _measured(new.weighted_error if new.weighting else new.relative_error),
             _error(new.predicted_error),
+            *([_measured(new.relative_error)] if weighted else []),
         )
         if new.ties:
             table.add_row(f"  also {safe(', '.join(new.ties))}")
@@ -228,6 +231,10 @@ def _shape(shape: tuple[int, int]) -> str:
 
 def _error(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0005 or value == 0 else f"{value:.1e}"
+
+
+def _measured(value: float | None) -> str:
+    return "–" if value is None else _error(value)
 
 
 def safe(value: object) -> str:

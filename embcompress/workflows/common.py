@@ -15,7 +15,8 @@ from embcompress.checkpoint.base import Checkpoint, Progress
 from embcompress.checkpoint.dtypes import Floats
 from embcompress.checkpoint.files import FILE_FORMATS
 from embcompress.errors import EmbcompressError, InputError, UsageError
-from embcompress.linalg.residual import residual
+from embcompress.linalg.residual import Residuals, residual
+from embcompress.methods.planning import Weights
 from embcompress.tables import Rows, wide
 
 _HASH_CHUNK = 1 << 20
@@ -111,7 +112,19 @@ def check_unchanged(source: Checkpoint, before: Stamps) -> None:
 
 
 def measured_error(table: Rows, stand_in: Rows, progress: Progress, *, precise: bool = False) -> float:
-    """Relative Frobenius error of ``stand_in`` against ``table``, block by block.
+    """Relative Frobenius error of ``stand_in`` against ``table``; see :func:`measured_errors`."""
+    return measured_errors(table, stand_in, progress, precise=precise).plain.relative
+
+
+def measured_errors(
+    table: Rows,
+    stand_in: Rows,
+    progress: Progress,
+    *,
+    precise: bool = False,
+    weights: Weights | None = None,
+) -> Residuals:
+    """The distance of ``stand_in`` from ``table``, block by block, with all rows alike and weighted.
 
     Raises:
         EmbcompressError: a value of the stand-in is not finite.
@@ -125,7 +138,7 @@ def measured_error(table: Rows, stand_in: Rows, progress: Progress, *, precise: 
             yield rows, differences
             progress("verify", stop, table.shape[0])
 
-    error = residual(pairs()).relative
-    if not np.isfinite(error):
+    found = residual(pairs(), weights)
+    if not np.isfinite(found.plain.relative):
         raise EmbcompressError(f"the result of a table {list(table.shape)} is not finite")
-    return error
+    return found

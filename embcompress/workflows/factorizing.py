@@ -8,13 +8,13 @@ from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Progress, Steps, silent
-from embcompress.checkpoint.description import Description, TableRecord
+from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.dtypes import BY_TORCH_NAME, TABLE_DTYPES, DType
 from embcompress.checkpoint.staging import check_space, check_target, staged, synced_beside
-from embcompress.errors import EmbcompressError, TargetError, UsageError
+from embcompress.data.counting import Counts
+from embcompress.errors import TargetError, UsageError
 from embcompress.methods import DEFAULT_METHOD, method_for
 from embcompress.methods.base import SPLITS, Method, Settings
-from embcompress.methods.decoding import decoded
 from embcompress.methods.planning import TARGETS, TablePlan, Target, plan_tables
 from embcompress.reports.results import FactorizeResult, TableResult
 from embcompress.tables import Table, differing_head, locate
@@ -24,10 +24,11 @@ from embcompress.workflows.common import (
     default_output,
     hashed,
     keep_freed_memory,
-    measured_error,
     stamps,
 )
 from embcompress.workflows.editing import Replacement, describe, replacing, sketch
+from embcompress.workflows.verifying import check_whole, verify
+from embcompress.workflows.weighting import SMOOTHING, Weighting, weighting_for
 
 HIGH_ERROR = 0.5
 """Relative error from which the summary says plainly that much of the table is lost."""
@@ -47,6 +48,10 @@ def factorize(
     method: str = DEFAULT_METHOD,
     dtype: str | None = None,
     split_scale: str = "left",
+    weights: str | Path | Counts | None = None,
+    corpus: str | Path | None = None,
+    text_column: str = "text",
+    smoothing: float = SMOOTHING,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress = silent,
@@ -70,6 +75,11 @@ def factorize(
         dtype: element type of the factors, ``"float32"``, ``"float16"``, ``"bfloat16"`` or
             ``"float64"``; the table's own when None.
         split_scale: where the singular values go, ``"left"``, ``"even"`` or ``"right"``.
+        weights: how often each token occurs, as a file (``.csv``, ``.tsv``, ``.npy``) or an array (V); errors
+            of frequent tokens then count more.
+        corpus: texts to count tokens in with the checkpoint's own tokenizer (``.csv``, ``.tsv``, ``.txt``).
+        text_column: header of the texts where ``corpus`` is a CSV.
+        smoothing: exponent s of the weight (count + 1)^s; 0 weighs all tokens alike.
         dry_run: plan only, write nothing.
         force: replace an existing output.
         progress: called as ``progress(stage, done, total)``.
@@ -94,23 +104,31 @@ def factorize(
         source.check_editable()
         source.check_integrity(progress)
         tables = locate(source, (keys,) if isinstance(keys, str) else keys, every=all_tables)
-        plans = _plan(source, tables, target, chosen, stored, progress)
+        weighting = weighting_for(
+            source,
+            tables,
+            counts=weights,
+            corpus=corpus,
+            text_column=text_column,
+            smoothing=smoothing,
+        )
+        plans = _plan(source, tables, target, chosen, stored, progress, weighting)
         edit = replacing(source, [_replacement(plan, split_scale) for plan in plans])
-        foretold = describe(source, [_record(plan) for plan in plans])
+        foretold = describe(source, [_record(plan, weighting) for plan in plans])
         size = source.size_after(edit, foretold)
         notes = (*source.notes, *_advice(source, plans, size))
         if dry_run:
-            return _result(source, place, plans, None, size, notes)
+            return _result(source, place, plans, None, size, notes, weighting)
         check_space(place, size)
         with hashed(source.weight_files) as digests, staged(place, force=force) as stage:
             notes += source.write(stage, edit, foretold, progress)
             with synced_beside(stage):
-                measured = _verify(stage, plans, foretold, target, progress)
+                measured = verify(stage, plans, foretold, target, progress)
             described = replace(foretold, source=digests.result(), tables=measured)
             type(source).amend(stage, described)
-            size = _check_whole(stage, described, max_size)
+            size = check_whole(stage, described, max_size)
             check_unchanged(source, before)
-        return _result(source, place, plans, measured, size, notes)
+        return _result(source, place, plans, measured, size, notes, weighting)
 
 
 def _target(**given: float | None) -> Target:
@@ -140,10 +158,12 @@ def _plan(
     method: Method,
     dtype: DType | None,
     progress: Progress,
+    weighting: Weighting | None,
 ) -> tuple[TablePlan, ...]:
     advance = Steps(progress, "spectrum", sum(t.rows.shape[0] for t in tables))
+    weights = None if weighting is None else weighting.weights
     budget = _budget(source, tables, int(target.value), method, dtype) if target.kind == "max_size" else 0
-    return plan_tables(tables, target, method, dtype, budget=budget, advance=advance)
+    return plan_tables(tables, target, method, dtype, budget=budget, advance=advance, weights=weights)
 
 
 def _budget(
@@ -178,58 +198,12 @@ def _replacement(plan: TablePlan, split_scale: str) -> Replacement:
     return Replacement(plan.table, plan.method, plan.rank, plan.dtype, contents)
 
 
-def _record(plan: TablePlan) -> TableRecord:
+def _record(plan: TablePlan, weighting: Weighting | None) -> TableRecord:
     longest = sketch(Replacement(plan.table, plan.method, plan.rank, plan.dtype))
-    return replace(longest, ratio=plan.ratio, relative_error=plan.predicted_error)
-
-
-def _verify(
-    stage: Path, plans: Sequence[TablePlan], foretold: Description, target: Target, progress: Progress
-) -> tuple[TableRecord, ...]:
-    """Open what was written and measure each table's error on it.
-
-    Raises:
-        TargetError: a narrow type holds the values worse than foretold, or than asked for.
-        EmbcompressError: the error is not the one foretold, and the type is not why.
-    """
-    measured = []
-    with open_checkpoint(stage) as written:
-        for plan, record in zip(plans, foretold.tables, strict=True):
-            stand_in = decoded(written, record, precise=plan.precise)
-            error = measured_error(plan.table.rows, stand_in, progress, precise=plan.precise)
-            # Two per cent for the rounding model, four roundoffs where rounding is all there is.
-            allowed = 1.02 * plan.predicted_error + 4 * plan.dtype.unit_roundoff
-            if error > allowed:
-                narrow = plan.dtype.bits < 32
-                raise (TargetError if narrow else EmbcompressError)(
-                    f"{record.name}: the written factors have error {error:.4g}, foretold were "
-                    f"{plan.predicted_error:.4g}, so nothing was kept",
-                    remedy="some values are too small for float16: --split-scale even or --dtype float32"
-                    if narrow
-                    else "run again, and look after the disk if it comes back",
-                )
-            if target.kind == "max_error" and error > target.value:
-                raise TargetError(
-                    f"{record.name}: the written factors have error {error:.6g}, max_error is "
-                    f"{target.value:g}",
-                    remedy="ask for a little less, or store the factors in a wider --dtype",
-                )
-            measured.append(replace(record, relative_error=error))
-    return tuple(measured)
-
-
-def _check_whole(stage: Path, described: Description, max_size: int | None) -> int:
-    """Open the finished output once more; its size in bytes."""
-    with open_checkpoint(stage) as written:
-        if written.description != described:
-            raise EmbcompressError(f"{stage.name}: its description does not read back, so nothing was kept")
-        size = written.size
-    if max_size is not None and size > max_size:
-        raise TargetError(
-            f"the model would take {size:,} bytes, max_size is {max_size:,}",
-            remedy=f"ask for {2 * max_size - size:,}",
-        )
-    return size
+    record = replace(longest, ratio=plan.ratio, relative_error=plan.predicted_error)
+    if weighting is None:
+        return record
+    return replace(record, weighting=weighting.origin, weighted_error=plan.predicted_error)
 
 
 def _advice(source: Checkpoint, plans: Sequence[TablePlan], size: int) -> tuple[str, ...]:
@@ -262,6 +236,7 @@ def _result(
     measured: Sequence[TableRecord] | None,
     size: int,
     notes: tuple[str, ...],
+    weighting: Weighting | None,
 ) -> FactorizeResult:
     tables = tuple(
         TableResult(
@@ -277,6 +252,8 @@ def _result(
             ratio=plan.ratio,
             predicted_error=plan.predicted_error,
             relative_error=measured[i].relative_error if measured else None,
+            weighting=weighting.origin if weighting else None,
+            weighted_error=measured[i].weighted_error if measured else None,
         )
         for i, plan in enumerate(plans)
     )

@@ -10,12 +10,11 @@ from typing import Any
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.layout import read_json
 from embcompress.checkpoint.naming import check_not_pointer
+from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.data.vectors.base import decode_token
 from embcompress.data.vectors.stream import Stream, read_head
 from embcompress.errors import InputError, UsageError
 
-_RECORD = "classifier"
-"""Under which key a classifier of ours stands beside its tensors."""
 _OTHER_TOKENIZER = "take the tokenizer that belongs to this model"
 
 NumberedTokens = Iterable[tuple[int, str]]
@@ -65,11 +64,11 @@ def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
 
 def _recorded(checkpoint: Checkpoint, rows: int) -> NumberedTokens | None:
     """The vocabulary in the record of a classifier, None where there is no such record."""
-    record = checkpoint.beside(_RECORD)
+    record = checkpoint.beside(RECORD_KEY)
     tokenizer = record.get("tokenizer") if isinstance(record, dict) else None
     if not isinstance(tokenizer, dict):
         return None
-    where = f"{checkpoint.path}: its {_RECORD} record"
+    where = f"{checkpoint.path}: its {RECORD_KEY} record"
     if isinstance(text := tokenizer.get("json"), str):
         try:
             parsed = json.loads(text)

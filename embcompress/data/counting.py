@@ -1,0 +1,161 @@
+"""How often each token occurs: from a file of counts, or counted in texts with the model's own tokenizer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.data.csvlines import Lines, records, shown
+from embcompress.data.encoded import Encoded
+from embcompress.data.labelled import check_row, delimiter_of, read_header
+from embcompress.errors import InputError, UsageError
+
+Counts = NDArray[np.float64]
+"""One number a row of the table (V), none negative."""
+
+Encode = Callable[[Sequence[str]], Encoded]
+"""Texts to token ids."""
+
+_BATCH = 2048
+"""Texts that are encoded at a time."""
+
+
+def count_texts(texts: Iterable[str], encode: Encode, rows: int, where: str) -> Counts:
+    """Count the tokens of texts; the texts may come one by one, and are not held.
+
+    Args:
+        texts: to count in.
+        encode: their tokenizer.
+        rows: rows of the table, V.
+        where: what to call the tokenizer in an error.
+
+    Raises:
+        InputError: a token has no row.
+    """
+    counts = np.zeros(rows)
+    remaining = iter(texts)
+    while batch := [*itertools.islice(remaining, _BATCH)]:
+        tokens = encode(batch).tokens
+        if tokens.size and int(tokens.max()) >= rows:
+            raise InputError(
+                f"{where}: a text has token {int(tokens.max()):,}, the table has rows up to {rows - 1:,}",
+                remedy="take the tokenizer that belongs to this model",
+            )
+        counts += np.bincount(tokens, minlength=rows)
+    return counts
+
+
+def read_texts(path: Path, text_column: str = "text") -> Iterator[str]:
+    """The texts of a CSV or TSV file, or the lines of any other file, one at a time.
+
+    Raises:
+        UsageError: there is no such file or column.
+        InputError: it is no text in UTF-8, or a record is too long.
+    """
+    if not path.is_file():
+        what = "is no regular file" if path.exists() else "does not exist"
+        raise UsageError(f"{path}: {what}", remedy="give a .csv, .tsv or .txt file of texts")
+    with path.open("rb") as file:
+        lines = Lines(file, path)
+        if path.suffix.lower() not in {".csv", ".tsv"}:
+            for line in lines:
+                lines.start_record()
+                yield line.rstrip("\r\n")
+            return
+        delimiter = delimiter_of(None, path)
+        found = records(lines, delimiter)
+        header = read_header(found, lines, delimiter, {"--text-column": text_column})
+        place = header.index(text_column)
+        for row in found:
+            check_row(row, header, lines, delimiter)
+            yield row[place]
+
+
+def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) -> Counts:
+    """Counts from ``.npy`` (V numbers), or from ``.csv`` or ``.tsv`` lines of a token or its id, and a count.
+
+    A first line whose count is no number is a header; where it calls the first column ``token`` or
+    ``id``, that is what it holds. Otherwise these are ids where all of them are whole numbers.
+    Tokens that the model does not have are passed over.
+
+    Args:
+        path: the file.
+        rows: rows of the table, V.
+        row_of: gives the row of each token; asked only where the file names tokens.
+
+    Raises:
+        UsageError: there is no such file, of no such suffix, or it names no token of the model.
+        InputError: it is corrupt, or a number in it cannot be a count or an id.
+    """
+    if not path.is_file():
+        what = "is no regular file" if path.exists() else "does not exist"
+        raise UsageError(f"{path}: {what}", remedy="give a .csv, .tsv or .npy file of counts")
+    if path.suffix.lower() == ".npy":
+        return _from_array(path, rows)
+    header = ""
+    lines: list[tuple[int, str, float]] = []
+    with path.open("rb") as file:
+        source = Lines(file, path)
+        for record in records(source, delimiter_of(None, path)):
+            if len(record) != 2:
+                raise source.error(f"{len(record)} fields, expected a token or id and a count", "mend it")
+            count = _number(record[1])
+            if count is None and not lines and not header:
+                header = record[0].strip().lower()
+                continue
+            if count is None or not 0 <= count < float("inf"):
+                raise source.error(f"count {shown(record[1])}, expected a number from 0 on", "mend it")
+            lines.append((source.begin, record[0], count))
+    if not lines:
+        raise InputError(f"{path}: holds no count", remedy="write a line for each token")
+    if header == "id" or (header != "token" and all(key.isdecimal() for _, key, _ in lines)):
+        return _by_id(path, lines, rows)
+    known, counts = row_of(), np.zeros(rows)
+    named = [(known[token], count) for _, token, count in lines if token in known]
+    if not named:
+        raise UsageError(
+            f"{path}: none of its {len(lines):,} tokens is one of the model's {len(known):,}",
+            remedy="count with the model's own tokenizer: pass the texts with --corpus",
+        )
+    np.add.at(counts, [row for row, _ in named], [count for _, count in named])
+    return counts
+
+
+def _by_id(path: Path, lines: list[tuple[int, str, float]], rows: int) -> Counts:
+    counts = np.zeros(rows)
+    for line, key, count in lines:
+        if not key.isdecimal() or int(key) >= rows:
+            raise InputError(
+                f"{path}: line {line}: id {shown(key)}, the table has rows up to {rows - 1:,}",
+                remedy="take counts that belong to this model",
+            )
+        counts[int(key)] += count
+    return counts
+
+
+def _from_array(path: Path, rows: int) -> Counts:
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: is no NumPy array ({error})", remedy="save it with numpy.save") from None
+    if not isinstance(found, np.ndarray) or found.shape != (rows,) or found.dtype.kind not in "iuf":
+        kind = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else "an archive"
+        raise InputError(f"{path}: is {kind}, expected {rows:,} counts", remedy="give one number a row")
+    counts = found.astype(np.float64)
+    if not (np.isfinite(counts) & (counts >= 0)).all():
+        bad = int(np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)))[0])
+        raise InputError(
+            f"{path}: count {counts[bad]:g} in row {bad:,}, expected a number from 0 on", remedy="mend it"
+        )
+    return counts
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

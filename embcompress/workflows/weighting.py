@@ -1,0 +1,89 @@
+"""How much each token's error counts: from how often the token occurs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.data.counting import Counts, count_texts, read_counts, read_texts
+from embcompress.data.tokenizing import tokenizer_of
+from embcompress.data.vectors.vocabularies import vocabulary_of
+from embcompress.errors import UsageError
+from embcompress.methods.planning import Weights
+from embcompress.tables import Table
+
+SMOOTHING = 0.5
+"""Exponent s of the weight (count + 1)^s, the one that is measured best. With 1 the few most frequent tokens
+take everything; with 0 all tokens count alike, also those that never occur."""
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """Row weights and where they come from.
+
+    Attributes:
+        weights: of each row (V), above 0, their mean is 1.
+        origin: what the record says of them.
+    """
+
+    weights: Weights
+    origin: str
+
+
+def weighting_for(
+    source: Checkpoint,
+    tables: Sequence[Table],
+    *,
+    counts: str | Path | Counts | None,
+    corpus: str | Path | None,
+    text_column: str,
+    smoothing: float,
+) -> Weighting | None:
+    """Weights for the tokens of ``tables``; None where the user gives neither counts nor texts.
+
+    Args:
+        source: the checkpoint, which knows its tokenizer.
+        tables: all of the same number of rows.
+        counts: how often each token occurs: a file (see ``data.counting.read_counts``) or an array (V).
+        corpus: texts to count in, with the checkpoint's own tokenizer.
+        text_column: header of the texts where ``corpus`` is a CSV.
+        smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
+
+    Raises:
+        UsageError: both or a wrong number are given, there is no tokenizer, or tables differ in rows.
+        InputError: a file is corrupt or of another model.
+    """
+    if counts is None and corpus is None:
+        return None
+    if counts is not None and corpus is not None:
+        raise UsageError("both --weights and --corpus are given", remedy="give one of them")
+    if not 0 <= smoothing <= 2:
+        raise UsageError(f"smoothing {smoothing}", remedy="give an exponent from 0 (all alike) to 2")
+    sizes = {table.rows.shape[0] for table in tables}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{table.name} {table.rows.shape[0]:,}" for table in tables)
+        raise UsageError(f"weights for tables of different rows: {listed}", remedy="take one with --key")
+    (rows,) = sizes
+    if corpus is not None:
+        origin = Path(corpus).name
+        found = count_texts(
+            read_texts(Path(corpus), text_column), tokenizer_of(source).count, rows, str(source.path)
+        )
+    elif isinstance(counts, np.ndarray):
+        origin, found = "counts", counts.astype(np.float64)
+        if found.shape != (rows,) or not (np.isfinite(found) & (found >= 0)).all():
+            raise UsageError(
+                f"weights of shape {list(found.shape)}", remedy=f"give {rows:,} counts, none negative"
+            )
+    else:
+        assert counts is not None
+        origin = Path(counts).name
+        found = read_counts(
+            Path(counts), rows, lambda: {token: row for row, token in vocabulary_of(source, rows)}
+        )
+    weights = (found + 1) ** smoothing
+    return Weighting(weights / weights.mean(), f"{origin}, (count+1)^{smoothing:g}")
