@@ -1,0 +1,85 @@
+"""Seeds put together: mean, sample deviation, count; and the losses against the dense model of each seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cases import Case
+from results import Measurement
+from schedules import chosen_rate
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Some numbers, one a seed.
+
+    Attributes:
+        mean: their mean.
+        deviation: sample standard deviation, 0 for a single one.
+        n: how many.
+    """
+
+    mean: float
+    deviation: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Put numbers together, at least one."""
+        return cls(
+            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values)
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What seeds are put together for.
+
+    Attributes:
+        set, model, start: the case without its seed.
+        method, ratio: the step without its rate.
+    """
+
+    set: str
+    model: str
+    start: str
+    method: str
+    ratio: float
+
+
+def cell_of(row: Measurement) -> Cell:
+    """Where a measurement belongs."""
+    return Cell(row.set, row.model, row.start, row.method, row.ratio)
+
+
+def spreads(
+    rows: Iterable[Measurement], value: Callable[[Measurement], float] = lambda row: 100 * row.test_accuracy
+) -> dict[Cell, Spread]:
+    """The spread of ``value`` in each cell; test accuracy in percent by default."""
+    found: dict[Cell, list[float]] = defaultdict(list)
+    for row in rows:
+        found[cell_of(row)].append(value(row))
+    return {cell: Spread.of(values) for cell, values in found.items()}
+
+
+def lost(rows: Sequence[Measurement]) -> list[tuple[Measurement, float]]:
+    """Points of test accuracy that each compressed model lost against the dense one of the same case."""
+    dense: Mapping[Case, float] = {row.case: row.test_accuracy for row in rows if row.method == "dense"}
+    return [
+        (row, 100 * (dense[row.case] - row.test_accuracy))
+        for row in rows
+        if row.method != "dense" and row.case in dense
+    ]
+
+
+def at_chosen_rates(rows: Sequence[Measurement]) -> list[Measurement]:
+    """The rows of the schedules at the rate that seed 0's dev chose, where the whole grid was tried."""
+    chosen: dict[tuple[Case, str], float] = {}
+    for row in rows:
+        key = (replace(row.case, seed=0), row.method)
+        if key not in chosen:
+            chosen[key] = chosen_rate(row.case, row.method, rows)
+    return [r for r in rows if chosen[replace(r.case, seed=0), r.method] == r.learning_rate]

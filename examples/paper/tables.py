@@ -1,0 +1,232 @@
+"""Renders what is measured so far: Markdown tables and plots beside the CSV files.
+
+    python examples/paper/tables.py [--results DIR]
+
+Cells are test accuracy in percent, mean ± sample standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import plots
+from cases import MODELS, SETS, STARTS
+from compression import INT4
+from results import Cost, Measurement, ResultFile
+from schedules import PAIRS, SCRATCH
+from spread import Cell, Spread, at_chosen_rates, lost, spreads
+
+ONLINE = ("svd", "online-calr", "online-constant", "weighted", "recommended", "offline")
+METHODS = ("dense", "int8", "int4", *ONLINE)
+MEANINGS = {
+    "dense": "the uncompressed model, 8 epochs",
+    "int8": "its table rounded to 8 bits and a scale a row, not retrained",
+    "int4": "the same with 4 bits",
+    "svd": "the SVD of its table, not retrained",
+    "online-calr": "5 epochs, SVD, 3 epochs of Adam with CALR",
+    "online-constant": "5 epochs, SVD, 3 epochs of Adam at a constant rate",
+    "weighted": "5 epochs, SVD with rows weighted by (count + 1)^0.5, 3 epochs at a constant rate",
+    "recommended": "5 epochs, SVD with rows weighted by count + 1, 3 epochs of Adam, rate 3e-3 to 0",
+    "offline": "SVD of the start table, U S as a narrow table, 8 epochs",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    folder = parser.parse_args().results
+    measured = {
+        arm: ResultFile(folder / f"{arm}.csv", Measurement).read()
+        for arm in ("compression", "schedules", "ablations")
+    }
+    costs = ResultFile(folder / "cost.csv", Cost).read()
+    compression = measured["compression"]
+    parts = [
+        f"Test accuracy in percent, mean ± sample deviation over {_seeds(compression)} seeds unless (n=…)."
+    ]
+    parts.append("\n".join(f"- **{name}**: {meaning}." for name, meaning in MEANINGS.items()))
+    for start in STARTS:
+        rows = [row for row in compression if row.start == start]
+        if rows:
+            plots.accuracy_over_ratio(rows, folder / f"compression-{start}.png")
+            parts += [
+                f"## Start {start}: accuracy at a ratio",
+                f"![Accuracy over the fraction of bytes removed](compression-{start}.png)",
+                *_accuracies(rows),
+                f"### Start {start}: points lost, over all sets and models",
+                _losses(rows),
+                f"### Start {start}: sizes and table errors",
+                _sizes(rows),
+            ]
+    equal = [row for row in compression if row.ratio == INT4 or row.method in {"dense", "int8", "int4"}]
+    if any(row.ratio == INT4 for row in equal):
+        parts += ["## Equal bytes: four bits against factors", _by_case(equal, lambda row: row.method)]
+    parts += _schedules(measured["schedules"], folder)
+    if measured["ablations"]:
+        parts += [
+            "## Ablations at ratio 0.98, Adam at a constant rate",
+            _by_case(measured["ablations"], lambda row: row.method),
+            "Seconds of retraining (shared cores: compare within a column only):",
+            _by_case(measured["ablations"], lambda row: row.method, lambda row: row.seconds, digits=1),
+        ]
+    if costs:
+        parts += ["## Cost of a sentence", _costs(costs)]
+    (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(f"{folder / 'tables.md'}: {sum(map(len, measured.values())) + len(costs)} rows")
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; the first column is text, the others are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown(spread: Spread | None, usual: int, digits: int = 2) -> str:
+    """A cell; its count where it is not the usual one."""
+    if spread is None:
+        return ""
+    deviation = f" ± {spread.deviation:.{digits}f}" if spread.n > 1 else ""
+    return f"{spread.mean:.{digits}f}{deviation}" + (f" (n={spread.n})" if spread.n != usual else "")
+
+
+def _seeds(rows: Iterable[Measurement]) -> int:
+    return len({row.seed for row in rows})
+
+
+def _accuracies(rows: Sequence[Measurement]) -> list[str]:
+    """For each set and model, methods by ratios."""
+    found, usual, parts = spreads(rows), _seeds(rows), []
+    ratios = sorted({row.ratio for row in rows if row.ratio not in (0.0, INT4)})
+    for texts, model in itertools.product(SETS, MODELS):
+        here = {(c.method, c.ratio): s for c, s in found.items() if (c.set, c.model) == (texts, model)}
+        if not here:
+            continue
+        fixed = ", ".join(
+            f"{name} {shown(here.get((name, 0.0)), usual)}"
+            for name in ("dense", "int8", "int4")
+            if (name, 0.0) in here
+        )
+        lines = [
+            [method, *(shown(here.get((method, ratio)), usual) for ratio in ratios)]
+            for method in ONLINE
+            if any((method, ratio) in here for ratio in ratios)
+        ]
+        parts += [
+            f"**{texts}, {model}**: {fixed}",
+            markdown(["removed", *(f"{r:.0%}" for r in ratios)], lines),
+        ]
+    return parts
+
+
+def _losses(rows: Sequence[Measurement]) -> str:
+    """Points lost against the dense model of the same seed: first the mean of a seed, then over seeds."""
+    seeds: dict[tuple[str, float], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row, points in lost(rows):
+        seeds[row.method, row.ratio][row.seed].append(points)
+    cases = max(len(points) for by_seed in seeds.values() for points in by_seed.values()) if seeds else 0
+    ratios = sorted({ratio for _, ratio in seeds})
+    lines = []
+    for method in METHODS[1:]:
+        cells = []
+        for ratio in ratios:
+            whole = [sum(p) / cases for p in seeds[method, ratio].values() if len(p) == cases]
+            cells.append(shown(Spread.of(whole), _seeds(rows)) if whole else "")
+        lines.append([method, *cells])
+    return markdown(["removed", *("own size" if r == 0 else f"{r:.1%}" for r in ratios)], lines)
+
+
+def _sizes(rows: Sequence[Measurement]) -> str:
+    """Bytes, rank, parameters, error and macro-F1 for every cell."""
+    errors, f1 = spreads(rows, lambda row: row.table_error), spreads(rows, lambda row: 100 * row.test_f1)
+    sizes: dict[Cell, Spread] = spreads(rows, lambda row: row.table_bytes)
+    ranks, parameters = spreads(rows, lambda row: row.rank), spreads(rows, lambda row: row.parameters)
+    order = sorted(
+        errors, key=lambda c: (SETS.index(c.set), MODELS.index(c.model), METHODS.index(c.method), c.ratio)
+    )
+    return markdown(
+        ["set, model, method, removed", "rank", "table bytes", "parameters", "table error", "macro-F1"],
+        (
+            [
+                f"{c.set}, {c.model}, {c.method}" + (f", {c.ratio:.1%}" if c.ratio else ""),
+                f"{ranks[c].mean:.0f}",
+                f"{sizes[c].mean:,.0f}",
+                f"{parameters[c].mean:,.0f}",
+                f"{errors[c].mean:.3f}",
+                shown(f1[c], _seeds(rows)),
+            ]
+            for c in order
+        ),
+    )
+
+
+def _by_case(
+    rows: Sequence[Measurement],
+    name: Callable[[Measurement], str],
+    value: Callable[[Measurement], float] = lambda row: 100 * row.test_accuracy,
+    digits: int = 2,
+) -> str:
+    """Methods by set and model, in the order in which methods first come."""
+    found = spreads(rows, value)
+    columns = [p for p in itertools.product(SETS, MODELS) if any((r.set, r.model) == p for r in rows)]
+    lines = []
+    for method in dict.fromkeys(map(name, rows)):
+        here = {(c.set, c.model): s for c, s in found.items() if c.method == method}
+        lines.append([method, *(shown(here.get(column), _seeds(rows), digits) for column in columns)])
+    return markdown(["", *(", ".join(column) for column in columns)], lines)
+
+
+def _schedules(rows: Sequence[Measurement], folder: Path) -> list[str]:
+    plots.learning_rates(folder / "schedules.png")
+    if not rows:
+        return []
+    chosen = at_chosen_rates(rows)
+    parts = ["## Schedules and optimizers", "![Learning rate over a retraining](schedules.png)"]
+    for kind, title in (
+        ("retrain", "Retraining at ratio 0.98, 3 epochs"),
+        (SCRATCH, "From scratch, 5 epochs"),
+    ):
+        here = [row for row in chosen if row.method.startswith(kind)]
+        here.sort(key=lambda row: PAIRS.index((*row.method.split()[1:],)))
+        if here:
+            first = [row for row in here if row.seed == 0]
+            parts += [
+                f"### {title}",
+                _by_case(here, lambda row: row.method),
+                "Chosen on seed 0's dev: learning rate",
+                _by_case(first, lambda row: row.method, lambda row: row.learning_rate, digits=4),
+            ]
+    return parts
+
+
+def _costs(costs: Sequence[Cost]) -> str:
+    return markdown(
+        [
+            "set, model, table",
+            "parameters",
+            "table bytes",
+            "file bytes",
+            "FLOPs, table",
+            "FLOPs, all",
+            "FLOPs, counted",
+            "µs alone",
+            f"µs in a batch of {64}",
+        ],
+        (
+            [
+                f"{c.set}, {c.model}, {c.method}" + (f" {c.ratio:.0%} (rank {c.rank})" if c.ratio else ""),
+                *(f"{v:,}" for v in (c.parameters, c.table_bytes, c.file_bytes, c.table_flops, c.flops)),
+                f"{c.counted_flops:,}",
+                f"{c.latency_1:.0f}",
+                f"{c.latency_64:.1f}",
+            ]
+            for c in costs
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
