@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from embcompress.training.calr import CALR
     from embcompress.training.records import Recipe
     from embcompress.workflows import compress, evaluate, expand, factorize, finetune, report, train
-    from embcompress.workflows.learning import Session, Texts
+    from embcompress.workflows.sessions import Session
+    from embcompress.workflows.texts import Texts
     from embcompress.workflows.training import NewClassifier
 
 __all__ = [
@@ -54,9 +55,9 @@ _HOMES = {
     "Interrupted": "errors",
     "NewClassifier": "workflows.training",
     "Recipe": "training.records",
-    "Session": "workflows.learning",
+    "Session": "workflows.sessions",
     "TargetError": "errors",
-    "Texts": "workflows.learning",
+    "Texts": "workflows.texts",
     "UsageError": "errors",
     "compress": "workflows",
     "evaluate": "workflows",

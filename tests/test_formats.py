@@ -272,7 +272,7 @@ def test_max_size_counts_what_an_optimizer_loses(tmp_path):
     optimizer.step()
     state = {"model": layers.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(state, tmp_path / "run.pt")
-    limit = 200_000  # the moments alone take 768,000 bytes
+    limit = 201_000  # the moments alone take 768,000 bytes
     result = embcompress.factorize(tmp_path / "run.pt", max_size=limit, keys="0.weight")
     assert limit * 0.95 < result.output.stat().st_size <= limit
 

@@ -222,7 +222,7 @@ def test_a_split_is_stratified_whole_and_in_order(labels, fraction, seed):
     """No row is lost or doubled, and each label gives its share, at least one and never all."""
     data, counts = of(labels), Counter(labels)
     if max(counts.values()) == 1:
-        with pytest.raises(UsageError, match=rf"no label has 2 rows \(labels: {len(counts)}\).*file"):
+        with pytest.raises(UsageError, match=rf"no label has 2 texts \(labels: {len(counts)}\).*file"):
             split_off(data, fraction, seed)
         return
     train, dev = split_off(data, fraction, seed)
@@ -243,6 +243,21 @@ def test_a_split_is_the_same_everywhere():
     data = of("aabbaabbbbccaaacccab")
     held = {seed: [line - 2 for line in split_off(data, 0.25, seed)[1].lines] for seed in (0, 1)}
     assert held == {0: [3, 5, 7, 12, 15], 1: [0, 9, 13, 16, 19]}
+
+
+@given(numbers=st.lists(st.integers(0, 5), min_size=2, max_size=40), seed=st.integers(0, 99))
+def test_rows_of_one_text_lie_on_one_side(numbers, seed):
+    """A text held out that is learned from as well would choose the epoch that remembers best."""
+    texts = tuple(f"t{number}" for number in numbers)
+    data = LabelledTexts(texts, ("a",) * len(texts), tuple(range(2, len(texts) + 2)), Path("train.csv"))
+    if len({*texts}) == 1:
+        with pytest.raises(UsageError, match="no label has 2 texts"):
+            split_off(data, 0.3, seed)
+        return
+    train, dev = split_off(data, 0.3, seed)
+    assert train.texts
+    assert dev.texts
+    assert not {*train.texts} & {*dev.texts}
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])

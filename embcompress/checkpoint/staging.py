@@ -114,6 +114,22 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
                 os.close(lock)
 
 
+def discard(target: Path) -> None:
+    """Remove a file and what a killed run left of a newer one; another run's work is left alone."""
+    place = target.absolute()
+    place.unlink(missing_ok=True)
+    stage = place.parent / f".{place.name}.embcompress"
+    if not stage.is_dir():
+        return
+    with contextlib.suppress(EmbcompressError), _interrupts_wait():
+        lock = _lock(stage)
+        try:
+            _sweep(stage, place)
+            stage.rmdir()
+        finally:
+            os.close(lock)
+
+
 @contextlib.contextmanager
 def _interrupts_wait() -> Iterator[None]:
     """Hold Ctrl-C back until the block has ended, for steps of which no half may be left.

@@ -12,6 +12,9 @@ from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
+MODULE = "module"
+"""Name of the architecture of a user's own module."""
+
 TABLE = "embedding.weight"
 """Name of the embedding table in every classifier of ours."""
 
@@ -23,7 +26,7 @@ class Architecture:
     Attributes:
         name: registry name, or ``"module"`` for a module of the user's own.
         dimension: width of the embedding, d.
-        hidden: units of each hidden layer; None in a request takes the classifier's own.
+        hidden: units of each hidden layer; empty for a module of the user's own.
         dropout: share of units dropped in training, 0 to below 1.
         bidirectional: read texts in both directions as well (LSTM).
         factory: ``package.module:function`` of a user's own module, empty for ours.

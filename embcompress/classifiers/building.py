@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -12,8 +13,9 @@ import torch
 from torch import nn
 
 from embcompress.classifiers import classifier_for
-from embcompress.classifiers.base import Architecture
+from embcompress.classifiers.base import MODULE, Architecture
 from embcompress.classifiers.record import ClassifierRecord
+from embcompress.data.tokenizing import UNKNOWN
 from embcompress.data.vectors import WordVectors
 from embcompress.errors import UsageError
 from embcompress.nn import FactorizedEmbedding
@@ -21,9 +23,6 @@ from embcompress.nn import FactorizedEmbedding
 _START = 0.01
 """Standard deviation of rows that no pretrained vector fills. torch's own 1 would drown what training
 adds: the table would stay noise, and noise has no low rank."""
-
-MODULE = "module"
-"""Name of the architecture of a user's own module."""
 
 
 def build(record: ClassifierRecord, *, factory: str | None = None) -> nn.Module:
@@ -69,13 +68,37 @@ def own_module(factory: str, *, tokens: int, labels: int, padding: int) -> nn.Mo
         UsageError: it cannot be imported or called, or makes no module with an embedding of
             ``tokens`` rows.
     """
-    module = _imported(factory)(tokens=tokens, labels=labels, padding=padding)
+    function = _imported(factory)
+    sizes = {"tokens": tokens, "labels": labels, "padding": padding}
+    try:
+        inspect.signature(function).bind(**sizes)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"--model {factory}: {error}", remedy="it is called with tokens=, labels= and padding="
+        ) from None
+    module = function(**sizes)
     if not isinstance(module, nn.Module):
         raise UsageError(
             f"--model {factory}: made a {type(module).__name__}", remedy="it must return an nn.Module"
         )
+    module = module.float()
     token_embedding(module, tokens, factory)
+    _check_scores(module, factory, labels)
     return module
+
+
+@torch.no_grad()
+def _check_scores(module: nn.Module, factory: str, labels: int) -> None:
+    """Refuse a module that could be trained and then not be used, before hours of training find out."""
+    was_training = module.training
+    tokens = torch.ones(2, 3, dtype=torch.int64)
+    shape = tuple(module.eval()(tokens, torch.tensor([3, 3])).shape)
+    module.train(was_training)
+    if shape != (2, labels):
+        raise UsageError(
+            f"--model {factory}: scores of shape {list(shape)} for 2 texts and {labels} labels",
+            remedy=f"forward(tokens, lengths) must return [2, {labels}]",
+        )
 
 
 def token_embedding(
@@ -100,13 +123,14 @@ def token_embedding(
 def start_table(module: nn.Module, record: ClassifierRecord, vectors: WordVectors | None) -> int:
     """Fill the fresh table: pretrained vectors where there are some, small noise elsewhere.
 
-    The padding row is zero. A user's own module keeps its own start where no vector is.
+    The rows of padding and of unknown tokens are zero. A user's own module keeps its own start where no
+    vector is.
 
     Returns:
         Number of rows that pretrained vectors fill.
 
     Raises:
-        UsageError: the vectors are of another width.
+        UsageError: the vectors are of another width, or the table is no single matrix.
     """
     vocabulary = record.tokenizer.vocabulary
     embedding = token_embedding(module, len(vocabulary))
@@ -114,8 +138,12 @@ def start_table(module: nn.Module, record: ClassifierRecord, vectors: WordVector
     if record.architecture.name != MODULE:
         nn.init.normal_(weight, std=_START)
         weight[record.tokenizer.padding] = 0
+        if UNKNOWN in vocabulary:  # no training text has one, so its row would stay the noise it is
+            weight[vocabulary.index(UNKNOWN)] = 0
     if vectors is None:
         return 0
+    if isinstance(embedding, FactorizedEmbedding):
+        raise UsageError("a table of factors takes no vectors", remedy="leave out --vectors")
     if vectors.matrix.shape[1] != weight.shape[1]:
         raise UsageError(
             f"vectors of {vectors.matrix.shape[1]} dimensions for an embedding of {weight.shape[1]}",
@@ -125,7 +153,7 @@ def start_table(module: nn.Module, record: ClassifierRecord, vectors: WordVector
     found = [
         (i, row_of[t]) for i, t in enumerate(vocabulary) if t in row_of and i != record.tokenizer.padding
     ]
-    places, rows = (torch.tensor(numbers) for numbers in zip(*found, strict=True))
+    places, rows = torch.tensor(found, dtype=torch.int64).reshape(-1, 2).T
     weight[places] = torch.from_numpy(vectors.matrix)[rows].to(weight.dtype)
     return len(found)
 
@@ -141,12 +169,14 @@ def _imported(factory: str) -> Callable[..., Any]:
     remedy = "write package.module:function, importable from here"
     if not name or not attribute:
         raise UsageError(f"--model {factory}: names no function", remedy=remedy)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    sys.path.insert(0, here)  # for this one import: a file here must not stand in for a package later
     try:
         found = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise UsageError(f"--model {factory}: {error}", remedy=remedy) from None
+    finally:
+        sys.path.remove(here)
     if not callable(found):
         raise UsageError(f"--model {factory}: is no function", remedy=remedy)
     return found  # type: ignore[no-any-return]

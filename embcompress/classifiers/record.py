@@ -8,11 +8,25 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.classifiers.base import Architecture
+from embcompress.classifiers import CLASSIFIERS
+from embcompress.classifiers.base import MODULE, Architecture
 from embcompress.data.tokenizing import RECORD_KEY, Tokenizer, tokenizer_from_dict
 from embcompress.errors import InputError, UsageError
 
 _LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A part of the training texts that chose the epoch.
+
+    Attributes:
+        share: of the texts, between 0 and 1.
+        seed: of the draw.
+    """
+
+    share: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -24,12 +38,19 @@ class ClassifierRecord:
         tokenizer: from texts to ids.
         labels: name of each score, at least two.
         max_length: tokens of a text that are read.
+        held_out: how dev texts were set aside, so that later training does not choose by texts that
+            were learned from; None where they were a file of their own.
+        text_column: header of the texts it was trained on.
+        label_column: header of their labels.
     """
 
     architecture: Architecture
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     max_length: int
+    held_out: HeldOut | None = None
+    text_column: str = "text"
+    label_column: str = "label"
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain data, ready for JSON."""
@@ -39,6 +60,9 @@ class ClassifierRecord:
             "tokenizer": self.tokenizer.to_dict(),
             "labels": list(self.labels),
             "max_length": self.max_length,
+            "held_out": None if self.held_out is None else asdict(self.held_out),
+            "text_column": self.text_column,
+            "label_column": self.label_column,
         }
 
     def to_json(self) -> str:
@@ -80,19 +104,42 @@ def _parse(raw: object) -> ClassifierRecord:
         raise ValueError("a label stands twice")
     if type(max_length) is not int or max_length < 1:
         raise ValueError(f"max_length {max_length!r}")
-    architecture = _architecture(raw["architecture"])
-    return ClassifierRecord(architecture, tokenizer_from_dict(raw["tokenizer"]), tuple(labels), max_length)
+    columns = (raw["text_column"], raw["label_column"])
+    if not all(isinstance(column, str) for column in columns):
+        raise TypeError("a column is no text")
+    return ClassifierRecord(
+        _architecture(raw["architecture"]),
+        tokenizer_from_dict(raw["tokenizer"]),
+        tuple(labels),
+        max_length,
+        _held_out(raw["held_out"]),
+        *columns,
+    )
+
+
+def _held_out(raw: Mapping[str, Any] | None) -> HeldOut | None:
+    if raw is None:
+        return None
+    share, seed = raw["share"], raw["seed"]
+    if type(share) is not float or not 0 < share < 1 or type(seed) is not int or seed < 0:
+        raise ValueError(f"share {share!r} and seed {seed!r}")
+    return HeldOut(share, seed)
 
 
 def _architecture(raw: Mapping[str, Any]) -> Architecture:
     hidden, dimension, dropout = raw["hidden"], raw["dimension"], raw["dropout"]
+    if not isinstance(hidden, list):
+        raise TypeError("hidden is no list")
     sizes = (*hidden, dimension)
     if not all(type(size) is int and 0 < size < 1 << 24 for size in sizes):
         raise ValueError("hidden and dimension must be positive integers below 2^24")
     if type(dropout) not in (int, float) or not 0 <= dropout < 1:
         raise ValueError(f"dropout {dropout!r}")
-    if not isinstance(raw["name"], str) or not isinstance(raw["factory"], str):
+    name, factory, bidirectional = raw["name"], raw["factory"], raw["bidirectional"]
+    if not isinstance(name, str) or not isinstance(factory, str):
         raise TypeError("name and factory are no texts")
-    return Architecture(
-        raw["name"], dimension, tuple(hidden), float(dropout), bool(raw["bidirectional"]), raw["factory"]
-    )
+    if name not in (*CLASSIFIERS, MODULE) or (name == MODULE) != bool(factory):
+        raise ValueError(f"architecture {name!r} with factory {factory!r}")
+    if type(bidirectional) is not bool:
+        raise TypeError("bidirectional is not true or false")
+    return Architecture(name, dimension, tuple(hidden), float(dropout), bidirectional, factory)

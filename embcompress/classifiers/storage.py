@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from embcompress.checkpoint import open_checkpoint
@@ -16,7 +16,7 @@ from embcompress.checkpoint.description import Description
 from embcompress.checkpoint.files import FILE_FORMATS
 from embcompress.checkpoint.safetensors import Safetensors
 from embcompress.checkpoint.torchfile import TorchFile
-from embcompress.classifiers.base import TABLE
+from embcompress.classifiers.base import MODULE, TABLE
 from embcompress.classifiers.building import build
 from embcompress.classifiers.record import ClassifierRecord, read_record
 from embcompress.data.tokenizing import RECORD_KEY
@@ -53,29 +53,48 @@ def open_classifier(path: str | Path, *, factory: str | None = None) -> OpenedCl
         InputError: it is corrupt, or its parts do not fit each other.
     """
     with open_checkpoint(path) as checkpoint:
-        record, description, size = read_record(checkpoint), checkpoint.description, checkpoint.size
-        _check_rows(checkpoint, len(record.tokenizer.vocabulary))
-    model = build(record, factory=factory)
-    fill(model, path)
+        record, description, size = fitting_record(checkpoint), checkpoint.description, checkpoint.size
+    with torch.random.fork_rng([]):  # fresh weights, which are overwritten, cost no random numbers
+        model = build(record, factory=factory)
+        fill(model, path)
+    for name, value in model.named_parameters():
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(
+                f"{path}: {name} holds values that are not finite", remedy="train the classifier again"
+            )
     return OpenedClassifier(record, model, description, size)
 
 
-def _check_rows(checkpoint: Checkpoint, tokens: int) -> None:
-    """Refuse a vocabulary whose ids lead beyond the table.
+def fitting_record(checkpoint: Checkpoint) -> ClassifierRecord:
+    """The record of a classifier, compared with what is stored before memory is asked for.
 
     Raises:
-        InputError: there are more or fewer tokens than rows.
+        UsageError: the checkpoint is no classifier.
+        InputError: its record cannot be read, or is of another model.
     """
-    tables = checkpoint.description.tables if checkpoint.description else ()
-    rows = {table.name: table.shape[0] for table in tables}
-    if TABLE in checkpoint.tensors and TABLE not in rows:
-        rows[TABLE] = checkpoint.tensors[TABLE].shape[0]
-    if TABLE in rows and rows[TABLE] != tokens:
+    record = read_record(checkpoint)
+    if record.architecture.name == MODULE:
+        return record  # what its tensors should be, the user's code alone can say
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in build(record).state_dict().items()}
+    stored = {name: info.shape for name, info in checkpoint.tensors.items()}
+    stored |= (
+        {table.name: table.shape for table in checkpoint.description.tables} if checkpoint.description else {}
+    )
+    rows, tokens = stored.get(TABLE, ())[:1], len(record.tokenizer.vocabulary)
+    if rows and rows != (tokens,):
         raise InputError(
-            f"{checkpoint.path}: token ids go up to {tokens - 1:,}, the table has rows up to "
-            f"{rows[TABLE] - 1:,}",
+            f"{checkpoint.path}: token ids go up to {tokens - 1:,}, the table has rows up to {rows[0] - 1:,}",
             remedy="vocabulary and table are not of one model: train the classifier again",
         )
+    for name, shape in expected.items():
+        if stored.get(name) != shape:
+            found = f"is {list(stored[name])}" if name in stored else "is missing"
+            raise InputError(
+                f"{checkpoint.path}: {name} {found}, the classifier record says {list(shape)}",
+                remedy="record and weights are not of one model: train the classifier again",
+            )
+    return record
 
 
 def new_format(path: Path) -> str:
@@ -94,7 +113,20 @@ def new_format(path: Path) -> str:
 def save_new(path: Path, state: Mapping[str, Tensor], record: ClassifierRecord) -> None:
     """Write a dense classifier to ``path``, which does not exist yet; its suffix decides the format."""
     if new_format(path) == Safetensors.format:
-        save_file(dict(state), path, metadata={"format": "pt", RECORD_KEY: record.to_json()})
+        stored, aliases = _distinct(state)
+        metadata = {**aliases, "format": "pt", RECORD_KEY: record.to_json()}
+        path.write_bytes(save(stored, metadata))  # save_file would make it readable for its owner alone
     else:
         assert new_format(path) == TorchFile.format
         torch.save({"state_dict": dict(state), RECORD_KEY: record.to_dict()}, path)
+
+
+def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What a format without shared memory stores, and further names, noted as ``save_model`` does."""
+    first: dict[object, str] = {}
+    aliases = {}
+    for name, value in state.items():
+        memory = (value.data_ptr(), value.shape, value.stride()) if value.numel() else name
+        if first.setdefault(memory, name) != name:
+            aliases[name] = first[memory]
+    return {name: state[name].contiguous() for name in first.values()}, aliases

@@ -29,7 +29,7 @@ from embcompress.cli.options import (
 @click.option("--weights", type=click.Path(path_type=Path), help="Token counts: .csv, .tsv or .npy.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="Texts to count tokens in: .csv or .txt.")
 @click.option("--text-column", default="text", show_default=True, help="Header of the texts of a .csv.")
-@smoothing
+@smoothing(0.5)
 @click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
 @force
 @output_options

@@ -22,7 +22,8 @@ from embcompress.cli.options import (
 
 if TYPE_CHECKING:
     from embcompress.training.records import Recipe, Watcher
-    from embcompress.workflows.learning import Session, Texts
+    from embcompress.workflows.sessions import Session
+    from embcompress.workflows.texts import Texts
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,8 +80,8 @@ class _Settings(click.ParamType[tuple[str, float]]):
 
 
 _columns = _options(
-    click.option("--text-column", default="text", show_default=True, help="Header of the texts."),
-    click.option("--label-column", default="label", show_default=True, help="Header of the labels."),
+    click.option("--text-column", help="Header of the texts.  [default: text, or as it was trained]"),
+    click.option("--label-column", help="Header of the labels.  [default: label, or as it was trained]"),
     click.option("--delimiter", help="Between fields.  [default: a tab in .tsv files, else a comma]"),
 )
 _model = click.option(
@@ -93,21 +94,23 @@ _run = _options(
     click.option(
         "--dev", type=_FILE, help="CSV that chooses the best epoch.  [default: a part of the texts]"
     ),
+    click.option("--dev-share", type=float, help="That part of a new classifier's texts.  [default: 0.1]"),
     click.option(
-        "--dev-share", type=float, default=0.1, show_default=True, help="That part, where there is no --dev."
+        "--epochs", type=click.IntRange(min=1), help="Passes over the texts.  [default: 8; 3 to retrain]"
     ),
-    click.option("--epochs", type=click.IntRange(min=1), help="Passes over the texts."),
-    click.option("--batch-size", type=click.IntRange(min=1), help="Texts a step."),
-    click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="How gradients become steps."),
+    click.option("--batch-size", type=click.IntRange(min=1), help="Texts a step.  [default: 50]"),
+    click.option(
+        "--optimizer", type=click.Choice(OPTIMIZERS), help="How gradients become steps.  [default: adam]"
+    ),
     click.option("--learning-rate", type=float, help="The highest.  [default: the optimizer's usual one]"),
     click.option("--schedule", type=click.Choice(SCHEDULES), help="How the learning rate moves."),
     click.option(
         "--schedule-option", "schedule_options", type=_Settings(), multiple=True, help="Repeats: decay=0.1."
     ),
-    click.option("--weight-decay", type=float, help="L2 penalty."),
+    click.option("--weight-decay", type=float, help="L2 penalty.  [default: 0]"),
     click.option("--clip", type=float, help="Largest norm of the gradient."),
     click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without gain."),
-    click.option("--seed", type=click.IntRange(min=0), help="Of the split, shuffling and dropout."),
+    click.option("--seed", type=click.IntRange(min=0), help="Of split, shuffling and dropout.  [default: 0]"),
     _device,
     click.option(
         "--mixed/--no-mixed", default=None, help="bfloat16 passes.  [default: on GPUs that have it]"
@@ -202,7 +205,7 @@ def finetune(
 def evaluate(path: Path, texts: Path, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Measure the classifier PATH on the labelled CSV TEXTS: accuracy, macro-F1, each label, confusion."""
     from embcompress import workflows
-    from embcompress.workflows.learning import Session
+    from embcompress.workflows.sessions import Session
 
     with progress(quiet=quiet, verbose=verbose):
         wanted = _texts(texts, options)
@@ -215,7 +218,7 @@ def evaluate(path: Path, texts: Path, *, as_json: bool, quiet: bool, verbose: bo
 @click.argument("texts", type=_FILE)
 @targets
 @keys
-@smoothing
+@smoothing(1.0)
 @output
 @click.option("--test", type=_FILE, help="CSV to measure on.  [default: the dev texts]")
 @_model
@@ -256,7 +259,7 @@ def _take(options: dict[str, Any], kind: type[Any]) -> Mapping[str, Any]:
 
 
 def _texts(path: Path, options: dict[str, Any]) -> Texts:
-    from embcompress.workflows.learning import Texts
+    from embcompress.workflows.texts import Texts
 
     return Texts(path, **_take(options, Texts))
 
@@ -273,6 +276,6 @@ def _recipe(usual: Recipe, options: dict[str, Any]) -> Recipe:
 
 
 def _session(options: dict[str, Any], watcher: Watcher) -> Session:
-    from embcompress.workflows.learning import Session
+    from embcompress.workflows.sessions import Session
 
     return Session(watcher=watcher, **_take(options, Session))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @property
+    @functools.cached_property
     def starts(self) -> Ids:
         """Where each text begins in ``tokens``."""
         return np.cumsum(self.lengths) - self.lengths
@@ -63,9 +64,23 @@ def shuffled_batches(lengths: Ids, size: int, rng: np.random.Generator) -> list[
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def sorted_batches(lengths: Ids, size: int) -> list[Ids]:
-    """All rows in batches of texts of nearly equal length, the same every time."""
-    return _cut(np.argsort(lengths, kind="stable"), size)
+def sorted_batches(lengths: Ids, size: int, most: int = 1 << 16) -> list[Ids]:
+    """All rows in batches of texts of nearly equal length, the same every time.
+
+    Args:
+        lengths: ids of each text.
+        size: texts of a batch, fewer where they are long.
+        most: ids of a batch, padding included; one text may have more.
+    """
+    order = np.argsort(lengths, kind="stable")
+    batches: list[Ids] = []
+    start = 0
+    while start < len(order):
+        longest = np.maximum(lengths[order[start : start + size]], 1)
+        fitting = int((longest * np.arange(1, len(longest) + 1) <= most).sum())
+        batches.append(order[start : start + max(fitting, 1)])
+        start += len(batches[-1])
+    return batches
 
 
 def _cut(rows: Ids, size: int) -> list[Ids]:

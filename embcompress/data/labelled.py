@@ -113,7 +113,7 @@ def split_off(data: LabelledTexts, fraction: float, seed: int) -> tuple[Labelled
     """Split into rows to train on and rows held out, stratified by label.
 
     Of each label that fraction of its rows is held out, rounded, at least one of two or more rows and
-    never the last. Both parts keep the order of the file.
+    never the last. Rows of one text lie on one side. Both parts keep the order of the file.
 
     Raises:
         UsageError: the fraction is none, or no label has two rows.
@@ -126,14 +126,14 @@ def split_off(data: LabelledTexts, fraction: float, seed: int) -> tuple[Labelled
     # random() is the one draw whose sequence Python promises to keep for a seed over its versions;
     # shuffle and sample may change, and so may every method of numpy's generators.
     generator = random.Random(seed)
-    draws = [generator.random() for _ in data.texts]
-    by_label: dict[str, list[int]] = {}
-    for row in sorted(range(len(data)), key=draws.__getitem__):
-        by_label.setdefault(data.labels[row], []).append(row)
-    held = {row for rows in by_label.values() for row in rows[: _share(len(rows), fraction)]}
+    draws = {text: generator.random() for text in dict.fromkeys(data.texts)}
+    by_label: dict[str, dict[str, list[int]]] = {}  # label -> text -> its rows
+    for row in sorted(range(len(data)), key=lambda row: draws[data.texts[row]]):
+        by_label.setdefault(data.labels[row], {}).setdefault(data.texts[row], []).append(row)
+    held = {row for texts in by_label.values() for row in _held([*texts.values()], fraction)}
     if not held:
         raise UsageError(
-            f"{data.path}: no label has 2 rows (labels: {len(by_label):,}), so none can be held out",
+            f"{data.path}: no label has 2 texts (labels: {len(by_label):,}), so none can be held out",
             remedy="give rows to hold out as a file of their own",
         )
     return data.take(row for row in range(len(data)) if row not in held), data.take(sorted(held))
@@ -144,8 +144,16 @@ def label_set(data: LabelledTexts) -> tuple[str, ...]:
     return _sorted(data.labels)
 
 
-def _share(rows: int, fraction: float) -> int:
-    return 0 if rows < 2 else min(max(math.floor(rows * fraction + 0.5), 1), rows - 1)
+def _held(texts: list[list[int]], fraction: float) -> list[int]:
+    """The rows of the first texts of one label, up to its share; the last text stays."""
+    rows = sum(map(len, texts))
+    share = max(math.floor(rows * fraction + 0.5), 1)
+    held: list[int] = []
+    for text in texts[:-1]:
+        if len(held) >= share:
+            break
+        held += text
+    return held
 
 
 def _sorted(labels: Iterable[str]) -> tuple[str, ...]:

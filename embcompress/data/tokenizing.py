@@ -26,6 +26,9 @@ RECORD_KEY = "classifier"
 _PADDINGS = ("[PAD]", "<pad>", "<|pad|>")
 _UNKNOWNS = ("[UNK]", "<unk>", "<|unk|>")
 
+_SPARSEST = 2
+"""How many ids there may be for each token: a table has a row for every id."""
+
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 """Words with their apostrophes, and punctuation marks one by one."""
 
@@ -84,8 +87,8 @@ class _Splitting(Tokenizer):
         """
         counts = Counter(token for text in texts for token in cls.split(text))
         kept = sorted((t for t, n in counts.items() if n >= min_count), key=lambda t: (-counts[t], t))
-        special = {PADDING, UNKNOWN}
-        return cls((PADDING, UNKNOWN, *(t for t in kept[:max_tokens] if t not in special)))
+        own = [token for token in kept if token not in (PADDING, UNKNOWN)]
+        return cls((PADDING, UNKNOWN, *own[:max_tokens]))
 
     @staticmethod
     @abc.abstractmethod
@@ -152,6 +155,11 @@ class TokenizerJson(Tokenizer):
         self._tokenizer.no_truncation()
         self._ids: dict[str, int] = self._tokenizer.get_vocab()
         by_id = {number: token for token, number in self._ids.items()}
+        if max(by_id, default=0) > _SPARSEST * (len(by_id) + 1024):
+            raise InputError(
+                f"tokenizer.json: {len(by_id):,} tokens have ids up to {max(by_id):,}",
+                remedy="take the tokenizer that belongs to this model",
+            )
         self.vocabulary = tuple(by_id.get(i, f"<{i}>") for i in range(max(by_id, default=-1) + 1))
 
     @functools.cached_property

@@ -49,6 +49,7 @@ class TrainingResult:
         """The result with paths as text, ready for JSON."""
         return {
             **asdict(self),
+            "epochs": [epoch.to_dict() for epoch in self.epochs],
             "source": None if self.source is None else str(self.source),
             "output": str(self.output),
         }

@@ -37,10 +37,12 @@ class TrainingProgress(Watcher):
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
             self._progress = Progress(*columns, console=self._console, transient=True)
             self._progress.start()
-            self._task = self._progress.add_task("", total=total)
+            self._task = self._progress.add_task("", total=total, completed=done - 1)
         assert self._task is not None
         text = f"epoch {epoch}  loss {loss:.4f}  rate {learning_rate:<7.2g}  dev {self._dev:.2%}"
         self._progress.update(self._task, completed=done, description=text)
+        if done == total:
+            self._stop()
 
     def epoch(self, epoch: Epoch, *, best: bool) -> None:
         """Print what the epoch came to."""
@@ -48,14 +50,23 @@ class TrainingProgress(Watcher):
         if not self._quiet:
             self._console.print(epoch_line(epoch, best=best))
 
+    def warn(self, text: str) -> None:
+        """Print it."""
+        if not self._quiet:
+            self._console.print(f"warning: {safe(text)}")
+
     def __enter__(self) -> TrainingProgress:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+            self._progress = None
 
 
 def epoch_line(epoch: Epoch, *, best: bool) -> str:
@@ -103,7 +114,9 @@ def _(result: EvaluateResult) -> None:
             f"{score.support:,}",
         )
     console.print(table)
-    if len(confusion.labels) <= _WIDEST_CONFUSION:
+    if len(confusion.labels) > _WIDEST_CONFUSION:
+        console.print(f"\nthe confusion of {len(confusion.labels)} labels is in --json")
+    else:
         numbers = [str(i + 1) for i in range(len(confusion.labels))]
         matrix = grid("\ntrue, and predicted as", *(f"\n{number}" for number in numbers))
         for number, label, row in zip(numbers, confusion.labels, confusion.counts, strict=True):

@@ -50,6 +50,9 @@ class TerminalProgress:
             self._stage, self._stage_began, self._task = stage, now, None
         if self._bars and now - self._began > _PATIENCE:
             self._draw(done, total)
+        if done >= total and self._progress is not None:  # the terminal is another's now
+            self._progress.stop()
+            self._progress = None
         if self._verbose and done >= total:
             self._console.print(f"{escape(printable(stage))}: {now - self._stage_began:.2f} s")
 

@@ -80,6 +80,8 @@ class CALR(LRScheduler):
         self.window = _count("window", window)
         self.restart_window = _count("restart_window", restart_window)
         self.epochs_per_decay = _count("epochs_per_decay", epochs_per_decay)
+        for group in optimizer.param_groups:  # what torch asks of an optimizer that is continued
+            group.setdefault("initial_lr", group["lr"])
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Tensor]:

@@ -20,15 +20,15 @@ class Runtime:
 
     Attributes:
         device: where the model and its batches are.
-        mixed: whether forward passes run in bfloat16 where that is safe (``torch.autocast``);
-            bfloat16 has the range of float32, so losses need no scaling.
+        mixed: whether training's forward passes run in bfloat16 where that is safe
+            (``torch.autocast``); bfloat16 has the range of float32, so losses need no scaling.
     """
 
     device: torch.device
     mixed: bool = False
 
     def precision(self) -> AbstractContextManager[object]:
-        """The context of a forward pass."""
+        """The context of a forward pass in training."""
         if self.mixed:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
@@ -51,5 +51,5 @@ def runtime(device: str = "auto", *, mixed: bool | None = None) -> Runtime:
     if not present[chosen]:
         raise UsageError(f"device {chosen}: torch finds none", remedy="use --device auto")
     if mixed is None:
-        mixed = chosen == "cuda" and torch.cuda.is_bf16_supported()
+        mixed = chosen == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return Runtime(torch.device(chosen), mixed)

@@ -17,6 +17,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._pressed = False
         self._old: object = None
+        self._entered = False
 
     def __call__(self) -> bool:
         """Whether there was one."""
@@ -25,13 +26,15 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._old = signal.signal(signal.SIGINT, self._press)
+            self._entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)  # type: ignore[arg-type]
+        if self._entered:
+            # None stands for a handler that was not set from Python and cannot be set again.
+            signal.signal(signal.SIGINT, self._old or signal.SIG_DFL)  # type: ignore[arg-type]
 
     def _press(self, _number: int, _frame: FrameType | None) -> None:
         if self._pressed:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from embcompress.data.encoded import Ids, shuffled_batches
 from embcompress.errors import UsageError
@@ -28,6 +30,25 @@ from embcompress.training.schedules import Run, schedule_for
 from embcompress.training.scoring import Dataset, scores_of, tensors_of
 
 State = dict[str, Tensor]
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse names and settings that no optimizer or schedule takes, before anything is read.
+
+    Raises:
+        UsageError: with the choices.
+    """
+    _optimizer_and_schedule(recipe, [nn.Parameter(torch.zeros(1))], 1)
+
+
+def _optimizer_and_schedule(
+    recipe: Recipe, trained: list[nn.Parameter], steps: int
+) -> tuple[Optimizer, LRScheduler]:
+    optimizer = optimizer_for(recipe.optimizer)
+    highest = optimizer.learning_rate if recipe.learning_rate is None else recipe.learning_rate
+    built = optimizer.build(trained, highest, recipe.weight_decay)
+    run = Run(highest, steps, recipe.epochs)
+    return built, schedule_for(recipe.schedule).build(built, run, recipe.schedule_options)
 
 
 class Trainer:
@@ -52,12 +73,7 @@ class Trainer:
             _freeze_all_but_factors(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         self._trained = trained
-        optimizer = optimizer_for(recipe.optimizer)
-        highest = optimizer.learning_rate if recipe.learning_rate is None else recipe.learning_rate
-        self._optimizer = optimizer.build(trained, highest, recipe.weight_decay)
-        self._schedule = schedule_for(recipe.schedule).build(
-            self._optimizer, Run(highest, self._steps, recipe.epochs), recipe.schedule_options
-        )
+        self._optimizer, self._schedule = _optimizer_and_schedule(recipe, trained, self._steps)
         self._random: Tensor | None = None
         self._step, self._rate = 0, 0.0
         # Of the epoch under way:
@@ -106,7 +122,9 @@ class Trainer:
         """Draw from a generator of our own, which goes on where it was left; the caller's is not moved."""
         device = self._runtime.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(self._recipe.seed)
+            torch.default_generator.manual_seed(self._recipe.seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(self._recipe.seed)
             if self._random is not None:
                 torch.set_rng_state(self._random)
             yield
@@ -194,11 +212,15 @@ class Trainer:
 
 def _copied(state: Mapping[str, Tensor]) -> State:
     """A copy on the CPU that later steps do not change; what shares memory still does."""
-    copies: dict[int, Tensor] = {}
-    for value in state.values():
-        if value.data_ptr() not in copies:
-            copies[value.data_ptr()] = value.detach().to("cpu", copy=True)
-    return {name: copies[value.data_ptr()] for name, value in state.items()}
+    copies: dict[object, Tensor] = {}
+    copied: State = {}
+    for name, value in state.items():
+        # A part of a tensor begins where the whole does, and all empty ones begin nowhere.
+        memory = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else name
+        if memory not in copies:
+            copies[memory] = value.detach().to("cpu", copy=True)
+        copied[name] = copies[memory]
+    return copied
 
 
 def _freeze_all_but_factors(model: nn.Module) -> None:
@@ -210,4 +232,5 @@ def _freeze_all_but_factors(model: nn.Module) -> None:
             remedy="factorize it first, or train all of it",
         )
     for pair in pairs:
-        pair.requires_grad_(True)
+        pair.lookup.requires_grad_(True)
+        pair.projection.requires_grad_(True)

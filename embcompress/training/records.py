@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from embcompress.errors import UsageError
 
@@ -44,7 +45,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and (value < 1 or value % 1):
                 raise UsageError(f"{name} {value}", remedy="give a whole number from 1 on")
         if self.clip is not None and not self.clip > 0:
             raise UsageError(f"clip {self.clip}", remedy="give a norm above 0, or leave it out")
@@ -73,8 +74,14 @@ class Epoch:
     seconds: float
 
     def beats(self, other: Epoch) -> bool:
-        """More accurate on dev; among equals the lower dev loss."""
+        """More accurate on dev; among equals the lower dev loss. One whose loss is no number never is."""
+        if not math.isfinite(self.dev_loss):
+            return False
         return (self.dev_accuracy, -self.dev_loss) > (other.dev_accuracy, -other.dev_loss)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """The fields, ready for JSON, which has no word for what is not finite but null."""
+        return {k: v if v is None or math.isfinite(v) else None for k, v in asdict(self).items()}
 
 
 class Watcher:
@@ -85,3 +92,6 @@ class Watcher:
 
     def epoch(self, epoch: Epoch, *, best: bool) -> None:
         """After each epoch."""
+
+    def warn(self, text: str) -> None:
+        """When something went wrong that training does not end for."""

@@ -34,14 +34,16 @@ class Dataset:
 
 @torch.no_grad()
 def scores_of(model: nn.Module, data: Dataset, runtime: Runtime) -> Tensor:
-    """Scores (texts×C, float32 on the CPU) in the order of ``data``; the model is left in evaluation mode."""
+    """Scores (texts×C, float32 on the CPU) in the order of ``data``; the model is left in evaluation mode.
+
+    They are computed in the model's own precision, so that they do not depend on how it was trained.
+    """
     model.eval()
     batches = sorted_batches(data.texts.lengths, _BATCH)
     scores = []
     for rows in batches:
         tokens, lengths, _ = tensors_of(data, rows, runtime.device)
-        with runtime.precision():
-            scores.append(model(tokens, lengths).float().cpu())
+        scores.append(model(tokens, lengths).float().cpu())
     order = torch.from_numpy(np.argsort(np.concatenate(batches)))
     return torch.cat(scores)[order]
 
@@ -49,5 +51,6 @@ def scores_of(model: nn.Module, data: Dataset, runtime: Runtime) -> Tensor:
 def tensors_of(data: Dataset, rows: Ids, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids (rows × longest), lengths and labels of some texts."""
     arrays = (data.texts.padded(rows, data.padding), data.texts.lengths[rows], data.labels[rows])
-    tokens, lengths, labels = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+    # Not non_blocking: these arrays are gone before an MPS stream would have copied them.
+    tokens, lengths, labels = (torch.from_numpy(array).to(device) for array in arrays)
     return tokens, lengths, labels

@@ -6,8 +6,9 @@ import hashlib
 import json
 import pickle
 import time
+import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from torch import nn
 from embcompress.checkpoint.staging import staged
 from embcompress.errors import InputError, UsageError
 from embcompress.training.loop import Trainer
-from embcompress.training.records import Recipe
+from embcompress.training.records import Recipe, Watcher
 from embcompress.training.scoring import Dataset
 
 _PAUSE = 20.0
-"""Seconds of training that a kill may cost: a snapshot is three times the model, and is synced."""
+"""Seconds of training that a kill may cost: a snapshot is up to four times the model, and is synced."""
 
 Fingerprint = dict[str, str]
 """What must be the same when a run goes on: name -> its digest or value."""
@@ -29,8 +30,9 @@ Fingerprint = dict[str, str]
 
 def fingerprint(model: nn.Module, train: Dataset, dev: Dataset, recipe: Recipe) -> Fingerprint:
     """Tells this run from every other; taken before training."""
-    settings = {f"recipe.{key}": json.dumps(value, default=dict) for key, value in asdict(recipe).items()}
-    weights = hashlib.sha256()
+    values = {one.name: getattr(recipe, one.name) for one in fields(recipe)}
+    settings = {f"recipe.{key}": json.dumps(v, default=dict, sort_keys=True) for key, v in values.items()}
+    weights = hashlib.sha256(str(model).encode())  # names its layers, with their dropout
     for name, value in model.state_dict().items():
         weights.update(name.encode())
         weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -43,8 +45,11 @@ def fingerprint(model: nn.Module, train: Dataset, dev: Dataset, recipe: Recipe) 
 
 
 def _digest(data: Dataset) -> str:
-    arrays = (data.texts.tokens, data.texts.lengths, data.labels)
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+    digest = hashlib.sha256()
+    for array in (data.texts.tokens, data.texts.lengths, data.labels):
+        digest.update(len(array).to_bytes(8, "little"))
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 class Snapshots:
@@ -58,12 +63,21 @@ class Snapshots:
     def __init__(self, place: Path, print_: Fingerprint) -> None:
         self.path = snapshot_path(place)
         self._print = print_
-        self._saved = time.monotonic()
+        self._began = self._saved = time.monotonic()
 
-    def save_now_and_then(self, trainer: Trainer) -> None:
-        """Save if it is long enough since the last time."""
+    def save_now_and_then(self, trainer: Trainer, watcher: Watcher) -> None:
+        """Save if it is long enough since the last time; a full disk is no reason to end training."""
         if time.monotonic() - self._saved > _PAUSE:
-            self.save(trainer)
+            try:
+                self.save(trainer)
+            except OSError as error:
+                self._saved = time.monotonic()
+                watcher.warn(f"{self.path}: the state could not be kept ({error.strerror or error})")
+
+    def save_at_end(self, trainer: Trainer, watcher: Watcher) -> None:
+        """Keep what a long run came to until its output is published: writing that may fail."""
+        self._saved = self._began
+        self.save_now_and_then(trainer, watcher)
 
     def save(self, trainer: Trainer) -> None:
         """Write the state, whole or not at all."""
@@ -89,11 +103,10 @@ class Snapshots:
                 f"--resume: the unfinished run differs in {different}",
                 remedy="give what it was begun with, or begin anew with --force",
             )
-        trainer.load_state_dict(saved["trainer"])
-
-    def remove(self) -> None:
-        """The run is finished."""
-        self.path.unlink(missing_ok=True)
+        try:
+            trainer.load_state_dict(saved["trainer"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise _unreadable(self.path, error) from None
 
 
 def snapshot_path(place: Path) -> Path:
@@ -103,13 +116,22 @@ def snapshot_path(place: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(saved, dict) or not {"fingerprint", "trainer"} <= saved.keys():
+        if not isinstance(saved, dict) or {*map(type, saved.values())} != {dict}:
             raise ValueError("holds no state of a run")
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be read ({reason})", remedy="begin anew with --force") from None
+        if saved.keys() != {"fingerprint", "trainer"}:
+            raise ValueError("holds no state of a run")
+    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from None
     return saved
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"{path}: cannot be read ({reason})", remedy="begin anew with --force")
 
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:

@@ -2,54 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Progress, silent
-from embcompress.checkpoint.staging import check_target, staged
-from embcompress.classifiers.record import read_record
+from embcompress.checkpoint.staging import staged
+from embcompress.classifiers.record import ClassifierRecord
+from embcompress.classifiers.storage import fitting_record
 from embcompress.data.counting import Counts
 from embcompress.data.labelled import LabelledTexts
+from embcompress.errors import TargetError, UsageError
 from embcompress.reports.learning import CompressResult
 from embcompress.training.records import Recipe
-from embcompress.workflows.common import default_output
+from embcompress.workflows.common import check_format, default_output
 from embcompress.workflows.evaluating import measure
 from embcompress.workflows.factorizing import factorize
-from embcompress.workflows.finetuning import FINETUNE_RECIPE, retrain
-from embcompress.workflows.learning import USUAL_SESSION, Session, Texts, dataset, finish
+from embcompress.workflows.finetuning import FINETUNE_RECIPE, Retraining, retrain
+from embcompress.workflows.learning import finish
+from embcompress.workflows.sessions import USUAL_SESSION, Session
+from embcompress.workflows.texts import Texts, dataset
+
+SMOOTHING = 1.0
+"""Exponent s of a token's weight (count + 1)^s for classifiers: the error that their training texts see."""
 
 
 def compress(
     path: str | Path,
     texts: str | Path | Texts,
     *,
+    rank: int | None = None,
+    ratio: float | None = None,
+    energy: float | None = None,
+    max_error: float | None = None,
+    max_size: int | None = None,
+    keys: Sequence[str] | str = (),
+    dtype: str | None = None,
+    split_scale: str = "left",
+    smoothing: float = SMOOTHING,
     output: str | Path | None = None,
     test: str | Path | None = None,
     factory: str | None = None,
     recipe: Recipe = FINETUNE_RECIPE,
     session: Session = USUAL_SESSION,
     progress: Progress = silent,
-    **target: Any,
 ) -> CompressResult:
     """Factorize a classifier's table, retrain it, and measure it before and after.
 
-    Tokens are weighted by how often they occur in the training texts, unless ``target`` says otherwise:
-    what the classifier never reads is not worth bytes.
+    Tokens are weighted by how often they occur in the training texts: what the classifier never reads
+    is not worth bytes.
 
     Args:
         path: a dense classifier written by ``train``.
         texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
+        rank: target, as in :func:`embcompress.factorize`; exactly one of the five is given.
+        ratio: target.
+        energy: target; weighted, as the error is.
+        max_error: target.
+        max_size: target.
+        keys: names of the tables; found by themselves when empty.
+        dtype: element type of the factors; the table's own when None.
+        split_scale: where the singular values go.
+        smoothing: exponent s of a token's weight (count + 1)^s; 0 weighs all tokens alike.
         output: where to write; by default beside the input with ``-compressed`` in its name.
         test: CSV file to measure on; the dev texts when None.
         factory: ``package.module:function`` of a classifier of the user's own.
         recipe: how it is retrained.
         session: where, and what is recorded.
         progress: called as ``progress(stage, done, total)``.
-        **target: what :func:`embcompress.factorize` takes, above all how small: ``ratio=0.9``.
 
     Raises:
         UsageError, InputError, TargetError, Interrupted, OSError: as the three steps do.
@@ -58,20 +81,39 @@ def compress(
     source = Path(path)
     place = Path(output) if output is not None else default_output(source, "compressed")
     tests = None if test is None else Path(test)
-    check_target(place, (source, *wanted.files, *([tests] if tests else [])), force=session.force)
-    session.check(place)
+    session.check(place, (source, *wanted.files, *([tests] if tests else [])), recipe)
 
-    def measured_on(labels: tuple[str, ...]) -> LabelledTexts:
-        return wanted.read(recipe.seed, labels)[1] if tests is None else wanted.read_file(tests, labels)
+    def measured_on(record: ClassifierRecord) -> LabelledTexts:
+        return wanted.split(recipe.seed, record).dev if tests is None else wanted.read_file(tests, record)
 
     with staged(place, force=session.force) as stage:
-        small = stage.with_name(f"factorized{stage.suffix}")
+        small = stage.with_name(f"factorized-{stage.name}")
+        factorized = factorize(
+            source,
+            rank=rank,
+            ratio=ratio,
+            energy=energy,
+            max_error=max_error,
+            max_size=max_size,
+            keys=keys,
+            dtype=dtype,
+            split_scale=split_scale,
+            weights=_counts(source, place, wanted, recipe.seed),
+            smoothing=smoothing,
+            output=small,
+            progress=progress,
+        )
         before = measure(source, measured_on, factory, session)
-        if "weights" not in target and "corpus" not in target:
-            target["weights"] = _counts(source, wanted, recipe.seed)
-        factorized = factorize(source, output=small, progress=progress, **target)
         without = measure(small, measured_on, factory, session)
-        tuned = retrain(small, wanted, stage, place, factory, recipe, session, progress)
+        with open_checkpoint(small) as made:
+            assert made.description is not None
+            sources = made.description.source
+        tuned = retrain(Retraining(small, wanted, recipe, place, factory, sources), stage, session, progress)
+        if max_size is not None and tuned.size > max_size:
+            raise TargetError(
+                f"the retrained model would take {tuned.size:,} bytes, max_size is {max_size:,}",
+                remedy=f"ask for {2 * max_size - tuned.size:,}",
+            )
         after = measure(stage, measured_on, factory, session)
     finish(session, place, tuned.epochs)
     return CompressResult(
@@ -84,9 +126,16 @@ def compress(
     )
 
 
-def _counts(source: Path, texts: Texts, seed: int) -> Counts:
-    """How often each token of a classifier occurs in the texts it is trained on."""
+def _counts(source: Path, place: Path, texts: Texts, seed: int) -> Counts:
+    """How often each token of a classifier occurs in the texts it is trained on.
+
+    Raises:
+        UsageError: ``source`` is compressed already, or no classifier, or ``place`` is of another format.
+    """
     with open_checkpoint(source) as checkpoint:
-        record = read_record(checkpoint)
-    train = dataset(record, texts.read(seed, record.labels)[0])
+        check_format(place, checkpoint)
+        if checkpoint.description is not None and checkpoint.description.tables:
+            raise UsageError(f"{source}: compressed already", remedy="give the dense one, or use finetune")
+        record = fitting_record(checkpoint)
+    train = dataset(record, texts.split(seed, record).train)
     return np.bincount(train.texts.tokens, minlength=len(record.tokenizer.vocabulary)).astype(np.float64)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from embcompress.classifiers.record import ClassifierRecord
 from embcompress.classifiers.storage import open_classifier
 from embcompress.data.labelled import LabelledTexts
 from embcompress.reports.learning import EvaluateResult
 from embcompress.training.metrics import Confusion
 from embcompress.training.scoring import scores_of
-from embcompress.workflows.learning import USUAL_SESSION, Session, Texts, dataset
+from embcompress.workflows.sessions import USUAL_SESSION, Session
+from embcompress.workflows.texts import Texts, dataset
 
 
 def evaluate(
@@ -33,16 +35,16 @@ def evaluate(
         InputError: the checkpoint or the texts are corrupt, or hold a label that it does not know.
     """
     wanted = texts if isinstance(texts, Texts) else Texts(Path(texts))
-    return measure(Path(path), lambda labels: wanted.read_file(wanted.train, labels), factory, session)
+    return measure(Path(path), lambda record: wanted.read_file(wanted.train, record), factory, session)
 
 
 def measure(
-    path: Path, texts: Callable[[tuple[str, ...]], LabelledTexts], factory: str | None, session: Session
+    path: Path, texts: Callable[[ClassifierRecord], LabelledTexts], factory: str | None, session: Session
 ) -> EvaluateResult:
-    """Measure a classifier on the texts that ``texts(its labels)`` gives; see :func:`evaluate`."""
+    """Measure a classifier on the texts that ``texts(its record)`` gives; see :func:`evaluate`."""
     where = session.runtime()
     opened = open_classifier(path, factory=factory)
-    read = texts(opened.record.labels)
+    read = texts(opened.record)
     data = dataset(opened.record, read)
     scores = scores_of(opened.model.to(where.device), data, where)
     confusion = Confusion.of(opened.record.labels, data.labels, scores.argmax(dim=1).numpy())

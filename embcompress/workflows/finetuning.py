@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -11,23 +11,17 @@ from torch import Tensor
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, silent
 from embcompress.checkpoint.dtypes import DType, Floats
-from embcompress.checkpoint.staging import check_space, check_target, staged
-from embcompress.classifiers.storage import OpenedClassifier, open_classifier
+from embcompress.checkpoint.staging import check_space, staged
+from embcompress.classifiers.storage import open_classifier
 from embcompress.errors import TargetError
 from embcompress.methods.base import Blocks
 from embcompress.reports.learning import TrainingResult
 from embcompress.training.loop import State
 from embcompress.training.records import Recipe
 from embcompress.workflows.common import check_format, check_unchanged, default_output, hashed, stamps
-from embcompress.workflows.learning import (
-    USUAL_SESSION,
-    Session,
-    Texts,
-    check_written,
-    dataset,
-    finish,
-    learn,
-)
+from embcompress.workflows.learning import Learned, Task, check_written, finish, learn
+from embcompress.workflows.sessions import USUAL_SESSION, Session
+from embcompress.workflows.texts import Texts, dataset
 
 FINETUNE_RECIPE = Recipe(epochs=3, schedule_options={"window": 3})
 """How a compressed classifier is retrained unless the user says otherwise."""
@@ -67,78 +61,85 @@ def finetune(
     wanted = texts if isinstance(texts, Texts) else Texts(Path(texts))
     source_path = Path(path)
     place = Path(output) if output is not None else default_output(source_path, "tuned")
-    check_target(place, (source_path, *wanted.files), force=session.force)
-    session.check(place)
+    session.check(place, (source_path, *wanted.files), recipe)
     with staged(place, force=session.force) as stage:
-        result = retrain(source_path, wanted, stage, place, factory, recipe, session, progress)
+        result = retrain(Retraining(source_path, wanted, recipe, place, factory), stage, session, progress)
     finish(session, place, result.epochs)
     return result
 
 
-def retrain(
-    path: Path,
-    texts: Texts,
-    stage: Path,
-    place: Path,
-    factory: str | None,
-    recipe: Recipe,
-    session: Session,
-    progress: Progress,
-) -> TrainingResult:
-    """Everything between opening and publishing: read, train, write to ``stage`` and check.
+@dataclass(frozen=True)
+class Retraining:
+    """What is trained on, and where it goes.
 
-    What is kept of an interrupted run stands beside ``place``; see :func:`finetune` for the rest.
+    Attributes:
+        path: the classifier.
+        texts: what it learns from.
+        recipe: how.
+        place: the output; what is kept of an unfinished run stands beside it.
+        factory: of a classifier of the user's own.
+        sources: file name -> SHA-256 of what the output was made from; None for ``path`` itself.
     """
-    opened = open_classifier(path, factory=factory)
+
+    path: Path
+    texts: Texts
+    recipe: Recipe
+    place: Path
+    factory: str | None = None
+    sources: Mapping[str, str] | None = None
+
+
+def retrain(what: Retraining, stage: Path, session: Session, progress: Progress) -> TrainingResult:
+    """Everything between opening and publishing: read, train, write to ``stage`` and check."""
+    opened = open_classifier(what.path, factory=what.factory)
     record = opened.record
-    train_texts, dev_texts = texts.read(recipe.seed, record.labels)
-    train_set, dev_set = dataset(record, train_texts), dataset(record, dev_texts)
-    with open_checkpoint(path) as source:
+    split = what.texts.split(what.recipe.seed, record)
+    train, dev = dataset(record, split.train), dataset(record, split.dev)
+    task = Task(opened.model, train, dev, what.recipe, what.place)
+    with open_checkpoint(what.path) as source:
         before = stamps(source)
-        check_format(place, source)
-        check_space(place, source.size)
+        check_format(what.place, source)
+        check_space(what.place, source.size)
 
-        def write(target: Path, state: State) -> None:
-            _write(source, opened, target, state, progress)
+        def write(target: Path, learned: Learned) -> None:
+            description = opened.description
+            with hashed(source.weight_files) as digests:
+                if description is not None:
+                    trained = learned.best.epoch > 0
+                    tables = tuple(replace(t, trained=t.trained or trained) for t in description.tables)
+                    sources = what.sources or digests.result()
+                    description = replace(description, source=sources, tables=tables)
+                source.write(target, _with_values(source, learned.state), description, progress)
 
-        epochs, best, state = learn(opened.model, train_set, dev_set, recipe, session, place, write)
-        write(stage, state)
+        learned = learn(task, session, write)
+        write(stage, learned)
         check_unchanged(source, before)
-        written = check_written(stage, state, dev_set, session, factory)
+        written = check_written(stage, learned.state, dev, session, what.factory)
+    notes = list(split.notes)
+    if learned.best.epoch == 0:
+        notes.append("training made nothing better on dev: the weights are those it began with")
     return TrainingResult(
-        source=path,
-        output=place,
+        source=what.path,
+        output=what.place,
         classifier=record.architecture.factory or record.architecture.name,
         labels=record.labels,
         tokens=len(record.tokenizer.vocabulary),
         pretrained=0,
-        train_texts=len(train_set),
-        dev_texts=len(dev_set),
-        epochs=epochs,
-        best=best.epoch,
+        train_texts=len(train),
+        dev_texts=len(dev),
+        epochs=learned.epochs,
+        best=learned.best.epoch,
         dev_accuracy=written.dev_accuracy,
         size=written.size,
-        notes=source.notes if source.needs_guard else (),
+        notes=tuple(notes),
     )
-
-
-def _write(
-    source: Checkpoint, opened: OpenedClassifier, target: Path, state: State, progress: Progress
-) -> None:
-    """A copy of ``source`` with the values of ``state``; its record says that factors were trained."""
-    description = opened.description
-    with hashed(source.weight_files) as digests:
-        if description is not None:
-            tables = tuple(replace(table, trained=True) for table in description.tables)
-            description = replace(description, source=digests.result(), tables=tables)
-        source.write(target, _with_values(source, state), description, progress)
 
 
 def _with_values(source: Checkpoint, state: State) -> Edit:
     """Every stored tensor replaced by the one of that name in ``state``, in its stored type."""
     add = []
     for name, info in source.tensors.items():
-        if name in source.aliases or name not in state or info.dtype is None:
+        if name in source.aliases or name not in state or info.dtype is None or not info.dtype.storage:
             continue
         add.append(NewTensor(name, info.dtype, info.shape, name, _whole(name, state[name], info.dtype)))
     replaced = {new.name for new in add} | source.aliases.keys()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from embcompress.checkpoint.base import Progress, silent
-from embcompress.checkpoint.staging import check_target, staged
+from embcompress.checkpoint.staging import staged
 from embcompress.classifiers import classifier_for
 from embcompress.classifiers.base import Architecture
 from embcompress.classifiers.building import build, own_architecture, own_module, start_table
@@ -19,19 +19,12 @@ from embcompress.classifiers.storage import new_format, save_new
 from embcompress.data.labelled import label_set
 from embcompress.data.tokenizing import SPLITTING, Tokenizer, TokenizerJson
 from embcompress.data.vectors import WordVectors, read_vectors
-from embcompress.errors import UsageError
+from embcompress.errors import InputError, UsageError
 from embcompress.reports.learning import TrainingResult
-from embcompress.training.loop import State
 from embcompress.training.records import Recipe
-from embcompress.workflows.learning import (
-    USUAL_SESSION,
-    Session,
-    Texts,
-    check_written,
-    dataset,
-    finish,
-    learn,
-)
+from embcompress.workflows.learning import Learned, Task, check_written, finish, learn
+from embcompress.workflows.sessions import USUAL_SESSION, Session
+from embcompress.workflows.texts import Split, Texts, dataset
 
 DIMENSION = 300
 """Width of an embedding without pretrained vectors, that of the vectors in the paper."""
@@ -70,6 +63,40 @@ class NewClassifier:
     max_tokens: int | None = None
     max_length: int = 256
 
+    def __post_init__(self) -> None:
+        if isinstance(self.vectors, str):
+            object.__setattr__(self, "vectors", Path(self.vectors))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that are read."""
+        named = () if self.tokenizer in SPLITTING else (Path(self.tokenizer),)
+        return named if self.vectors is None else (*named, self.vectors)
+
+    def check(self) -> None:
+        """Refuse sizes that nothing has, and wishes that would not be heard.
+
+        Raises:
+            UsageError: with the option.
+        """
+        for name in ("dimension", "min_count", "max_tokens", "max_length"):
+            value = getattr(self, name)
+            if value is not None and (value < 1 or value % 1):
+                raise UsageError(f"{name} {value}", remedy="give a whole number from 1 on")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout {self.dropout}", remedy="give a share from 0 to below 1")
+        unheard = []
+        if self.factory is not None:
+            own = {"dimension": None, "hidden": None, "dropout": None, "bidirectional": False}
+            unheard = [name for name, usual in own.items() if getattr(self, name) != usual]
+            why = "a module of your own decides it"
+        elif self.bidirectional and self.arch != "lstm":
+            unheard, why = ["bidirectional"], f"a {self.arch} reads in no direction"
+        elif self.tokenizer not in SPLITTING and (self.min_count > 1 or self.max_tokens is not None):
+            unheard, why = ["min_count, max_tokens"], "a tokenizer.json brings its own vocabulary"
+        if unheard:
+            raise UsageError(f"{', '.join(unheard)}: {why}", remedy="leave it out")
+
 
 def train(
     texts: str | Path | Texts,
@@ -99,27 +126,27 @@ def train(
     wanted = texts if isinstance(texts, Texts) else Texts(Path(texts))
     place = Path(output)
     new_format(place)
-    check_target(place, wanted.files, force=session.force)
-    session.check(place)
-    train_texts, dev_texts = wanted.read(recipe.seed)
-    tokenizer = _tokenizer(new, train_texts.texts)
+    new.check()
+    session.check(place, (*wanted.files, *new.files), recipe)
+    split = wanted.split(recipe.seed)
+    tokenizer = _tokenizer(new, split.train.texts)
     vectors = None
     if new.vectors is not None:
         vectors = read_vectors(new.vectors, {*tokenizer.vocabulary}, progress=progress)
     with torch.random.fork_rng([]):  # the caller's random numbers stay as they are
-        torch.manual_seed(recipe.seed)
-        record, model = _new(new, tokenizer, label_set(train_texts), vectors)
+        torch.default_generator.manual_seed(recipe.seed)
+        record, model = _new(new, tokenizer, split, wanted, vectors)
         pretrained = start_table(model, record, vectors)
-    train_set, dev_set = dataset(record, train_texts), dataset(record, dev_texts)
+    task = Task(model, dataset(record, split.train), dataset(record, split.dev), recipe, place)
 
-    def write(stage: Path, state: State) -> None:
-        save_new(stage, state, record)
+    def write(stage: Path, learned: Learned) -> None:
+        save_new(stage, learned.state, record)
 
     with staged(place, force=session.force) as stage:
-        epochs, best, state = learn(model, train_set, dev_set, recipe, session, place, write)
-        write(stage, state)
-        written = check_written(stage, state, dev_set, session, new.factory)
-    finish(session, place, epochs)
+        learned = learn(task, session, write)
+        write(stage, learned)
+        written = check_written(stage, learned.state, task.dev, session, new.factory)
+    finish(session, place, learned.epochs)
     return TrainingResult(
         source=None,
         output=place,
@@ -127,13 +154,13 @@ def train(
         labels=record.labels,
         tokens=len(tokenizer.vocabulary),
         pretrained=pretrained,
-        train_texts=len(train_set),
-        dev_texts=len(dev_set),
-        epochs=epochs,
-        best=best.epoch,
+        train_texts=len(task.train),
+        dev_texts=len(task.dev),
+        epochs=learned.epochs,
+        best=learned.best.epoch,
         dev_accuracy=written.dev_accuracy,
         size=written.size,
-        notes=(),
+        notes=split.notes,
     )
 
 
@@ -148,23 +175,30 @@ def _tokenizer(new: NewClassifier, texts: Sequence[str]) -> Tokenizer:
             f"--tokenizer {new.tokenizer}: is no rule, and no such file",
             remedy=f"choose from {', '.join(SPLITTING)}, or give a tokenizer.json",
         )
-    return TokenizerJson(path.read_text(encoding="utf-8"))
+    try:
+        return TokenizerJson(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is no text in UTF-8", remedy="give a tokenizer.json") from None
 
 
 def _new(
-    new: NewClassifier, tokenizer: Tokenizer, labels: tuple[str, ...], vectors: WordVectors | None
+    new: NewClassifier, tokenizer: Tokenizer, split: Split, texts: Texts, vectors: WordVectors | None
 ) -> tuple[ClassifierRecord, nn.Module]:
     """The record of a new classifier and its module with fresh weights."""
+    labels = label_set(split.train)
+
+    def record_of(architecture: Architecture) -> ClassifierRecord:
+        columns = (texts.text_column or "text", texts.label_column or "label")
+        return ClassifierRecord(architecture, tokenizer, labels, new.max_length, split.held_out, *columns)
+
     tokens, padding = len(tokenizer.vocabulary), tokenizer.padding
     if new.factory is not None:
         module = own_module(new.factory, tokens=tokens, labels=len(labels), padding=padding)
         architecture = own_architecture(new.factory, module, tokens)
-        return ClassifierRecord(architecture, tokenizer, labels, new.max_length), module
+        return record_of(architecture), module
     kind = classifier_for(new.arch)
     width = new.dimension or (DIMENSION if vectors is None else vectors.matrix.shape[1])
     dropout = kind.dropout_rate if new.dropout is None else new.dropout
-    if not 0 <= dropout < 1:
-        raise UsageError(f"dropout {dropout}", remedy="give a share from 0 to below 1")
     architecture = Architecture(new.arch, width, new.hidden or kind.hidden, dropout, new.bidirectional)
-    record = ClassifierRecord(architecture, tokenizer, labels, new.max_length)
+    record = record_of(architecture)
     return record, build(record)

@@ -43,7 +43,7 @@ def weighting_for(
     text_column: str,
     smoothing: float,
 ) -> Weighting | None:
-    """Weights for the tokens of ``tables``; None where the user gives neither counts nor texts.
+    """Weights for the tokens of ``tables``; None where all count alike.
 
     Args:
         source: the checkpoint, which knows its tokenizer.
@@ -63,6 +63,8 @@ def weighting_for(
         raise UsageError("both --weights and --corpus are given", remedy="give one of them")
     if not 0 <= smoothing <= 2:
         raise UsageError(f"smoothing {smoothing}", remedy="give an exponent from 0 (all alike) to 2")
+    if smoothing == 0:
+        return None
     sizes = {table.rows.shape[0] for table in tables}
     if len(sizes) > 1:
         listed = ", ".join(f"{table.name} {table.rows.shape[0]:,}" for table in tables)

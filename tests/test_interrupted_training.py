@@ -1,0 +1,358 @@
+"""Training that is stopped, killed or resumed: row 32 for runs that last, with real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import assert_one_line, assert_refused, contents, run, succeed
+from weather import result, same, train, weather
+
+import embcompress
+
+ROOT = Path(embcompress.__file__).parents[1]
+COMMANDS = ("train", "finetune", "compress")
+
+# ---- Ctrl-C in a process of its own
+
+OWN = """
+import time
+from pathlib import Path
+
+from torch import nn
+
+class Waiting(nn.Module):
+    '''Bag of words with dropout; its eighth step of training waits until there is a file named go.'''
+
+    def __init__(self, tokens, labels, padding):
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, 8, padding_idx=padding)
+        self.drop = nn.Dropout(0.3)
+        self.output = nn.Linear(8, labels)
+        self.steps = 0
+
+    def forward(self, tokens, lengths):
+        self.steps += self.training
+        while self.training and self.steps == 8 and not Path("go").exists():
+            Path("waiting").touch()
+            time.sleep(0.01)
+        return self.output(self.drop(self.embedding(tokens)).sum(1) / lengths[:, None])
+"""
+MODEL = ("--model", "waits_in_training:Waiting")
+RECIPE = ("--epochs", "4", "--batch-size", "10", "--learning-rate", "0.03", "--seed", "5")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The working directory: texts, and a module that waits; go is there for runs of this process."""
+    weather(tmp_path / "train.csv")
+    weather(tmp_path / "dev.csv", 18, 1)
+    (tmp_path / "waits_in_training.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "waits_in_training", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return tmp_path
+
+
+def command_line(command, output, *more):
+    """A run that lasts four epochs of six steps."""
+    positional = {"train": ("train.csv",)}.get(command, ("dense.pt", "train.csv"))
+    target = ("--rank", "3") if command == "compress" else ()
+    return (command, *positional, "--dev", "dev.csv", "-o", output, *target, *MODEL, *RECIPE, *more)
+
+
+def waiting_run(place, *args):
+    """A process that has come to its eighth step and waits there."""
+    threads = str(torch.get_num_threads())
+    environment = {"OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "embcompress", *map(str, args)],
+        env={**os.environ, **environment},
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    came_to(place / "waiting", process)
+    return process
+
+
+def came_to(sign, process):
+    """Wait for a file that the process makes."""
+    while not sign.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def ended(process, place):
+    """Let it go on; its exit code, stdout and stderr."""
+    (place / "go").touch()
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def timeless(history):
+    """Lines of a history without the seconds they took."""
+    return [{**json.loads(line), "seconds": 0} for line in history.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_and_resume(place, command):
+    """130 and the kept file; refused or resumed by the same command only, to the bit as without a pause."""
+    (place / "go").touch()
+    if command != "train":
+        succeed(*command_line("train", "dense.pt"), "-q")
+    succeed(*command_line(command, "whole.pt", "--history", "whole.jsonl"), "-q")
+    (place / "go").unlink()
+    given = {path.name for path in place.iterdir()}
+
+    args = command_line(command, "model.pt", "--history", "model.jsonl")
+    process = waiting_run(place, *args)
+    other = run(*command_line(command, "model.pt"), "-q")
+    assert other.exit_code == 1
+    assert_one_line(other.stderr, "another run is writing the same output; wait for it")
+    process.send_signal(signal.SIGINT)
+    code, out, err = ended(process, place)
+    assert (code, out) == (130, "")
+    *epochs, last = err.splitlines()
+    assert [line[:8] for line in epochs] == ["epoch  0", "epoch  1"]
+    says = re.fullmatch(
+        r"Error: interrupted in epoch 2 of 4; the best so far \(epoch (\d), dev accuracy ([\d.]+)%\) is "
+        r"model\.interrupted\.pt; go on with the same command and --resume",
+        last,
+    )
+    assert says, last
+    new = {path.name for path in place.iterdir()} - given - {"go", "waiting"}
+    assert new == {"model.interrupted.pt", "model.pt.resume", "model.jsonl"}
+    assert len(timeless(place / "model.jsonl")) == 2
+
+    kept = result("evaluate", "model.interrupted.pt", "dev.csv", *MODEL)
+    assert f"{kept['accuracy']:.2%}" == f"{says[2]}%"
+    quietly = (*command_line(command, "model.pt"), "-q")
+    unfinished = "an unfinished run waits in model.pt.resume; go on with --resume"
+    assert_refused(place, *quietly, code=2, says=unfinished)
+    for option, value, named in (("--seed", "6", "seed (5, now 6)"), ("--epochs", "9", "epochs (4, now 9)")):
+        assert_refused(place, *quietly, "--resume", option, value, code=2, says=named)
+
+    succeed(*args, "--resume", "-q")
+    assert same(place / "model.pt", place / "whole.pt")
+    assert timeless(place / "model.jsonl") == timeless(place / "whole.jsonl")
+    new = {path.name for path in place.iterdir()} - given - {"go", "waiting"}
+    assert new == {"model.pt", "model.jsonl"}
+
+
+def test_a_second_ctrl_c_stops_at_once(place):
+    """In the middle of a step; nothing is kept, and it says so."""
+    before = contents(place)
+    process = waiting_run(place, *command_line("train", "model.pt"))
+    process.send_signal(signal.SIGINT)
+    (place / "waiting").unlink()
+    came_to(place / "waiting", process)  # it went on, so the first one was only noted
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "Error: interrupted; no unfinished output was left"
+    (place / "waiting").unlink()
+    assert contents(place) == before
+
+
+def test_force_begins_anew(place):
+    """What an interrupted run left is neither used nor kept from finishing."""
+    (place / "go").touch()
+    succeed(*command_line("train", "whole.pt"), "-q")
+    (place / "model.pt.resume").write_bytes(b"of another run")
+    succeed(*command_line("train", "model.pt"), "-q", "--force")
+    assert same(place / "model.pt", place / "whole.pt")
+    assert not (place / "model.pt.resume").exists()
+
+
+def test_a_state_that_cannot_be_read_is_refused(place):
+    """Exit code 3, and the remedy; the file stays."""
+    (place / "model.pt.resume").write_bytes(b"of another run")
+    args = (*command_line("train", "model.pt"), "-q", "--resume")
+    assert_refused(place, *args, code=3, says="model.pt.resume: cannot be read")
+
+
+def test_force_takes_the_kept_weights_away(place):
+    """Beside a finished output they would be taken for something newer."""
+    (place / "go").touch()
+    (place / "model.pt.resume").write_bytes(b"of another run")
+    (place / "model.interrupted.pt").write_bytes(b"of another run")
+    succeed(*command_line("train", "model.pt"), "-q", "--force")
+    assert not (place / "model.interrupted.pt").exists()
+
+
+def test_leftovers_of_a_state_cut_short_are_swept(place):
+    """A run killed while it saved its state leaves half of it in a staging place."""
+    (place / "go").touch()
+    for name in ("model.pt", "model.pt.resume", "model.interrupted.pt"):
+        (place / f".{name}.embcompress").mkdir()
+        (place / f".{name}.embcompress" / name).write_bytes(b"half")
+    succeed(*command_line("train", "model.pt"), "-q")
+    assert [path for path in place.iterdir() if path.name.endswith(".embcompress")] == []
+
+
+# ---- signals at any moment
+
+STRIKES = """
+import hashlib, json, os, signal, sys
+from pathlib import Path
+
+import torch
+
+import embcompress.reports.learning_terminal
+import embcompress.workflows.compressing, embcompress.workflows.training
+from embcompress.cli import cli
+from embcompress.training import snapshots
+
+deed, arguments, target, stride = json.loads(sys.argv[1])
+target = Path(target)
+snapshots._PAUSE = 0.0  # a state is saved after each epoch
+torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch imports much when the first one is made
+operations = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+
+
+def strike_at(moment, flag):
+    seen = -1
+
+    def hook(event, args):
+        nonlocal seen
+        if event in operations and "output" in str(args):
+            seen += 1
+            if seen == moment:
+                os.write(flag, b"x")
+                os.kill(os.getpid(), signal.Signals[deed])
+
+    sys.addaudithook(hook)
+
+
+def run(*more, moment=None):
+    # Exit code of the command in a child, and whether it was struck.
+    reading, flag = os.pipe()
+    child = os.fork()
+    if not child:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+        if moment is not None:
+            strike_at(moment, flag)
+        try:
+            cli([*arguments, "-o", str(target), *more])
+        except SystemExit as end:
+            os._exit(end.code or 0)
+        finally:
+            os._exit(99)
+    os.close(flag)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    struck = os.read(reading, 1) == b"x"
+    os.close(reading)
+    return code, struck
+
+
+def listing():
+    files = (path for path in sorted(target.parent.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(target.parent)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+
+
+def tell(*what):
+    print(json.dumps([*what, listing()]), flush=True)
+
+
+tell(run()[0])
+moment, struck = -stride, True
+while struck:
+    moment += stride
+    for path in listing():
+        (target.parent / path).unlink()
+    code, struck = run(moment=moment)
+    tell(code)
+    left = {"--resume": Path(f"{target}.resume"), "--force": target}
+    tell(run(*(option for option, path in left.items() if path.exists()))[0])
+"""
+
+
+def strikes(deed, arguments, target, stride=1):
+    """Run a command again and again, struck at every ``stride``-th operation on its output, and mend each.
+
+    Yields the exit code and all files in the folder of the target: of a whole run first, then in
+    turn of a run that was struck, and of the next one, which has --resume where there is a state and
+    --force where there is an output. All are forks of one process: nothing is imported twice.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", STRIKES, json.dumps([deed, [*map(str, arguments)], str(target), stride])],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def struck_command(tmp_path, command):
+    """A command with its options, but for its output."""
+    texts = weather(tmp_path / "texts.csv", 30)
+    recipe = ("--epochs", "2", "--batch-size", "10", "--learning-rate", "0.03", "--schedule", "constant")
+    if command == "train":
+        return ("train", texts, "--arch", "dan", "--hidden", "4", "--dimension", "8", *recipe)
+    dense = train(tmp_path / "dense.pt", texts)
+    if command == "compress":
+        return ("compress", dense, texts, "--rank", "3", *recipe)
+    succeed("factorize", dense, "--rank", "3", "-o", tmp_path / "small.pt")
+    return ("finetune", tmp_path / "small.pt", texts, *recipe)
+
+
+def struck(tmp_path, command, deed, stride):
+    """Strike a command; how its runs ended: exit codes with the names of the files that were there."""
+    (tmp_path / "place").mkdir()
+    target = tmp_path / "place" / "output.pt"
+    arguments = struck_command(tmp_path, command)
+    inputs = contents(tmp_path)
+    (code, expected), *rest = strikes(deed, arguments, target, stride)
+    assert code == 0
+    assert [*expected] == [target.name]
+    ends = set()
+    for (code, found), mended in zip(rest[::2], rest[1::2], strict=True):
+        assert found.get(target.name) in {None, expected[target.name]}
+        if deed == "SIGKILL":
+            assert code in {-signal.SIGKILL, 0}
+        else:
+            assert code in {130, 0}
+            assert {*found} <= {"output.pt", "output.pt.resume", "output.interrupted.pt"}
+            assert ("output.interrupted.pt" in found) <= ("output.pt.resume" in found)
+        ends.add((code, *sorted(name for name in found if not name.startswith("."))))
+        assert mended == [0, expected]
+    assert {path: sha for path, sha in contents(tmp_path).items() if path in inputs} == inputs
+    return ends
+
+
+@pytest.mark.parametrize("deed", ["SIGKILL", "SIGINT"])
+def test_row_32_struck_now_and_then(tmp_path, deed):
+    """The output is absent or whole, and the next run ends as if nothing had been, leaving nothing."""
+    assert len(struck(tmp_path, "train", deed, 6)) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("deed", ["SIGKILL", "SIGINT"])
+def test_row_32_struck_at_any_moment(tmp_path, command, deed):
+    """The same at every moment: before, in and after training, and when the output is there."""
+    ends = struck(tmp_path, command, deed, 1)
+    stopped = -signal.SIGKILL if deed == "SIGKILL" else 130
+    assert {(stopped,), (stopped, "output.pt.resume"), (stopped, "output.pt", "output.pt.resume")} <= ends
+    assert (0, "output.pt") in ends
+    kept = (stopped, "output.interrupted.pt", "output.pt.resume")
+    assert (kept in ends) == (deed == "SIGINT")
