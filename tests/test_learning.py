@@ -7,15 +7,12 @@ import hashlib
 import random
 import shutil
 from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from checkpoints import assert_refused, contents, run, succeed
-from torch import nn
-from torch.nn import functional as F
 from weather import (
     ARCHS,
     LEFT,
@@ -26,8 +23,12 @@ from weather import (
     SUFFIXES,
     TABLE,
     description,
+    ids_of,
+    measured,
+    predictions,
     record,
     result,
+    rows_of,
     same,
     tensors,
     train,
@@ -58,60 +59,6 @@ def shelf(tmp_path_factory):
 def dense(request, shelf, tmp_path):
     """A copy of a DAN, to be worked with."""
     return Path(shutil.copy(shelf / f"dan{request.param}", tmp_path / f"model{request.param}"))
-
-
-# ---- an oracle: what a classifier computes, from its stored tensors and its record
-
-
-def ids_of(path, text):
-    vocabulary = {token: i for i, token in enumerate(record(path)["tokenizer"]["vocabulary"])}
-    words = text.lower().replace(",", " ,").replace("!", " !").split()
-    return torch.tensor([vocabulary.get(word, 1) for word in words])
-
-
-def predictions(path, texts):
-    """Labels predicted one text at a time."""
-    stored, about = {n: t.float() for n, t in tensors(path).items()}, record(path)
-    table = stored[TABLE] if TABLE in stored else stored[LEFT] @ stored[RIGHT].T
-    lstm = None
-    if about["architecture"]["name"] == "lstm":
-        lstm = nn.LSTM(table.shape[1], about["architecture"]["hidden"][0], batch_first=True)
-        lstm.load_state_dict({n.removeprefix("lstm."): t for n, t in stored.items() if n.startswith("lstm")})
-    found = []
-    for text in texts:
-        rows = table[ids_of(path, text)]
-        if lstm is None:
-            value = rows.mean(dim=0)
-            for name in sorted(n for n in stored if n.startswith("layers") and n.endswith("weight")):
-                value = F.relu(stored[name] @ value + stored[name.replace("weight", "bias")])
-        else:
-            value = lstm(rows[None])[0][0].mean(dim=0)
-        scores = stored["output.weight"] @ value + stored["output.bias"]
-        found.append(about["labels"][int(scores.argmax())])
-    return found
-
-
-def measured(true, predicted, labels):
-    """Accuracy, macro-F1 over labels that occur, and each label's scores, from their definitions."""
-    pairs = Counter(zip(true, predicted, strict=True))
-
-    def share(part, whole):
-        return Fraction(part, whole) if whole else Fraction(0)
-
-    scores = []
-    for label in labels:
-        hit, said, is_so = pairs[label, label], predicted.count(label), true.count(label)
-        precision, recall = share(hit, said), share(hit, is_so)
-        f1 = share(2 * precision * recall, 1) / (precision + recall) if hit else Fraction(0)
-        scores.append((label, precision, recall, f1, is_so))
-    occurring = [score[3] for score in scores if score[0] in {*true, *predicted}]
-    accuracy = share(sum(t == p for t, p in zip(true, predicted, strict=True)), len(true))
-    return accuracy, sum(occurring) / len(occurring), scores
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return [(row["text"], row["label"]) for row in csv.DictReader(file)]
 
 
 # ---- train and evaluate

@@ -75,26 +75,35 @@ def fitting_record(checkpoint: Checkpoint) -> ClassifierRecord:
     record = read_record(checkpoint)
     if record.architecture.name == MODULE:
         return record  # what its tensors should be, the user's code alone can say
-    with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in build(record).state_dict().items()}
-    stored = {name: info.shape for name, info in checkpoint.tensors.items()}
-    stored |= (
-        {table.name: table.shape for table in checkpoint.description.tables} if checkpoint.description else {}
-    )
+    remedy = "record and weights are not of one model: train the classifier again"
+    try:
+        with torch.device("meta"):
+            expected = {name: tuple(value.shape) for name, value in build(record).state_dict().items()}
+    except UsageError as error:  # a file is at odds with itself, not the user with us
+        raise InputError(f"{checkpoint.path}: {error.message}", remedy=remedy) from None
+    stored = _dense_shapes(checkpoint)
     rows, tokens = stored.get(TABLE, ())[:1], len(record.tokenizer.vocabulary)
     if rows and rows != (tokens,):
         raise InputError(
             f"{checkpoint.path}: token ids go up to {tokens - 1:,}, the table has rows up to {rows[0] - 1:,}",
-            remedy="vocabulary and table are not of one model: train the classifier again",
+            remedy=remedy,
         )
-    for name, shape in expected.items():
-        if stored.get(name) != shape:
+    for name in {**expected, **stored}:
+        if stored.get(name) != expected.get(name):
             found = f"is {list(stored[name])}" if name in stored else "is missing"
+            wanted = list(expected[name]) if name in expected else "that there is none"
             raise InputError(
-                f"{checkpoint.path}: {name} {found}, the classifier record says {list(shape)}",
-                remedy="record and weights are not of one model: train the classifier again",
+                f"{checkpoint.path}: {name} {found}, the classifier record says {wanted}", remedy=remedy
             )
     return record
+
+
+def _dense_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor by name, compressed tables as if they were dense."""
+    tables = checkpoint.description.tables if checkpoint.description else ()
+    parts = {part for table in tables for part in table.part_names}
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items() if name not in parts}
+    return shapes | {table.name: table.shape for table in tables}
 
 
 def new_format(path: Path) -> str:

@@ -11,6 +11,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from embcompress.checkpoint.base import Checkpoint
@@ -162,6 +163,18 @@ class TokenizerJson(Tokenizer):
             )
         self.vocabulary = tuple(by_id.get(i, f"<{i}>") for i in range(max(by_id, default=-1) + 1))
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The tokenizer in a file.
+
+        Raises:
+            InputError: it is none.
+        """
+        try:
+            return cls(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: is no text in UTF-8", remedy="give a tokenizer.json") from None
+
     @functools.cached_property
     def padding(self) -> int:  # type: ignore[override]
         """The id of [PAD] or <pad>; asked for only where texts are filled up.
@@ -238,7 +251,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
             f"{checkpoint.path}: brings no tokenizer to count tokens with",
             remedy=f"put the model's tokenizer.json into {folder}, or give counts with --weights",
         )
-    return TokenizerJson(file.read_text(encoding="utf-8"))
+    return TokenizerJson.read(file)
 
 
 def _read(text: str) -> Any:

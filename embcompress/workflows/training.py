@@ -19,7 +19,7 @@ from embcompress.classifiers.storage import new_format, save_new
 from embcompress.data.labelled import label_set
 from embcompress.data.tokenizing import SPLITTING, Tokenizer, TokenizerJson
 from embcompress.data.vectors import WordVectors, read_vectors
-from embcompress.errors import InputError, UsageError
+from embcompress.errors import UsageError
 from embcompress.reports.learning import TrainingResult
 from embcompress.training.records import Recipe
 from embcompress.workflows.learning import Learned, Task, check_written, finish, learn
@@ -175,10 +175,7 @@ def _tokenizer(new: NewClassifier, texts: Sequence[str]) -> Tokenizer:
             f"--tokenizer {new.tokenizer}: is no rule, and no such file",
             remedy=f"choose from {', '.join(SPLITTING)}, or give a tokenizer.json",
         )
-    try:
-        return TokenizerJson(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is no text in UTF-8", remedy="give a tokenizer.json") from None
+    return TokenizerJson.read(path)
 
 
 def _new(
