@@ -66,8 +66,8 @@ def describe(source: Checkpoint, records: Sequence[TableRecord]) -> Description:
     return Description(__version__, {f.name: "0" * 64 for f in source.weight_files}, tuple(records))
 
 
-def sketch(new: Replacement) -> TableRecord:
-    """The longest record that a table could get."""
+def sketch(new: Replacement, weighting: str | None) -> TableRecord:
+    """The longest record that a table could get, its rows weighted as ``weighting`` says."""
     rows = new.table.rows
     return TableRecord(
         name=new.table.name,
@@ -82,6 +82,8 @@ def sketch(new: Replacement) -> TableRecord:
         parts=new.method.suffixes,
         ties=new.table.ties,
         copies=new.table.copies,
+        weighting=weighting,
+        weighted_error=None if weighting is None else -1 / 3e-10,
     )
 
 

@@ -162,12 +162,19 @@ def _plan(
 ) -> tuple[TablePlan, ...]:
     advance = Steps(progress, "spectrum", sum(t.rows.shape[0] for t in tables))
     weights = None if weighting is None else weighting.weights
-    budget = _budget(source, tables, int(target.value), method, dtype) if target.kind == "max_size" else 0
+    budget = 0
+    if target.kind == "max_size":
+        budget = _budget(source, tables, int(target.value), method, dtype, weighting)
     return plan_tables(tables, target, method, dtype, budget=budget, advance=advance, weights=weights)
 
 
 def _budget(
-    source: Checkpoint, tables: Sequence[Table], max_size: int, method: Method, dtype: DType | None
+    source: Checkpoint,
+    tables: Sequence[Table],
+    max_size: int,
+    method: Method,
+    dtype: DType | None,
+    weighting: Weighting | None,
 ) -> int:
     """Bytes that all parts may take together so that the weight files take at most ``max_size``.
 
@@ -181,7 +188,7 @@ def _budget(
         )
     # Full rank and long figures make every name and number in a header as long as it can become.
     largest = [Replacement(t, method, min(t.rows.shape), dtype or t.rows.dtype) for t in tables]
-    records = [sketch(new) for new in largest]
+    records = [sketch(new, weighting.origin if weighting else None) for new in largest]
     whole = source.size_after(replacing(source, largest), describe(source, records))
     rest = whole - sum(new.nbytes for new in largest)
     if rest >= max_size:
@@ -199,11 +206,14 @@ def _replacement(plan: TablePlan, split_scale: str) -> Replacement:
 
 
 def _record(plan: TablePlan, weighting: Weighting | None) -> TableRecord:
-    longest = sketch(Replacement(plan.table, plan.method, plan.rank, plan.dtype))
-    record = replace(longest, ratio=plan.ratio, relative_error=plan.predicted_error)
-    if weighting is None:
-        return record
-    return replace(record, weighting=weighting.origin, weighted_error=plan.predicted_error)
+    new = Replacement(plan.table, plan.method, plan.rank, plan.dtype)
+    error = plan.predicted_error
+    return replace(
+        sketch(new, weighting.origin if weighting else None),
+        ratio=plan.ratio,
+        relative_error=error,
+        weighted_error=error if weighting else None,
+    )
 
 
 def _advice(source: Checkpoint, plans: Sequence[TablePlan], size: int) -> tuple[str, ...]:

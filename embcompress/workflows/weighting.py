@@ -57,14 +57,12 @@ def weighting_for(
         UsageError: both or a wrong number are given, there is no tokenizer, or tables differ in rows.
         InputError: a file is corrupt or of another model.
     """
+    if not 0 <= smoothing <= 2:
+        raise UsageError(f"smoothing {smoothing}", remedy="give an exponent from 0 (all alike) to 2")
     if counts is None and corpus is None:
         return None
     if counts is not None and corpus is not None:
         raise UsageError("both --weights and --corpus are given", remedy="give one of them")
-    if not 0 <= smoothing <= 2:
-        raise UsageError(f"smoothing {smoothing}", remedy="give an exponent from 0 (all alike) to 2")
-    if smoothing == 0:
-        return None
     sizes = {table.rows.shape[0] for table in tables}
     if len(sizes) > 1:
         listed = ", ".join(f"{table.name} {table.rows.shape[0]:,}" for table in tables)
@@ -88,4 +86,6 @@ def weighting_for(
             Path(counts), rows, lambda: {token: row for row, token in vocabulary_of(source, rows)}
         )
     weights = (found + 1) ** smoothing
+    if weights.min() == weights.max():
+        return None  # exactly the plain method, to the last bit
     return Weighting(weights / weights.mean(), f"{origin}, (count+1)^{smoothing:g}")
