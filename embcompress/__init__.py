@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from embcompress.nn import FactorizedEmbedding, FactorizedHead
     from embcompress.training.calr import CALR
     from embcompress.training.records import Recipe
-    from embcompress.workflows import compress, evaluate, expand, factorize, finetune, report, train
+    from embcompress.workflows import (
+        compress,
+        evaluate,
+        expand,
+        factorize,
+        finetune,
+        predict,
+        report,
+        train,
+    )
     from embcompress.workflows.sessions import Session
     from embcompress.workflows.texts import Texts
     from embcompress.workflows.training import NewClassifier
@@ -42,6 +51,7 @@ __all__ = [
     "factorize",
     "finetune",
     "load",
+    "predict",
     "report",
     "train",
 ]
@@ -65,6 +75,7 @@ _HOMES = {
     "factorize": "workflows",
     "finetune": "workflows",
     "load": "loading",
+    "predict": "workflows",
     "report": "workflows",
     "train": "workflows",
 }

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from embcompress.workflows.expanding import expand
     from embcompress.workflows.factorizing import factorize
     from embcompress.workflows.finetuning import finetune
+    from embcompress.workflows.predicting import predict
     from embcompress.workflows.reporting import report
     from embcompress.workflows.training import train
 
-__all__ = ["compress", "evaluate", "expand", "factorize", "finetune", "report", "train"]
+__all__ = ["compress", "evaluate", "expand", "factorize", "finetune", "predict", "report", "train"]
 
 _HOMES = {
     "compress": "compressing",
@@ -25,6 +26,7 @@ _HOMES = {
     "expand": "expanding",
     "factorize": "factorizing",
     "finetune": "finetuning",
+    "predict": "predicting",
     "report": "reporting",
     "train": "training",
 }

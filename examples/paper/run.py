@@ -25,6 +25,7 @@ import ablations
 import compression
 import cost
 import schedules
+import tables
 import torch
 from bench import Bench
 from cases import MODELS, SETS, STARTS, Case
@@ -73,6 +74,7 @@ def main() -> None:
             _work(pool, [job for job in jobs if job.steps], queue, files, done)
     if "cost" in arms:
         _measure_costs(options)
+    tables.render(options.out)
 
 
 def _cases(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:

@@ -38,7 +38,11 @@ MEANINGS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
-    folder = parser.parse_args().results
+    render(parser.parse_args().results)
+
+
+def render(folder: Path) -> None:
+    """Write tables.md and the plots into ``folder``."""
     measured = {
         arm: ResultFile(folder / f"{arm}.csv", Measurement).read()
         for arm in ("compression", "schedules", "ablations")
