@@ -24,13 +24,15 @@ COMMANDS = ("train", "finetune", "compress")
 # ---- Ctrl-C in a process of its own
 
 OWN = """
+import os
+import signal
 import time
 from pathlib import Path
 
 from torch import nn
 
 class Waiting(nn.Module):
-    '''Bag of words with dropout; its eighth step of training waits until there is a file named go.'''
+    '''Bag of words with dropout; its eighth step waits for a file named go, and heeds one named strike.'''
 
     def __init__(self, tokens, labels, padding):
         super().__init__()
@@ -44,6 +46,8 @@ class Waiting(nn.Module):
         while self.training and self.steps == 8 and not Path("go").exists():
             Path("waiting").touch()
             time.sleep(0.01)
+        if self.training and self.steps == 8 and Path("strike").exists():
+            os.kill(os.getpid(), signal.SIGINT)
         return self.output(self.drop(self.embedding(tokens)).sum(1) / lengths[:, None])
 """
 MODEL = ("--model", "waits_in_training:Waiting")
@@ -176,6 +180,25 @@ def test_force_begins_anew(place):
     succeed(*command_line("train", "model.pt"), "-q", "--force")
     assert same(place / "model.pt", place / "whole.pt")
     assert not (place / "model.pt.resume").exists()
+
+
+def test_a_run_that_was_begun_anew_by_mistake_takes_nothing(place):
+    """--force and Ctrl-C: what an earlier run had kept stands aside until a run comes to its end."""
+    (place / "go").touch()
+    succeed(*command_line("train", "whole.pt"), "-q")
+    given = {path.name for path in place.iterdir()}
+    (place / "strike").touch()
+    kept = {}
+    for more in ((), ("--force",)):
+        assert run(*command_line("train", "model.pt"), "-q", *more).exit_code == 130
+        kept |= {more: {name: sha for name, sha in contents(place).items() if name.startswith("model.")}}
+    (place / "strike").unlink()
+    assert {*kept[()]} == {"model.interrupted.pt", "model.pt.resume"}
+    assert {*kept[()].values()} <= {*kept["--force",].values()}
+    assert {*kept[()]} < {*kept["--force",]}
+    succeed(*command_line("train", "model.pt"), "-q", "--resume")
+    assert same(place / "model.pt", place / "whole.pt")
+    assert {path.name for path in place.iterdir()} == {*given, "model.pt"}
 
 
 def test_a_state_that_cannot_be_read_is_refused(place):

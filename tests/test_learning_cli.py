@@ -124,7 +124,7 @@ RETRAIN = {
     **RUN,
     "--model": MODEL,
     "--only-factors": (None, "recipe.only_factors", True),
-    "--schedule-option": ("decay=0.5", "recipe.schedule_options", {"window": 3, "decay": 0.5}),
+    "--schedule-option": ("decay=0.5", "recipe.schedule_options", {"decay": 0.5}),
     "--output": ("out.pt", "output", Path("out.pt")),
 }
 OPTIONS = {
@@ -182,12 +182,12 @@ def test_no_option_is_missing_above(command):
 
 
 def test_what_is_left_out_has_its_usual_value(monkeypatch):
-    """Recipes are those of the workflows; settings of a schedule do not follow to another one."""
+    """Recipes are those of the workflows; the rate of one optimizer does not follow to another."""
     assert called(monkeypatch, "train").recipe == TRAIN_RECIPE
     for command in ("finetune", "compress"):
         assert called(monkeypatch, command).recipe == FINETUNE_RECIPE
-        assert called(monkeypatch, command, "--schedule", "clr").recipe.schedule_options == {}
-        assert called(monkeypatch, command, "--schedule", "calr").recipe.schedule_options == {"window": 3}
+        assert called(monkeypatch, command, "--optimizer", "sgd").recipe.learning_rate is None
+        assert called(monkeypatch, command, "--schedule", "clr").recipe.learning_rate == 3e-3
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,14 @@ _run = _options(
     click.option(
         "--optimizer", type=click.Choice(OPTIMIZERS), help="How gradients become steps.  [default: adam]"
     ),
-    click.option("--learning-rate", type=float, help="The highest.  [default: the optimizer's usual one]"),
-    click.option("--schedule", type=click.Choice(SCHEDULES), help="How the learning rate moves."),
+    click.option(
+        "--learning-rate",
+        type=float,
+        help="The highest.  [default: the optimizer's usual one; 3e-3 to retrain]",
+    ),
+    click.option(
+        "--schedule", type=click.Choice(SCHEDULES), help="How the learning rate moves.  [default: linear]"
+    ),
     click.option(
         "--schedule-option", "schedule_options", type=_Settings(), multiple=True, help="Repeats: decay=0.1."
     ),
@@ -269,10 +275,9 @@ def _recipe(usual: Recipe, options: dict[str, Any]) -> Recipe:
     from dataclasses import replace
 
     given = {name: value for name, value in _take(options, type(usual)).items() if value is not None}
-    # Settings belong to a schedule: those of the usual one do not follow the user to another.
-    kept = usual.schedule_options if given.get("schedule", usual.schedule) == usual.schedule else {}
-    given["schedule_options"] = {**kept, **dict(given["schedule_options"])}
-    return replace(usual, **given)
+    if "optimizer" in given:
+        given.setdefault("learning_rate", None)  # another optimizer has another usual rate
+    return replace(usual, **{**given, "schedule_options": dict(given["schedule_options"])})
 
 
 def _session(options: dict[str, Any], watcher: Watcher) -> Session:

@@ -34,7 +34,7 @@ class Recipe:
     batch_size: int = 50
     optimizer: str = "adam"
     learning_rate: float | None = None
-    schedule: str = "calr"
+    schedule: str = "linear"
     schedule_options: Mapping[str, float] = field(default_factory=dict)
     weight_decay: float = 0.0
     clip: float | None = None
