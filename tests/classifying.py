@@ -195,7 +195,8 @@ def timeless(history: Sequence[Epoch]) -> list[Epoch]:
 
 
 TRAIN, DEV = separable(23, 0), separable(17, 1)
-RECIPE = Recipe(epochs=3, batch_size=5, learning_rate=0.1, seed=1)  # 15 steps
+# 15 steps
+RECIPE = Recipe(epochs=3, batch_size=5, optimizer="adam", learning_rate=0.1, schedule="calr", seed=1)
 DAN = record("dan", dropout=0.3)
 LSTM = record("lstm", dropout=0.3, hidden=(5, 5), bidirectional=True)
 

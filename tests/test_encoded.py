@@ -58,6 +58,11 @@ class TestEncoded:
         encoded = Encoded.of([[5, 6, 7, 8], [9]])
         assert encoded.padded(np.array([0, 1]), 3).tolist() == [[5, 6, 7, 8], [9, 3, 3, 3]]
 
+    def test_the_places_are_counted_once(self):
+        """Not for each batch of each epoch: in a million texts that takes longer than a step."""
+        encoded = Encoded.of([[1, 2], [3]])
+        assert encoded.starts is encoded.starts
+
     def test_no_texts(self):
         """None at all can be put together and cut into no batch; no rows make an empty block."""
         none = Encoded.of([])
@@ -101,6 +106,7 @@ class TestBatches:
 
     @settings(deadline=None)
     @given(many_lengths, st.integers(1, 12), st.integers(1, 200))
+    @example(np.full(7, 2), 5, 6)  # three fill it exactly
     def test_sorted_batches_of_long_texts_are_small(self, lengths, size, most):
         """No batch of more than one text has more ids than ``most``, and none could have had one more."""
         batches = sorted_batches(lengths, size, most)

@@ -25,6 +25,7 @@ from classifying import (
 from torch import nn
 
 import embcompress
+from embcompress.checkpoint import open_checkpoint
 from embcompress.classifiers import CLASSIFIERS
 from embcompress.classifiers.building import build, own_architecture, own_module, start_table, token_embedding
 from embcompress.classifiers.storage import open_classifier, save_new
@@ -251,3 +252,7 @@ class TestOwnModules:
         save_new(path, trainer.best_state, kind)
         module.load_state_dict(trainer.best_state)
         assert torch.equal(scores(open_classifier(path, factory=factory).model), scores(module))
+        with open_checkpoint(path) as checkpoint:
+            assert checkpoint.tensors.keys() == module.state_dict().keys()
+            twice = {f"again.{part}": f"output.{part}" for part in ("weight", "bias")}
+            assert checkpoint.aliases == (twice if name == "Twice" else {}), "stored once"

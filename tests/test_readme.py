@@ -92,6 +92,11 @@ def test_every_option_and_exit_code_is_documented():
         assert re.search(rf"Exit codes.*\b{code} \w+", README)
 
 
+def test_nothing_is_left_to_fill_in():
+    """No figure of the README is a placeholder."""
+    assert "@@" not in README
+
+
 @pytest.mark.parametrize("name", ["demo", "test", "test-slow", "lint", "bench"])
 def test_make_targets_exist(name):
     """Each make target that the README names is in the Makefile."""

@@ -49,7 +49,7 @@ SOME, DEV = separable(22, 0), separable(17, 1)
 ROWS = [*rows_of(SOME), [3, 0, 0, 5]]  # one text holds the padding id
 TRAIN = dataset(ROWS, [*SOME.labels, 0])
 STEPS = 5  # an epoch of TRAIN
-RECIPE = Recipe(epochs=3, batch_size=5, learning_rate=0.1, seed=7)
+RECIPE = Recipe(epochs=3, batch_size=5, optimizer="adam", learning_rate=0.1, schedule="calr", seed=7)
 DAN = record("dan", dropout=0.3)
 LSTM = record("lstm", dropout=0.3, hidden=(5, 5), bidirectional=True)
 

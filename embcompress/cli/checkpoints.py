@@ -14,7 +14,6 @@ from embcompress.cli.options import (
     output_options,
     progress,
     show,
-    smoothing,
     source,
     targets,
 )
@@ -29,7 +28,13 @@ from embcompress.cli.options import (
 @click.option("--weights", type=click.Path(path_type=Path), help="Token counts: .csv, .tsv or .npy.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="Texts to count tokens in: .csv or .txt.")
 @click.option("--text-column", default="text", show_default=True, help="Header of the texts of a .csv.")
-@smoothing(0.5)
+@click.option(
+    "--smoothing",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Exponent s of a token's weight (count+1)^s; 0 weighs all alike.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
 @force
 @output_options

@@ -15,7 +15,6 @@ from embcompress.cli.options import (
     output_options,
     progress,
     show,
-    smoothing,
     source,
     targets,
 )
@@ -224,7 +223,11 @@ def evaluate(path: Path, texts: Path, *, as_json: bool, quiet: bool, verbose: bo
 @click.argument("texts", type=_FILE)
 @targets
 @keys
-@smoothing(1.0)
+@click.option(
+    "--smoothing",
+    type=float,
+    help="Exponent s of a token's weight (count+1)^s.  [default: of 1, 0.5, 0 the best on dev]",
+)
 @output
 @click.option("--test", type=_FILE, help="CSV to measure on.  [default: the dev texts]")
 @_model

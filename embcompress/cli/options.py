@@ -86,17 +86,6 @@ def targets(command: F) -> F:
     return command
 
 
-def smoothing(usual: float) -> Callable[[F], F]:
-    """The option on how much a token's frequency counts."""
-    return click.option(
-        "--smoothing",
-        type=float,
-        default=usual,
-        show_default=True,
-        help="Exponent s of a token's weight (count+1)^s; 0 weighs all alike.",
-    )
-
-
 class Result(Protocol):
     """What every workflow returns."""
 

@@ -138,6 +138,7 @@ def _(result: CompressResult) -> None:
     for compressed in result.factorized.tables:
         console.print(
             f"{safe(compressed.name)}: rank {compressed.rank}, {human_bytes(compressed.bytes_before)} → "
-            f"{human_bytes(compressed.bytes_after)} ({compressed.ratio:.1%} removed)"
+            f"{human_bytes(compressed.bytes_after)} ({compressed.ratio:.1%} removed), rows weighted by "
+            f"{safe(compressed.weighting or 'nothing')}"
         )
     console.print(f"wrote [bold]{safe(result.factorized.output)}[/]")

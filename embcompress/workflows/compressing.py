@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from embcompress.classifiers.storage import fitting_record
 from embcompress.data.counting import Counts
 from embcompress.data.labelled import LabelledTexts
 from embcompress.errors import TargetError, UsageError
-from embcompress.reports.learning import CompressResult
+from embcompress.reports.learning import CompressResult, EvaluateResult
+from embcompress.reports.results import FactorizeResult
 from embcompress.training.records import Recipe
 from embcompress.workflows.common import check_format, default_output
 from embcompress.workflows.evaluating import measure
@@ -26,8 +27,10 @@ from embcompress.workflows.learning import finish
 from embcompress.workflows.sessions import USUAL_SESSION, Session
 from embcompress.workflows.texts import Texts, dataset
 
-SMOOTHING = 1.0
-"""Exponent s of a token's weight (count + 1)^s for classifiers: the error that their training texts see."""
+SMOOTHINGS = (1.0, 0.5, 0.0)
+"""Exponents s of a token's weight (count + 1)^s that are tried. With 1 the error is the one that the training
+texts see; with 0 rows count alike, which is better where so few components are kept that the most frequent
+tokens, which tell no label from another, would take them all."""
 
 
 def compress(
@@ -42,7 +45,7 @@ def compress(
     keys: Sequence[str] | str = (),
     dtype: str | None = None,
     split_scale: str = "left",
-    smoothing: float = SMOOTHING,
+    smoothing: float | None = None,
     output: str | Path | None = None,
     test: str | Path | None = None,
     factory: str | None = None,
@@ -53,7 +56,7 @@ def compress(
     """Factorize a classifier's table, retrain it, and measure it before and after.
 
     Tokens are weighted by how often they occur in the training texts: what the classifier never reads
-    is not worth bytes.
+    is not worth bytes. How steeply is chosen by the dev texts, before retraining.
 
     Args:
         path: a dense classifier written by ``train``.
@@ -66,7 +69,8 @@ def compress(
         keys: names of the tables; found by themselves when empty.
         dtype: element type of the factors; the table's own when None.
         split_scale: where the singular values go.
-        smoothing: exponent s of a token's weight (count + 1)^s; 0 weighs all tokens alike.
+        smoothing: exponent s of a token's weight (count + 1)^s; 0 weighs all tokens alike; None
+            takes the one of ``SMOOTHINGS`` that is best on the dev texts.
         output: where to write; by default beside the input with ``-compressed`` in its name.
         test: CSV file to measure on; the dev texts when None.
         factory: ``package.module:function`` of a classifier of the user's own.
@@ -83,28 +87,38 @@ def compress(
     tests = None if test is None else Path(test)
     session.check(place, (source, *wanted.files, *([tests] if tests else [])), recipe)
 
+    def dev_texts(record: ClassifierRecord) -> LabelledTexts:
+        return wanted.split(recipe.seed, record).dev
+
     def measured_on(record: ClassifierRecord) -> LabelledTexts:
-        return wanted.split(recipe.seed, record).dev if tests is None else wanted.read_file(tests, record)
+        return dev_texts(record) if tests is None else wanted.read_file(tests, record)
 
     with staged(place, force=session.force) as stage:
-        small = stage.with_name(f"factorized-{stage.name}")
-        factorized = factorize(
-            source,
-            rank=rank,
-            ratio=ratio,
-            energy=energy,
-            max_error=max_error,
-            max_size=max_size,
-            keys=keys,
-            dtype=dtype,
-            split_scale=split_scale,
-            weights=_counts(source, place, wanted, recipe.seed),
-            smoothing=smoothing,
-            output=small,
-            progress=progress,
-        )
+        counts = _counts(source, place, wanted, recipe.seed)
+
+        def factorized_by(exponent: float) -> _Candidate:
+            result = factorize(
+                source,
+                rank=rank,
+                ratio=ratio,
+                energy=energy,
+                max_error=max_error,
+                max_size=max_size,
+                keys=keys,
+                dtype=dtype,
+                split_scale=split_scale,
+                weights=counts,
+                smoothing=exponent,
+                output=stage.with_name(f"{exponent:g}-{stage.name}"),
+                progress=progress,
+            )
+            return _Candidate(result, measure(result.output, dev_texts, factory, session))
+
+        exponents = SMOOTHINGS if smoothing is None else (smoothing,)
+        best = max(map(factorized_by, exponents), key=lambda one: one.on_dev.accuracy)
+        factorized, small = best.result, best.result.output
         before = measure(source, measured_on, factory, session)
-        without = measure(small, measured_on, factory, session)
+        without = best.on_dev if tests is None else measure(small, measured_on, factory, session)
         with open_checkpoint(small) as made:
             assert made.description is not None
             sources = made.description.source
@@ -124,6 +138,14 @@ def compress(
         after=replace(after, path=place),
         notes=tuned.notes,  # what factorize says of its error no longer holds after training
     )
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A factorized classifier, and how it does on the dev texts."""
+
+    result: FactorizeResult
+    on_dev: EvaluateResult
 
 
 def _counts(source: Path, place: Path, texts: Texts, seed: int) -> Counts:

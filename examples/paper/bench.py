@@ -153,6 +153,11 @@ class Bench:
             seconds=seconds,
         )
 
+    def dev_order(self, model: nn.Module) -> tuple[float, float]:
+        """What says which of two models is better on dev: accuracy, then loss."""
+        scores, dev = _scored(model, self.material.dev, self.material.record.labels)
+        return dev.accuracy, -float(F.cross_entropy(scores, torch.from_numpy(self.material.dev.labels)))
+
     def _loaded(self, state: State) -> nn.Module:
         model = self.material.untrained()
         model.load_state_dict(state)

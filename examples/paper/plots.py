@@ -22,7 +22,7 @@ _LINES = {
     "online-calr": ("C0", "s", "SVD, retrained, CALR"),
     "online-constant": ("C1", "^", "SVD, retrained, constant rate"),
     "weighted": ("C2", "D", "row-weighted SVD, retrained, constant rate"),
-    "recommended": ("C8", "*", "row-weighted SVD, retrained, linear rate"),
+    "recommended": ("C8", "*", "recommended: weights chosen on dev, retrained, linear rate"),
     "offline": ("C3", "v", "offline"),
 }
 _CODED = {"int8": ("C4", "P"), "int4": ("C5", "X")}

@@ -20,7 +20,7 @@ from results import Cost, Measurement, ResultFile
 from schedules import PAIRS, SCRATCH
 from spread import Cell, Spread, at_chosen_rates, lost, spreads
 
-ONLINE = ("svd", "online-calr", "online-constant", "weighted", "recommended", "offline")
+ONLINE = ("svd", "online-calr", "online-constant", "weighted", "weighted-linear", "recommended", "offline")
 METHODS = ("dense", "int8", "int4", *ONLINE)
 MEANINGS = {
     "dense": "the uncompressed model, 8 epochs",
@@ -30,7 +30,8 @@ MEANINGS = {
     "online-calr": "5 epochs, SVD, 3 epochs of Adam with CALR",
     "online-constant": "5 epochs, SVD, 3 epochs of Adam at a constant rate",
     "weighted": "5 epochs, SVD with rows weighted by (count + 1)^0.5, 3 epochs at a constant rate",
-    "recommended": "5 epochs, SVD with rows weighted by count + 1, 3 epochs of Adam, rate 3e-3 to 0",
+    "weighted-linear": "5 epochs, SVD with rows weighted by count + 1, 3 epochs of Adam, rate 3e-3 to 0",
+    "recommended": "the same with (count + 1)^s, s of 0, 0.5, 1 chosen on dev before retraining",
     "offline": "SVD of the start table, U S as a narrow table, 8 epochs",
 }
 
