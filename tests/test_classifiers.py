@@ -241,7 +241,7 @@ BROKEN = {
     "architecture.name": [None, 3, ["dan"], "cnn", "module"],
     "architecture.dimension": [None, 0, -4, True, 4.0, "4", 1 << 24],
     "architecture.hidden": [None, 6, "ab", {}, [0], [True], ["6"], [6.0], [1 << 24], [[6]]],
-    "architecture.dropout": [None, "0.1", 1, 1.5, -0.1, float("nan"), True],
+    "architecture.dropout": [None, "0.1", 1, 1.5, -0.1, float("nan"), True, False],
     "architecture.bidirectional": [None, "no", 1, []],
     "architecture.factory": [None, 3, ["os"], "os:system"],
     "held_out": [0.1, "a tenth", [], {}],
@@ -312,7 +312,7 @@ class TestBrokenFiles:
     def test_a_model_without_a_record_is_no_classifier(self, tmp_path, suffix):
         """It may be a good model all the same: a usage error that says what makes one."""
         path = tmp_path / f"model{suffix}"
-        state = fresh(KINDS["dan"]).state_dict()
+        state = {**fresh(KINDS["dan"]).state_dict(), RECORD_KEY: torch.zeros(2)}  # a tensor is no record
         save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
         refused(path, UsageError, str(path), "embcompress train")
 

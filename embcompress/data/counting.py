@@ -20,6 +20,9 @@ Counts = NDArray[np.float64]
 Encode = Callable[[Sequence[str]], Encoded]
 """Texts to token ids."""
 
+COUNT_LIMIT = 1e15
+"""Largest count taken: whole numbers up to there are exact in float64, and so are their sums."""
+
 _BATCH = 2048
 """Texts that are encoded at a time."""
 
@@ -68,7 +71,9 @@ def read_texts(path: Path, text_column: str = "text") -> Iterator[str]:
             return
         delimiter = delimiter_of(None, path)
         found = records(lines, delimiter)
-        header = read_header(found, lines, delimiter, {"--text-column": text_column})
+        wanted = {"--text-column": text_column}
+        remedy = "save it with commas as .csv, or with tabs as .tsv"
+        header = read_header(found, lines, delimiter, wanted, remedy)
         place = header.index(text_column)
         for row in found:
             check_row(row, header, lines, delimiter)
@@ -96,7 +101,12 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
         raise UsageError(f"{path}: {what}", remedy="give a .csv, .tsv or .npy file of counts")
     if path.suffix.lower() == ".npy":
         return _from_array(path, rows)
-    header = ""
+    if path.suffix.lower() not in {".csv", ".tsv"}:
+        raise UsageError(
+            f"{path}: suffix {path.suffix!r} is none of counts",
+            remedy="give a .csv, .tsv or .npy file of counts",
+        )
+    header: str | None = None
     lines: list[tuple[int, str, float]] = []
     with path.open("rb") as file:
         source = Lines(file, path)
@@ -104,11 +114,13 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
             if len(record) != 2:
                 raise source.error(f"{len(record)} fields, expected a token or id and a count", "mend it")
             count = _number(record[1])
-            if count is None and not lines and not header:
+            if count is None and not lines and header is None:
                 header = record[0].strip().lower()
                 continue
-            if count is None or not 0 <= count < float("inf"):
-                raise source.error(f"count {shown(record[1])}, expected a number from 0 on", "mend it")
+            if count is None or not 0 <= count <= COUNT_LIMIT:
+                raise source.error(
+                    f"count {shown(record[1])}, expected a number from 0 to {COUNT_LIMIT:g}", "mend it"
+                )
             lines.append((source.begin, record[0], count))
     if not lines:
         raise InputError(f"{path}: holds no count", remedy="write a line for each token")
@@ -128,7 +140,7 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
 def _by_id(path: Path, lines: list[tuple[int, str, float]], rows: int) -> Counts:
     counts = np.zeros(rows)
     for line, key, count in lines:
-        if not key.isdecimal() or int(key) >= rows:
+        if not key.isdecimal() or len(key) > 4000 or int(key) >= rows:
             raise InputError(
                 f"{path}: line {line}: id {shown(key)}, the table has rows up to {rows - 1:,}",
                 remedy="take counts that belong to this model",
@@ -139,17 +151,31 @@ def _by_id(path: Path, lines: list[tuple[int, str, float]], rows: int) -> Counts
 
 def _from_array(path: Path, rows: int) -> Counts:
     try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        with path.open("rb") as file:  # closed here: np.load leaves an archive open
+            found = np.load(file, allow_pickle=False)
+    except Exception as error:  # ValueError, EOFError, BadZipFile, TokenError, OverflowError, MemoryError
         raise InputError(f"{path}: is no NumPy array ({error})", remedy="save it with numpy.save") from None
+    try:
+        return check_counts(found, rows)
+    except UsageError as error:  # the file is at fault, not the call
+        raise InputError(f"{path}: {error.message}", error.remedy) from None
+
+
+def check_counts(found: object, rows: int) -> Counts:
+    """An array as counts.
+
+    Raises:
+        UsageError: it is none of ``rows`` numbers from 0 to ``COUNT_LIMIT``.
+    """
     if not isinstance(found, np.ndarray) or found.shape != (rows,) or found.dtype.kind not in "iuf":
-        kind = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else "an archive"
-        raise InputError(f"{path}: is {kind}, expected {rows:,} counts", remedy="give one number a row")
+        kind = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
+        raise UsageError(f"counts are {kind}, expected {rows:,} numbers", remedy="give one number a row")
     counts = found.astype(np.float64)
-    if not (np.isfinite(counts) & (counts >= 0)).all():
-        bad = int(np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)))[0])
-        raise InputError(
-            f"{path}: count {counts[bad]:g} in row {bad:,}, expected a number from 0 on", remedy="mend it"
+    bad = np.flatnonzero(~((counts >= 0) & (counts <= COUNT_LIMIT)))
+    if bad.size:
+        raise UsageError(
+            f"count {counts[bad[0]]:g} in row {int(bad[0]):,}, expected a number from 0 to {COUNT_LIMIT:g}",
+            remedy="mend it",
         )
     return counts
 

@@ -178,9 +178,13 @@ def delimiter_of(given: str | None, path: Path) -> str:
 
 
 def read_header(
-    rows: Iterator[list[str]], lines: Lines, delimiter: str, wanted: Mapping[str, str]
+    rows: Iterator[list[str]],
+    lines: Lines,
+    delimiter: str,
+    wanted: Mapping[str, str],
+    remedy: str = "pass --delimiter {}",
 ) -> list[str]:
-    """The header, in which every wanted column stands once."""
+    """The header, in which every wanted column stands once; ``remedy`` is for another delimiter."""
     broken = None
     try:
         header = next(rows, [])
@@ -193,7 +197,7 @@ def read_header(
                 raise UsageError(
                     f"{lines.path}: line {lines.begin}: the columns are not delimited by {shown(delimiter)}, "
                     f"expected {' and '.join(map(shown, wanted.values()))}",
-                    remedy=f"pass --delimiter {given}",
+                    remedy=remedy.format(given),
                 )
     if broken is not None:
         raise broken

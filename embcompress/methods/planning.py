@@ -115,6 +115,7 @@ def measure_spectrum(
         for start, stop in rows.spans():
             block = rows.read(start, stop)
             if roots is not None:
+                block = block.astype(np.float64) if precise else block
                 block *= roots[start:stop, None].astype(block.dtype)
             yield block
             if advance:

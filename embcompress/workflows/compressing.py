@@ -107,7 +107,7 @@ def compress(
                 keys=keys,
                 dtype=dtype,
                 split_scale=split_scale,
-                weights=counts,
+                weights=counts if exponent else None,  # plain SVD by its own name
                 smoothing=exponent,
                 output=stage.with_name(f"{exponent:g}-{stage.name}"),
                 progress=progress,

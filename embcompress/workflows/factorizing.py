@@ -99,7 +99,8 @@ def factorize(
     with open_checkpoint(path) as source:
         before = stamps(source)
         place = Path(output) if output is not None else default_output(source.path, _label(method, target))
-        check_target(place, (source.path, *source.weight_files), force=force or dry_run)
+        given = [Path(file) for file in (weights, corpus) if isinstance(file, str | Path)]
+        check_target(place, (source.path, *source.weight_files, *given), force=force or dry_run)
         check_format(place, source)
         source.check_editable()
         source.check_integrity(progress)

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.data.counting import Counts, count_texts, read_counts, read_texts
+from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
 from embcompress.data.tokenizing import tokenizer_of
 from embcompress.data.vectors.vocabularies import vocabulary_of
-from embcompress.errors import UsageError
+from embcompress.errors import InputError, UsageError
 from embcompress.methods.planning import Weights
 from embcompress.tables import Table
 
@@ -43,7 +41,7 @@ def weighting_for(
     text_column: str,
     smoothing: float,
 ) -> Weighting | None:
-    """Weights for the tokens of ``tables``; None where all count alike.
+    """Weights for the tokens of ``tables``; None where neither counts nor texts are given.
 
     Args:
         source: the checkpoint, which knows its tokenizer.
@@ -70,22 +68,19 @@ def weighting_for(
     (rows,) = sizes
     if corpus is not None:
         origin = Path(corpus).name
-        found = count_texts(
-            read_texts(Path(corpus), text_column), tokenizer_of(source).count, rows, str(source.path)
-        )
-    elif isinstance(counts, np.ndarray):
-        origin, found = "counts", counts.astype(np.float64)
-        if found.shape != (rows,) or not (np.isfinite(found) & (found >= 0)).all():
-            raise UsageError(
-                f"weights of shape {list(found.shape)}", remedy=f"give {rows:,} counts, none negative"
+        tokenizer = tokenizer_of(source)
+        found = count_texts(read_texts(Path(corpus), text_column), tokenizer.count, rows, str(source.path))
+        if not found.any():
+            raise InputError(
+                f"{corpus}: holds no text to count tokens in", remedy="give texts that the model reads"
             )
+    elif not isinstance(counts, str | Path):
+        origin, found = "counts", check_counts(counts, rows)
     else:
-        assert counts is not None
         origin = Path(counts).name
         found = read_counts(
             Path(counts), rows, lambda: {token: row for row, token in vocabulary_of(source, rows)}
         )
-    weights = (found + 1) ** smoothing
-    if weights.min() == weights.max():
-        return None  # exactly the plain method, to the last bit
+    # Over the largest, so that nothing overflows, and equal counts are exactly 1.
+    weights = ((found + 1) / (found.max() + 1)) ** smoothing
     return Weighting(weights / weights.mean(), f"{origin}, (count+1)^{smoothing:g}")
