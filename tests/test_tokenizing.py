@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -119,7 +120,7 @@ class TestContract:
 
 def scanned(text):
     """What Words promises, one character after the other."""
-    tokens, rest = [], [*text.lower()]
+    tokens, rest = [], [*unicodedata.normalize("NFC", text).lower()]
 
     def word():
         run = ""

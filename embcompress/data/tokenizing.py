@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import functools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -127,7 +128,8 @@ class Words(_Splitting):
     @staticmethod
     def split(text: str) -> list[str]:
         """See the class."""
-        return _WORD.findall(text.lower())
+        # One letter with its accent, however it is written down.
+        return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
 class Whitespace(_Splitting):
@@ -197,8 +199,11 @@ class TokenizerJson(Tokenizer):
     def encode(self, texts: Sequence[str], max_length: int | None) -> Encoded:
         """Encode with the library, without special tokens; see the base class."""
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        empty = [next((self._ids[name] for name in _UNKNOWNS if name in self._ids), self.padding)]
-        return Encoded.of(one.ids[:max_length] or empty for one in found)
+        return Encoded.of(one.ids[:max_length] or [self._unknown] for one in found)
+
+    @functools.cached_property
+    def _unknown(self) -> int:
+        return next((self._ids[name] for name in _UNKNOWNS if name in self._ids), self.padding)
 
     def to_dict(self) -> dict[str, Any]:
         """The name of the rule and the text of the file."""

@@ -74,9 +74,9 @@ class Epoch:
     seconds: float
 
     def beats(self, other: Epoch) -> bool:
-        """More accurate on dev; among equals the lower dev loss. One whose loss is no number never is."""
-        if not math.isfinite(self.dev_loss):
-            return False
+        """More accurate on dev; among equals the lower dev loss. A loss that is no number never does."""
+        if not (math.isfinite(self.dev_loss) and math.isfinite(other.dev_loss)):
+            return math.isfinite(self.dev_loss) > math.isfinite(other.dev_loss)
         return (self.dev_accuracy, -self.dev_loss) > (other.dev_accuracy, -other.dev_loss)
 
     def to_dict(self) -> dict[str, float | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import time
 import zipfile
 from collections.abc import Mapping
@@ -105,7 +104,7 @@ class Snapshots:
             )
         try:
             trainer.load_state_dict(saved["trainer"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise _unreadable(self.path, error) from None
 
 
@@ -124,7 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError("holds no state of a run")
         if saved.keys() != {"fingerprint", "trainer"}:
             raise ValueError("holds no state of a run")
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch's unpickler raises whatever a wrong byte makes of it
         raise _unreadable(path, error) from None
     return saved
 
