@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from embcompress.cli.options import (
+    Result,
     force,
     keys,
     output,
@@ -185,19 +186,8 @@ def finetune(
 ) -> None:
     """Train the classifier PATH on with the labelled CSV TEXTS, to recover what compression lost."""
     from embcompress import workflows
-    from embcompress.workflows.finetuning import FINETUNE_RECIPE
 
-    with _watched(quiet=quiet) as watcher, progress(quiet=quiet, verbose=verbose) as bars:
-        result = workflows.finetune(
-            path,
-            _texts(texts, options),
-            output=output,
-            recipe=_recipe(FINETUNE_RECIPE, options),
-            session=_session(options, watcher),
-            progress=bars,
-            **options,
-        )
-    show(result, as_json=as_json, quiet=quiet, screen="learning_terminal")
+    _retrain(workflows.finetune, path, texts, output, options, quiet=quiet, verbose=verbose, as_json=as_json)
 
 
 @click.command()
@@ -241,10 +231,26 @@ def compress(
 ) -> None:
     """Factorize the classifier PATH, retrain it on the labelled CSV TEXTS and measure it, in one go."""
     from embcompress import workflows
+
+    _retrain(workflows.compress, path, texts, output, options, quiet=quiet, verbose=verbose, as_json=as_json)
+
+
+def _retrain(
+    workflow: Callable[..., Result],
+    path: Path,
+    texts: Path,
+    output: Path | None,
+    options: dict[str, Any],
+    *,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Carry out a command that trains an existing classifier on; ``options`` are those of its own."""
     from embcompress.workflows.finetuning import FINETUNE_RECIPE
 
     with _watched(quiet=quiet) as watcher, progress(quiet=quiet, verbose=verbose) as bars:
-        result = workflows.compress(
+        result = workflow(
             path,
             _texts(texts, options),
             output=output,
