@@ -78,6 +78,8 @@ class CompressedTable:
         flops: a token.
         recorded_error: relative error in the file's own record, before its parts were trained.
         trained: whether they were.
+        weighting: how rows were weighted, None for all alike.
+        weighted_error: ``recorded_error`` so weighted.
         measured_error: relative error against the original that was given, None without one.
     """
 
@@ -93,6 +95,8 @@ class CompressedTable:
     flops: int
     recorded_error: float
     trained: bool
+    weighting: str | None
+    weighted_error: float | None
     measured_error: float | None
 
 

@@ -209,7 +209,11 @@ def _show_compressed(console: Console, table: CompressedTable) -> None:
     )
     measured = "" if table.measured_error is None else f", measured now {_error(table.measured_error)}"
     trained = ", its factors were trained since" if table.trained else ""
-    console.print(f"  error {_error(table.recorded_error)} when it was factorized{trained}{measured}")
+    weighted = ""
+    if table.weighted_error is not None:
+        weighted = f", {_error(table.weighted_error)} with rows weighted by {safe(table.weighting)}"
+    recorded = f"  error {_error(table.recorded_error)}{weighted} when it was factorized"
+    console.print(f"{recorded}{trained}{measured}")
 
 
 def stdout() -> Console:

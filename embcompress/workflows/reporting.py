@@ -142,6 +142,8 @@ def _compressed(source: Checkpoint, record: TableRecord, measured: float | None)
         flops=factored_flops(method, record.shape, record.rank, count_heads(source, stand_in)),
         recorded_error=record.relative_error,
         trained=record.trained,
+        weighting=record.weighting,
+        weighted_error=record.weighted_error,
         measured_error=measured,
     )
 
