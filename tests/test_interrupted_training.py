@@ -128,7 +128,7 @@ def test_ctrl_c_and_resume(place, command):
 
     args = command_line(command, "model.pt", "--history", "model.jsonl")
     process = waiting_run(place, *args)
-    other = run(*command_line(command, "model.pt"), "-q")
+    other = run(*command_line(command, "model.pt"), "-q", "--batch-size", "60")  # too few steps to wait
     assert other.exit_code == 1
     assert_one_line(other.stderr, "another run is writing the same output; wait for it")
     process.send_signal(signal.SIGINT)
@@ -169,7 +169,10 @@ def test_a_second_ctrl_c_stops_at_once(place):
     (place / "waiting").unlink()
     came_to(place / "waiting", process)  # it went on, so the first one was only noted
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "Error: interrupted; no unfinished output was left"
     (place / "waiting").unlink()

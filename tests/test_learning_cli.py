@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +19,10 @@ from embcompress import workflows
 from embcompress.classifiers import CLASSIFIERS
 from embcompress.cli import classifiers as commands
 from embcompress.cli import cli
+from embcompress.reports.plots import plot_history
 from embcompress.training.devices import DEVICES
 from embcompress.training.optimizers import OPTIMIZERS
+from embcompress.training.records import Epoch
 from embcompress.training.schedules import SCHEDULES
 from embcompress.workflows.finetuning import FINETUNE_RECIPE
 from embcompress.workflows.training import TRAIN_RECIPE
@@ -302,6 +305,17 @@ def test_json_is_one_object_and_all_else_is_on_stderr(dense, texts, command):
         assert found["size"] == (dense if command == "evaluate" else dense.with_stem("out")).stat().st_size
 
 
+def test_notes_go_to_stderr(dense, texts):
+    """With and without --json, where they are a field as well; -q keeps them back."""
+    args = ("finetune", dense, texts, "-o", dense.with_stem("out"), *STILL, "--force")
+    (note,) = json.loads(succeed(*args, "--json", "-q").stdout)["notes"]
+    assert "nothing better on dev" in note
+    for more in ((), ("--json",)):
+        done = succeed(*args, *more)
+        assert f"note: {note}" in done.stderr.splitlines()
+        assert "note: " not in done.stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_quiet_prints_nothing(dense, texts, command):
     """-q leaves both streams empty when all went well, and with --json only stderr."""
@@ -341,6 +355,18 @@ def test_the_plot_is_a_picture_of_the_run(dense, texts):
     assert {white, blue, orange} <= {*map(tuple, pixels)}
     assert (first == pictures[1]).all()
     assert (first != pictures[2]).any()
+
+
+def test_the_plot_shows_each_figure(tmp_path):
+    """Another loss, dev loss or dev accuracy is another picture; other seconds are not."""
+    start, end = Epoch(0, None, 1.0, 0.3, None, 0.1), Epoch(1, 0.9, 0.8, 0.6, 0.01, 0.1)
+    plot_history((start, end), tmp_path / "run.png")
+    first, changed = imread(tmp_path / "run.png"), set()
+    for name in ("loss", "dev_loss", "dev_accuracy", "seconds"):
+        plot_history((start, replace(end, **{name: 0.5})), tmp_path / "run.png")
+        if (imread(tmp_path / "run.png") != first).any():
+            changed.add(name)
+    assert changed == {"loss", "dev_loss", "dev_accuracy"}
 
 
 @pytest.mark.parametrize(("suffix", "begins"), [(".svg", b"<?xml"), (".pdf", b"%PDF")])

@@ -136,9 +136,9 @@ def _(result: CompressResult) -> None:
         f"\nmeasured on {result.after.confusion.counts.sum():,} texts of {safe(result.after.texts)}"
     )
     for compressed in result.factorized.tables:
+        rows = f"rows weighted by {compressed.weighting}" if compressed.weighting else "all rows alike"
         console.print(
             f"{safe(compressed.name)}: rank {compressed.rank}, {human_bytes(compressed.bytes_before)} → "
-            f"{human_bytes(compressed.bytes_after)} ({compressed.ratio:.1%} removed), rows weighted by "
-            f"{safe(compressed.weighting or 'nothing')}"
+            f"{human_bytes(compressed.bytes_after)} ({compressed.ratio:.1%} removed), {safe(rows)}"
         )
     console.print(f"wrote [bold]{safe(result.factorized.output)}[/]")
