@@ -1,7 +1,7 @@
 """Token weights: what is written against NumPy's SVD of the weighted table, and its errors computed anew.
 
 The weight of a token is (count + 1)^s. The best factors under weights w are those of diag(√w) E, its
-rows divided by √w afterwards (PAPER.md); everything here is computed so, in float64, with NumPy alone.
+rows divided by √w afterwards (Eckart and Young 1936); all here is computed so, in float64, with NumPy alone.
 """
 
 from __future__ import annotations
