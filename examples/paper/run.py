@@ -13,6 +13,8 @@ import argparse
 import contextlib
 import ctypes
 import itertools
+import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -137,7 +139,15 @@ _results: Queue
 def _start_process(queue: Queue) -> None:
     global _results
     _results = queue
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _settle()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that gives it work has been killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _settle() -> None:
