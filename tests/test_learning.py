@@ -128,7 +128,7 @@ def test_it_learns_what_can_be_learned_and_nothing_else(tmp_path):
     for signs in (SIGNS, blind):
         texts = weather(tmp_path / "train.csv", signs=signs)
         test = weather(tmp_path / "test.csv", count=30, seed=9, signs=signs)
-        train(tmp_path / "model.pt", texts, "--epochs", "12", "--force")
+        train(tmp_path / "model.pt", texts, "--epochs", "12", "--hidden", "24", "--force")
         accuracies.append(result("evaluate", tmp_path / "model.pt", test)["accuracy"])
     assert accuracies[0] > 0.9
     assert accuracies[1] < 0.6
@@ -351,16 +351,17 @@ def test_compress_is_its_three_steps(shelf, dense, tmp_path, test):
 
 
 def test_compress_weighs_tokens_by_their_frequency(shelf, dense):
-    """With --smoothing 0 it is the plain factorization, else another."""
+    """With --smoothing 0 it is the plain factorization, and each exponent above is another."""
     texts, plain = shelf / "train.csv", dense.with_stem("plain")
     succeed("factorize", dense, "--rank", "3", "-o", plain)
-    same_as_plain = []
-    for smoothing in ("0", "1"):
+    products = [tensors(plain)[LEFT] @ tensors(plain)[RIGHT].T]
+    for smoothing in ("0", "1", "2"):
         output = dense.with_stem(f"smoothing{smoothing}")
         succeed("compress", dense, texts, "--rank", "3", "--smoothing", smoothing, "-o", output, *STILL)
-        product, other = (tensors(path)[LEFT] @ tensors(path)[RIGHT].T for path in (plain, output))
-        same_as_plain.append(torch.allclose(product, other, rtol=1e-4, atol=1e-6))
-    assert same_as_plain == [True, False]
+        products.append(tensors(output)[LEFT] @ tensors(output)[RIGHT].T)
+    alike = [torch.allclose(products[0], product, rtol=1e-4, atol=1e-6) for product in products]
+    assert alike == [True, True, False, False]
+    assert not torch.allclose(products[2], products[3], rtol=1e-2, atol=1e-4)
 
 
 def test_compress_starts_from_the_usual_retraining(shelf, dense):

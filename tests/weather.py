@@ -33,7 +33,10 @@ def weather(path, count=60, seed=0, signs=SIGNS):
         rows.writerow(["text", "label"])
         for i in range(count):
             label = list(signs)[i % len(signs)]
-            words = [*rng.sample(FILLERS, 2), *(rng.choice(signs[label]).upper() for _ in range(2))]
+            words = [
+                *rng.sample(FILLERS, rng.randint(1, 3)),
+                *(rng.choice(signs[label]).upper() for _ in range(2)),
+            ]
             rng.shuffle(words)
             rows.writerow([", ".join(words) + "!", label])
     return path

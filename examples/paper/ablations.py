@@ -8,6 +8,7 @@ from dataclasses import replace
 from bench import CONSTANT_ADAM, Bench, nbytes
 from cases import Case
 from compressing import factorized, folded, rank_for, relative_error, svd
+from compression import CALR_ADAM
 from results import Measurement, Step
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +18,7 @@ from embcompress.methods.base import SPLITS
 NAME = "ablations"
 RATIO = 0.98
 _SPLIT = {f"S {split}": split for split in SPLITS}
+_CALR_RATES = (1e-3, 1e-2)
 
 
 def steps(case: Case, _earlier: Iterable[Measurement]) -> list[Step]:
@@ -24,20 +26,24 @@ def steps(case: Case, _earlier: Iterable[Measurement]) -> list[Step]:
     methods = [*_SPLIT, "only factors", "folded"]
     if case.model == "dan":
         methods.append("token by token")
-    return [Step(NAME, method, RATIO) for method in methods]
+    found = [Step(NAME, method, RATIO) for method in methods]
+    # The paper's own form: CALR, and S with the right factor.
+    return found + [Step(NAME, f"S right, CALR from {rate:g}", RATIO, rate) for rate in _CALR_RATES]
 
 
 def measure(step: Step, bench: Bench) -> Measurement:
-    """Do a step: three epochs of Adam at a constant rate, whatever is changed."""
+    """Do a step: three epochs of Adam, at a constant rate unless the step is about CALR."""
     table = bench.early.embedding.weight.detach()
-    factors = svd(table, rank_for(table, step.ratio), split=_SPLIT.get(step.method, "left"))
+    factors = svd(table, rank_for(table, step.ratio), split=_split(step))
     model = factorized(bench.early, factors)
     stored = [factors.left, factors.right]
     if step.method == "folded":
         model, stored = folded(model, bench.material), [factors.left]
     elif step.method == "token by token":
         model.embedding = TokenByToken(model.embedding)
-    training = bench.train(model, replace(CONSTANT_ADAM, only_factors=step.method == "only factors"))
+    usual = CALR_ADAM if "CALR" in step.method else CONSTANT_ADAM
+    recipe = replace(usual, learning_rate=step.learning_rate, only_factors=step.method == "only factors")
+    training = bench.train(model, recipe)
     return bench.measure(
         step,
         model,
@@ -47,6 +53,10 @@ def measure(step: Step, bench: Bench) -> Measurement:
         epoch=training.best.epoch,
         seconds=training.seconds,
     )
+
+
+def _split(step: Step) -> str:
+    return "right" if "CALR" in step.method else _SPLIT.get(step.method, "left")
 
 
 class TokenByToken(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -72,7 +73,8 @@ class Bench:
 
     def __init__(self, case: Case, data: Path, cache: Path) -> None:
         self.material: Material = read_case(case, data)
-        self._cache = cache / ("-".join(map(str, asdict(case).values())) + ".pt")
+        name = [*map(str, asdict(case).values()), _fingerprint(self.material)]
+        self._cache = cache / ("-".join(name) + ".pt")
 
     @cached_property
     def dense(self) -> Dense:
@@ -167,6 +169,15 @@ class Bench:
 def nbytes(*tensors: Tensor) -> int:
     """Bytes of tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _fingerprint(material: Material) -> str:
+    """Eight digits of a hash of the texts as ids: a model learned from others is not taken for this one's."""
+    digest = hashlib.sha256(repr(material.record.tokenizer.vocabulary).encode())
+    for data in (material.train, material.dev):
+        for array in (data.texts.tokens, data.texts.lengths, data.labels):
+            digest.update(array.tobytes())
+    return digest.hexdigest()[:8]
 
 
 def _scored(model: nn.Module, data: Dataset, labels: tuple[str, ...]) -> tuple[Tensor, Confusion]:

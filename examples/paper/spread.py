@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from cases import Case
 from results import Measurement
-from schedules import chosen_rate
+from schedules import GRID, chosen_rate
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,13 @@ def lost(rows: Sequence[Measurement]) -> list[tuple[Measurement, float]]:
 
 def at_chosen_rates(rows: Sequence[Measurement]) -> list[Measurement]:
     """The rows of the schedules at the rate that seed 0's dev chose, where the whole grid was tried."""
-    chosen: dict[tuple[Case, str], float] = {}
+    tried: dict[tuple[Case, str], set[float]] = defaultdict(set)
     for row in rows:
-        key = (replace(row.case, seed=0), row.method)
-        if key not in chosen:
-            chosen[key] = chosen_rate(row.case, row.method, rows)
-    return [r for r in rows if chosen[replace(r.case, seed=0), r.method] == r.learning_rate]
+        if row.seed == 0:
+            tried[row.case, row.method].add(row.learning_rate)
+    chosen = {
+        (case, method): chosen_rate(case, method, rows)
+        for (case, method), rates in tried.items()
+        if len(rates) == len(GRID)
+    }
+    return [r for r in rows if chosen.get((replace(r.case, seed=0), r.method)) == r.learning_rate]

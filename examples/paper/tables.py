@@ -50,9 +50,7 @@ def render(folder: Path) -> None:
     }
     costs = ResultFile(folder / "cost.csv", Cost).read()
     compression = measured["compression"]
-    parts = [
-        f"Test accuracy in percent, mean ± sample deviation over {_seeds(compression)} seeds unless (n=…)."
-    ]
+    parts = ["Test accuracy in percent, mean ± sample deviation over seeds."]
     parts.append("\n".join(f"- **{name}**: {meaning}." for name, meaning in MEANINGS.items()))
     for start in STARTS:
         rows = [row for row in compression if row.start == start]
@@ -61,15 +59,22 @@ def render(folder: Path) -> None:
             parts += [
                 f"## Start {start}: accuracy at a ratio",
                 f"![Accuracy over the fraction of bytes removed](compression-{start}.png)",
+                f"Seeds: {_seeds(rows)}, but where a cell says (n=…).",
                 *_accuracies(rows),
                 f"### Start {start}: points lost, over all sets and models",
                 _losses(rows),
                 f"### Start {start}: sizes and table errors",
                 _sizes(rows),
             ]
-    equal = [row for row in compression if row.ratio == INT4 or row.method in {"dense", "int8", "int4"}]
-    if any(row.ratio == INT4 for row in equal):
-        parts += ["## Equal bytes: four bits against factors", _by_case(equal, lambda row: row.method)]
+    own_size = {"dense", "int8", "int4"}
+    sized = [row for row in compression if row.ratio == INT4]
+    starts = {row.start for row in sized}
+    equal = [row for row in compression if row.method in own_size and row.start in starts] + sized
+    if sized:
+        parts += [
+            f"## Equal bytes: four bits against factors, start {', '.join(sorted(starts))}",
+            _by_case(equal, lambda row: row.method),
+        ]
     parts += _schedules(measured["schedules"], folder)
     if measured["ablations"]:
         parts += [
