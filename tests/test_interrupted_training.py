@@ -333,8 +333,8 @@ def strikes(deed, arguments, target, stride=1):
 
 
 def struck_command(tmp_path, command):
-    """A command with its options, but for its output; its first epoch is better than the start."""
-    texts = weather(tmp_path / "texts.csv", 30)
+    """A command with its options, but for its output."""
+    texts = weather(tmp_path / "texts.csv")
     recipe = ("--epochs", "2", "--batch-size", "5", "--learning-rate", "0.03", "--schedule", "constant")
     if command == "train":
         sizes = ("--arch", "dan", "--hidden", "24", "--dimension", "8", "--dropout", "0.1")
@@ -386,4 +386,6 @@ def test_row_32_struck_at_any_moment(tmp_path, command, deed):
     assert {(stopped,), (stopped, "output.pt.resume"), (stopped, "output.pt", "output.pt.resume")} <= ends
     assert (0, "output.pt") in ends
     kept = (stopped, "output.interrupted.pt", "output.pt.resume")
-    assert (kept in ends) == (deed == "SIGINT")
+    assert (kept in ends) <= (deed == "SIGINT")
+    if command == "train":  # retraining need not be better than its start after one epoch
+        assert (kept in ends) == (deed == "SIGINT")
