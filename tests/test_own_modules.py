@@ -132,6 +132,13 @@ def other(tokens, labels, padding):
     return Sum(tokens, labels, padding)
 
 def nothing(**sizes): return None
+def broken(tokens, labels, padding): return 1 / 0
+class Silent(Sum):
+    def forward(self, tokens): return self.embedding(tokens)
+class Sparse(Sum):
+    def __init__(self, tokens, labels, padding):
+        super().__init__(tokens, labels, padding)
+        self.embedding.sparse = True
 def few(tokens, labels, padding): return Sum(tokens - 1, labels, padding)
 def positional(tokens): return Sum(tokens, 3, 0)
 def one_score(tokens, labels, padding): return Sum(tokens, 1, padding)
@@ -227,6 +234,9 @@ class TestOwnModules:
             ("own_classifier:text", "is no function"),
             ("own_classifier:nothing", "made a NoneType"),
             ("own_classifier:few", f"no nn.Embedding with {V} rows"),
+            ("own_classifier:broken", "ZeroDivisionError: division by zero; run it alone"),
+            ("own_classifier:Silent", "TypeError"),
+            ("own_classifier:Sparse", "has an embedding with sparse=True; leave it dense"),
             ("own_classifier:positional", "it is called with tokens=, labels= and padding="),
             (".own_classifier:Sum", "relative import"),
             ("own_classifier:one_score", "scores of shape [2, 1] for 2 texts and 3 labels"),

@@ -116,6 +116,17 @@ class TestInterrupts:
             assert interrupts()
         assert signal.getsignal(signal.SIGINT) is old
 
+    def test_what_is_ignored_stays_ignored(self):
+        """A job in the background of a script does not end with the foreground's Ctrl-C."""
+        old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with Interrupts() as interrupts:
+                signal.raise_signal(signal.SIGINT)
+                assert not interrupts()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGINT, old)
+
     def test_errors_pass_and_the_handler_comes_back(self):
         """Whatever ends the block."""
         old = signal.getsignal(signal.SIGINT)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -76,15 +77,29 @@ def own_module(factory: str, *, tokens: int, labels: int, padding: int) -> nn.Mo
         raise UsageError(
             f"--model {factory}: {error}", remedy="it is called with tokens=, labels= and padding="
         ) from None
-    module = function(**sizes)
+    with _theirs(factory):
+        module = function(**sizes)
     if not isinstance(module, nn.Module):
         raise UsageError(
             f"--model {factory}: made a {type(module).__name__}", remedy="it must return an nn.Module"
         )
     module = module.float()
     token_embedding(module, tokens, factory)
+    if any(getattr(part, "sparse", False) for part in module.modules()):
+        raise UsageError(f"--model {factory}: has an embedding with sparse=True", remedy="leave it dense")
     _check_scores(module, factory, labels)
     return module
+
+
+@contextlib.contextmanager
+def _theirs(factory: str) -> Iterator[None]:
+    """What the user's own code raises, told as the option that named it."""
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(
+            f"--model {factory}: {type(error).__name__}: {error}", remedy="run it alone to see where"
+        ) from error
 
 
 @torch.no_grad()
@@ -92,7 +107,8 @@ def _check_scores(module: nn.Module, factory: str, labels: int) -> None:
     """Refuse a module that could be trained and then not be used, before hours of training find out."""
     was_training = module.training
     tokens = torch.ones(2, 3, dtype=torch.int64)
-    shape = tuple(module.eval()(tokens, torch.tensor([3, 3])).shape)
+    with _theirs(factory):
+        shape = tuple(module.eval()(tokens, torch.tensor([3, 3])).shape)
     module.train(was_training)
     if shape != (2, labels):
         raise UsageError(

@@ -48,7 +48,7 @@ class TrainingProgress(Watcher):
         """Print what the epoch came to."""
         self._dev = epoch.dev_accuracy
         if not self._quiet:
-            self._console.print(epoch_line(epoch, best=best))
+            self._console.print(epoch_line(epoch, best=best), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print it."""

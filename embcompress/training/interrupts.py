@@ -24,7 +24,9 @@ class Interrupts:
         return self._pressed
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
+        # What is ignored stays so: a background job does not end with the foreground's Ctrl-C.
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        if threading.current_thread() is threading.main_thread() and not ignored:
             self._old = signal.signal(signal.SIGINT, self._press)
             self._entered = True
         return self
