@@ -27,7 +27,7 @@ from embcompress.training.devices import Runtime
 from embcompress.training.optimizers import optimizer_for
 from embcompress.training.records import Epoch, Recipe, Watcher
 from embcompress.training.schedules import Run, schedule_for
-from embcompress.training.scoring import Dataset, scores_of, tensors_of
+from embcompress.training.scoring import Dataset, accuracy_of, scores_of, tensors_of
 
 State = dict[str, Tensor]
 
@@ -155,12 +155,11 @@ class Trainer:
         """Measure on dev, keep the weights if they are the best so far, begin a new count."""
         clock = time.monotonic()
         scores = scores_of(self._model, self._dev, self._runtime)
-        labels = torch.from_numpy(self._dev.labels)
         epoch = Epoch(
             epoch=len(self.history),
             loss=self._loss_sum / self._seen if self._seen else None,
-            dev_loss=float(F.cross_entropy(scores, labels)),
-            dev_accuracy=float((scores.argmax(dim=1) == labels).double().mean()),
+            dev_loss=float(F.cross_entropy(scores, torch.from_numpy(self._dev.labels))),
+            dev_accuracy=accuracy_of(scores, self._dev),
             learning_rate=self._highest if self._seen else None,
             seconds=self._seconds + time.monotonic() - clock,
         )

@@ -48,6 +48,11 @@ def scores_of(model: nn.Module, data: Dataset, runtime: Runtime) -> Tensor:
     return torch.cat(scores)[order]
 
 
+def accuracy_of(scores: Tensor, data: Dataset) -> float:
+    """Share of texts whose label has the highest score."""
+    return float((scores.argmax(dim=1) == torch.from_numpy(data.labels)).double().mean())
+
+
 def tensors_of(data: Dataset, rows: Ids, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids (rows × longest), lengths and labels of some texts."""
     arrays = (data.texts.padded(rows, data.padding), data.texts.lengths[rows], data.labels[rows])

@@ -87,14 +87,11 @@ def compress(
     tests = None if test is None else Path(test)
     session.check(place, (source, *wanted.files, *([tests] if tests else [])), recipe)
 
-    def dev_texts(record: ClassifierRecord) -> LabelledTexts:
-        return wanted.split(recipe.seed, record).dev
-
-    def measured_on(record: ClassifierRecord) -> LabelledTexts:
-        return dev_texts(record) if tests is None else wanted.read_file(tests, record)
-
     with staged(place, force=session.force) as stage:
-        counts = _counts(source, place, wanted, recipe.seed)
+        record = _dense_record(source, place)
+        split = wanted.split(recipe.seed, record)
+        counts = _counts(record, split.train)
+        tested = split.dev if tests is None else wanted.read_file(tests, record)
 
         def factorized_by(exponent: float) -> _Candidate:
             result = factorize(
@@ -112,13 +109,13 @@ def compress(
                 output=stage.with_name(f"{exponent:g}-{stage.name}"),
                 progress=progress,
             )
-            return _Candidate(result, measure(result.output, dev_texts, factory, session))
+            return _Candidate(result, measure(result.output, lambda _: split.dev, factory, session))
 
         exponents = SMOOTHINGS if smoothing is None else (smoothing,)
         best = max(map(factorized_by, exponents), key=lambda one: one.on_dev.accuracy)
         factorized, small = best.result, best.result.output
-        before = measure(source, measured_on, factory, session)
-        without = best.on_dev if tests is None else measure(small, measured_on, factory, session)
+        before = measure(source, lambda _: tested, factory, session)
+        without = best.on_dev if tests is None else measure(small, lambda _: tested, factory, session)
         with open_checkpoint(small) as made:
             assert made.description is not None
             sources = made.description.source
@@ -128,7 +125,7 @@ def compress(
                 f"the retrained model would take {tuned.size:,} bytes, max_size is {max_size:,}",
                 remedy=f"ask for {2 * max_size - tuned.size:,}",
             )
-        after = measure(stage, measured_on, factory, session)
+        after = measure(stage, lambda _: tested, factory, session)
     finish(session, place, tuned.epochs)
     return CompressResult(
         factorized=replace(factorized, output=place),
@@ -148,8 +145,8 @@ class _Candidate:
     on_dev: EvaluateResult
 
 
-def _counts(source: Path, place: Path, texts: Texts, seed: int) -> Counts:
-    """How often each token of a classifier occurs in the texts it is trained on.
+def _dense_record(source: Path, place: Path) -> ClassifierRecord:
+    """The record of a dense classifier.
 
     Raises:
         UsageError: ``source`` is compressed already, or no classifier, or ``place`` is of another format.
@@ -158,6 +155,10 @@ def _counts(source: Path, place: Path, texts: Texts, seed: int) -> Counts:
         check_format(place, checkpoint)
         if checkpoint.description is not None and checkpoint.description.tables:
             raise UsageError(f"{source}: compressed already", remedy="give the dense one, or use finetune")
-        record = fitting_record(checkpoint)
-    train = dataset(record, texts.split(seed, record).train)
-    return np.bincount(train.texts.tokens, minlength=len(record.tokenizer.vocabulary)).astype(np.float64)
+        return fitting_record(checkpoint)
+
+
+def _counts(record: ClassifierRecord, texts: LabelledTexts) -> Counts:
+    """How often each token of a classifier occurs in the texts it is trained on."""
+    tokens = dataset(record, texts).texts.tokens
+    return np.bincount(tokens, minlength=len(record.tokenizer.vocabulary)).astype(np.float64)

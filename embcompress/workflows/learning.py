@@ -20,7 +20,7 @@ from embcompress.reports.plots import plot_history
 from embcompress.training.interrupts import Interrupts
 from embcompress.training.loop import State, Trainer
 from embcompress.training.records import Epoch, Recipe, Watcher
-from embcompress.training.scoring import Dataset, scores_of
+from embcompress.training.scoring import Dataset, accuracy_of, scores_of
 from embcompress.training.snapshots import Snapshots, fingerprint, snapshot_path
 from embcompress.workflows.common import keep_freed_memory
 from embcompress.workflows.sessions import Session
@@ -139,8 +139,7 @@ def check_written(stage: Path, state: State, dev: Dataset, session: Session, fac
             )
     where = session.runtime()
     scores = scores_of(opened.model.to(where.device), dev, where)
-    accuracy = (scores.argmax(dim=1) == torch.from_numpy(dev.labels)).double().mean()
-    return Written(float(accuracy), opened.size)
+    return Written(accuracy_of(scores, dev), opened.size)
 
 
 def finish(session: Session, place: Path, epochs: tuple[Epoch, ...]) -> None:
