@@ -93,7 +93,7 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
                 f"{path}: {type(model).__name__} has no parameter {table.name}", remedy=_remedy(model)
             )
         ties = [tie for tie in map(renamed, table.ties) if tie in parameters]
-        modules |= replacements(model, renamed(table.name), table.rank, ties=ties, untie=weights)
+        modules |= replacements(model, renamed(table.name), table.rank or 0, ties=ties, untie=weights)
 
     expected = _state(model, modules)
     # Older files store buffers (BERT's position_ids) that newer classes make themselves.

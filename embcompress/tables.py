@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from embcompress.checkpoint.base import Checkpoint, TensorInfo
 from embcompress.checkpoint.description import Description, stem
-from embcompress.checkpoint.dtypes import DType, Floats
-from embcompress.errors import InputError, UsageError
-
-BLOCK_BYTES = 12 << 20
-"""Float32 bytes read at a time: matrix products reach their full speed, memory stays small."""
+from embcompress.errors import UsageError
+from embcompress.rows import Rows, rows_of
 
 CLEAR_WINNER = 4
 """How many times larger than the next a table must be to be taken without asking."""
@@ -51,41 +48,6 @@ one that tells real tokens from replaced ones."""
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A matrix that is read by blocks of rows.
-
-    Attributes:
-        shape: (rows, columns).
-        dtype: element type it is stored in.
-        read: ``read(start, stop)`` gives those rows as floats.
-    """
-
-    shape: tuple[int, int]
-    dtype: DType
-    read: Callable[[int, int], Floats] = field(repr=False, compare=False)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole matrix as stored."""
-        return self.dtype.nbytes(self.shape[0] * self.shape[1])
-
-    @property
-    def block_rows(self) -> int:
-        """Rows of a block."""
-        return max(1, BLOCK_BYTES // (4 * max(1, self.shape[1])))
-
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """The (start, stop) of consecutive blocks."""
-        for start in range(0, self.shape[0], self.block_rows):
-            yield start, min(start + self.block_rows, self.shape[0])
-
-    def blocks(self) -> Iterator[Floats]:
-        """The matrix, block by block."""
-        for start, stop in self.spans():
-            yield self.read(start, stop)
-
-
-@dataclass(frozen=True)
 class Table:
     """An embedding table: V rows (tokens) by d columns.
 
@@ -100,24 +62,6 @@ class Table:
     rows: Rows
     ties: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
-
-
-def rows_of(checkpoint: Checkpoint, name: str) -> Rows:
-    """The stored matrix ``name`` as :class:`Rows`.
-
-    Raises:
-        InputError: it is no dense matrix of a float type.
-    """
-    info = checkpoint.tensors[name]
-    dtype = info.matrix_dtype()
-    if 0 in info.shape:
-        raise InputError(f"{name}: shape {list(info.shape)} holds nothing", remedy="name another with --key")
-    return Rows((info.shape[0], info.shape[1]), dtype, lambda i, j: checkpoint.rows(name, i, j))
-
-
-def wide(rows: Rows) -> Rows:
-    """The same matrix, read as float64."""
-    return Rows(rows.shape, rows.dtype, lambda start, stop: rows.read(start, stop).astype(np.float64))
 
 
 def locate(checkpoint: Checkpoint, keys: Sequence[str] = (), *, every: bool = False) -> tuple[Table, ...]:
@@ -285,7 +229,10 @@ def _config_value(checkpoint: Checkpoint, key: str) -> object:
 
 
 def _already_compressed(path: Path, description: Description) -> UsageError:
-    done = ", ".join(f"{t.name} ({t.method}, rank {t.rank})" for t in description.tables)
+    done = ", ".join(
+        f"{t.name} ({t.method})" if t.rank is None else f"{t.name} ({t.method}, rank {t.rank})"
+        for t in description.tables
+    )
     return UsageError(
         f"{path}: compressed already: {done}",
         remedy="compress its source, all tables in one run, or run 'embcompress expand' first",

@@ -471,11 +471,17 @@ def setting(**fields):
     ("change", "says"),
     [
         (lambda tensors, _: tensors.pop("embedding.1.weight"), "embedding.1.weight, a part of"),
-        (lambda tensors, _: tensors.update({"embedding.1.weight": table(16, 3)}), "have no product"),
-        (lambda tensors, _: tensors.update({"embedding.0.weight": table(60, 4)}), "its record says (64, 16)"),
-        (setting(shape=[64, 17]), "its record says (64, 17)"),
-        (setting(shape=[64]), "shape, rank and bits must be positive integers"),
-        (setting(shape=[64, True]), "shape, rank and bits must be positive integers"),
+        (
+            lambda tensors, _: tensors.update({"embedding.1.weight": table(16, 3)}),
+            "not those of a table [64, 16]",
+        ),
+        (
+            lambda tensors, _: tensors.update({"embedding.0.weight": table(60, 4)}),
+            "not those of a table [64, 16]",
+        ),
+        (setting(shape=[64, 17]), "not those of a table [64, 17]"),
+        (setting(shape=[64]), "shape and rank must be positive integers"),
+        (setting(shape=[64, True]), "shape and rank must be positive integers"),
         (setting(method="magic"), "magic"),
         (setting(name=["embedding.weight"]), "a name is not text"),
         (setting(name="\x1b[2Jx"), "holds control characters"),

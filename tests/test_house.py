@@ -29,6 +29,7 @@ ROOMS = (
     ("methods",),
     ("linalg",),
     ("tables",),
+    ("rows",),
     ("checkpoint",),
     ("errors", "version"),
 )

@@ -302,14 +302,16 @@ class TestRefusals:
         weights, _ = compressed(built(case, 0), case.tables)
         _, description = compressed(built(case, 0), case.tables, rank=R + 1)
         path = write(tmp_path, FORMATS[0], weights, description)
-        self.refuse(case, path, r"from rank 6, its record says \(60, 16\) and rank 7", InputError)
+        self.refuse(
+            case, path, r"are not those of a table \[60, 16\] of rank 7, as its record says", InputError
+        )
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
             ({"method": "quantized"}, "written with method 'quantized'"),
             ({"parts": ("1.weight", "0.weight")}, r"has the parts \['1\.weight', '0\.weight'\]"),
-            ({"shape": (D, V)}, rf"its record says \({D}, {V}\)"),
+            ({"shape": (D, V)}, rf"are not those of a table \[{D}, {V}\]"),
         ],
     )
     def test_a_record_that_its_parts_contradict(self, tmp_path, case, change, message):

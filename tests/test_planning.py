@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,10 +12,16 @@ from hypothesis import strategies as st
 from embcompress.checkpoint.dtypes import DTYPES, TABLE_DTYPES
 from embcompress.errors import InputError, TargetError, UsageError
 from embcompress.methods import METHODS
-from embcompress.methods.planning import Target, break_even, plan_tables, rank_for_ratio
-from embcompress.tables import Rows, Table
+from embcompress.methods.base import Settings
+from embcompress.methods.planning import Target, bytes_for_ratio, plan_tables
+from embcompress.rows import Rows
+from embcompress.tables import Table
 
 SVD, F32, F16 = METHODS["svd"], DTYPES["F32"], DTYPES["F16"]
+
+
+def rank_for_ratio(method, rows, dtype, ratio):
+    return method.largest_rank(rows.shape, bytes_for_ratio(rows, ratio), dtype)
 
 
 def shape_only(rows, columns, dtype=F32):
@@ -77,7 +85,7 @@ def test_ratio_gives_the_largest_rank_that_fits(rows, columns, ratio, source, st
 def test_break_even_is_the_last_rank_that_pays(rows, columns, stored):
     """At the break-even rank the factors are smaller than the table, one more and they are not."""
     table = shape_only(rows, columns)
-    rank = break_even(SVD, table, stored)
+    rank = SVD.break_even(table, stored)
     assert SVD.nbytes((rows, columns), rank, stored) < table.nbytes
     if rank < min(rows, columns):
         assert SVD.nbytes((rows, columns), rank + 1, stored) >= table.nbytes
@@ -88,7 +96,7 @@ def test_break_even_is_the_last_rank_that_pays(rows, columns, stored):
     [
         (Target("rank", 17), "rank 17 is above min"),
         (Target("rank", 15), "break-even rank is 14"),
-        (Target("ratio", 0.999), "less than rank 1"),
+        (Target("ratio", 0.999), "svd takes at least 864"),
     ],
 )
 def test_targets_that_sizes_rule_out_are_refused_before_a_row_is_read(target, words):
@@ -105,8 +113,10 @@ def test_max_error_is_met_by_the_smallest_rank(seed, error):
     """The predicted error is at most the one asked for, and one rank less would miss it."""
     table = random_table(seed=seed)
     (plan,) = plan_tables([table], Target("max_error", error), SVD)
-    assert plan.predicted_error <= error
-    assert plan.rank == 1 or SVD.predicted_error(plan.spectrum, plan.rank - 1, F32) > error
+    assert plan.layout.predicted_error <= error
+    assert (
+        plan.layout.rank == 1 or SVD.predicted_error(plan.known.spectrum, plan.layout.rank - 1, F32) > error
+    )
 
 
 def test_max_error_counts_the_rounding_of_the_stored_type():
@@ -117,7 +127,7 @@ def test_max_error_counts_the_rounding_of_the_stored_type():
     target = Target("max_error", 0.0031)
     (wide,) = plan_tables([table], target, SVD)
     (short,) = plan_tables([table], target, SVD, DTYPES["BF16"])
-    assert short.rank > wide.rank
+    assert short.layout.rank > wide.layout.rank
     with pytest.raises(TargetError, match="below the rounding of bfloat16"):
         plan_tables([table], Target("max_error", 0.001), SVD, DTYPES["BF16"])
 
@@ -128,7 +138,7 @@ def test_energy_is_the_share_of_squared_singular_values(energy):
     table = random_table()
     (plan,) = plan_tables([table], Target("energy", energy), SVD)
     squares = np.linalg.svd(table.rows.read(0, 200), compute_uv=False) ** 2
-    assert plan.rank == int(np.argmax(np.cumsum(squares) / squares.sum() >= energy)) + 1
+    assert plan.layout.rank == int(np.argmax(np.cumsum(squares) / squares.sum() >= energy)) + 1
 
 
 def test_energy_past_break_even_is_refused():
@@ -152,9 +162,9 @@ def test_float64_is_used_where_float32_cannot_foretell():
     steep = (rng.standard_normal((500, 16)) * np.logspace(0, -7, 16)).astype(np.float32)
     table = Table("e.weight", Rows(steep.shape, F32, lambda a, b: steep[a:b]))
     (plan,) = plan_tables([table], Target("rank", 12), SVD)
-    assert plan.precise
+    assert plan.known.precise
     (flat,) = plan_tables([random_table()], Target("rank", 2), SVD)
-    assert not flat.precise
+    assert not flat.known.precise
 
 
 @pytest.mark.parametrize(
@@ -180,3 +190,42 @@ def test_values_that_cannot_be_squared_are_refused():
     table = Table("e.weight", Rows((3, 2), DTYPES["F64"], lambda a, b: huge[a:b]))
     with pytest.raises(InputError, match="cannot be squared"):
         plan_tables([table], Target("max_error", 0.5), SVD)
+
+
+class TestAuto:
+    """The planner: of all methods the one that serves the target best."""
+
+    @pytest.mark.parametrize("ratio", [0.5, 0.74, 0.8, 0.9, 0.98])
+    @pytest.mark.parametrize("rows", [60, 2000])
+    def test_it_takes_the_least_error_within_the_bytes(self, rows, ratio):
+        """No method is foretold a smaller error in as many bytes."""
+        table = random_table(rows, 24)
+        try:
+            (plan,) = plan_tables([table], Target("ratio", ratio), None)
+        except TargetError:
+            assert all(m.least(table.rows.shape, Settings(F32)) > (1 - ratio) * table.rows.nbytes
+                       for m in METHODS.values())  # fmt: skip
+            return
+        assert plan.ratio >= ratio - 1e-9
+        for method in METHODS.values():
+            with contextlib.suppress(TargetError):
+                (other,) = plan_tables([table], Target("ratio", ratio), method)
+                assert plan.layout.predicted_error <= other.layout.predicted_error
+
+    @pytest.mark.parametrize("error", [0.5, 0.2, 0.05])
+    def test_it_takes_the_fewest_bytes_for_an_error(self, error):
+        """No method reaches the error in fewer bytes."""
+        table = random_table(2000, 24)
+        (plan,) = plan_tables([table], Target("max_error", error), None)
+        assert plan.layout.predicted_error <= error
+        for method in METHODS.values():
+            with contextlib.suppress(TargetError):
+                (other,) = plan_tables([table], Target("max_error", error), method)
+                assert plan.layout.nbytes <= other.layout.nbytes
+
+    def test_a_rank_is_no_target_for_it(self):
+        """A rank says nothing to methods that have none."""
+        with pytest.raises(UsageError, match="auto does not go by rank"):
+            plan_tables([random_table()], Target("rank", 3), None)
+        with pytest.raises(UsageError, match="int4 does not go by rank"):
+            plan_tables([random_table()], Target("rank", 3), METHODS["int4"])

@@ -18,6 +18,7 @@ from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.checkpoint.torchfile import TorchFile
 from embcompress.errors import InputError, UsageError
+from embcompress.rows import rows_of
 
 VOCABULARY, WIDTH, RANK = 20, 6, 2
 NOTHING = Edit(frozenset(), ())
@@ -142,8 +143,12 @@ def test_row_39_other_tensors_are_listed_refused_as_tables_and_carried(tmp_path)
         assert file.tensors["sparse"].shape == (3, 3)
         for name in set(layouts) - {"parameter", "fine"}:
             with pytest.raises(InputError, match="cannot be read as a table") as caught:
-                file.rows(name, 0, 1)
+                rows_of(file, name)
             assert caught.value.exit_code == 3
+        for name in set(layouts) - {"parameter", "fine", "unsigned"}:
+            with pytest.raises(InputError, match="cannot be read as a table"):
+                file.rows(name, 0, 1)
+        assert file.rows("unsigned", 1, 2).tolist() == [[2, 3]]
         assert file.rows("parameter", 0, 2).tolist() == [[1, 1], [1, 1]]
     rewritten(path, tmp_path / "out.pt")
     again = loaded(tmp_path / "out.pt")

@@ -25,8 +25,10 @@ from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.data.labelled import read_csv, split_off
 from embcompress.errors import UsageError
 from embcompress.methods import METHODS
-from embcompress.methods.planning import Target, measure_spectrum, plan_tables
-from embcompress.tables import Rows, Table
+from embcompress.methods.known import measure
+from embcompress.methods.planning import Target, plan_tables
+from embcompress.rows import Rows
+from embcompress.tables import Table
 
 KEY = "embedding.weight"
 FORMATS = (".safetensors", ".pt", "")
@@ -196,7 +198,7 @@ def test_each_block_gets_the_weights_of_its_rows(model, monkeypatch):
     """A table read in many blocks, the last a short one, gives what it gives in one."""
     counts, dense = make()[1], dense_of(model)
     whole = embcompress.factorize(model, rank=R, weights=counts, output=small(model, "whole"))
-    monkeypatch.setattr("embcompress.tables.BLOCK_BYTES", 4 * D * 7)
+    monkeypatch.setattr("embcompress.rows.BLOCK_BYTES", 4 * D * 7)
     parts = embcompress.factorize(model, rank=R, weights=counts, output=small(model, "parts"))
     np.testing.assert_allclose(product(parts.output), product(whole.output), atol=1e-5)
     weights = (counts + 1) ** 0.5
@@ -234,7 +236,7 @@ def test_no_product_of_this_rank_is_better(rows, columns, span, data):
     weights = 10 ** (rng.random(rows) * span)
     rank = data.draw(st.integers(1, min(rows, columns)))
     table = Rows(dense.shape, DTYPES["F32"], lambda start, stop: dense[start:stop].copy())
-    found = measure_spectrum(table, KEY, weights=weights, precise=True)
+    found = measure(table, KEY, weights=weights, precise=True).spectrum
     singular = spectrum_of(dense.astype(np.float64), weights)
     np.testing.assert_allclose(np.sqrt(found.eigenvalues), singular, atol=1e-6 * singular[0])
     best = np.sqrt((singular[rank:] ** 2).sum() / (singular**2).sum())
@@ -937,13 +939,13 @@ def test_both_passes_over_a_steep_table_are_weighted():
 
     table = Table(KEY, Rows(dense.shape, DTYPES["F32"], read))
     (plan,) = plan_tables([table], Target("rank", 8), METHODS["svd"], weights=weights)
-    assert plan.precise
+    assert plan.known.precise
     assert len(reads) == 2
     singular = spectrum_of(dense.astype(np.float64), weights)
     best = np.sqrt((singular[8:] ** 2).sum() / (singular**2).sum())
-    assert plan.predicted_error == pytest.approx(best, rel=1e-4)
+    assert plan.layout.predicted_error == pytest.approx(best, rel=1e-4)
     (without,) = plan_tables([table], Target("rank", 8), METHODS["svd"])
-    assert without.predicted_error > 10 * best
+    assert without.layout.predicted_error > 10 * best
 
 
 def test_float64_is_used_where_it_is_asked_for(tmp_path):

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from numpy.typing import NDArray
+
 from embcompress.checkpoint.description import Description
-from embcompress.checkpoint.dtypes import TABLE_DTYPES, DType, Floats
+from embcompress.checkpoint.dtypes import TABLE_DTYPES, DType
 from embcompress.errors import InputError, UsageError
 
 Progress = Callable[[str, int, int], None]
@@ -69,14 +71,32 @@ class TensorInfo:
     layout: str = "dense"
 
     @property
-    def is_matrix(self) -> bool:
-        """Whether :meth:`Checkpoint.rows` can read it: dense, two-dimensional, of a float type."""
+    def is_readable(self) -> bool:
+        """Whether :meth:`Checkpoint.rows` can read it: dense, two-dimensional, of a type NumPy knows."""
         return (
-            self.layout == "dense" and len(self.shape) == 2 and self.dtype is not None and self.dtype.is_table
+            self.layout == "dense"
+            and len(self.shape) == 2
+            and self.dtype is not None
+            and self.dtype.storage != ""
         )
 
-    def matrix_dtype(self) -> DType:
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it can be a table: readable, and of a float type."""
+        return self.is_readable and self.dtype is not None and self.dtype.is_table
+
+    def readable_dtype(self) -> DType:
         """The element type of a tensor that :meth:`Checkpoint.rows` can read.
+
+        Raises:
+            InputError: it is none.
+        """
+        if not self.is_readable or self.dtype is None:
+            return self.matrix_dtype()  # which says what is wrong
+        return self.dtype
+
+    def matrix_dtype(self) -> DType:
+        """The element type of a tensor that can be a table.
 
         Raises:
             InputError: it is none.
@@ -100,14 +120,14 @@ class NewTensor:
         dtype: element type it is stored in.
         shape: (rows, columns), or (0,) for the empty guard tensor.
         replaces: name of the removed tensor whose place (shard and position) it takes.
-        blocks: called once a write; yields float blocks of consecutive rows, together ``shape``.
+        blocks: called once a write; yields blocks of consecutive rows, together ``shape``.
     """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     replaces: str
-    blocks: Callable[[], Iterator[Floats]] = field(repr=False, compare=False)
+    blocks: Callable[[], Iterator[NDArray[Any]]] = field(repr=False, compare=False)
 
     @property
     def nbytes(self) -> int:
@@ -177,8 +197,8 @@ class Checkpoint(abc.ABC):
         """
 
     @abc.abstractmethod
-    def rows(self, name: str, start: int, stop: int) -> Floats:
-        """Rows ``start:stop`` of a dense two-dimensional table, as float32 (float64 for F64).
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop`` of a readable tensor: floats as float32 (F64 as float64), integers as they are.
 
         The array is the caller's own. Raises ``InputError`` when the bytes cannot be read.
         """

@@ -29,9 +29,9 @@ class TableRecord:
         shape: (V, d) of the dense table.
         dtype: element type of the dense table, a name of ``DTYPES``.
         method: registry name of the method.
-        rank: number of components kept.
-        stored_dtype: element type of the stored factors.
-        bits: bits a stored coefficient takes.
+        rank: number of components kept; None where the method keeps the table's own.
+        stored_dtype: element type of what a lookup is computed from.
+        bits: bits a stored coefficient takes, on average.
         ratio: fraction of the table's bytes removed.
         relative_error: measured on the written bytes, Frobenius norm of the difference over the
             table's norm.
@@ -50,9 +50,9 @@ class TableRecord:
     shape: tuple[int, int]
     dtype: str
     method: str
-    rank: int
+    rank: int | None
     stored_dtype: str
-    bits: int
+    bits: float
     ratio: float
     relative_error: float
     parts: tuple[str, ...]
@@ -146,11 +146,13 @@ def _table(raw: Mapping[str, Any]) -> TableRecord:
     values: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in raw.items() if k in known}
     record = TableRecord(**values)
     texts = (record.name, record.method, record.dtype, record.stored_dtype, *record.parts)
-    sizes = (*record.shape, record.rank, record.bits)
+    sizes = (*record.shape, *(() if record.rank is None else (record.rank,)))
     if not all(isinstance(t, str) for t in (*texts, *record.ties, *record.copies)):
         raise TypeError("a name is not text")
     if len(record.shape) != 2 or not all(type(s) is int and 0 < s < 1 << 48 for s in sizes):
-        raise ValueError("shape, rank and bits must be positive integers below 2^48")
+        raise ValueError("shape and rank must be positive integers below 2^48")
+    if type(record.bits) not in (int, float) or not 0 < record.bits <= 64:
+        raise ValueError("bits must be a number from 0 to 64")
     if not all(type(x) in (int, float) and abs(x) < 1e12 for x in (record.ratio, record.relative_error)):
         raise TypeError("ratio and relative_error must be finite numbers")
     weighted = record.weighted_error

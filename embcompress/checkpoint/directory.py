@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, Edit, Progress, TensorInfo, silent
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
-from embcompress.checkpoint.dtypes import Floats
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.layout import Layout, carried_files, find_layout, read_json
 from embcompress.checkpoint.rawio import copy_range
@@ -73,7 +73,7 @@ class Directory(Checkpoint):
                 part.close()
             raise
 
-    def rows(self, name: str, start: int, stop: int) -> Floats:
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows of a table from the file that holds it; see the base class."""
         return self._part_of(name).rows(name, start, stop)
 

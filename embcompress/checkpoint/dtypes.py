@@ -50,15 +50,17 @@ class DType:
         """Bytes that ``elements`` packed elements take; sub-byte types round up."""
         return (elements * self.bits + 7) // 8
 
-    def decode(self, stored: NDArray[Any]) -> Floats:
-        """Stored elements as float32 (float64 for F64), exactly; the shape is kept."""
+    def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Floats as float32 (float64 for F64), exactly, and integers as they are; the shape is kept."""
+        if not self.is_table:
+            return stored
         if self.name == "BF16":
             return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
         if self.name == "F64":
             return stored.astype(np.float64, copy=False)
         return stored.astype(np.float32, copy=False)
 
-    def encode(self, values: Floats) -> NDArray[Any]:
+    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
         """Floats rounded to nearest even and laid out as they are stored; the shape is kept.
 
         Values beyond ``largest`` become infinite, as in torch; the caller checks ranges.

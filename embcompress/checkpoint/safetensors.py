@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, Steps, TensorInfo, silent
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
-from embcompress.checkpoint.dtypes import Floats
 from embcompress.checkpoint.naming import NAME_LIMIT
 from embcompress.checkpoint.rawio import copy_range, read_exact, write_all
 from embcompress.checkpoint.safetensors_header import (
@@ -81,10 +81,10 @@ class Safetensors(Checkpoint):
             os.close(fd)
             raise
 
-    def rows(self, name: str, start: int, stop: int) -> Floats:
-        """Rows ``start:stop`` as floats; see the base class."""
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``; see the base class."""
         info = self.tensors[name]
-        dtype, columns = info.matrix_dtype(), info.shape[-1]
+        dtype, columns = info.readable_dtype(), info.shape[-1]
         stored = np.empty((stop - start, columns), dtype.storage)
         offset = self._offset(name) + dtype.nbytes(start * columns)
         read_exact(self._fd, offset, stored, str(self.path))

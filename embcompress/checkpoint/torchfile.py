@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, Steps, TensorInfo, silent
 from embcompress.checkpoint.description import Description, parse_description
-from embcompress.checkpoint.dtypes import Floats
 from embcompress.checkpoint.naming import check_name
 from embcompress.checkpoint.rawio import read_exact
 from embcompress.checkpoint.torcharchive import LEGACY_MAGIC, ZIP_MAGIC, Archive, read_archive
@@ -89,10 +88,10 @@ class TorchFile(Checkpoint):
             os.close(fd)
             raise
 
-    def rows(self, name: str, start: int, stop: int) -> Floats:
-        """Rows ``start:stop`` as floats; see the base class."""
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``; see the base class."""
         info = self.tensors[name]
-        dtype, columns = info.matrix_dtype(), info.shape[-1]
+        dtype, columns = info.readable_dtype(), info.shape[-1]
         view = self._views[name]
         offset = self._archive.storages[view.storage.key].offset + view.begin
         if view.stride == (columns, 1):

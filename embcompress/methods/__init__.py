@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.base import Method
+from embcompress.methods.integer import Integers
 from embcompress.methods.svd import SVD
 
-METHODS: dict[str, Method] = {method.name: method for method in (SVD(),)}
+METHODS: dict[str, Method] = {m.name: m for m in (SVD(), Integers(8), Integers(4), Integers(3))}
 """Every method by name; contract tests run over it."""
 
 
 DEFAULT_METHOD = SVD.name
 """The method when none is named."""
+
+AUTO = "auto"
+"""What a user writes for whichever method is foretold to serve best; no output is written with it."""
 
 
 def method_for(name: str, where: str = "") -> Method:
@@ -29,4 +33,4 @@ def method_for(name: str, where: str = "") -> Method:
         return METHODS[name]
     if where:
         raise InputError(f"{where}: written with method {name!r}", remedy="install a newer embcompress")
-    raise UsageError(f"method {name!r}", remedy=f"choose from {', '.join(METHODS)}")
+    raise UsageError(f"method {name!r}", remedy=f"choose from {', '.join((*METHODS, AUTO))}")

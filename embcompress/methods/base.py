@@ -8,37 +8,35 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from embcompress.checkpoint.dtypes import DType, Floats
-from embcompress.linalg.spectrum import Spectrum
-from embcompress.tables import Rows
+from numpy.typing import NDArray
+
+from embcompress.checkpoint.dtypes import DType
+from embcompress.errors import InputError, TargetError
+from embcompress.methods.known import Known
+from embcompress.rows import Rows
 
 SPLITS = ("left", "even", "right")
 """Where the singular values go: into the left factor, half into each, into the right."""
 
+Blocks = Callable[[], Iterator[NDArray[Any]]]
+"""Gives the row blocks of a tensor in order, anew at each call."""
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What is decided about one table before the work.
+    """What is asked of a method beside the size.
 
     Attributes:
-        rank: components kept, 1 … min(V, d).
-        dtype: element type the factors are stored in.
+        dtype: element type of float factors; methods with codes of their own pay no heed to it.
         split_scale: one of ``SPLITS``.
-        precise: project in float64, for errors that float32 could not show.
     """
 
-    rank: int
     dtype: DType
     split_scale: str = "left"
-    precise: bool = False
-
-
-Blocks = Callable[[], Iterator[Floats]]
-"""Gives the float row blocks of a tensor in order, anew at each call."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +53,51 @@ class Part:
     dtype: DType
     shape: tuple[int, int]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes on disk."""
+        return self.dtype.nbytes(math.prod(self.shape))
+
 
 @dataclass(frozen=True)
-class Dimensions:
-    """What the shapes of stored parts say.
+class Layout:
+    """How a method will store one table: all that is decided before the work.
 
     Attributes:
-        shape: (V, d) of the table they stand for.
-        rank: components they keep.
+        parts: the tensors it stores.
+        rank: components kept; None for a method that keeps the table's own.
+        dtype: element type of what a lookup is computed from.
+        bits: bits a coefficient takes, on average.
+        predicted_error: relative Frobenius error foretold, weighted where rows are.
+        tolerance: by what share of itself the measured error may exceed it.
+        state: what the method settled while it planned (codebooks, scales); for its own use.
     """
 
-    shape: tuple[int, int]
-    rank: int
+    parts: tuple[Part, ...]
+    rank: int | None
+    dtype: DType
+    bits: float
+    predicted_error: float
+    tolerance: float
+    state: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Those of the parts."""
+        return tuple(part.suffix for part in self.parts)
+
+
+Parts = Mapping[str, Rows]
+"""The stored parts of a table by their suffix."""
+
+
+Read = Callable[[int, int], NDArray[Any]]
+"""``read(start, stop)`` gives those rows of a table, (stop-start)×d floats."""
 
 
 class Method(abc.ABC):
@@ -74,46 +105,135 @@ class Method(abc.ABC):
 
     Attributes:
         name: registry name, as in ``--method``.
-        suffixes: of the stored tensors, in the order of all other methods.
+        suffixes: of all tensors that it may store, in their order.
+        optional: those that a layout may do without.
+        seed: of its randomness, None where it has none.
+        by_spectrum: whether it foretells errors from the spectrum, which must then be precise where they
+            are small.
     """
 
-    name: ClassVar[str]
+    name: str
     suffixes: ClassVar[tuple[str, ...]]
+    optional: ClassVar[frozenset[str]] = frozenset()
+    seed: ClassVar[int | None] = None
+    by_spectrum: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def parts(self, shape: tuple[int, int], rank: int, dtype: DType) -> tuple[Part, ...]:
-        """What is stored for a (V, d) table at ``rank``, by shapes alone; no part shrinks with the rank."""
-
-    def nbytes(self, shape: tuple[int, int], rank: int, dtype: DType) -> int:
-        """Bytes of all parts of a (V, d) table at ``rank``."""
-        return sum(part.dtype.nbytes(math.prod(part.shape)) for part in self.parts(shape, rank, dtype))
+    def least(self, shape: tuple[int, int], settings: Settings) -> int:
+        """Fewest bytes that it can make of a (V, d) table, by the shape alone."""
 
     @abc.abstractmethod
-    def flops(self, shape: tuple[int, int], rank: int) -> int:
-        """Floating-point operations of one token's lookup (multiply-add = 2, a gather = 0)."""
+    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+        """The layout with the smallest foretold error in at most ``limit`` bytes; None where there is none.
+
+        More bytes never foretell a larger error.
+        """
+
+    def cheapest(self, known: Known, error: float, settings: Settings) -> Layout:
+        """The smallest layout with a foretold error of at most ``error`` (0 to 1), to 0.1 % of its bytes.
+
+        Raises:
+            TargetError: no layout smaller than the table is as good.
+        """
+        limit = known.rows.nbytes - 1
+        best = self.fit(known, limit, settings)
+        if best is None or best.predicted_error > error:
+            least = (
+                "nothing smaller than the table" if best is None else f"{best.predicted_error:.3g} at best"
+            )
+            raise TargetError(
+                f"{known.name}: error {error:.3g} is asked for, {self.name} can promise {least}",
+                remedy="allow more, or choose another --method",
+            )
+        low, high = self.least(known.rows.shape, settings) - 1, best.nbytes
+        while high - low > max(1, high // 1000):
+            middle = (low + high) // 2
+            found = self.fit(known, middle, settings)
+            if found is not None and found.predicted_error <= error:
+                best, high = found, min(middle, found.nbytes)
+            else:
+                low = middle
+        return best
+
+    def for_energy(self, known: Known, energy: float, settings: Settings) -> Layout:
+        """The smallest layout that keeps the share ``energy`` of the squared singular values, up to 1.
+
+        What is not kept is the square of the relative error.
+
+        Raises:
+            TargetError: see :meth:`cheapest`.
+        """
+        return self.cheapest(known, math.sqrt(1 - energy), settings)
+
+    def widest(self, shape: tuple[int, int], settings: Settings) -> Layout:
+        """A layout whose names and figures are as long as any of a (V, d) table; its bytes mean nothing."""
+        parts = tuple(Part(suffix, settings.dtype, shape) for suffix in self.suffixes)
+        return Layout(parts, min(shape), settings.dtype, -1 / 3e-10, -1 / 3e-10, 0.0)
+
+    def limits(self, rows: Rows, settings: Settings) -> str:
+        """What of a table can be asked for, as the remedy of a target that is out of reach."""
+        least = self.least(rows.shape, settings)
+        if least >= rows.nbytes:
+            return "leave it dense, or choose another --method"
+        return f"ask for a ratio of at most {1 - least / rows.nbytes:.4g}"
 
     @abc.abstractmethod
-    def predicted_error(self, spectrum: Spectrum, rank: int, dtype: DType) -> float:
-        """Relative Frobenius error of the stored parts, foretold; falls with the rank."""
-
-    @abc.abstractmethod
-    def encode(self, table: Rows, spectrum: Spectrum, settings: Settings) -> tuple[Blocks, ...]:
-        """The contents of the parts; the table is read again while they are written.
+    def encode(self, known: Known, layout: Layout, settings: Settings) -> tuple[Blocks, ...]:
+        """The contents of the parts; the table is read again when the first of them is.
 
         The table's all-zero rows are decoded as exact zeros.
 
         Raises:
-            TargetError: ``settings.dtype`` cannot hold the values (found while blocks are made).
+            TargetError: the stored types cannot hold the values (found while blocks are made).
         """
 
     @abc.abstractmethod
-    def dimensions(self, parts: Sequence[Rows]) -> Dimensions:
-        """The size of the table that the stored parts stand for, from their shapes.
+    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
+        """The (V, d) table that stored parts stand for; only shapes are looked at before rows are read.
+
+        Args:
+            parts: all that are not optional are there.
+            shape: of the table, as its record says.
+            rank: components kept, as its record says.
 
         Raises:
-            InputError: the shapes do not fit each other.
+            InputError: the parts are not those of such a table.
         """
 
     @abc.abstractmethod
-    def decode(self, parts: Sequence[Rows], start: int, stop: int) -> Floats:
-        """Rows ``start:stop`` of the table that the stored parts stand for, (stop-start)×d floats."""
+    def flops(self, shape: tuple[int, int], rank: int | None) -> int:
+        """Floating-point operations of one token's lookup (multiply-add = 2, a gather = 0)."""
+
+
+class RankedMethod(Method):
+    """A method whose size is a matter of rank, so that a rank can be asked for."""
+
+    @abc.abstractmethod
+    def check_rank(self, rows: Rows, name: str, rank: int, settings: Settings) -> None:
+        """Refuse a rank by the shape alone, before a row is read.
+
+        Raises:
+            TargetError: there is no such rank, or it would not make the table smaller.
+        """
+
+    @abc.abstractmethod
+    def at_rank(self, known: Known, rank: int, settings: Settings) -> Layout:
+        """The layout that keeps ``rank`` components, 1 … min(V, d)."""
+
+
+def check_parts(
+    parts: Parts, expected: Mapping[str, tuple[int, int]], shape: tuple[int, int], rank: int | None
+) -> None:
+    """Refuse stored parts that are not of the shapes that a table's record calls for.
+
+    Raises:
+        InputError: with what they are, and what the record says.
+    """
+    if all(parts[suffix].shape == wanted for suffix, wanted in expected.items()):
+        return
+    found = ", ".join(f"{suffix} {list(part.shape)}" for suffix, part in parts.items())
+    of_rank = "" if rank is None else f" of rank {rank}"
+    raise InputError(
+        f"parts {found} are not those of a table {list(shape)}{of_rank}, as its record says",
+        remedy="make the file again from its source",
+    )

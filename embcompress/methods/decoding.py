@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
+from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.errors import InputError
 from embcompress.methods import method_for
-from embcompress.tables import Rows, rows_of, wide
+from embcompress.rows import Rows, part_rows, wide
 
 
 def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = False) -> Rows:
@@ -22,10 +23,11 @@ def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = Fals
     """
     method = method_for(record.method, str(checkpoint.path))
     again = "make the file again from its source"
-    if record.parts != method.suffixes:
+    needed = tuple(s for s in method.suffixes if s in record.parts or s not in method.optional)
+    if record.parts != needed:
         raise InputError(
             f"{checkpoint.path}: {record.name} has the parts {list(record.parts)}, "
-            f"method {method.name} stores {list(method.suffixes)}",
+            f"method {method.name} stores {list(needed)}",
             remedy=again,
         )
     for name in record.part_names:
@@ -34,12 +36,12 @@ def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = Fals
                 f"{checkpoint.path}: {name}, a part of {record.name}, is missing",
                 remedy=again,
             )
-    parts = [wide(rows_of(checkpoint, n)) if precise else rows_of(checkpoint, n) for n in record.part_names]
-    found = method.dimensions(parts)
-    if (found.shape, found.rank) != (record.shape, record.rank):
-        raise InputError(
-            f"{checkpoint.path}: the parts of {record.name} make a table of {found.shape} from rank "
-            f"{found.rank}, its record says {record.shape} and rank {record.rank}",
-            remedy=again,
-        )
-    return Rows(record.shape, parts[0].dtype, lambda start, stop: method.decode(parts, start, stop))
+    read = [part_rows(checkpoint, name) for name in record.part_names]
+    if precise:
+        read = [wide(part) if part.dtype.is_table else part for part in read]
+    parts = dict(zip(record.parts, read, strict=True))
+    try:
+        decode = method.decoder(parts, record.shape, record.rank)
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {record.name}: {error.message}", remedy=error.remedy) from None
+    return Rows(record.shape, DTYPES[record.stored_dtype], decode)

@@ -8,17 +8,18 @@ table never needs to fit in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.dtypes import DType, Floats
-from embcompress.errors import InputError, TargetError
+from embcompress.checkpoint.dtypes import DType
+from embcompress.errors import TargetError
 from embcompress.linalg.spectrum import Spectrum
-from embcompress.methods.base import Blocks, Dimensions, Method, Part, Settings
-from embcompress.tables import Rows
+from embcompress.methods.base import Blocks, Layout, Part, Parts, RankedMethod, Read, Settings, check_parts
+from embcompress.methods.known import Known
+from embcompress.rows import Rows
 
 _ROUNDING = 0.555
 """Relative error of a product of two rounded factors, in unit roundoffs u. A value m·2^e is off by
@@ -26,21 +27,30 @@ up to u·2^e, evenly, so a factor loses u/sqrt(3·E[m²]) = 0.392 u of its norm 
 spread log-uniformly over [1, 2); two independent losses add in squares."""
 
 
-class SVD(Method):
+class SVD(RankedMethod):
     """Float factors: left (V×r) as ``X.0.weight``, right (d×r, transposed) as ``X.1.weight``."""
 
     name = "svd"
     suffixes = ("0.weight", "1.weight")
+    by_spectrum = True
 
     def parts(self, shape: tuple[int, int], rank: int, dtype: DType) -> tuple[Part, ...]:
-        """V×r and d×r; see the base class."""
+        """V×r and d×r."""
         return tuple(
             Part(suffix, dtype, (size, rank)) for suffix, size in zip(self.suffixes, shape, strict=True)
         )
 
-    def flops(self, shape: tuple[int, int], rank: int) -> int:
-        """2·r·d: one row of the left factor times the right one."""
-        return 2 * rank * shape[1]
+    def nbytes(self, shape: tuple[int, int], rank: int, dtype: DType) -> int:
+        """Bytes of the factors of a (V, d) table at ``rank``."""
+        return sum(part.nbytes for part in self.parts(shape, rank, dtype))
+
+    def largest_rank(self, shape: tuple[int, int], limit: int, dtype: DType) -> int:
+        """Largest rank up to min(V, d) whose factors take at most ``limit`` bytes, 0 where none does."""
+        return min(*shape, max(0, limit) // self.nbytes(shape, 1, dtype))
+
+    def break_even(self, rows: Rows, dtype: DType) -> int:
+        """Largest rank that takes fewer bytes than the table, at most min(V, d); 0 where none does."""
+        return self.largest_rank(rows.shape, rows.nbytes - 1, dtype)
 
     def predicted_error(self, spectrum: Spectrum, rank: int, dtype: DType) -> float:
         """Eckart–Young for what is cut off, and the rounding of the stored factors on what is kept."""
@@ -48,37 +58,109 @@ class SVD(Method):
         rounding = _ROUNDING * dtype.unit_roundoff
         return float(np.sqrt(cut**2 + rounding**2 * (1 - cut**2))) if spectrum.total > 0 else 0.0
 
-    def encode(self, table: Rows, spectrum: Spectrum, settings: Settings) -> tuple[Blocks, ...]:
+    def least(self, shape: tuple[int, int], settings: Settings) -> int:
+        """Rank 1."""
+        return self.nbytes(shape, 1, settings.dtype)
+
+    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+        """The largest rank within the limit."""
+        rank = self.largest_rank(known.rows.shape, limit, settings.dtype)
+        return self.at_rank(known, rank, settings) if rank else None
+
+    def at_rank(self, known: Known, rank: int, settings: Settings) -> Layout:
+        """The one layout there is; see the base class."""
+        dtype = settings.dtype
+        return Layout(
+            parts=self.parts(known.rows.shape, rank, dtype),
+            rank=rank,
+            dtype=dtype,
+            bits=dtype.bits,
+            predicted_error=self.predicted_error(known.spectrum, rank, dtype),
+            tolerance=0.02,  # of the rounding model; what is cut off is exact
+        )
+
+    def check_rank(self, rows: Rows, name: str, rank: int, settings: Settings) -> None:
+        """Up to the break-even rank; see the base class."""
+        limit = self.break_even(rows, settings.dtype)
+        if rank <= limit:
+            return
+        needed = self.nbytes(rows.shape, rank, settings.dtype)
+        what = (
+            f"rank {rank} is above min(V, d) = {min(rows.shape)}"
+            if rank > min(rows.shape)
+            else f"rank {rank} would take {needed:,} bytes, the table takes {rows.nbytes:,}"
+        )
+        remedy = f"its break-even rank is {limit}" if limit else "no rank makes it smaller, leave it dense"
+        raise TargetError(f"{name} {list(rows.shape)}: {what}", remedy=remedy)
+
+    def cheapest(self, known: Known, error: float, settings: Settings) -> Layout:
+        """The smallest rank, straight from the spectrum; see the base class."""
+        found, dtype = known.spectrum, settings.dtype
+        rank = found.rank_for_error(error)
+
+        def promised() -> float:
+            # Rounding to a short type adds to what is cut off; how much is foretold to a fifth of a roundoff.
+            return self.predicted_error(found, rank, dtype) + 0.2 * dtype.unit_roundoff
+
+        while rank < found.limit and promised() > error:
+            rank += 1
+        if promised() > error:
+            raise TargetError(
+                f"{known.name}: error {error:.3g} is below the rounding of {dtype.torch}, "
+                f"which can promise {promised():.3g} at full rank {rank}",
+                remedy="allow more, or store the factors in a wider --dtype",
+            )
+        self.check_rank(known.rows, known.name, rank, settings)
+        return self.at_rank(known, rank, settings)
+
+    def for_energy(self, known: Known, energy: float, settings: Settings) -> Layout:
+        """The smallest rank whose components hold the share, whatever rounding adds; see the base class."""
+        rank = known.spectrum.rank_for_energy(energy)
+        self.check_rank(known.rows, known.name, rank, settings)
+        return self.at_rank(known, rank, settings)
+
+    def limits(self, rows: Rows, settings: Settings) -> str:
+        """From rank 1 to the break-even rank."""
+        limit = self.break_even(rows, settings.dtype)
+        return (
+            f"ask for less: it pays from rank 1 to its break-even rank {limit}" if limit else "leave it dense"
+        )
+
+    def encode(self, known: Known, layout: Layout, settings: Settings) -> tuple[Blocks, ...]:
         """Left = E V_r scaled, right = V_r scaled back; see the base class."""
-        vectors = spectrum.vectors[:, : settings.rank]
-        left_scale, right_scale = _scales(spectrum.eigenvalues[: settings.rank], settings.split_scale)
-        wide = settings.precise or table.dtype.name == "F64"
+        table, found, dtype = known.rows, known.spectrum, layout.dtype
+        vectors = found.vectors[:, : layout.rank]
+        left_scale, right_scale = _scales(found.eigenvalues[: layout.rank], settings.split_scale)
+        wide = known.precise or table.dtype.name == "F64"
         basis = (vectors * left_scale).astype(np.float64 if wide else np.float32)
         right = vectors * right_scale
 
-        def left_blocks() -> Iterator[Floats]:
+        def left_blocks() -> Iterator[NDArray[Any]]:
             for block in table.blocks():
-                yield _checked(block.astype(basis.dtype, copy=False) @ basis, settings.dtype)
+                yield _checked(block.astype(basis.dtype, copy=False) @ basis, dtype)
 
-        def right_blocks() -> Iterator[Floats]:
-            yield _checked(right, settings.dtype)
+        def right_blocks() -> Iterator[NDArray[Any]]:
+            yield _checked(right, dtype)
 
         return left_blocks, right_blocks
 
-    def dimensions(self, parts: Sequence[Rows]) -> Dimensions:
-        """Rows of the left factor by rows of the stored right one; see the base class."""
-        left, right = parts
-        if left.shape[1] != right.shape[1]:
-            raise InputError(
-                f"factors of {list(left.shape)} and {list(right.shape)} have no product",
-                remedy="make the file again from its source",
-            )
-        return Dimensions((left.shape[0], right.shape[0]), left.shape[1])
-
-    def decode(self, parts: Sequence[Rows], start: int, stop: int) -> Floats:
+    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """Left rows times the right factor; see the base class."""
-        left, right = parts
-        return left.read(start, stop) @ right.read(0, right.shape[0]).T
+        left, right = (parts[suffix] for suffix in self.suffixes)
+        check_parts(
+            parts, dict(zip(self.suffixes, ((s, rank or 0) for s in shape), strict=True)), shape, rank
+        )
+
+        def read(start: int, stop: int) -> NDArray[Any]:
+            rows: NDArray[Any] = left.read(start, stop) @ right.read(0, right.shape[0]).T
+            return rows
+
+        return read
+
+    def flops(self, shape: tuple[int, int], rank: int | None) -> int:
+        """2·r·d: one row of the left factor times the right one."""
+        assert rank is not None
+        return 2 * rank * shape[1]
 
 
 def _scales(eigenvalues: NDArray[np.float64], split: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -16,6 +16,7 @@ def dense_flops(shape: tuple[int, int], heads: int) -> int:
     return heads * 2 * shape[0] * shape[1]
 
 
-def factored_flops(method: Method, shape: tuple[int, int], rank: int, heads: int) -> int:
+def factored_flops(method: Method, shape: tuple[int, int], rank: int | None, heads: int) -> int:
     """FLOPs a token of a compressed (V, d) table that ``heads`` output heads share."""
-    return method.flops(shape, rank) + heads * 2 * rank * (shape[0] + shape[1])
+    head = dense_flops(shape, 1) if rank is None else 2 * rank * (shape[0] + shape[1])
+    return method.flops(shape, rank) + heads * head

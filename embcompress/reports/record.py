@@ -70,8 +70,8 @@ class CompressedTable:
         shape: (V, d) of the dense table.
         dtype: element type of the dense table.
         method: how it was compressed.
-        rank: components kept.
-        stored_dtype: element type of its parts.
+        rank: components kept; None where the method keeps the table's own.
+        stored_dtype: element type of what a lookup is computed from.
         ties: other names that are the same table.
         dense_bytes: bytes of the dense table.
         nbytes: bytes of its parts.
@@ -87,7 +87,7 @@ class CompressedTable:
     shape: tuple[int, int]
     dtype: str
     method: str
-    rank: int
+    rank: int | None
     stored_dtype: str
     ties: tuple[str, ...]
     dense_bytes: int

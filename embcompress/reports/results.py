@@ -20,7 +20,7 @@ class TableResult:
     shape: tuple[int, int]
     dtype: str
     method: str
-    rank: int
+    rank: int | None
     stored_dtype: str
     bytes_before: int
     bytes_after: int

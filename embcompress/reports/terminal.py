@@ -113,7 +113,7 @@ def _(result: FactorizeResult) -> None:
             _shape(new.shape),
             dtype,
             f"{human_bytes(new.bytes_before)} → {human_bytes(new.bytes_after)}",
-            str(new.rank),
+            "–" if new.rank is None else str(new.rank),
             _measured(new.weighted_error if new.weighting else new.relative_error),
             _error(new.predicted_error),
             *([_measured(new.relative_error)] if weighted else []),
@@ -197,8 +197,8 @@ def _show_dense(console: Console, table: DenseTable) -> None:
 
 def _show_compressed(console: Console, table: CompressedTable) -> None:
     console.print(
-        f"\n[bold]{safe(table.name)}[/]  {_shape(table.shape)} {table.dtype}, {table.method} of rank "
-        f"{table.rank} in {table.stored_dtype}"
+        f"\n[bold]{safe(table.name)}[/]  {_shape(table.shape)} {table.dtype}, {table.method}"
+        f"{'' if table.rank is None else f' of rank {table.rank}'} in {table.stored_dtype}"
     )
     if table.ties:
         console.print(f"  also {safe(', '.join(table.ties))}")

@@ -16,8 +16,8 @@ from embcompress.checkpoint.dtypes import Floats
 from embcompress.checkpoint.files import FILE_FORMATS
 from embcompress.errors import EmbcompressError, InputError, UsageError
 from embcompress.linalg.residual import Residuals, residual
-from embcompress.methods.planning import Weights
-from embcompress.tables import Rows, wide
+from embcompress.methods.known import Weights
+from embcompress.rows import Rows, wide
 
 _HASH_CHUNK = 1 << 20
 

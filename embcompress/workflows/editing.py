@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor
 from embcompress.checkpoint.description import Description, TableRecord, part_name
-from embcompress.checkpoint.dtypes import DType, Floats
-from embcompress.methods.base import Blocks, Method
+from embcompress.checkpoint.dtypes import Floats
+from embcompress.methods.base import Blocks, Layout, Method
 from embcompress.tables import Table
 from embcompress.version import __version__
 
@@ -20,21 +20,14 @@ class Replacement:
     Attributes:
         table: the table.
         method: how it is stored.
-        rank: components kept.
-        dtype: element type of the parts.
+        layout: what is stored.
         contents: of each part, in the method's order; None where only sizes matter.
     """
 
     table: Table
     method: Method
-    rank: int
-    dtype: DType
+    layout: Layout
     contents: tuple[Blocks, ...] | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the parts."""
-        return self.method.nbytes(self.table.rows.shape, self.rank, self.dtype)
 
 
 def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
@@ -50,8 +43,8 @@ def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
         table = new.table
         remove |= {table.name, *table.ties}
         if source.needs_guard:
-            add.append(NewTensor(table.name, new.dtype, (0,), table.name, _nothing))
-        parts = new.method.parts(table.rows.shape, new.rank, new.dtype)
+            add.append(NewTensor(table.name, table.rows.dtype, (0,), table.name, _nothing))
+        parts = new.layout.parts
         for part, blocks in zip(parts, new.contents or (_nothing,) * len(parts), strict=True):
             name = part_name(table.name, part.suffix)
             add.append(NewTensor(name, part.dtype, part.shape, table.name, blocks))
@@ -74,16 +67,17 @@ def sketch(new: Replacement, weighting: str | None) -> TableRecord:
         shape=rows.shape,
         dtype=rows.dtype.name,
         method=new.method.name,
-        rank=new.rank,
-        stored_dtype=new.dtype.name,
-        bits=new.dtype.bits,
+        rank=new.layout.rank,
+        stored_dtype=new.layout.dtype.name,
+        bits=new.layout.bits,
         ratio=-1 / 3e-10,
         relative_error=-1 / 3e-10,
-        parts=new.method.suffixes,
+        parts=new.layout.suffixes,
         ties=new.table.ties,
         copies=new.table.copies,
         weighting=weighting,
         weighted_error=None if weighting is None else -1 / 3e-10,
+        seed=new.method.seed,
     )
 
 

@@ -12,7 +12,7 @@ from embcompress.checkpoint.staging import check_space, check_target, staged
 from embcompress.errors import EmbcompressError, UsageError
 from embcompress.methods.decoding import decoded
 from embcompress.reports.results import ExpandResult
-from embcompress.tables import Rows, rows_of
+from embcompress.rows import Rows, rows_of
 from embcompress.workflows.common import (
     check_format,
     check_unchanged,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
@@ -13,7 +13,7 @@ from embcompress.checkpoint.dtypes import BY_TORCH_NAME, TABLE_DTYPES, DType
 from embcompress.checkpoint.staging import check_space, check_target, staged, synced_beside
 from embcompress.data.counting import Counts
 from embcompress.errors import TargetError, UsageError
-from embcompress.methods import DEFAULT_METHOD, method_for
+from embcompress.methods import AUTO, DEFAULT_METHOD, METHODS, method_for
 from embcompress.methods.base import SPLITS, Method, Settings
 from embcompress.methods.planning import TARGETS, TablePlan, Target, plan_tables
 from embcompress.reports.results import FactorizeResult, TableResult
@@ -92,9 +92,9 @@ def factorize(
         OSError: the output cannot be written.
     """
     target = _target(rank=rank, ratio=ratio, energy=energy, max_error=max_error, max_size=max_size)
-    chosen, stored = method_for(method), _dtype(dtype)
     if split_scale not in SPLITS:
         raise UsageError(f"split_scale {split_scale!r}", remedy=f"choose from {', '.join(SPLITS)}")
+    asked = _Asked(None if method == AUTO else method_for(method), _dtype(dtype), split_scale)
     keep_freed_memory()
     with open_checkpoint(path) as source:
         before = stamps(source)
@@ -113,8 +113,8 @@ def factorize(
             text_column=text_column,
             smoothing=smoothing,
         )
-        plans = _plan(source, tables, target, chosen, stored, progress, weighting)
-        edit = replacing(source, [_replacement(plan, split_scale) for plan in plans])
+        plans = _plan(source, tables, target, asked, progress, weighting)
+        edit = replacing(source, [_replacement(plan) for plan in plans])
         foretold = describe(source, [_record(plan, weighting) for plan in plans])
         size = source.size_after(edit, foretold)
         notes = (*source.notes, *_advice(source, plans, size))
@@ -130,6 +130,19 @@ def factorize(
             size = check_whole(stage, described, max_size)
             check_unchanged(source, before)
         return _result(source, place, plans, measured, size, notes, weighting)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How the user wants it done: the method (None for auto), the type of float factors, the split."""
+
+    method: Method | None
+    dtype: DType | None
+    split_scale: str
+
+    def settings(self, dense: DType) -> Settings:
+        """For a table of type ``dense``."""
+        return Settings(self.dtype or dense, self.split_scale)
 
 
 def _target(**given: float | None) -> Target:
@@ -156,26 +169,27 @@ def _plan(
     source: Checkpoint,
     tables: Sequence[Table],
     target: Target,
-    method: Method,
-    dtype: DType | None,
+    asked: _Asked,
     progress: Progress,
     weighting: Weighting | None,
 ) -> tuple[TablePlan, ...]:
-    advance = Steps(progress, "spectrum", sum(t.rows.shape[0] for t in tables))
-    weights = None if weighting is None else weighting.weights
     budget = 0
     if target.kind == "max_size":
-        budget = _budget(source, tables, int(target.value), method, dtype, weighting)
-    return plan_tables(tables, target, method, dtype, budget=budget, advance=advance, weights=weights)
+        budget = _budget(source, tables, int(target.value), asked, weighting)
+    return plan_tables(
+        tables,
+        target,
+        asked.method,
+        asked.dtype,
+        split_scale=asked.split_scale,
+        budget=budget,
+        advance=Steps(progress, "spectrum", sum(t.rows.shape[0] for t in tables)),
+        weights=None if weighting is None else weighting.weights,
+    )
 
 
 def _budget(
-    source: Checkpoint,
-    tables: Sequence[Table],
-    max_size: int,
-    method: Method,
-    dtype: DType | None,
-    weighting: Weighting | None,
+    source: Checkpoint, tables: Sequence[Table], max_size: int, asked: _Asked, weighting: Weighting | None
 ) -> int:
     """Bytes that all parts may take together so that the weight files take at most ``max_size``.
 
@@ -187,11 +201,13 @@ def _budget(
             f"{source.path}: takes {source.size:,} bytes, which max_size {max_size:,} allows",
             remedy="nothing needs to be done; ask for less to make it smaller still",
         )
-    # Full rank and long figures make every name and number in a header as long as it can become.
-    largest = [Replacement(t, method, min(t.rows.shape), dtype or t.rows.dtype) for t in tables]
+    method = asked.method or max(METHODS.values(), key=lambda m: len(m.suffixes))
+    largest = [
+        Replacement(t, method, method.widest(t.rows.shape, asked.settings(t.rows.dtype))) for t in tables
+    ]
     records = [sketch(new, weighting.origin if weighting else None) for new in largest]
     whole = source.size_after(replacing(source, largest), describe(source, records))
-    rest = whole - sum(new.nbytes for new in largest)
+    rest = whole - sum(new.layout.nbytes for new in largest)
     if rest >= max_size:
         raise TargetError(
             f"max_size {max_size:,}: all but the tables takes {rest:,} bytes",
@@ -200,15 +216,14 @@ def _budget(
     return max_size - rest
 
 
-def _replacement(plan: TablePlan, split_scale: str) -> Replacement:
-    settings = Settings(plan.rank, plan.dtype, split_scale, plan.precise)
-    contents = plan.method.encode(plan.table.rows, plan.spectrum, settings)
-    return Replacement(plan.table, plan.method, plan.rank, plan.dtype, contents)
+def _replacement(plan: TablePlan) -> Replacement:
+    contents = plan.method.encode(plan.known, plan.layout, plan.settings)
+    return Replacement(plan.table, plan.method, plan.layout, contents)
 
 
 def _record(plan: TablePlan, weighting: Weighting | None) -> TableRecord:
-    new = Replacement(plan.table, plan.method, plan.rank, plan.dtype)
-    error = plan.predicted_error
+    new = Replacement(plan.table, plan.method, plan.layout)
+    error = plan.layout.predicted_error
     return replace(
         sketch(new, weighting.origin if weighting else None),
         ratio=plan.ratio,
@@ -230,11 +245,13 @@ def _advice(source: Checkpoint, plans: Sequence[TablePlan], size: int) -> tuple[
                 f"config.json says that {head} is tied to {plan.table.name}, but its values differ: "
                 "it is carried unchanged"
             )
-        if plan.predicted_error >= HIGH_ERROR:
-            halve = ", or --dtype bfloat16 (twice the rank at this size)" if plan.dtype.bits == 32 else ""
+        layout = plan.layout
+        if layout.predicted_error >= HIGH_ERROR:
+            at_rank = "" if layout.rank is None else f" at rank {layout.rank}"
+            halve = ", or --dtype bfloat16 (twice the rank at this size)" if layout.dtype.bits == 32 else ""
             notes.append(
-                f"{plan.table.name} keeps only {1 - plan.predicted_error**2:.0%} of its energy at rank "
-                f"{plan.rank}: the model will be worse unless it is trained on; a lower --ratio or a "
+                f"{plan.table.name} keeps only {1 - layout.predicted_error**2:.0%} of its energy"
+                f"{at_rank}: the model will be worse unless it is trained on; a lower --ratio or a "
                 f"--max-error keeps more{halve}"
             )
     return tuple(notes)
@@ -256,12 +273,12 @@ def _result(
             shape=plan.table.rows.shape,
             dtype=plan.table.rows.dtype.torch,
             method=plan.method.name,
-            rank=plan.rank,
-            stored_dtype=plan.dtype.torch,
+            rank=plan.layout.rank,
+            stored_dtype=plan.layout.dtype.torch,
             bytes_before=plan.bytes_before,
             bytes_after=plan.bytes_after,
             ratio=plan.ratio,
-            predicted_error=plan.predicted_error,
+            predicted_error=plan.layout.predicted_error,
             relative_error=measured[i].relative_error if measured else None,
             weighting=weighting.origin if weighting else None,
             weighted_error=measured[i].weighted_error if measured else None,

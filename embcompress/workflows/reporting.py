@@ -10,15 +10,19 @@ from embcompress.checkpoint.base import Checkpoint, Progress, Steps, silent
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.errors import UsageError
-from embcompress.linalg.spectrum import Spectrum
-from embcompress.methods import DEFAULT_METHOD, method_for
-from embcompress.methods.base import Method
+from embcompress.methods import method_for
+from embcompress.methods.base import Layout, Settings
 from embcompress.methods.decoding import decoded
-from embcompress.methods.planning import PRECISE_BELOW, break_even, measure_spectrum, rank_for_ratio
+from embcompress.methods.known import measure
+from embcompress.methods.planning import PRECISE_BELOW, bytes_for_ratio
+from embcompress.methods.svd import SVD
 from embcompress.reports.flops import dense_flops, factored_flops
 from embcompress.reports.record import CompressedTable, DenseTable, Option, Report
-from embcompress.tables import Table, count_heads, locate, rows_of
+from embcompress.rows import rows_of
+from embcompress.tables import Table, count_heads, locate
 from embcompress.workflows.common import keep_freed_memory, measured_error
+
+_SVD = SVD()
 
 RATIOS = (0.5, 0.75, 0.9, 0.95)
 """Ratios a report looks at."""
@@ -83,14 +87,16 @@ def _report(
 
 
 def _dense(source: Checkpoint, table: Table, progress: Progress) -> DenseTable:
-    rows, method = table.rows, method_for(DEFAULT_METHOD)
+    rows, settings = table.rows, Settings(table.rows.dtype)
     advance = Steps(progress, f"spectrum of {table.name}", rows.shape[0])
-    found = measure_spectrum(rows, table.name, advance=advance)
+    known = measure(rows, table.name, advance=advance)
     heads = count_heads(source, table)
-    ranks = [rank_for_ratio(method, rows, rows.dtype, ratio) for ratio in RATIOS]
-    if any(rank and found.relative_errors()[rank] < PRECISE_BELOW for rank in ranks):
-        found = measure_spectrum(rows, table.name, precise=True, advance=advance)
-    largest = float(found.eigenvalues[0]) or 1.0
+    limits = [bytes_for_ratio(rows, ratio) for ratio in RATIOS]
+    layouts = [_SVD.fit(known, limit, settings) for limit in limits]
+    if any(layout and layout.predicted_error < PRECISE_BELOW for layout in layouts):
+        known = measure(rows, table.name, precise=True, advance=advance)
+        layouts = [_SVD.fit(known, limit, settings) for limit in limits]
+    largest = float(known.spectrum.eigenvalues[0]) or 1.0
     return DenseTable(
         name=table.name,
         shape=rows.shape,
@@ -100,28 +106,26 @@ def _dense(source: Checkpoint, table: Table, progress: Progress) -> DenseTable:
         ties=table.ties,
         heads=heads,
         flops=dense_flops(rows.shape, heads),
-        effective_rank=found.effective_rank,
-        break_even_rank=break_even(method, rows, rows.dtype),
-        spectrum=tuple(float((value / largest) ** 0.5) for value in found.eigenvalues),
+        effective_rank=known.spectrum.effective_rank,
+        break_even_rank=_SVD.break_even(rows, rows.dtype),
+        spectrum=tuple(float((value / largest) ** 0.5) for value in known.spectrum.eigenvalues),
         options=tuple(
-            _option(source, table, method, found, ratio, rank, heads)
-            for ratio, rank in zip(RATIOS, ranks, strict=True)
+            _option(source, table, ratio, layout, heads)
+            for ratio, layout in zip(RATIOS, layouts, strict=True)
         ),
     )
 
 
-def _option(
-    source: Checkpoint, table: Table, method: Method, found: Spectrum, ratio: float, rank: int, heads: int
-) -> Option:
+def _option(source: Checkpoint, table: Table, ratio: float, layout: Layout | None, heads: int) -> Option:
     rows = table.rows
-    nbytes = method.nbytes(rows.shape, rank, rows.dtype)
+    rank, nbytes = (layout.rank or 0, layout.nbytes) if layout else (0, 0)
     return Option(
         ratio=ratio,
         rank=rank,
         table_bytes=nbytes,
         model_bytes=source.size - rows.nbytes * (1 + len(table.copies)) + nbytes,
-        relative_error=method.predicted_error(found, rank, rows.dtype),
-        flops=factored_flops(method, rows.shape, rank, heads),
+        relative_error=layout.predicted_error if layout else 1.0,
+        flops=factored_flops(_SVD, rows.shape, rank, heads),
     )
 
 

@@ -27,18 +27,19 @@ def verify(
     measured = []
     with open_checkpoint(stage) as written:
         for plan, record in zip(plans, foretold.tables, strict=True):
-            stand_in = decoded(written, record, precise=plan.precise)
+            stand_in = decoded(written, record, precise=plan.known.precise)
             errors = measured_errors(
-                plan.table.rows, stand_in, progress, precise=plan.precise, weights=plan.weights
+                plan.table.rows, stand_in, progress, precise=plan.known.precise, weights=plan.known.weights
             )
             error = errors.weighted.relative  # the one that was foretold
-            # Two per cent for the rounding model, four roundoffs where rounding is all there is.
-            allowed = 1.02 * plan.predicted_error + 4 * plan.dtype.unit_roundoff
+            layout = plan.layout
+            # Four roundoffs more, for where rounding is all there is.
+            allowed = (1 + layout.tolerance) * layout.predicted_error + 4 * layout.dtype.unit_roundoff
             if error > allowed:
-                narrow = plan.dtype.bits < 32
+                narrow = layout.dtype.bits < 32
                 raise (TargetError if narrow else EmbcompressError)(
                     f"{record.name}: the written factors have error {error:.4g}, foretold were "
-                    f"{plan.predicted_error:.4g}, so nothing was kept",
+                    f"{layout.predicted_error:.4g}, so nothing was kept",
                     remedy="some values are too small for float16: --split-scale even or --dtype float32"
                     if narrow
                     else "run again, and look after the disk if it comes back",
@@ -49,7 +50,7 @@ def verify(
                     f"{target.value:g}",
                     remedy="ask for a little less, or store the factors in a wider --dtype",
                 )
-            weighted = None if plan.weights is None else error
+            weighted = None if plan.known.weights is None else error
             measured.append(replace(record, relative_error=errors.plain.relative, weighted_error=weighted))
     return tuple(measured)
 

@@ -11,7 +11,7 @@ from embcompress.data.counting import Counts, check_counts, count_texts, read_co
 from embcompress.data.tokenizing import tokenizer_of
 from embcompress.data.vectors.vocabularies import vocabulary_of
 from embcompress.errors import InputError, UsageError
-from embcompress.methods.planning import Weights
+from embcompress.methods.known import Weights
 from embcompress.tables import Table
 
 SMOOTHING = 0.5

@@ -19,7 +19,7 @@ from embcompress.methods import METHODS
 from embcompress.methods.base import Settings
 from embcompress.methods.planning import rank_for_ratio
 from embcompress.swapping import swap
-from embcompress.tables import Rows
+from embcompress.rows import Rows
 
 _F32 = DTYPES["F32"]
 _SVD = METHODS["svd"]

@@ -11,7 +11,8 @@ from embcompress.data.vectors.gathering import gather
 from embcompress.data.vectors.vocabularies import vocabulary_of
 from embcompress.errors import UsageError
 from embcompress.methods.decoding import decoded
-from embcompress.tables import Rows, locate
+from embcompress.rows import Rows
+from embcompress.tables import locate
 
 
 class CheckpointTable(VectorFormat):

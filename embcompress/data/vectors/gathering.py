@@ -9,7 +9,7 @@ import numpy as np
 
 from embcompress.checkpoint.base import Progress, Steps
 from embcompress.data.vectors.base import STAGE, Choice, Matrix, check_finite
-from embcompress.tables import Rows
+from embcompress.rows import Rows
 
 
 def gather(

@@ -17,7 +17,7 @@ from embcompress.data.vectors.base import AGAIN, Choice, Matrix, VectorFormat, c
 from embcompress.data.vectors.gathering import gather
 from embcompress.data.vectors.vocabularies import read_vocabulary_file
 from embcompress.errors import InputError, UsageError
-from embcompress.tables import Rows
+from embcompress.rows import Rows
 
 _KINDS = {"f2": "F16", "f4": "F32", "f8": "F64"}
 _VERSIONS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}

@@ -1,0 +1,300 @@
+"""Trellis-coded quantization of scaled coefficients: fixed rate, decoded without recursion.
+
+Marcellin & Fischer 1990, "Trellis coded quantization of memoryless and Gauss-Markov sources": a
+codebook of twice the needed levels is split into four subsets, a convolutional code of rate 1/2 says
+which subset comes next, and the Viterbi algorithm finds the best path for a whole row. The code is
+feed-forward, so that a subset depends on a window of the coded bits and on nothing before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Indices = NDArray[np.intp]
+_Floats = NDArray[np.float32]
+
+_POLYNOMIALS = {3: (0o13, 0o04), 4: (0o23, 0o04), 5: (0o45, 0o10)}
+_POLYNOMIALS |= {6: (0o103, 0o024), 7: (0o235, 0o126), 8: (0o515, 0o362)}
+"""Parity checks (h0, h1) of Ungerboeck's codes for one dimension, by memory (Ungerboeck 1987,
+"Trellis-coded modulation with redundant signal sets", part II)."""
+
+_SLAB = 1 << 16
+"""States × rows of a block: the costs of paths and of their candidates take 768 KiB, and fit a cache."""
+
+_SURVIVORS = 1 << 24
+"""Most bytes for the survivors of a block, unless that leaves fewer than 64 rows."""
+
+_SPREADS = (1.05, 1.22, 1.34, 1.42, 1.49, 1.57, 1.57, 1.57)
+"""Standard deviations whose quantiles are the best levels for 1 … 8 bits, measured with 64 states."""
+
+_PAIR = 0.5
+"""Rate of a component that shares its one bit with a neighbour."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """How the coefficients of a row become bits.
+
+    A row is a path of steps with one coded bit each. A step is one component of k ≥ 1 bits, k - 1
+    of them uncoded, or two components of half a bit. A row holds ``memory`` + steps coded bits (the
+    first ``memory`` are the state it starts from), then the uncoded bits of one component after the
+    other, then zeros up to a whole byte; the most significant bit comes first everywhere. Step j
+    sees the window of coded bits j … j + ``memory``, the oldest the most significant.
+
+    Attributes:
+        memory: of the convolutional code, 3 … 8 bits; it has 2^memory states.
+        rates: bits of each component, not increasing: whole numbers 8 … 1, then pairs of 0.5.
+    """
+
+    memory: int
+    rates: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.memory not in _POLYNOMIALS:
+            raise ValueError(f"memory {self.memory} is not one of {sorted(_POLYNOMIALS)}")
+        known = {*range(1, 9), _PAIR}.issuperset(self.rates) and self.rates.count(_PAIR) % 2 == 0
+        if not self.rates or not known or list(self.rates) != sorted(self.rates, reverse=True):
+            raise ValueError("rates are not whole numbers 8 … 1 that do not increase, then pairs of 0.5")
+
+    @cached_property
+    def runs(self) -> tuple[tuple[float, slice], ...]:
+        """Each rate that occurs, with the components that have it."""
+        ends = np.cumsum([self.rates.count(rate) for rate in dict.fromkeys(self.rates)]).tolist()
+        return tuple((self.rates[i], slice(i, j)) for i, j in zip([0, *ends], ends, strict=False))
+
+    @property
+    def scalars(self) -> int:
+        """Number of components that have a step of their own."""
+        return len(self.rates) - self.rates.count(_PAIR)
+
+    @property
+    def steps(self) -> int:
+        """Length of a path."""
+        return (self.scalars + len(self.rates)) // 2
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return -(-(self.memory + int(sum(self.rates))) // 8)
+
+    @cached_property
+    def subsets(self) -> NDArray[np.uint8]:
+        """Subset 0 … 3 that each window chooses."""
+        windows = np.arange(2 << self.memory)
+        high, low = (np.bitwise_count(windows & taps) & 1 for taps in _POLYNOMIALS[self.memory])
+        return np.asarray(2 * high + low, np.uint8)
+
+    @cached_property
+    def books(self) -> dict[float, slice]:
+        """Where in the flat codebooks that of each rate that occurs lies.
+
+        That of k bits holds 2^(k+1) ascending levels, level i in subset i mod 4 with uncoded bits
+        i div 4; that of pairs holds two numbers for each window.
+        """
+        sizes = [4 << self.memory if rate == _PAIR else 2 << int(rate) for rate, _ in self.runs]
+        ends = np.cumsum(sizes).tolist()
+        return {rate: slice(end - n, end) for (rate, _), end, n in zip(self.runs, ends, sizes, strict=True)}
+
+    @cached_property
+    def levels(self) -> dict[float, _Indices]:
+        """Index into the flat codebooks of each symbol, by rate.
+
+        A symbol is the uncoded bits above the window; in pairs, 2 · window, or 1 more for the second.
+        """
+        levels = {}
+        for rate, book in self.books.items():
+            uncoded = np.arange(1 << max(0, int(rate) - 1))[:, None]
+            index = np.arange(4 << self.memory) if rate == _PAIR else (4 * uncoded + self.subsets).ravel()
+            levels[rate] = book.start + index
+        return levels
+
+
+def initial_codebooks(code: Code) -> _Floats:
+    """Flat codebooks for Gaussian coefficients of unit variance, a few rounds of training from the best.
+
+    Levels are quantiles of a wider Gaussian. Pairs lie on a circle, a quarter turn for each subset,
+    with the variance 1 - 2^(-2·0.5) that reaches the rate–distortion bound.
+    """
+    books = []
+    for rate in code.books:
+        if rate == _PAIR:
+            turns = np.pi / 4 * (2 * code.subsets + 1)
+            books.append(np.stack([np.cos(turns), np.sin(turns)], axis=1).ravel())
+        else:
+            density, count = NormalDist(0, _SPREADS[int(rate) - 1]), 2 << int(rate)
+            books.append(np.array([density.inv_cdf((i + 0.5) / count) for i in range(count)]))
+    return np.concatenate(books).astype(np.float32)
+
+
+def encode(rows: _Floats, code: Code, codebooks: _Floats) -> NDArray[np.uint8]:
+    """Codes (N×``row_bytes``) of the paths that are nearest to rows (N×r, finite).
+
+    Each row is encoded by itself, so that threads may share a table by its rows.
+    """
+    codes = np.empty((len(rows), code.row_bytes), np.uint8)
+    width = min(max(64, min(_SLAB, _SURVIVORS // code.steps) >> code.memory), max(1, len(rows)))
+    viterbi = _Viterbi(code, codebooks, width)
+    for start in range(0, len(rows), width):
+        codes[start : start + width] = viterbi.encode(rows[start : start + width])
+    return codes
+
+
+def decode(codes: NDArray[np.uint8], code: Code, codebooks: _Floats) -> _Floats:
+    """The coefficients (N×r) that codes stand for."""
+    rows = np.empty((len(codes), len(code.rates)), np.float32)
+    values = {rate: codebooks[levels] for rate, levels in code.levels.items()}
+    for block, rate, run, symbols in _symbols(codes, code):
+        rows[block, run] = values[rate].take(symbols).T
+    return rows
+
+
+def train(
+    rows: _Floats, weights: NDArray[np.float64] | None, code: Code, codebooks: _Floats, rounds: int
+) -> _Floats:
+    """Fit codebooks to rows by Lloyd's algorithm: encode, then move each level to its members' mean.
+
+    Args:
+        rows: coefficients (N×r).
+        weights: of each row (N), none negative; None for all alike.
+        code: of the rows.
+        codebooks: to start from. A level without members stays where it is.
+        rounds: how often to encode.
+    """
+    for _ in range(rounds):
+        counts, sums = np.zeros((2, len(codebooks)))
+        for block, rate, run, symbols in _symbols(encode(rows, code, codebooks), code):
+            levels = code.levels[rate].take(symbols).ravel()
+            each = np.broadcast_to(1.0 if weights is None else weights[block], symbols.shape)
+            counts += np.bincount(levels, each.ravel(), len(counts))
+            sums += np.bincount(levels, (each * rows[block, run].T).ravel(), len(counts))
+        means = np.divide(sums, counts, out=codebooks.astype(np.float64), where=counts > 0)
+        codebooks = means.astype(np.float32)
+        for rate, book in code.books.items():
+            if rate != _PAIR:  # neighbours belong to different subsets, and their means may cross
+                codebooks[book].sort()
+    return codebooks
+
+
+def _symbols(codes: NDArray[np.uint8], code: Code) -> Iterator[tuple[slice, float, slice, _Indices]]:
+    """Blocks of rows and runs of components of one rate, with their symbols (components×rows)."""
+    for start in range(0, len(codes), 1024):
+        block = slice(start, start + 1024)
+        octets = np.zeros((code.row_bytes + 1, len(codes[block])), np.uint16)
+        octets[:-1] = codes[block].T
+        # A window or the uncoded bits of a component lie within two neighbouring bytes.
+        twins = np.bitwise_or(octets[:-1] << np.uint16(8), octets[1:])
+        at = code.memory + code.steps
+        for rate, run in code.runs:
+            nth = np.arange(run.stop - run.start)
+            steps = code.scalars + nth // 2 if rate == _PAIR else run.start + nth
+            symbols = _field(twins, steps, code.memory + 1)
+            if rate == _PAIR:
+                symbols = 2 * symbols + nth[:, None] % 2
+            elif rate > 1:
+                bits = int(rate) - 1
+                symbols |= _field(twins, at + bits * nth, bits) << code.memory + 1
+                at += bits * len(nth)
+            yield block, rate, run, symbols
+
+
+def _field(twins: NDArray[np.uint16], starts: _Indices, bits: int) -> _Indices:
+    """The numbers of so many bits that start at these bits of each row."""
+    found = twins.take(starts >> 3, axis=0)
+    found >>= (16 - bits - (starts & 7)).astype(np.uint16)[:, None]
+    found &= np.uint16((1 << bits) - 1)
+    return found.astype(np.intp)
+
+
+class _Viterbi:
+    """The Viterbi algorithm on blocks of rows, and the arrays it works in.
+
+    Rows run along the last axis, so that each operation is a sweep over contiguous numbers.
+    """
+
+    def __init__(self, code: Code, codebooks: _Floats, width: int) -> None:
+        states = 1 << code.memory
+        self.code, self.codebooks = code, codebooks
+        self.costs = np.empty((states, width), np.float32)
+        self.candidates = np.empty((2, states, width), np.float32)
+        self.survivors = np.empty((code.steps, states, width), np.bool_)
+
+    def encode(self, rows: _Floats) -> NDArray[np.uint8]:
+        """Codes of as many rows as the arrays are wide, or fewer."""
+        x = np.zeros((len(self.code.rates), self.costs.shape[1]), np.float32)
+        x[:, : len(rows)] = rows.T
+        self.costs.fill(0)
+        nearest: list[tuple[slice, NDArray[np.uint8], _Indices]] = []
+        for rate, run in self.code.runs:
+            book = self.codebooks[self.code.books[rate]]
+            if rate == _PAIR:
+                self._pairs(x[run], book.reshape(-1, 2))
+            else:
+                nearest.append((run, *self._scalars(x[run], run.start, book.reshape(-1, 4).T)))
+        coded, windows = self._trace_back()
+        parts = [coded]
+        for run, uncoded, cells in nearest:
+            if uncoded.shape[1] > 1:  # there is more than one level to a subset
+                index = self.code.subsets.take(windows[run]) * np.intp(uncoded.shape[1]) + cells
+                places = np.arange(int(self.code.rates[run.start]) - 1)[::-1, None].astype(np.uint8)
+                parts.append((uncoded.take(index)[:, None] >> places & np.uint8(1)).reshape(-1, x.shape[1]))
+        return np.packbits(np.concatenate(parts)[:, : len(rows)].T, axis=1)
+
+    def _scalars(self, x: _Floats, first: int, subsets: _Floats) -> tuple[NDArray[np.uint8], _Indices]:
+        """Take the steps of one rate; return the nearest uncoded bits (4×cells) and each one's cell."""
+        # The line is cut where the nearest level of any subset changes, so that one search finds four.
+        middles = (subsets[:, 1:] + subsets[:, :-1]) / 2
+        order = np.argsort(middles, axis=None)
+        passed = order // max(1, middles.shape[1]) == np.arange(4)[:, None]
+        uncoded = np.cumsum(np.insert(passed, 0, False, axis=1), axis=1, dtype=np.uint8)
+        cells = middles.ravel()[order].searchsorted(x.ravel()).reshape(x.shape)
+        values = np.take_along_axis(subsets, uncoded.astype(np.intp), axis=1)
+        # A bit of the window that no parity looks at changes no subset: the metrics of the branches
+        # are made without that axis, and broadcast along it.
+        taps = np.bitwise_or(*_POLYNOMIALS[self.code.memory])
+        axes = [1 + (int(taps) >> bit & 1) for bit in range(self.code.memory, -1, -1)]
+        corner = self.code.subsets.reshape([2] * len(axes))[tuple(map(slice, axes))]
+        branches = corner.ravel().astype(np.intp)
+        metrics = np.empty((branches.size, x.shape[1]), np.float32)
+        distances = np.empty((4, x.shape[1]), np.float32)
+        for j in range(len(x)):
+            values.take(cells[j], axis=1, out=distances, mode="clip")
+            distances -= x[j]
+            distances *= distances
+            distances.take(branches, axis=0, out=metrics, mode="clip")
+            self._step(first + j, metrics.reshape(*axes, -1))
+        return uncoded, cells
+
+    def _pairs(self, x: _Floats, book: _Floats) -> None:
+        """Take the steps of pairs; the squares of x are left out, as all paths share them."""
+        norms = np.vecdot(book, book)[:, None]
+        for j in range(len(x) // 2):
+            metrics = norms - 2 * book @ x[2 * j : 2 * j + 2]
+            self._step(self.code.scalars + j, metrics.reshape(*[2] * (self.code.memory + 1), -1))
+
+    def _step(self, step: int, metrics: _Floats) -> None:
+        """Keep the better of the two windows that lead from the older bits, a state, to each new state."""
+        bits = [2] * self.code.memory
+        np.add(self.costs.reshape(*bits, 1, -1), metrics, out=self.candidates.reshape(2, *bits, -1))
+        zero, one = self.candidates
+        np.less(one, zero, out=self.survivors[step])
+        np.minimum(zero, one, out=self.costs)
+
+    def _trace_back(self) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+        """The coded bits ((memory + steps)×N) and the windows (steps×N) of the best path of each row."""
+        steps, states, width = self.survivors.shape
+        coded = np.empty((self.code.memory + steps, width), np.uint8)
+        windows = np.empty((steps, width), np.uint16)
+        state, lanes = self.costs.argmin(axis=0), np.arange(width)
+        coded[steps:] = state >> np.arange(self.code.memory)[::-1, None] & 1
+        for step in range(steps - 1, -1, -1):
+            coded[step] = self.survivors[step].take(state * width + lanes)
+            state += coded[step] * np.intp(states)
+            windows[step] = state
+            state >>= 1
+        return coded, windows

@@ -1,0 +1,150 @@
+"""What is known of a table before it is compressed: its spectrum, the weights of its rows, and a sample."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.checkpoint.dtypes import Floats
+from embcompress.errors import InputError
+from embcompress.linalg.gram import gram
+from embcompress.linalg.spectrum import Spectrum, spectrum
+from embcompress.rows import Rows
+
+SAMPLE_ROWS = 4096
+"""Rows of a sample. Errors that differ from row to row by their own size are then known to 1.6 % in
+squares, so to 0.8 %; rows that weigh much are always among them."""
+
+Weights = NDArray[np.float64]
+"""How much each row of a table counts (V), all above 0."""
+
+Advance = Callable[[int], None]
+"""Called with the number of rows read."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some rows of a table, each with the weight of those it stands for.
+
+    Attributes:
+        places: which rows they are, ascending.
+        rows: the rows (n×d), float32.
+        weights: (n); the weighted sum of anything over the sample estimates that over the table.
+    """
+
+    places: NDArray[np.intp]
+    rows: NDArray[np.float32]
+    weights: NDArray[np.float64]
+
+    def relative_error(self, stand_in: NDArray[Any]) -> float:
+        """Relative Frobenius error, weighted, of what stands for the rows (n×d)."""
+        difference = np.subtract(self.rows, stand_in, dtype=np.float64)
+        total = self.weights @ np.vecdot(self.rows, self.rows).astype(np.float64)
+        return float(np.sqrt(self.weights @ np.vecdot(difference, difference) / total)) if total > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """A table and what was measured of it, in one pass.
+
+    Attributes:
+        name: the table's name, for errors.
+        rows: its contents.
+        weights: of each row (V), None for all alike.
+        spectrum: of the weighted Gram matrix.
+        precise: whether that was made in float64, and whether the work needs it.
+    """
+
+    name: str
+    rows: Rows = field(repr=False)
+    weights: Weights | None = field(repr=False)
+    spectrum: Spectrum = field(repr=False)
+    precise: bool = False
+
+    @functools.cached_property
+    def sample(self) -> Sample:
+        """Rows drawn by weight, the same each time; the whole table where it is small."""
+        return draw(self.rows, self.weights, SAMPLE_ROWS)
+
+    def weights_of(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Weights of rows ``start:stop``."""
+        return np.ones(stop - start) if self.weights is None else self.weights[start:stop]
+
+
+def measure(
+    rows: Rows,
+    name: str,
+    *,
+    precise: bool = False,
+    advance: Advance | None = None,
+    weights: Weights | None = None,
+) -> Known:
+    """Measure the spectrum of a table E, in one pass; with row weights w that of Eᵀ diag(w) E.
+
+    The top eigenvectors V_r of the weighted matrix minimize Σ_i w_i ‖E_i − E_i V_r V_rᵀ‖²: the rows
+    are those of diag(√w) E, whose best approximation of rank r they give (Eckart & Young 1936).
+
+    Raises:
+        InputError: the table holds NaN, infinity, or values whose squares overflow.
+    """
+    roots = None if weights is None else np.sqrt(weights)
+
+    def blocks() -> Iterator[Floats]:
+        for start, stop in rows.spans():
+            block = rows.read(start, stop)
+            if roots is not None:
+                block = block.astype(np.float64) if precise else block
+                block *= roots[start:stop, None].astype(block.dtype)
+            yield block
+            if advance:
+                advance(stop - start)
+
+    found = gram(blocks(), rows.shape[1], precise=precise)
+    if found.bad_rows:
+        raise InputError(
+            f"{name}: {found.bad_rows:,} of {rows.shape[0]:,} rows hold NaN or infinity, "
+            f"the first is row {found.first_bad_row:,}",
+            remedy="repair the table first",
+        )
+    if not found.matrix.trace() < float("inf"):
+        raise InputError(f"{name}: values beyond 1e150 cannot be squared", remedy="scale the table first")
+    return Known(name, rows, weights, spectrum(found.matrix, rows.shape[0]), precise)
+
+
+def draw(rows: Rows, weights: Weights | None, count: int) -> Sample:
+    """About ``count`` rows, each taken with a chance in proportion to its weight.
+
+    Systematic sampling (Madow 1949): the cumulated chances are cut at equal steps from a fixed
+    start. A row whose chance would be over one is taken for sure and stands for itself.
+    """
+    total = rows.shape[0]
+    if total <= count:
+        places, scaled = np.arange(total), np.ones(total) if weights is None else weights
+    else:
+        chances = _chances(np.ones(total) if weights is None else weights, count)
+        steps = np.cumsum(chances)
+        # A shuffled order, since neighbours in a vocabulary are alike; the seed is part of the method.
+        order = np.random.default_rng(0).permutation(total)
+        steps = np.cumsum(chances[order])
+        taken = np.floor(steps + 0.5) > np.floor(steps - chances[order] + 0.5)
+        places = np.sort(order[taken])
+        scaled = (1.0 if weights is None else weights[places]) / chances[places]
+    # One row at a time: what lies between them need not be read.
+    drawn = np.concatenate([rows.read(int(i), int(i) + 1) for i in places]).astype(np.float32, copy=False)
+    return Sample(places, drawn, scaled)
+
+
+def _chances(weights: Weights, count: int) -> NDArray[np.float64]:
+    """min(1, c·w) with c such that they add up to ``count``, which is less than the number of weights."""
+    descending = np.sort(weights)[::-1]
+    # With the k largest taken for sure, c = (count - k) / the sum of the rest; the first k that fits.
+    rest = descending.sum() - np.append(0.0, np.cumsum(descending)[: count - 1])
+    scales = (count - np.arange(count)) / rest
+    sure = int(np.argmax(descending[:count] * scales <= 1))
+    chances: NDArray[np.float64] = np.minimum(1.0, weights * scales[sure])
+    return chances

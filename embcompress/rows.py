@@ -1,0 +1,82 @@
+"""Matrices that are read by blocks of rows, since a table may be larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.dtypes import DType
+from embcompress.errors import InputError
+
+BLOCK_BYTES = 12 << 20
+"""Float32 bytes read at a time: matrix products reach their full speed, memory stays small."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix that is read by blocks of rows.
+
+    Attributes:
+        shape: (rows, columns).
+        dtype: element type it is stored in.
+        read: ``read(start, stop)`` gives those rows, floats unless it is a part of integer codes.
+    """
+
+    shape: tuple[int, int]
+    dtype: DType
+    read: Callable[[int, int], NDArray[Any]] = field(repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole matrix as stored."""
+        return self.dtype.nbytes(self.shape[0] * self.shape[1])
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
+        return max(1, BLOCK_BYTES // (4 * max(1, self.shape[1])))
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """The (start, stop) of consecutive blocks."""
+        for start in range(0, self.shape[0], self.block_rows):
+            yield start, min(start + self.block_rows, self.shape[0])
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """The matrix, block by block."""
+        for start, stop in self.spans():
+            yield self.read(start, stop)
+
+
+def rows_of(checkpoint: Checkpoint, name: str) -> Rows:
+    """The stored matrix ``name`` as :class:`Rows`.
+
+    Raises:
+        InputError: it is no dense matrix of a float type.
+    """
+    return _rows(checkpoint, name, checkpoint.tensors[name].matrix_dtype())
+
+
+def _rows(checkpoint: Checkpoint, name: str, dtype: DType) -> Rows:
+    info = checkpoint.tensors[name]
+    if 0 in info.shape:
+        raise InputError(f"{name}: shape {list(info.shape)} holds nothing", remedy="name another with --key")
+    return Rows((info.shape[0], info.shape[1]), dtype, lambda i, j: checkpoint.rows(name, i, j))
+
+
+def part_rows(checkpoint: Checkpoint, name: str) -> Rows:
+    """The stored matrix ``name``, of floats or of integers, which are read as they are.
+
+    Raises:
+        InputError: it is no dense matrix of a type that can be read.
+    """
+    return _rows(checkpoint, name, checkpoint.tensors[name].readable_dtype())
+
+
+def wide(rows: Rows) -> Rows:
+    """The same matrix, read as float64."""
+    return Rows(rows.shape, rows.dtype, lambda start, stop: rows.read(start, stop).astype(np.float64))
