@@ -142,7 +142,7 @@ def _compressed(source: Checkpoint, record: TableRecord, measured: float | None)
         stored_dtype=DTYPES[record.stored_dtype].torch,
         ties=record.ties,
         dense_bytes=dense.nbytes(record.shape[0] * record.shape[1]),
-        nbytes=sum(rows_of(source, name).nbytes for name in record.part_names),
+        nbytes=sum(source.tensors[name].nbytes for name in record.part_names),
         flops=factored_flops(method, record.shape, record.rank, count_heads(source, stand_in)),
         recorded_error=record.relative_error,
         trained=record.trained,
