@@ -55,7 +55,7 @@ def residual(
     sums = np.zeros((2, 2))  # (plain, weighted) × (difference, table)
     seen = 0
     for rows, differences in pairs:
-        squares = np.stack([_row_squares(differences), _row_squares(rows)], axis=1)
+        squares = np.stack([row_squares(differences), row_squares(rows)], axis=1)
         sums[0] += squares.sum(axis=0)
         if weights is not None:
             sums[1] += weights[seen : seen + len(rows)] @ squares
@@ -64,13 +64,13 @@ def residual(
     return Residuals(plain, plain if weights is None else Residual(*sums[1].tolist()))
 
 
-def _row_squares(block: NDArray[Any]) -> NDArray[np.float64]:
+def row_squares(block: NDArray[Any]) -> NDArray[np.float64]:
     """Sum of squares of each row, summed in the block's type.
 
     A row is short, so float32 keeps its digits; where its range does not hold the squares, all
     is done in float64.
     """
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares: NDArray[np.float64] = np.vecdot(block, block).astype(np.float64)
     if not 1e-24 < squares.sum() < 1e34:
         wide = block.astype(np.float64)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.base import Method
 from embcompress.methods.integer import Integers
+from embcompress.methods.pq import PQ
 from embcompress.methods.svd import SVD
 
-METHODS: dict[str, Method] = {m.name: m for m in (SVD(), Integers(8), Integers(4), Integers(3))}
+METHODS: dict[str, Method] = {m.name: m for m in (SVD(), PQ(), Integers(8), Integers(4), Integers(3))}
 """Every method by name; contract tests run over it."""
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.dtypes import DType
 from embcompress.errors import InputError, TargetError
-from embcompress.methods.known import Known
+from embcompress.methods.known import Advance, Known, unheard
 from embcompress.rows import Rows
 
 SPLITS = ("left", "even", "right")
@@ -178,10 +178,18 @@ class Method(abc.ABC):
         return f"ask for a ratio of at most {1 - least / rows.nbytes:.4g}"
 
     @abc.abstractmethod
-    def encode(self, known: Known, layout: Layout, settings: Settings) -> tuple[Blocks, ...]:
+    def encode(
+        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+    ) -> tuple[Blocks, ...]:
         """The contents of the parts; the table is read again when the first of them is.
 
         The table's all-zero rows are decoded as exact zeros.
+
+        Args:
+            known: the table.
+            layout: what :meth:`fit` made of it.
+            settings: those it was made with.
+            advance: called with the number of rows coded, by methods that take their time.
 
         Raises:
             TargetError: the stored types cannot hold the values (found while blocks are made).
@@ -189,7 +197,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """The (V, d) table that stored parts stand for; only shapes are looked at before rows are read.
+        """The (V, d) table that stored parts stand for; no part is read before rows are, but for small ones.
 
         Args:
             parts: all that are not optional are there.

@@ -16,7 +16,7 @@ from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.linalg.integers import dequantize, quantize
 from embcompress.linalg.packing import pack, packed_width, unpack
 from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
-from embcompress.methods.known import Known
+from embcompress.methods.known import Advance, Known, unheard
 
 
 class Integers(Method):
@@ -57,7 +57,9 @@ class Integers(Method):
             tolerance=0.05,
         )
 
-    def encode(self, known: Known, layout: Layout, settings: Settings) -> tuple[Blocks, ...]:
+    def encode(
+        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+    ) -> tuple[Blocks, ...]:
         """Integers and scales; the table is read and rounded once for each of the two."""
 
         def codes() -> Iterator[NDArray[Any]]:

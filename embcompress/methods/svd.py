@@ -18,7 +18,7 @@ from embcompress.checkpoint.dtypes import DType
 from embcompress.errors import TargetError
 from embcompress.linalg.spectrum import Spectrum
 from embcompress.methods.base import Blocks, Layout, Part, Parts, RankedMethod, Read, Settings, check_parts
-from embcompress.methods.known import Known
+from embcompress.methods.known import Advance, Known, unheard
 from embcompress.rows import Rows
 
 _ROUNDING = 0.555
@@ -126,7 +126,9 @@ class SVD(RankedMethod):
             f"ask for less: it pays from rank 1 to its break-even rank {limit}" if limit else "leave it dense"
         )
 
-    def encode(self, known: Known, layout: Layout, settings: Settings) -> tuple[Blocks, ...]:
+    def encode(
+        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+    ) -> tuple[Blocks, ...]:
         """Left = E V_r scaled, right = V_r scaled back; see the base class."""
         table, found, dtype = known.rows, known.spectrum, layout.dtype
         vectors = found.vectors[:, : layout.rank]

@@ -1,0 +1,181 @@
+"""What a trellis-coded table will look like: classes of rows, rates and sizes, by a model of the coder."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.linalg.allocation import allocate, distortion, hot_rows, split_bits
+from embcompress.linalg.packing import packed_width
+from embcompress.linalg.trellis import initial_codebooks
+from embcompress.methods.known import Known
+from embcompress.methods.rowcode import MEMORY, code_of
+
+_LEAST_ROW = 2
+"""Bytes of the shortest row, which holds the trellis's first state and one component or more."""
+
+_ROUNDS = 6
+"""Most times that sizes and rates are adapted to each other."""
+
+_WORTH = 0.98
+"""What a second class of rows must leave of the distortion to be looked at."""
+
+_MEMBERS = 64
+"""Fewest rows of a class in a sample: its scales are estimated from them."""
+
+_NOISE = {5: 10**-2.51, 6: 10**-3.09, 7: 10**-3.69, 8: 10**-4.30}
+"""Relative squared error of a right factor in integers of so many bits, with a scale for each row."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Classes of rows, their rates, and what all of it takes.
+
+    Attributes:
+        classes: of each row (V), 0 or 1.
+        counts: rows of each class (c).
+        rates: bits of each component (r), one array a class.
+        row_bytes: bytes of a row of each class (c).
+        zeros: rows that are all zero.
+        bits: of the right factor's integers.
+        distortion: what the model leaves of the weighted squares, right factor included.
+    """
+
+    classes: NDArray[np.uint8]
+    counts: NDArray[np.int64]
+    rates: tuple[NDArray[np.float64], ...]
+    row_bytes: NDArray[np.int64]
+    zeros: NDArray[np.intp]
+    bits: int
+    distortion: float
+
+    @property
+    def rank(self) -> int:
+        """Components kept."""
+        return len(self.rates[0])
+
+
+def plans(known: Known, limit: int) -> list[Plan]:
+    """The best plan within ``limit`` bytes for each way there is: classes, half bits, right factor."""
+    sample = known.sample
+    squares = np.square(sample.rows @ known.spectrum.vectors.astype(np.float32), dtype=np.float64)
+    if not np.isfinite(squares).all():
+        return []  # beyond float32
+    squares *= sample.weights[:, None]
+    found = []
+    for classes in _classings(known):
+        counts = np.bincount(classes)
+        member = classes[sample.places]
+        variances = np.stack([squares[member == index].sum(axis=0) for index in range(len(counts))])
+        for pairs, bits in itertools.product((True, False), _right_choices(known.rows.shape[1])):
+            plan = _plan(known, limit, classes, variances, pairs=pairs, bits=bits)
+            if plan is not None:
+                found.append(plan)
+    return found
+
+
+def smallest(shape: tuple[int, int]) -> int:
+    """Fewest bytes of a (V, d) table: one component of one bit in one class."""
+    rates = np.ones(1)
+    right = min(packed_width(shape[1], bits) for bits in _right_choices(shape[1]))
+    return shape[0] * code_of(rates).row_bytes + _fixed_bytes([rates]) + right
+
+
+def right_bits(columns: int, width: int) -> int:
+    """Bits of the right factor's integers, from the bytes of one of its rows; 0 where none fits."""
+    return max((bits for bits in range(1, 9) if packed_width(columns, bits) == width), default=0)
+
+
+def _right_choices(columns: int) -> list[int]:
+    """Widths of integers that a reader can tell from the bytes of a row."""
+    return [bits for bits in _NOISE if right_bits(columns, packed_width(columns, bits)) == bits]
+
+
+def _classings(known: Known) -> Iterator[NDArray[np.uint8]]:
+    """The class of each row: all alike, and the rows with the most energy apart if that may pay."""
+    energies = known.energies
+    alike = np.zeros(len(energies), np.uint8)
+    yield alike
+    count, left = hot_rows(energies)
+    if left > _WORTH:
+        return
+    hot = alike.copy()
+    hot[np.argsort(-energies, kind="stable")[:count]] = 1
+    drawn = int(hot[known.sample.places].sum())
+    if _MEMBERS <= drawn <= len(known.sample.places) - _MEMBERS:
+        yield hot
+
+
+def _plan(
+    known: Known,
+    limit: int,
+    classes: NDArray[np.uint8],
+    variances: NDArray[np.float64],
+    *,
+    pairs: bool,
+    bits: int,
+) -> Plan | None:
+    """Rates within ``limit``; None where not even the shortest rows fit.
+
+    What stands beside the rows depends on how many components are used and at which rates, and those
+    on what is left for the rows: this goes back and forth until it fits and stays.
+    """
+    counts, zeros = np.bincount(classes), np.flatnonzero(known.energies == 0)
+    width = packed_width(known.rows.shape[1], bits)
+    mask = -(-len(classes) // 8) if len(counts) > 1 else 0
+    rank = variances.shape[1]
+    rates = [np.ones(rank) for _ in counts]
+    for _ in range(_ROUNDS):
+        beside = mask + 4 * len(zeros) + rank * width + _fixed_bytes(rates)
+        lengths = _row_lengths(variances[:, :rank], counts, limit - beside)
+        if lengths is None:
+            return None
+        rates = [
+            _rates(of_class[:rank], 8 * length - MEMORY, pairs=pairs)
+            for of_class, length in zip(variances, lengths, strict=True)
+        ]
+        used = 1 + max(int(np.flatnonzero(each)[-1]) for each in rates)
+        rates = [each[:used] for each in rates]
+        row_bytes = np.array([code_of(each).row_bytes for each in rates])
+        total = mask + 4 * len(zeros) + used * width + _fixed_bytes(rates) + int(row_bytes @ counts)
+        settled, rank = used == rank, used
+        if settled and total <= limit:
+            break
+    else:
+        if total > limit:
+            return None
+    left = sum(distortion(v[:rank], each) + v[rank:].sum() for v, each in zip(variances, rates, strict=True))
+    noise = _NOISE[bits] * float(variances.sum())
+    return Plan(classes, counts, tuple(rates), row_bytes, zeros, bits, left + noise)
+
+
+def _row_lengths(variances: NDArray[np.float64], counts: NDArray[np.int64], rest: int) -> list[int] | None:
+    """Bytes of a row of each class, all rows together at most ``rest``; None where they do not fit."""
+    rows = int(counts.sum())
+    if rest < _LEAST_ROW * rows:
+        return None
+    if len(counts) == 1:
+        return [rest // rows]
+    cold_bits, _ = split_bits(variances, counts, 8.0 * rest - MEMORY * rows)
+    cold = max(_LEAST_ROW, int((cold_bits + MEMORY) // 8))
+    hot = (rest - cold * int(counts[0])) // int(counts[1])
+    return [cold, hot] if hot > cold else None
+
+
+def _rates(variances: NDArray[np.float64], bits: int, *, pairs: bool) -> NDArray[np.float64]:
+    """Rates of the components, with one bit at least for the first."""
+    rates = allocate(variances, bits, pairs=pairs)
+    if not rates.any():
+        rates[0] = 1
+    return rates
+
+
+def _fixed_bytes(rates: Sequence[NDArray[np.float64]]) -> int:
+    """Bytes of rates, scales and codebooks, and of the scales of the right factor."""
+    books = sum(initial_codebooks(code_of(each)).size for each in rates)
+    rank = len(rates[0])
+    return 2 * books + 5 * len(rates) * rank + 4 * rank
