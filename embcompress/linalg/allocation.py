@@ -49,9 +49,7 @@ def distortion(variances: NDArray[np.float64], rates: NDArray[np.float64]) -> fl
     return float(variances @ DISTORTIONS[np.searchsorted(RATES, rates)])
 
 
-def split_bits(
-    variances: NDArray[np.float64], counts: NDArray[np.int64], bits: float
-) -> NDArray[np.float64]:
+def split_bits(variances: NDArray[np.float64], counts: NDArray[np.int64], bits: float) -> NDArray[np.float64]:
     """Bits a row of each class, so that the distortion of all rows together is least.
 
     Args:

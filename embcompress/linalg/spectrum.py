@@ -50,6 +50,23 @@ class Spectrum:
         # The full sum may round below energy=1 of itself; compared with its own last value it cannot.
         return max(1, int(np.argmax(kept >= energy * kept[-1])))
 
+    def gaussian_bound(self, bits: float) -> float:
+        """Least relative error of any code of ``bits`` bits a row, were the rows Gaussian.
+
+        Reverse water-filling (Cover & Thomas 2006, theorem 10.3.3): component j gets
+        max(0, ½·log2(λ_j/θ)) bits, and min(λ_j, θ) of its variance is left. Row weights enter through
+        the spectrum alone: a code that spends more bits on rows that weigh more can do better.
+        """
+        present = self.eigenvalues[self.eigenvalues > 0]
+        if not present.size:
+            return 0.0
+        # With the k largest above the water, log2 θ = (Σ log2 λ - 2·bits) / k; the largest k that holds.
+        logs, counts = np.log2(present), np.arange(1, len(present) + 1)
+        levels = (np.cumsum(logs) - 2 * bits) / counts
+        active = int(np.flatnonzero(levels <= logs)[-1])
+        left = 2 ** levels[active] * (active + 1) + present[active + 1 :].sum()
+        return float(np.sqrt(min(1.0, left / self.total)))
+
     @property
     def effective_rank(self) -> float:
         """How many directions the table uses, 0 … min(V, d).

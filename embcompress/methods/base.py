@@ -129,6 +129,15 @@ class Method(abc.ABC):
         More bytes never foretell a larger error.
         """
 
+    def foretell(self, known: Known, limit: int, settings: Settings) -> float | None:
+        """About the error of :meth:`fit`, and at once; None where nothing fits in ``limit`` bytes.
+
+        It is for comparing methods. One that codes a sample to know its error gives what a model of
+        itself says instead.
+        """
+        layout = self.fit(known, limit, settings)
+        return None if layout is None else layout.predicted_error
+
     def cheapest(self, known: Known, error: float, settings: Settings) -> Layout:
         """The smallest layout with a foretold error of at most ``error`` (0 to 1), to 0.1 % of its bytes.
 

@@ -141,6 +141,12 @@ def bytes_for_ratio(rows: Rows, ratio: float) -> int:
     return min(rows.nbytes - 1, int((1 - ratio) * rows.nbytes + 1e-6))
 
 
+def foretold(known: Known, limit: int, settings: Settings) -> dict[str, float]:
+    """About the error of each method in ``limit`` bytes, by name; without those that do not fit."""
+    found = {name: method.foretell(known, limit, settings) for name, method in METHODS.items()}
+    return {name: error for name, error in found.items() if error is not None}
+
+
 def fits(known: Known, limit: int, settings: Settings) -> dict[str, Layout]:
     """What each method would make of a table in ``limit`` bytes, by name; without those that cannot."""
     found = {name: method.fit(known, limit, settings) for name, method in METHODS.items()}

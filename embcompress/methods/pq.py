@@ -24,6 +24,7 @@ residual pass of the coder (its gap to the bound counts twice), trellises that b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -83,6 +84,14 @@ class PQ(Method):
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
         """One component of one bit."""
         return smallest(shape)
+
+    def foretell(self, known: Known, limit: int, settings: Settings) -> float | None:
+        """What the model of the coder says, which takes its components for Gaussian."""
+        found = plans(known, limit)
+        total = known.spectrum.total
+        if not found or not total:
+            return 0.0 if found else None
+        return math.sqrt(min(plan.distortion for plan in found) / total)
 
     def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
         """Classes and rates by a model of the coder, the error by coding a sample of rows."""
