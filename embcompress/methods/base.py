@@ -7,6 +7,7 @@ A method is one file with a subclass of :class:`Method` and one line in ``METHOD
 from __future__ import annotations
 
 import abc
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Layout:
         dtype: element type of what a lookup is computed from.
         bits: bits a coefficient takes, on average.
         predicted_error: relative Frobenius error foretold, weighted where rows are.
-        tolerance: by what share of itself the measured error may exceed it.
+        tolerance: by what share of itself the measured error may exceed it before something is wrong.
         state: what the method settled while it planned (codebooks, scales); for its own use.
     """
 
@@ -108,6 +109,8 @@ class Method(abc.ABC):
         suffixes: of all tensors that it may store, in their order.
         optional: those that a layout may do without.
         seed: of its randomness, None where it has none.
+        margin: by what share of itself an error that is asked for is undercut, since the foretold one is
+            that of a sample.
         by_spectrum: whether it foretells errors from the spectrum, which must then be precise where they
             are small.
     """
@@ -116,6 +119,7 @@ class Method(abc.ABC):
     suffixes: ClassVar[tuple[str, ...]]
     optional: ClassVar[frozenset[str]] = frozenset()
     seed: ClassVar[int | None] = None
+    margin: ClassVar[float] = 0.02
     by_spectrum: ClassVar[bool] = False
 
     @abc.abstractmethod
@@ -146,7 +150,8 @@ class Method(abc.ABC):
         """
         limit = known.rows.nbytes - 1
         best = self.fit(known, limit, settings)
-        if best is None or best.predicted_error > error:
+        wanted = error * (1 - self.margin)
+        if best is None or best.predicted_error > wanted:
             least = (
                 "nothing smaller than the table" if best is None else f"{best.predicted_error:.3g} at best"
             )
@@ -154,15 +159,21 @@ class Method(abc.ABC):
                 f"{known.name}: error {error:.3g} is asked for, {self.name} can promise {least}",
                 remedy="allow more, or choose another --method",
             )
-        low, high = self.least(known.rows.shape, settings) - 1, best.nbytes
-        while high - low > max(1, high // 1000):
-            middle = (low + high) // 2
+        low, high, above = self.least(known.rows.shape, settings) - 1, best.nbytes, 1.0
+        for turn in itertools.count():
+            if high - low <= max(1, high // 1000):
+                return best
+            # Errors fall about exponentially with bytes: by turns a step along that line, and a halving.
+            share = 0.5
+            if turn % 2 == 0 and 0 < best.predicted_error < wanted < above:
+                share = math.log(above / wanted) / math.log(above / best.predicted_error)
+            middle = low + max(1, min(high - low - 1, round(share * (high - low))))
             found = self.fit(known, middle, settings)
-            if found is not None and found.predicted_error <= error:
+            if found is not None and found.predicted_error <= wanted:
                 best, high = found, min(middle, found.nbytes)
             else:
-                low = middle
-        return best
+                low, above = middle, found.predicted_error if found else above
+        raise AssertionError("unreachable")
 
     def for_energy(self, known: Known, energy: float, settings: Settings) -> Layout:
         """The smallest layout that keeps the share ``energy`` of the squared singular values, up to 1.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class TablePlan:
         layout: what is stored, and the error foretold.
         settings: what else was asked for.
         known: the table as it was measured; error and spectrum are weighted by its weights.
-        rivals: what other methods would make of it in no more bytes, by name, where that was looked at.
+        rivals: about what error each method would have in no more bytes, by name.
     """
 
     table: Table
@@ -67,7 +67,7 @@ class TablePlan:
     layout: Layout
     settings: Settings
     known: Known = field(repr=False)
-    rivals: Mapping[str, Layout] = field(default_factory=dict)
+    rivals: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def bytes_before(self) -> int:
@@ -131,6 +131,10 @@ def plan_tables(
         if plan.method.by_spectrum and plan.layout.predicted_error < PRECISE_BELOW:
             known = measure(table.rows, table.name, precise=True, advance=advance, weights=weights)
             plan = _plan(table, known, target, method, settings, limit)
+        if not plan.rivals:
+            rivals = foretold(known, plan.layout.nbytes, settings)
+            rivals[plan.method.name] = plan.layout.predicted_error
+            plan = replace(plan, rivals=rivals)
         plans.append(plan)
     return tuple(plans)
 
@@ -175,20 +179,21 @@ def _plan(
 def _best_plan(table: Table, known: Known, target: Target, settings: Settings, limit: int) -> TablePlan:
     """By whichever method has the least error in ``limit`` bytes, or the fewest bytes for an error."""
     if limit:
-        rivals = fits(known, limit, settings)
+        layouts = fits(known, limit, settings)
     else:
         error = target.value if target.kind == "max_error" else float(np.sqrt(1 - target.value))
-        rivals = {}
+        layouts = {}
         for name, method in METHODS.items():
             with contextlib.suppress(TargetError):
-                rivals[name] = method.cheapest(known, error, settings)
-    if not rivals:
+                layouts[name] = method.cheapest(known, error, settings)
+    if not layouts:
         raise TargetError(
             f"{table.name} {list(table.rows.shape)}: no method reaches the target",
             remedy="ask for less, or leave it dense",
         )
-    best = min(rivals, key=lambda n: rivals[n].predicted_error if limit else rivals[n].nbytes)
-    return TablePlan(table, METHODS[best], rivals[best], settings, known, rivals)
+    best = min(layouts, key=lambda n: layouts[n].predicted_error if limit else layouts[n].nbytes)
+    rivals = {name: layout.predicted_error for name, layout in layouts.items()} if limit else {}
+    return TablePlan(table, METHODS[best], layouts[best], settings, known, rivals)
 
 
 def _limit(table: Table, target: Target, method: Method | None, settings: Settings, share: float) -> int:

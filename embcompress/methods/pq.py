@@ -116,7 +116,7 @@ class PQ(Method):
             dtype=_F16,
             bits=8 * float(plan.row_bytes @ plan.counts) / (rank * known.rows.shape[0]),
             predicted_error=sample.relative_error(stand_in),
-            tolerance=0.05,
+            tolerance=0.15,
             state=_Coder(plan, tuple(classes)),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ _LEAST_ROW = 2
 
 _ROUNDS = 6
 """Most times that sizes and rates are adapted to each other."""
+
+_RANKS = 24
+"""Numbers of components tried, at equal ratios."""
 
 _WORTH = 0.98
 """What a second class of rows must leave of the distortion to be looked at."""
@@ -71,8 +75,12 @@ def plans(known: Known, limit: int) -> list[Plan]:
         counts = np.bincount(classes)
         member = classes[sample.places]
         variances = np.stack([squares[member == index].sum(axis=0) for index in range(len(counts))])
-        for pairs, bits in itertools.product((True, False), _right_choices(known.rows.shape[1])):
-            plan = _plan(known, limit, classes, variances, pairs=pairs, bits=bits)
+        promising = _promising_rank(known, limit, variances.sum(axis=0))
+        # Rows that get more bytes than the others may be worth more components than all are together.
+        ranks = {min(factor * promising, variances.shape[1]) for factor in (1, 2, variances.shape[1])}
+        choices = _right_choices(known.rows.shape[1])
+        for rank, pairs, bits in itertools.product(sorted(ranks), (True, False), choices):
+            plan = _plan(known, limit, classes, variances, rank, pairs=pairs, bits=bits)
             if plan is not None:
                 found.append(plan)
     return found
@@ -115,11 +123,12 @@ def _plan(
     limit: int,
     classes: NDArray[np.uint8],
     variances: NDArray[np.float64],
+    rank: int,
     *,
     pairs: bool,
     bits: int,
 ) -> Plan | None:
-    """Rates within ``limit``; None where not even the shortest rows fit.
+    """Rates of at most ``rank`` components within ``limit``; None where not even the shortest rows fit.
 
     What stands beside the rows depends on how many components are used and at which rates, and those
     on what is left for the rows: this goes back and forth until it fits and stays.
@@ -127,7 +136,6 @@ def _plan(
     counts, zeros = np.bincount(classes), np.flatnonzero(known.energies == 0)
     width = packed_width(known.rows.shape[1], bits)
     mask = -(-len(classes) // 8) if len(counts) > 1 else 0
-    rank = variances.shape[1]
     rates = [np.ones(rank) for _ in counts]
     for _ in range(_ROUNDS):
         beside = mask + 4 * len(zeros) + rank * width + _fixed_bytes(rates)
@@ -151,6 +159,23 @@ def _plan(
     left = sum(distortion(v[:rank], each) + v[rank:].sum() for v, each in zip(variances, rates, strict=True))
     noise = _NOISE[bits] * float(variances.sum())
     return Plan(classes, counts, tuple(rates), row_bytes, zeros, bits, left + noise)
+
+
+def _promising_rank(known: Known, limit: int, variances: NDArray[np.float64]) -> int:
+    """How many components are worth a row of the right factor, were all rows alike.
+
+    Few rows share the right factor of a small table, and it may well take more bytes than they do.
+    """
+    rows, columns = known.rows.shape
+    bits = min(_right_choices(columns), key=lambda b: abs(b - 6))
+    best, least = 1, math.inf
+    for rank in np.unique(np.geomspace(1, len(variances), _RANKS).astype(int)):
+        beside = _fixed_bytes([np.ones(rank)]) + rank * packed_width(columns, bits)
+        spare = 8 * (limit - beside) / rows - MEMORY
+        if spare >= 1:
+            left = distortion(variances[:rank], allocate(variances[:rank], spare)) + variances[rank:].sum()
+            best, least = (int(rank), left) if left < least else (best, least)
+    return best
 
 
 def _row_lengths(variances: NDArray[np.float64], counts: NDArray[np.int64], rest: int) -> list[int] | None:

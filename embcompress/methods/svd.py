@@ -32,6 +32,7 @@ class SVD(RankedMethod):
 
     name = "svd"
     suffixes = ("0.weight", "1.weight")
+    margin = 0.0
     by_spectrum = True
 
     def parts(self, shape: tuple[int, int], rank: int, dtype: DType) -> tuple[Part, ...]:

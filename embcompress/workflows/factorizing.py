@@ -15,6 +15,7 @@ from embcompress.data.counting import Counts
 from embcompress.errors import TargetError, UsageError
 from embcompress.methods import AUTO, DEFAULT_METHOD, METHODS, method_for
 from embcompress.methods.base import SPLITS, Method, Settings
+from embcompress.methods.known import Advance
 from embcompress.methods.planning import TARGETS, TablePlan, Target, plan_tables
 from embcompress.reports.results import FactorizeResult, TableResult
 from embcompress.tables import Table, differing_head, locate
@@ -29,6 +30,9 @@ from embcompress.workflows.common import (
 from embcompress.workflows.editing import Replacement, describe, replacing, sketch
 from embcompress.workflows.verifying import check_whole, verify
 from embcompress.workflows.weighting import SMOOTHING, Weighting, weighting_for
+
+CLEARLY_BETTER = 0.9
+"""Share of an error that another method must stay below to be named."""
 
 HIGH_ERROR = 0.5
 """Relative error from which the summary says plainly that much of the table is lost."""
@@ -114,7 +118,8 @@ def factorize(
             smoothing=smoothing,
         )
         plans = _plan(source, tables, target, asked, progress, weighting)
-        edit = replacing(source, [_replacement(plan) for plan in plans])
+        coded = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
+        edit = replacing(source, [_replacement(plan, coded) for plan in plans])
         foretold = describe(source, [_record(plan, weighting) for plan in plans])
         size = source.size_after(edit, foretold)
         notes = (*source.notes, *_advice(source, plans, size))
@@ -216,8 +221,8 @@ def _budget(
     return max_size - rest
 
 
-def _replacement(plan: TablePlan) -> Replacement:
-    contents = plan.method.encode(plan.known, plan.layout, plan.settings)
+def _replacement(plan: TablePlan, advance: Advance) -> Replacement:
+    contents = plan.method.encode(plan.known, plan.layout, plan.settings, advance)
     return Replacement(plan.table, plan.method, plan.layout, contents)
 
 
@@ -245,16 +250,27 @@ def _advice(source: Checkpoint, plans: Sequence[TablePlan], size: int) -> tuple[
                 f"config.json says that {head} is tied to {plan.table.name}, but its values differ: "
                 "it is carried unchanged"
             )
-        layout = plan.layout
-        if layout.predicted_error >= HIGH_ERROR:
-            at_rank = "" if layout.rank is None else f" at rank {layout.rank}"
-            halve = ", or --dtype bfloat16 (twice the rank at this size)" if layout.dtype.bits == 32 else ""
-            notes.append(
-                f"{plan.table.name} keeps only {1 - layout.predicted_error**2:.0%} of its energy"
-                f"{at_rank}: the model will be worse unless it is trained on; a lower --ratio or a "
-                f"--max-error keeps more{halve}"
-            )
+        notes += _better(plan)
     return tuple(notes)
+
+
+def _better(plan: TablePlan) -> tuple[str, ...]:
+    """What would keep more of a table at this size, where little is kept or another method does better."""
+    layout, name = plan.layout, plan.method.name
+    error = layout.predicted_error
+    best = min(plan.rivals, key=plan.rivals.__getitem__, default=name)
+    if best != name and plan.rivals[best] < CLEARLY_BETTER * error:
+        return (
+            f"{best} would keep {plan.table.name} to an error of about {plan.rivals[best]:.2g} at this size "
+            f"({name}: {error:.2g}): --method {best}",
+        )
+    if error < HIGH_ERROR:
+        return ()
+    at_rank = "" if layout.rank is None else f" at rank {layout.rank}"
+    return (
+        f"{plan.table.name} keeps only {1 - error**2:.0%} of its energy{at_rank}: the model will be worse "
+        "unless it is trained on; a lower --ratio or a --max-error keeps more",
+    )
 
 
 def _result(
