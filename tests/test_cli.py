@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -63,7 +64,23 @@ def test_a_high_error_is_said_plainly(model):
         assert done.exit_code == 0
         assert "note: embedding.weight keeps only" in done.stderr
         assert "lower --ratio" in done.stderr
-    assert "note" not in run("factorize", model, "--rank", "14", "--dry-run").stderr
+    assert "energy" not in run("factorize", model, "--rank", "14", "--dry-run").stderr
+
+
+def test_a_better_method_is_named(model):
+    """The summary of the default says which method would keep more at this size, and how much."""
+    done = run("factorize", model, "--rank", "3", "--dry-run")
+    named = re.search(
+        r"note: --method (\S+) would keep embedding.weight to an error of about (\S+)", done.stderr
+    )
+    assert named, done.stderr
+    size = json.loads(run("factorize", model, "--rank", "3", "--dry-run", "--json").stdout)["tables"][0]
+    told = run("factorize", model, "--method", named[1], "--ratio", size["ratio"], "--dry-run", "--json")
+    better = json.loads(told.stdout)["tables"][0]
+    assert better["bytes_after"] <= size["bytes_after"]
+    assert better["predicted_error"] == pytest.approx(float(named[2]), rel=0.1)
+    assert better["predicted_error"] < size["predicted_error"]
+    assert "--method" not in told.stderr
 
 
 @pytest.mark.parametrize("command", ["report", "factorize", "expand"])

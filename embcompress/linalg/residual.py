@@ -72,7 +72,7 @@ def row_squares(block: NDArray[Any]) -> NDArray[np.float64]:
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares: NDArray[np.float64] = np.vecdot(block, block).astype(np.float64)
-    if not 1e-24 < squares.sum() < 1e34:
-        wide = block.astype(np.float64)
-        squares = np.vecdot(wide, wide)
+        if not 1e-24 < squares.sum() < 1e34:
+            wide = block.astype(np.float64)
+            squares = np.vecdot(wide, wide)
     return squares

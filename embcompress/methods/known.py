@@ -136,15 +136,15 @@ def draw(rows: Rows, weights: Weights | None, count: int) -> Sample:
         places, scaled = np.arange(total), np.ones(total) if weights is None else weights
     else:
         chances = _chances(np.ones(total) if weights is None else weights, count)
-        steps = np.cumsum(chances)
         # A shuffled order, since neighbours in a vocabulary are alike; the seed is part of the method.
         order = np.random.default_rng(0).permutation(total)
         steps = np.cumsum(chances[order])
         taken = np.floor(steps + 0.5) > np.floor(steps - chances[order] + 0.5)
         places = np.sort(order[taken])
         scaled = (1.0 if weights is None else weights[places]) / chances[places]
-    # One row at a time: what lies between them need not be read.
-    drawn = np.concatenate([rows.read(int(i), int(i) + 1) for i in places]).astype(np.float32, copy=False)
+    # Of a large table one row at a time: what lies between them need not be read.
+    blocks = rows.blocks() if total <= count else (rows.read(int(i), int(i) + 1) for i in places)
+    drawn = np.concatenate([*blocks]).astype(np.float32, copy=False)
     return Sample(places, drawn, scaled)
 
 

@@ -257,20 +257,20 @@ def _advice(source: Checkpoint, plans: Sequence[TablePlan], size: int) -> tuple[
 def _better(plan: TablePlan) -> tuple[str, ...]:
     """What would keep more of a table at this size, where little is kept or another method does better."""
     layout, name = plan.layout, plan.method.name
-    error = layout.predicted_error
-    best = min(plan.rivals, key=plan.rivals.__getitem__, default=name)
-    if best != name and plan.rivals[best] < CLEARLY_BETTER * error:
-        return (
-            f"{best} would keep {plan.table.name} to an error of about {plan.rivals[best]:.2g} at this size "
-            f"({name}: {error:.2g}): --method {best}",
+    error, notes = layout.predicted_error, []
+    if error >= HIGH_ERROR:
+        at_rank = "" if layout.rank is None else f" at rank {layout.rank}"
+        notes.append(
+            f"{plan.table.name} keeps only {1 - error**2:.0%} of its energy{at_rank}: the model will be "
+            "worse unless it is trained on; a lower --ratio or a --max-error keeps more"
         )
-    if error < HIGH_ERROR:
-        return ()
-    at_rank = "" if layout.rank is None else f" at rank {layout.rank}"
-    return (
-        f"{plan.table.name} keeps only {1 - error**2:.0%} of its energy{at_rank}: the model will be worse "
-        "unless it is trained on; a lower --ratio or a --max-error keeps more",
-    )
+    best = min(plan.rivals, key=plan.rivals.__getitem__)
+    if best != name and plan.rivals[best] < CLEARLY_BETTER * error:
+        notes.append(
+            f"--method {best} would keep {plan.table.name} to an error of about {plan.rivals[best]:.2g} at "
+            f"this size ({name}: {error:.2g})"
+        )
+    return tuple(notes)
 
 
 def _result(
