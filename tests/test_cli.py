@@ -78,7 +78,7 @@ def test_a_better_method_is_named(model):
     told = run("factorize", model, "--method", named[1], "--ratio", size["ratio"], "--dry-run", "--json")
     better = json.loads(told.stdout)["tables"][0]
     assert better["bytes_after"] <= size["bytes_after"]
-    assert better["predicted_error"] == pytest.approx(float(named[2]), rel=0.1)
+    assert better["predicted_error"] == pytest.approx(float(named[2]), rel=0.25)
     assert better["predicted_error"] < size["predicted_error"]
     assert "--method" not in told.stderr
 
