@@ -82,7 +82,8 @@ def hot_rows(energies: NDArray[np.float64]) -> tuple[int, float]:
         The count, and what is left of the distortion of one class for all, 0 to 1; (0, 1.0) where a
         second class gains nothing.
     """
-    descending = np.sort(energies[energies > 0])[::-1]
+    # What is nothing beside the largest has no say, and its logarithm none either.
+    descending = np.sort(energies[energies > 1e-30 * energies.max(initial=0.0)])[::-1]
     count = len(descending)
     if count < 2:
         return 0, 1.0

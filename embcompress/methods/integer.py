@@ -45,7 +45,7 @@ class Integers(Method):
     def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
         """The one layout there is, its error that of a sample of rows."""
         shape, sample = known.rows.shape, known.sample
-        if self.least(shape, settings) > limit:
+        if self.least(shape, settings) > limit or not np.isfinite(sample.rows).all():
             return None
         found = quantize(sample.rows, self.bits)
         return Layout(

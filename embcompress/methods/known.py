@@ -38,7 +38,7 @@ class Sample:
 
     Attributes:
         places: which rows they are, ascending.
-        rows: the rows (n×d), float32.
+        rows: the rows (n×d), float32; infinite where they leave its range.
         weights: (n); the weighted sum of anything over the sample estimates that over the table.
     """
 
@@ -144,7 +144,8 @@ def draw(rows: Rows, weights: Weights | None, count: int) -> Sample:
         scaled = (1.0 if weights is None else weights[places]) / chances[places]
     # Of a large table one row at a time: what lies between them need not be read.
     blocks = rows.blocks() if total <= count else (rows.read(int(i), int(i) + 1) for i in places)
-    drawn = np.concatenate([*blocks]).astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        drawn = np.concatenate([*blocks]).astype(np.float32, copy=False)
     return Sample(places, drawn, scaled)
 
 

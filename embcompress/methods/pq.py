@@ -34,14 +34,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.dtypes import DTYPES
-from embcompress.errors import InputError
 from embcompress.linalg.integers import dequantize, quantize
-from embcompress.linalg.packing import pack, packed_width, unpack
-from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
+from embcompress.linalg.packing import pack, packed_width
+from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings
 from embcompress.methods.known import Advance, Known, unheard
-from embcompress.methods.pqplan import Plan, plans, right_bits, smallest
-from embcompress.methods.rowcode import RowCode, code_of, trained
-from embcompress.rows import Rows
+from embcompress.methods.pqplan import Plan, plans, smallest
+from embcompress.methods.pqtable import CodedTable
+from embcompress.methods.rowcode import RowCode, trained
 
 _U8, _F16, _F32, _I32 = (DTYPES[name] for name in ("U8", "F16", "F32", "I32"))
 
@@ -136,7 +135,7 @@ class PQ(Method):
 
     def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """Bits to coefficients, coefficients times the right factor; see the base class."""
-        return _Opened(parts, shape, rank or 0).read
+        return CodedTable(parts, shape, rank or 0).read
 
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
         """2·r·d: the coefficients times the right factor."""
@@ -226,75 +225,3 @@ class _Refit:
         wanted = self._both + ridge * self._basis.T
         found: NDArray[np.float64] = np.linalg.solve(self._left + ridge * np.eye(len(self._left)), wanted)
         return found
-
-
-class _Opened:
-    """Stored parts, all but the codes read, and checked against each other.
-
-    Raises:
-        InputError: they are not those of a table of this shape and rank.
-    """
-
-    def __init__(self, parts: Parts, shape: tuple[int, int], rank: int) -> None:
-        rows, columns = shape
-        self._codes, self._extra = parts["0.codes"], parts.get("0.extra")
-        count = 1 if "0.hot" not in parts else 2
-        bits = right_bits(columns, parts["1.codes"].shape[1])
-        expected = {
-            "0.rates": (count, rank),
-            "0.scales": (count, rank),
-            "1.codes": (rank, packed_width(columns, bits or 8)),
-            "1.scales": (rank, 1),
-        }
-        hot = np.zeros(rows, np.bool_)
-        if count > 1:
-            expected["0.hot"] = (-(-rows // 8), 1)
-            check_parts(parts, expected, shape, rank)
-            hot = np.unpackbits(_whole(parts["0.hot"])[:, 0], count=rows).astype(np.bool_)
-        check_parts(parts, expected, shape, rank)
-        rates = _whole(parts["0.rates"]) / 2
-        try:
-            codes = [code_of(each) for each in rates]
-        except ValueError as error:
-            raise _corrupt(f"0.rates: {error}") from None
-        sizes = [max(code.books[rate].stop for rate in code.books) for code in codes]
-        expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, sum(sizes))}
-        if count > 1:
-            expected["0.extra"] = (int(hot.sum()), codes[1].row_bytes - codes[0].row_bytes)
-        if "0.zeros" in parts:
-            expected["0.zeros"] = (parts["0.zeros"].shape[0], 1)
-        check_parts(parts, expected, shape, rank)
-        books = np.split(_whole(parts["0.codebooks"])[0], np.cumsum(sizes)[:-1])
-        scales = _whole(parts["0.scales"])
-        self._classes = [RowCode(*each) for each in zip(rates, scales, books, strict=True)]
-        self._hot = hot
-        self._before = np.concatenate([[0], np.cumsum(hot)])
-        self._zero = np.zeros(rows, np.bool_)
-        if "0.zeros" in parts:
-            zeros = _whole(parts["0.zeros"])[:, 0]
-            if not ((zeros >= 0) & (zeros < rows)).all():
-                raise _corrupt(f"0.zeros: rows beyond {rows - 1:,}")
-            self._zero[zeros] = True
-        integers = unpack(_whole(parts["1.codes"]), columns, bits)
-        self._right = dequantize(integers, _whole(parts["1.scales"])[:, 0], bits)
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Those rows of the table."""
-        codes = self._codes.read(start, stop)
-        hot = self._hot[start:stop]
-        coefficients = np.empty((stop - start, len(self._right)), np.float32)
-        coefficients[~hot] = self._classes[0].decode(codes[~hot])
-        if self._extra is not None and hot.any():
-            extra = self._extra.read(int(self._before[start]), int(self._before[stop]))
-            coefficients[hot] = self._classes[1].decode(np.concatenate([codes[hot], extra], axis=1))
-        rows = coefficients @ self._right
-        rows[self._zero[start:stop]] = 0
-        return rows
-
-
-def _whole(part: Rows) -> NDArray[Any]:
-    return part.read(0, part.shape[0])
-
-
-def _corrupt(what: str) -> InputError:
-    return InputError(what, remedy="make the file again from its source")

@@ -66,9 +66,9 @@ class Plan:
 def plans(known: Known, limit: int) -> list[Plan]:
     """The best plan within ``limit`` bytes for each way there is: classes, half bits, right factor."""
     sample = known.sample
-    squares = np.square(sample.rows @ known.spectrum.vectors.astype(np.float32), dtype=np.float64)
-    if not np.isfinite(squares).all():
+    if not np.isfinite(sample.rows).all():
         return []  # beyond float32
+    squares = np.square(sample.rows @ known.spectrum.vectors.astype(np.float32), dtype=np.float64)
     squares *= sample.weights[:, None]
     found = []
     for classes in _classings(known):

@@ -1,0 +1,96 @@
+"""Bits for components and for classes of rows: against searches that try everything."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embcompress.linalg.allocation import DISTORTIONS, RATES, allocate, distortion, hot_rows, split_bits
+
+VARIANCES = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=4).map(np.array)
+LEFT = dict(zip(RATES.tolist(), DISTORTIONS.tolist(), strict=True))
+
+
+def test_each_further_bit_gains_less():
+    """What makes the greedy choice the best one: distortion is convex in the rate."""
+    slopes = np.diff(DISTORTIONS) / np.diff(RATES)
+    assert (np.diff(slopes) > 0).all()
+    assert (slopes < 0).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(VARIANCES, st.integers(0, 12))
+def test_whole_bits_are_given_as_an_exhaustive_search_gives_them(variances, bits):
+    """No other assignment of whole bits leaves less."""
+    rates = allocate(variances, bits, pairs=False)
+    assert rates.sum() <= bits
+    choices = itertools.product(range(min(bits, 8) + 1), repeat=len(variances))
+    left = min(sum(v * LEFT[k] for v, k in zip(variances, c, strict=True)) for c in choices if sum(c) <= bits)
+    assert distortion(variances, rates) == pytest.approx(left, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40).map(np.array), st.floats(0, 200))
+def test_half_bits_come_in_pairs_and_never_hurt(variances, bits):
+    """Half bits are given to an even number of components and what is given is never too much."""
+    rates = allocate(variances, bits)
+    assert {*rates} <= {*RATES}
+    assert (rates == 0.5).sum() % 2 == 0
+    assert rates.sum() <= bits + 1e-9
+    whole = distortion(variances, allocate(variances, bits, pairs=False))
+    # The one half that found no partner is what may be lost.
+    assert distortion(variances, rates) <= whole + variances.max() * (1 - LEFT[0.5])
+
+
+def test_half_bits_pay_at_low_rates():
+    """Where there is half a bit for each component, whole bits for every second one lose clearly."""
+    variances = np.ones(100)
+    halves = distortion(variances, allocate(variances, 50))
+    assert halves < 0.87 * distortion(variances, allocate(variances, 50, pairs=False))
+
+
+def test_components_of_more_variance_get_more():
+    """Four times the variance is one bit more; what is below the water gets none."""
+    rates = allocate(np.array([256.0, 64, 16, 4, 1e-9]), 14, pairs=False)
+    assert rates.tolist() == [5, 4, 3, 2, 0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.just(0.0) | st.floats(1e-20, 1e3), min_size=0, max_size=60).map(np.array))
+def test_the_split_of_rows_is_the_best_of_all_splits(energies):
+    """Every number of hot rows is tried in the test, by the formula of a product of mean energies."""
+    count, left = hot_rows(energies)
+    present = np.sort(energies[energies > 0])[::-1]
+    if len(present) < 2:
+        assert (count, left) == (0, 1.0)
+        return
+
+    def product(h):
+        """Geometric mean of the two means, weighted by their rows, over the mean of all."""
+        share = h / len(present)
+        return present[:h].mean() ** share * present[h:].mean() ** (1 - share) / present.mean()
+
+    tried = [product(h) for h in range(1, len(present))]
+    assert left == pytest.approx(min(1.0, *tried), rel=1e-6)
+    assert tried[count - 1] == pytest.approx(min(tried), rel=1e-6)
+
+
+def test_equal_rows_need_no_second_class():
+    """Nothing is left to gain where all rows weigh the same."""
+    assert hot_rows(np.ones(50))[1] == pytest.approx(1.0)
+    assert hot_rows(np.repeat([16.0, 1.0], 50)) == (50, pytest.approx(4 / 8.5))
+
+
+def test_bits_go_to_the_class_that_weighs_more():
+    """16 times the energy a row is two bits more a component, and all bits are spent."""
+    counts = np.array([300, 100])
+    variances = np.array([np.full(10, 300.0), np.full(10, 1600.0)])
+    cold, hot = split_bits(variances, counts, 400 * 30.0)
+    assert hot - cold == pytest.approx(20, abs=8)
+    assert counts @ [cold, hot] == pytest.approx(12000, abs=300)
+    same = split_bits(variances / variances * counts[:, None], counts, 12000.0)
+    assert same == pytest.approx([30, 30], abs=1)
