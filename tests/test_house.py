@@ -38,7 +38,7 @@ FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 HOMES = {
     "click": ("cli",),
-    "rich": ("reports/terminal", "reports/learning_terminal"),
+    "rich": ("reports/terminal", "reports/report_terminal", "reports/learning_terminal"),
     "torch": (
         "nn",
         "swapping",
@@ -48,6 +48,7 @@ HOMES = {
         "workflows/learning",
         "workflows/training",
         "workflows/finetuning",
+        "workflows/importances",
     ),
     "matplotlib": ("reports/plots",),
     "tokenizers": ("data/tokenizing",),

@@ -28,11 +28,17 @@ from embcompress.cli.options import (
     "--method",
     default="svd",
     show_default=True,
-    help="How: svd, int8, int4, int3, or auto for the one that is foretold to lose least.",
+    help="How: svd, pq, lplr, int8, int4, int3, screen, screen+METHOD, or auto for the one that is "
+    "foretold to lose least.",
 )
 @click.option("--all", "all_tables", is_flag=True, help="Take every token table.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Token counts: .csv, .tsv or .npy.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="Texts to count tokens in: .csv or .txt.")
+@click.option(
+    "--importance",
+    type=click.Path(path_type=Path),
+    help="Texts to weigh tokens by, as they move a classifier's predictions: .csv or .txt.",
+)
 @click.option("--text-column", default="text", show_default=True, help="Header of the texts of a .csv.")
 @click.option(
     "--smoothing",
@@ -62,16 +68,31 @@ def factorize(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **option
     "--against", type=click.Path(path_type=Path), help="Original to measure a compressed PATH against."
 )
 @keys
+@click.option("--weights", type=click.Path(path_type=Path), help="Token counts: .csv, .tsv or .npy.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Texts to count tokens in: .csv or .txt.")
+@click.option("--text-column", default="text", show_default=True, help="Header of the texts of a .csv.")
+@click.option(
+    "--smoothing",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Exponent s of a token's weight (count+1)^s; 0 weighs all alike.",
+)
+@click.option("--curve", is_flag=True, help="Draw error over ratio for every method.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="The same as a picture: .png, .svg or .pdf; needs embcompress[plot].",
+)
+@force
 @output_options
-def report(
-    path: Path, *, against: Path | None, keys: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool
-) -> None:
+def report(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Show where the bytes of the checkpoint PATH are and what each ratio would cost."""
     from embcompress import workflows
 
     with progress(quiet=quiet, verbose=verbose) as bars:
-        result = workflows.report(path, against=against, keys=keys, progress=bars)
-    show(result, as_json=as_json, quiet=quiet)
+        result = workflows.report(path, progress=bars, **options)
+    show(result, as_json=as_json, quiet=quiet, screen="report_terminal")
 
 
 @click.command()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.base import Method
 from embcompress.methods.integer import Integers
+from embcompress.methods.lplr import LPLR
 from embcompress.methods.pq import PQ
+from embcompress.methods.screen import Screen
 from embcompress.methods.svd import SVD
 
-METHODS: dict[str, Method] = {m.name: m for m in (SVD(), PQ(), Integers(8), Integers(4), Integers(3))}
+METHODS: dict[str, Method] = {
+    m.name: m for m in (SVD(), PQ(), LPLR(), Integers(8), Integers(4), Integers(3), Screen())
+}
 """Every method by name; contract tests run over it."""
 
 
@@ -23,7 +29,7 @@ def method_for(name: str, where: str = "") -> Method:
     """The method of that name.
 
     Args:
-        name: registry name.
+        name: registry name, or ``screen+`` before that of another method.
         where: the file whose record names it, empty when the user did.
 
     Raises:
@@ -32,6 +38,14 @@ def method_for(name: str, where: str = "") -> Method:
     """
     if name in METHODS:
         return METHODS[name]
+    screen, _, inner = name.partition("+")
+    if screen == Screen.name and inner in METHODS and inner != Screen.name:
+        return _screened(inner)
     if where:
         raise InputError(f"{where}: written with method {name!r}", remedy="install a newer embcompress")
-    raise UsageError(f"method {name!r}", remedy=f"choose from {', '.join((*METHODS, AUTO))}")
+    raise UsageError(f"method {name!r}", remedy=f"choose from {', '.join((*METHODS, 'screen+METHOD', AUTO))}")
+
+
+@cache
+def _screened(inner: str) -> Screen:
+    return Screen(METHODS[inner])

@@ -18,7 +18,8 @@ from embcompress.methods.base import SPLITS, Method, Settings
 from embcompress.methods.known import Advance
 from embcompress.methods.planning import TARGETS, TablePlan, Target, plan_tables
 from embcompress.reports.results import FactorizeResult, TableResult
-from embcompress.tables import Table, differing_head, locate
+from embcompress.tables import Table, locate
+from embcompress.workflows.advising import advice
 from embcompress.workflows.common import (
     check_format,
     check_unchanged,
@@ -30,12 +31,6 @@ from embcompress.workflows.common import (
 from embcompress.workflows.editing import Replacement, describe, replacing, sketch
 from embcompress.workflows.verifying import check_whole, verify
 from embcompress.workflows.weighting import SMOOTHING, Weighting, weighting_for
-
-CLEARLY_BETTER = 0.9
-"""Share of an error that another method must stay below to be named."""
-
-HIGH_ERROR = 0.5
-"""Relative error from which the summary says plainly that much of the table is lost."""
 
 
 def factorize(
@@ -54,6 +49,7 @@ def factorize(
     split_scale: str = "left",
     weights: str | Path | Counts | None = None,
     corpus: str | Path | None = None,
+    importance: str | Path | None = None,
     text_column: str = "text",
     smoothing: float = SMOOTHING,
     dry_run: bool = False,
@@ -82,7 +78,9 @@ def factorize(
         weights: how often each token occurs, as a file (``.csv``, ``.tsv``, ``.npy``) or an array (V); errors
             of frequent tokens then count more.
         corpus: texts to count tokens in with the checkpoint's own tokenizer (``.csv``, ``.tsv``, ``.txt``).
-        text_column: header of the texts where ``corpus`` is a CSV.
+        importance: texts by which to measure how much each token moves the predictions of a classifier
+            written by ``train``; that then takes the place of counts (``.csv``, ``.tsv``, ``.txt``).
+        text_column: header of the texts where ``corpus`` or ``importance`` is a CSV.
         smoothing: exponent s of the weight (count + 1)^s; 0 weighs all tokens alike.
         dry_run: plan only, write nothing.
         force: replace an existing output.
@@ -103,7 +101,7 @@ def factorize(
     with open_checkpoint(path) as source:
         before = stamps(source)
         place = Path(output) if output is not None else default_output(source.path, _label(method, target))
-        given = [Path(file) for file in (weights, corpus) if isinstance(file, str | Path)]
+        given = [Path(file) for file in (weights, corpus, importance) if isinstance(file, str | Path)]
         check_target(place, (source.path, *source.weight_files, *given), force=force or dry_run)
         check_format(place, source)
         source.check_editable()
@@ -114,15 +112,17 @@ def factorize(
             tables,
             counts=weights,
             corpus=corpus,
+            importance=importance,
             text_column=text_column,
             smoothing=smoothing,
+            progress=progress,
         )
         plans = _plan(source, tables, target, asked, progress, weighting)
         coded = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
         edit = replacing(source, [_replacement(plan, coded) for plan in plans])
         foretold = describe(source, [_record(plan, weighting) for plan in plans])
         size = source.size_after(edit, foretold)
-        notes = (*source.notes, *_advice(source, plans, size))
+        notes = (*source.notes, *advice(source, plans, size))
         if dry_run:
             return _result(source, place, plans, None, size, notes, weighting)
         check_space(place, size)
@@ -235,42 +235,6 @@ def _record(plan: TablePlan, weighting: Weighting | None) -> TableRecord:
         relative_error=error,
         weighted_error=error if weighting else None,
     )
-
-
-def _advice(source: Checkpoint, plans: Sequence[TablePlan], size: int) -> tuple[str, ...]:
-    notes = []
-    if size >= source.size:
-        notes.append(
-            f"the output takes {size:,} bytes, no less than the input: its tables are too small to gain"
-        )
-    for plan in plans:
-        head = differing_head(source, plan.table)
-        if head:
-            notes.append(
-                f"config.json says that {head} is tied to {plan.table.name}, but its values differ: "
-                "it is carried unchanged"
-            )
-        notes += _better(plan)
-    return tuple(notes)
-
-
-def _better(plan: TablePlan) -> tuple[str, ...]:
-    """What would keep more of a table at this size, where little is kept or another method does better."""
-    layout, name = plan.layout, plan.method.name
-    error, notes = layout.predicted_error, []
-    if error >= HIGH_ERROR:
-        at_rank = "" if layout.rank is None else f" at rank {layout.rank}"
-        notes.append(
-            f"{plan.table.name} keeps only {1 - error**2:.0%} of its energy{at_rank}: the model will be "
-            "worse unless it is trained on; a lower --ratio or a --max-error keeps more"
-        )
-    best = min(plan.rivals, key=plan.rivals.__getitem__)
-    if best != name and plan.rivals[best] < CLEARLY_BETTER * error:
-        notes.append(
-            f"--method {best} would keep {plan.table.name} to an error of about {plan.rivals[best]:.2g} at "
-            f"this size ({name}: {error:.2g})"
-        )
-    return tuple(notes)
 
 
 def _result(

@@ -1,4 +1,4 @@
-"""How much each token's error counts: from how often the token occurs."""
+"""How much each token's error counts: from how often the token occurs, or how much it moves predictions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.base import Checkpoint, Progress, silent
 from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
 from embcompress.data.tokenizing import tokenizer_of
 from embcompress.data.vectors.vocabularies import vocabulary_of
@@ -40,6 +40,8 @@ def weighting_for(
     corpus: str | Path | None,
     text_column: str,
     smoothing: float,
+    importance: str | Path | None = None,
+    progress: Progress = silent,
 ) -> Weighting | None:
     """Weights for the tokens of ``tables``; None where neither counts nor texts are given.
 
@@ -48,25 +50,38 @@ def weighting_for(
         tables: all of the same number of rows.
         counts: how often each token occurs: a file (see ``data.counting.read_counts``) or an array (V).
         corpus: texts to count in, with the checkpoint's own tokenizer.
-        text_column: header of the texts where ``corpus`` is a CSV.
+        text_column: header of the texts where ``corpus`` or ``importance`` is a CSV.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
+        importance: texts by which to measure how much each token moves a classifier's predictions; what
+            that comes to goes the way of counts.
+        progress: called as ``progress(stage, done, total)``.
 
     Raises:
-        UsageError: both or a wrong number are given, there is no tokenizer, or tables differ in rows.
+        UsageError: two of them or a wrong number are given, there is no tokenizer, tables differ in
+            rows, or importances are asked of what is no classifier.
         InputError: a file is corrupt or of another model.
     """
     if not 0 <= smoothing <= 2:
         raise UsageError(f"smoothing {smoothing}", remedy="give an exponent from 0 (all alike) to 2")
-    if counts is None and corpus is None:
+    asked = {"--weights": counts, "--corpus": corpus, "--importance": importance}
+    given = [option for option, value in asked.items() if value is not None]
+    if not given:
         return None
-    if counts is not None and corpus is not None:
-        raise UsageError("both --weights and --corpus are given", remedy="give one of them")
+    if len(given) > 1:
+        raise UsageError(f"both {given[0]} and {given[1]} are given", remedy="give one of them")
     sizes = {table.rows.shape[0] for table in tables}
     if len(sizes) > 1:
         listed = ", ".join(f"{table.name} {table.rows.shape[0]:,}" for table in tables)
         raise UsageError(f"weights for tables of different rows: {listed}", remedy="take one with --key")
     (rows,) = sizes
-    if corpus is not None:
+    unit = "count"
+    if importance is not None:
+        # Imported here: it needs torch, and all else does not.
+        from embcompress.workflows.importances import importances
+
+        origin, unit = f"{Path(importance).name}, importance", "importance"
+        found = importances(source, importance, text_column, rows, progress)
+    elif corpus is not None:
         origin = Path(corpus).name
         tokenizer = tokenizer_of(source)
         found = count_texts(read_texts(Path(corpus), text_column), tokenizer.count, rows, str(source.path))
@@ -83,4 +98,4 @@ def weighting_for(
         )
     # Over the largest, so that nothing overflows, and equal counts are exactly 1.
     weights = ((found + 1) / (found.max() + 1)) ** smoothing
-    return Weighting(weights / weights.mean(), f"{origin}, (count+1)^{smoothing:g}")
+    return Weighting(weights / weights.mean(), f"{origin}, ({unit}+1)^{smoothing:g}")
