@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embcompress.linalg.gram import gram
 from embcompress.linalg.residual import residual
-from embcompress.linalg.spectrum import spectrum
+from embcompress.linalg.spectrum import Spectrum, spectrum
 
 
 def blocks_of(table, rows=7):
@@ -116,6 +116,58 @@ def test_rank_for_energy_is_the_smallest(table, energy):
     kept = np.cumsum(found.eigenvalues) / np.cumsum(found.eigenvalues)[-1]
     assert kept[rank - 1] >= energy * (1 - 1e-12)
     assert rank == 1 or kept[rank - 2] < energy
+
+
+def spectra(max_size=30):
+    """Eigenvalues over up to eighteen decades, some of them 0, descending."""
+    sizes = st.one_of(st.just(0.0), st.floats(1e-12, 1e6))
+    return st.lists(sizes, min_size=1, max_size=max_size).map(lambda v: np.array(sorted(v, reverse=True)))
+
+
+def bound_by_bisection(eigenvalues, bits):
+    """The water level whose rates add up to ``bits``, halved into; then what lies under water."""
+    present = eigenvalues[eigenvalues > 0]
+    low, high = np.log2(present.min()) - 2 * bits - 1, np.log2(present.max())
+    for _ in range(200):
+        level = (low + high) / 2
+        rates = np.maximum(0, (np.log2(present) - level) / 2).sum()
+        low, high = (level, high) if rates > bits else (low, level)
+    return float(np.sqrt(np.minimum(present, 2**high).sum() / present.sum()))
+
+
+@settings(deadline=None)
+@given(spectra(), st.floats(0, 400))
+def test_the_gaussian_bound_is_reverse_water_filling(eigenvalues, bits):
+    """It is what a bisection for the water level leaves, for any spectrum, of full rank or not."""
+    found = Spectrum(eigenvalues, np.eye(len(eigenvalues)))
+    if not found.total:
+        assert found.gaussian_bound(bits) == 0
+        return
+    assert found.gaussian_bound(bits) == pytest.approx(bound_by_bisection(eigenvalues, bits), rel=1e-9)
+    assert found.gaussian_bound(0) == pytest.approx(1)
+    assert found.gaussian_bound(1e5) < 1e-9
+    assert found.gaussian_bound(bits + 1) < found.gaussian_bound(bits)
+
+
+@settings(deadline=None)
+@given(spectra(), st.integers(1, 32))
+def test_the_bound_is_below_what_equal_bits_or_truncation_leave(eigenvalues, bits):
+    """A split of the bits that is not the best one leaves more: evenly, or all for the first components."""
+    found, size = Spectrum(eigenvalues, np.eye(len(eigenvalues))), len(eigenvalues)
+    kept = size // 2
+    evenly = 2.0**-bits
+    truncated = np.hypot(
+        found.relative_errors()[kept], evenly**2 * np.sqrt(1 - found.relative_errors()[kept] ** 2)
+    )
+    assert found.gaussian_bound(bits * size) <= evenly * (1 + 1e-9)
+    assert found.gaussian_bound(2 * bits * kept) <= truncated * (1 + 1e-9)
+
+
+def test_the_bound_of_equal_eigenvalues():
+    """Each of d equal components takes its share: 2^(-bits/d), the textbook's D(R)."""
+    flat = Spectrum(np.full(16, 3.0), np.eye(16))
+    assert flat.gaussian_bound(16) == pytest.approx(0.5)
+    assert flat.gaussian_bound(160) == pytest.approx(2.0**-10)
 
 
 def test_effective_rank_of_known_spectra():

@@ -48,9 +48,9 @@ class Sample:
 
     def relative_error(self, stand_in: NDArray[Any]) -> float:
         """Relative Frobenius error, weighted, of what stands for the rows (n×d)."""
-        difference = np.subtract(self.rows, stand_in, dtype=np.float64)
-        total = self.weights @ np.vecdot(self.rows, self.rows).astype(np.float64)
-        return float(np.sqrt(self.weights @ np.vecdot(difference, difference) / total)) if total > 0 else 0.0
+        total = self.weights @ row_squares(self.rows)
+        left = self.weights @ row_squares(self.rows - stand_in)
+        return float(np.sqrt(left / total)) if total > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from embcompress.linalg.integers import dequantize, quantize
 from embcompress.linalg.packing import pack, packed_width, unpack
 from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
 from embcompress.methods.known import Advance, Known, unheard
-from embcompress.methods.lplrplan import LEFT_BITS, RIGHT_BITS, SEED, Plan, best, fitted, sketch
+from embcompress.methods.lplrplan import LEFT_BITS, RIGHT_BITS, SEED, Plan, Planner, fitted, sketch
 
 
 class LPLR(Method):
@@ -69,7 +69,7 @@ class LPLR(Method):
 
     def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
         """The least foretold error of any rank and bits within the limit."""
-        plan = best(known, limit)
+        plan = self.planner(known).best(limit)
         if plan is None:
             return None
         return Layout(
@@ -81,6 +81,14 @@ class LPLR(Method):
             tolerance=0.05,
             state=plan,
         )
+
+    def planner(self, known: Known) -> Planner:
+        """What finds ranks and bits."""
+        return Planner(known)
+
+    def cheapest(self, known: Known, error: float, settings: Settings) -> Layout:
+        """What was tried is remembered from size to size; see the base class."""
+        return Method.cheapest(_Remembering(Planner(known)), known, error, settings)
 
     def encode(
         self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
@@ -127,6 +135,17 @@ class LPLR(Method):
         """2·r to bring a left row to its levels and scale, 2·r·d to multiply it with the right factor."""
         assert rank is not None
         return 2 * rank + 2 * rank * shape[1]
+
+
+class _Remembering(LPLR):
+    """The same for one table."""
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+
+    def planner(self, known: Known) -> Planner:
+        """See the base class."""
+        return self._planner
 
 
 def _encoded(known: Known, plan: Plan, advance: Advance) -> tuple[NDArray[Any], ...]:

@@ -62,43 +62,45 @@ class Plan:
     error: float
 
 
-def best(known: Known, limit: int) -> Plan | None:
-    """The plan with the least foretold error in ``limit`` bytes, and the smaller one where two have it.
+class Planner:
+    """Finds plans for a table, and remembers what it tried."""
 
-    The error foretold for a plan does not depend on the limit. With K the squares that a rank keeps, it is
-    in squares what the rank cuts off and a share of K, which is tried out at some ranks and taken to
-    be straight in log r between them.
-    """
-    spectrum = known.spectrum
-    cut = np.square(spectrum.relative_errors())
-    count = known.rows.shape[0]
-    small = count <= SAMPLE_ROWS and count * spectrum.limit <= _VALUES
-    # A rotation of each trial is held: few of them.
-    trial = lru_cache(4)(lambda rank: (_Whole if small else _Trial)(known, rank))
-    tried = cache(lambda rank, left: np.array(trial(rank).shares(LEFT_BITS[left])))
-    ranks = _tried(spectrum.limit)
-    least: tuple[float, int] = (np.inf, 0)
-    plan: Plan | None = None
-    for left, low, high, top in _stretches(known, limit, ranks, cut):
-        if cut[top] >= least[0]:
-            continue
-        within = np.arange(low, top + 1)
-        shares = np.zeros((len(within), len(RIGHT_BITS)))
-        if spectrum.total > 0:
-            ends = np.log([low, high])
-            values = tried(low, left), tried(high, left)
-            for j in range(len(RIGHT_BITS)):
-                shares[:, j] = np.interp(np.log(within), ends, [value[j] for value in values])
-        squares = cut[within, None] + np.maximum(shares, 0) * (1 - cut[within, None])
-        sizes = nbytes(known.rows.shape, within)[:, left]
-        squares[sizes > limit] = np.inf
-        place = np.lexsort((sizes.ravel(), squares.ravel()))[0]
-        found = float(squares.flat[place]), int(sizes.flat[place])
-        if found < least:
-            least = found
-            row, right = divmod(int(place), len(RIGHT_BITS))
-            plan = Plan(int(within[row]), (LEFT_BITS[left], RIGHT_BITS[right]), float(np.sqrt(found[0])))
-    return plan
+    def __init__(self, known: Known) -> None:
+        self._known, (count, _) = known, known.rows.shape
+        small = count <= SAMPLE_ROWS and count * known.spectrum.limit <= _VALUES
+        # A rotation of each trial is held: few of them.
+        trial = lru_cache(4)(lambda rank: (_Whole if small else _Trial)(known, rank))
+        self._tried = cache(lambda rank, left: np.array(trial(rank).shares(LEFT_BITS[left])))
+
+    def best(self, limit: int) -> Plan | None:
+        """The plan with the least foretold error in ``limit`` bytes, the smaller one where two have it.
+
+        The error foretold for a plan does not depend on the limit. With K the squares that a rank keeps,
+        it is in squares what the rank cuts off and a share of K, which is tried out at some ranks and
+        taken to be straight in log r between them.
+        """
+        shape, cut = self._known.rows.shape, np.square(self._known.spectrum.relative_errors())
+        least: tuple[float, int] = (np.inf, 0)
+        plan: Plan | None = None
+        for left, low, high, top in _stretches(shape, limit, cut):
+            if cut[top] >= least[0]:
+                continue
+            within = np.arange(low, top + 1)
+            shares = np.zeros((len(within), len(RIGHT_BITS)))
+            if self._known.spectrum.total > 0:
+                ends = self._tried(low, left), self._tried(high, left)
+                for j in range(len(RIGHT_BITS)):
+                    shares[:, j] = np.interp(np.log(within), np.log([low, high]), [end[j] for end in ends])
+            squares = cut[within, None] + np.maximum(shares, 0) * (1 - cut[within, None])
+            sizes = nbytes(shape, within)[:, left]
+            squares[sizes > limit] = np.inf
+            place = int(np.lexsort((sizes.ravel(), squares.ravel()))[0])
+            found = float(squares.flat[place]), int(sizes.flat[place])
+            if found < least:
+                least, (row, right) = found, divmod(place, len(RIGHT_BITS))
+                bits = (LEFT_BITS[left], RIGHT_BITS[right])
+                plan = Plan(int(within[row]), bits, float(np.sqrt(found[0])))
+        return plan
 
 
 def nbytes(shape: tuple[int, int], ranks: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -140,19 +142,18 @@ def _tried(limit: int) -> list[int]:
 
 
 def _stretches(
-    known: Known, limit: int, ranks: list[int], cut: NDArray[np.float64]
+    shape: tuple[int, int], limit: int, cut: NDArray[np.float64]
 ) -> Iterator[tuple[int, int, int, int]]:
     """Stretches of ranks between trials as (place in LEFT_BITS, first, last, last that fits).
 
     The most promising come first, by what is cut off and ``LOSSES``.
     """
-    sizes = nbytes(known.rows.shape, np.arange(1, ranks[-1] + 1)).min(axis=2)
-    tops = (sizes <= limit).sum(axis=0)
-    found = []
+    ranks, found = _tried(min(shape)), []
+    tops = (nbytes(shape, np.arange(1, min(shape) + 1)).min(axis=2) <= limit).sum(axis=0).tolist()
     for left, bits in enumerate(LEFT_BITS):
         for low, high in zip(ranks, [*ranks[1:], ranks[-1]], strict=True):
             if low <= tops[left]:
-                top = min(high, int(tops[left]))
+                top = min(high, tops[left])
                 found.append((cut[top] + LOSSES[bits] * (1 - cut[top]), left, low, high, top))
     return (stretch[1:] for stretch in sorted(found))
 
@@ -208,10 +209,10 @@ class _Trial:
         # Fitting to V rows leaves less than fitting to infinitely many would.
         energies = known.energies[sample.places]
         counts = sample.weights if known.weights is None else sample.weights / known.weights[sample.places]
-        self._left = self._left_of_trial = _left_over(energies, counts, rank)
+        self._left, self._left_here = _left_over(energies, counts, rank), 1.0
         if self._joint:
             own = (energies * counts)[::every]
-            self._left_of_trial /= _left_over(own, np.ones(len(own)), rank)
+            self._left_here = _left_over(own, np.ones(len(own)), rank)
 
     def shares(self, bits: int) -> list[float]:
         """What ``_Whole`` measures, foretold.
@@ -232,12 +233,14 @@ class _Trial:
         for right_bits in RIGHT_BITS:
             price = LOSSES[right_bits] * energy / self._rank * one
             off = np.linalg.solve(squares + price, cross + price)
-            missed = (off * (squares @ off - 2 * cross)).sum() + _trace(own)
-            # As much of L as is noise is fitted to what is cut off.
+            missed = float((off * (squares @ off - 2 * cross)).sum()) + _trace(own)
             idle = 1 - energy / self._kept * (1 - _trace(off) / self._rank)
-            gained = (1 - self._left) * min(1.0, max(0.0, idle)) * self._tail
+            idle = min(1.0, max(0.0, idle))
+            missed *= _left_of(idle, self._left) / _left_of(idle, self._left_here)
             rounded = self._rough[right_bits] * np.square(one - off).sum() * energy / self._rank
-            found.append(float(missed * self._left_of_trial + rounded - gained) / self._kept)
+            # As much of L as is noise is fitted to what is cut off.
+            gained = (1 - self._left) * idle * self._tail
+            found.append(float(missed + rounded - gained) / self._kept)
         return found
 
     def _turned(self, rows: NDArray[Any]) -> NDArray[Any]:
@@ -261,8 +264,22 @@ def _trace(blocks: NDArray[Any]) -> float:
     return float(np.trace(blocks, axis1=1, axis2=2).sum())
 
 
+def _left_of(noise: float, left: float) -> float:
+    """Share of the error of predicting X by L = X + N that a fit to V rows leaves.
+
+    If L tells nothing of X that is ``left``. Else more, since noise that by chance looks like X makes
+    the L M of ``_Trial.shares`` worse than its absence would make it better; to the first order in s for
+    rows that are orthonormal, where E tr((I + εG)(I + εG)ᵀ)⁻¹ = r/(1 - ε²) for Gaussian noise εG/√r.
+
+    Args:
+        noise: s, the share of L that is noise.
+        left: what the fit leaves of pure noise.
+    """
+    return left / (1 - 2 * (1 - left) * noise * (1 - noise))
+
+
 def _left_over(energies: NDArray[np.float64], counts: NDArray[np.float64], rank: int) -> float:
-    """Share of the noise that a least-squares fit on r columns leaves, at least a half.
+    """Share of pure noise that a least-squares fit on r columns leaves, at least a twentieth.
 
     A row of energy e_i, in the left factor as in the noise, has a leverage of about τe_i/(1 + τe_i),
     which is what the fit takes of its noise; τ is such that they add up to r. Equal rows leave 1 - r/V.
@@ -280,4 +297,4 @@ def _left_over(energies: NDArray[np.float64], counts: NDArray[np.float64], rank:
         middle = (low + high) / 2
         scaled = energies * (2**middle / total)
         low, high = (middle, high) if counts @ (scaled / (1 + scaled)) < rank else (low, middle)
-    return max(0.5, float(counts @ (energies / (1 + energies * (2**high / total))) / total))
+    return max(0.05, float(counts @ (energies / (1 + energies * (2**high / total))) / total))

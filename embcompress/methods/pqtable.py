@@ -12,7 +12,7 @@ from embcompress.linalg.integers import dequantize
 from embcompress.linalg.packing import packed_width, unpack
 from embcompress.methods.base import Parts, check_parts
 from embcompress.methods.pqplan import right_bits
-from embcompress.methods.rowcode import RowCode, code_of
+from embcompress.methods.rowcode import RowCode, book_size, code_of
 from embcompress.rows import Rows
 
 
@@ -50,7 +50,7 @@ class CodedTable:
             codes = [code_of(each) for each in rates]
         except ValueError as error:
             raise _corrupt(f"0.rates: {error}") from None
-        sizes = [max(code.books[rate].stop for rate in code.books) for code in codes]
+        sizes = [book_size(code) for code in codes]
         expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, sum(sizes))}
         if count > 1:
             expected["0.extra"] = (int(hot.sum()), codes[1].row_bytes - codes[0].row_bytes)

@@ -77,6 +77,11 @@ def code_of(rates: NDArray[np.float64]) -> trellis.Code:
     return trellis.Code(MEMORY, tuple(float(rate) for rate in rates[coded_order(rates)]))
 
 
+def book_size(code: trellis.Code) -> int:
+    """Numbers in the flat codebooks of a code."""
+    return max(int(book.stop) for book in code.books.values())
+
+
 def trained(
     rates: NDArray[np.float64], coefficients: Floats, weights: NDArray[np.float64]
 ) -> tuple[RowCode, Floats]:

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from embcompress.reports.learning import CompressResult, EvaluateResult, TrainingResult
-from embcompress.reports.terminal import grid, human_bytes, safe, show, stdout
+from embcompress.reports.terminal import grid, safe, show, stdout
+from embcompress.reports.units import human_bytes
 from embcompress.training.records import Epoch, Watcher
 
 _WIDEST_CONFUSION = 12

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from embcompress.errors import UsageError
+from embcompress.errors import UsageError, printable
+from embcompress.reports.chart import CURVE_TICKS, error_span
+from embcompress.reports.record import DenseTable, methods_of
+from embcompress.reports.units import human_bytes
 from embcompress.training.records import Epoch
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -46,6 +49,58 @@ def plot_history(epochs: Sequence[Epoch], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=150)
+
+
+def plot_curves(tables: Sequence[DenseTable], path: Path) -> None:
+    """Draw the error of each method over the ratio, below one another for several tables.
+
+    The ratio's axis gives each halving of what is left the same room, as the bytes above it do.
+
+    Raises:
+        UsageError: matplotlib is missing.
+        OSError: the picture cannot be written.
+    """
+    figure = _figure()(figsize=(8, 4.5 * len(tables)), layout="constrained")
+    for axes, table in zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True):
+        _draw_curve(axes, table)
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "none"}):  # text stays text, to be searched and copied
+        figure.savefig(path, dpi=150)
+
+
+def _draw_curve(axes: Any, table: DenseTable) -> None:
+    for name in methods_of(table.curve):
+        points = [(1 - p.ratio, p.errors[name]) for p in table.curve if p.errors.get(name, 0) > 0]
+        axes.plot(*zip(*points, strict=True) if points else ((), ()), marker="o", markersize=3, label=name)
+    bounds = [(1 - p.ratio, p.bound) for p in table.curve if p.bound > 0]
+    style = {"linestyle": "--", "color": "black", "label": "Gaussian bound"}
+    axes.plot(*zip(*bounds, strict=True) if bounds else ((), ()), **style)
+    ticks = {1 - p.ratio: p for p in table.curve if p.ratio in CURVE_TICKS}
+    weighted = f"\nweighted by {_plain(table.weighting)}" if table.weighting else ""
+    span = error_span([error for point in table.curve for error in point.errors.values()])
+    axes.set(
+        title=_plain(table.name),
+        xscale="log",
+        xlim=(1 - table.curve[0].ratio, 1 - table.curve[-1].ratio),
+        xlabel="ratio (share of the table's bytes removed)",
+        ylim=span or (0.1, 1.0),
+        yscale="log",
+        ylabel=f"relative error{weighted}",
+    )
+    above = axes.secondary_xaxis("top")
+    above.set_xlabel("bytes of the table")
+    labels = ([f"{p.ratio:g}" for p in ticks.values()], [human_bytes(p.nbytes) for p in ticks.values()])
+    for side, texts in zip((axes, above), labels, strict=True):
+        side.set_xticks(list(ticks), texts)
+        side.set_xticks((), minor=True)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))  # beside the plane, where it covers no line
+
+
+def _plain(text: str) -> str:
+    """Text from a file, with no formula in it."""
+    return printable(text, 60).replace("$", r"\$")
 
 
 def _figure() -> Any:

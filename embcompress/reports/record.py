@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,33 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What each method is foretold to make of a table in the same bytes.
+
+    Attributes:
+        ratio: fraction of the table's bytes removed.
+        nbytes: most bytes that leaves.
+        errors: relative Frobenius error by name of the method; without those that do not fit.
+        bound: least error of any code of so many bits a row, all rows alike, were the rows Gaussian.
+    """
+
+    ratio: float
+    nbytes: int
+    errors: Mapping[str, float]
+    bound: float
+
+    @property
+    def best(self) -> str | None:
+        """The method with the least error; None where none fits."""
+        return min(self.errors, key=lambda name: self.errors[name], default=None)
+
+
+def methods_of(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """Names of the methods that fit anywhere, in the order they are looked at."""
+    return tuple(dict.fromkeys(name for each in comparisons for name in each.errors))
+
+
+@dataclass(frozen=True)
 class DenseTable:
     """A table that can be compressed.
 
@@ -45,6 +73,9 @@ class DenseTable:
         break_even_rank: largest rank that makes it smaller.
         spectrum: singular values over the largest one, descending.
         options: one for each ratio looked at.
+        comparisons: one for each of the same ratios.
+        curve: those of more ratios, for a chart; empty where none was asked for.
+        weighting: how rows were weighted in errors and spectrum, None for all alike.
     """
 
     name: str
@@ -59,6 +90,9 @@ class DenseTable:
     break_even_rank: int
     spectrum: tuple[float, ...]
     options: tuple[Option, ...]
+    comparisons: tuple[Comparison, ...]
+    curve: tuple[Comparison, ...]
+    weighting: str | None
 
 
 @dataclass(frozen=True)
@@ -113,6 +147,8 @@ class Report:
         compressed: tables that are.
         against: the original it was compared with, None without one.
         against_size: bytes of that one's weight files.
+        chart: whether the curves of its tables are to be shown as charts.
+        plot: the picture that was drawn of them, None where none was asked for.
         notes: what the user should know, one sentence each.
     """
 
@@ -124,6 +160,8 @@ class Report:
     compressed: tuple[CompressedTable, ...]
     against: Path | None
     against_size: int | None
+    chart: bool
+    plot: Path | None
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,4 +170,5 @@ class Report:
             **asdict(self),
             "path": str(self.path),
             "against": None if self.against is None else str(self.against),
+            "plot": None if self.plot is None else str(self.plot),
         }

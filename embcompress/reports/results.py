@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ class TableResult:
     """What was done with one table; the fields of ``TableRecord`` and sizes in bytes.
 
     ``predicted_error`` is weighted where ``weighting`` says so. ``relative_error`` and ``weighted_error``
-    are measured on the written bytes, None on a dry run; the second also without weights.
+    are measured on the written bytes, None on a dry run; the second also without weights. ``rivals`` are
+    the errors foretold of each method in the same bytes, by name; empty where they were not looked at.
     """
 
     name: str
@@ -29,6 +31,7 @@ class TableResult:
     relative_error: float | None
     weighting: str | None
     weighted_error: float | None
+    rivals: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

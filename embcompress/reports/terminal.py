@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -14,11 +13,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from embcompress.errors import printable
-from embcompress.reports.record import CompressedTable, DenseTable, Report
 from embcompress.reports.results import ExpandResult, FactorizeResult
+from embcompress.reports.units import human_bytes, human_error
 
-_BARS = "▁▂▃▄▅▆▇█"
-_SPARK_WIDTH = 48
 _PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
 _PIPE_WIDTH = 200
@@ -82,45 +79,31 @@ def show(result: object) -> None:
 
 
 @show.register
-def _(report: Report) -> None:
-    console = stdout()
-    console.print(
-        f"[bold]{safe(report.path)}[/]  {report.format} · {human_bytes(report.size)} · "
-        f"{report.tensors:,} tensors"
-    )
-    for table in report.tables:
-        _show_dense(console, table)
-    for compressed in report.compressed:
-        _show_compressed(console, compressed)
-    if report.against is not None and report.against_size is not None:
-        change = 1 - report.size / report.against_size
-        console.print(
-            f"\nagainst {safe(report.against)}: {human_bytes(report.against_size)} → "
-            f"{human_bytes(report.size)}, {change:.1%} smaller"
-        )
-
-
-@show.register
 def _(result: FactorizeResult) -> None:
     console = stdout()
     weighted = any(new.weighting for new in result.tables)
     errors = ("weighted error", "foretold", "unweighted") if weighted else ("error", "foretold")
-    table = grid("table", "V × d", "dtype", "bytes", "rank", *errors)
+    table = grid("table", "V × d", "dtype", "method", "bytes", "rank", *errors)
     for new in result.tables:
         dtype = new.dtype if new.dtype == new.stored_dtype else f"{new.dtype} → {new.stored_dtype}"
         table.add_row(
             f"[bold]{safe(new.name)}[/]",
-            _shape(new.shape),
+            shape_text(new.shape),
             dtype,
+            safe(new.method),
             f"{human_bytes(new.bytes_before)} → {human_bytes(new.bytes_after)}",
             "–" if new.rank is None else str(new.rank),
             _measured(new.weighted_error if new.weighting else new.relative_error),
-            _error(new.predicted_error),
+            human_error(new.predicted_error),
             *([_measured(new.relative_error)] if weighted else []),
         )
         if new.ties:
             table.add_row(f"  also {safe(', '.join(new.ties))}")
     console.print(table)
+    for new in result.tables:
+        if new.rivals:
+            of = f" of {safe(new.name)}" if len(result.tables) > 1 else ""
+            console.print(f"foretold errors in the same bytes{of}: {_ranked(new.rivals)}")
     saved = 1 - result.size_after / result.size_before
     console.print(
         f"\nmodel {human_bytes(result.size_before)} → {human_bytes(result.size_after)} ({saved:.1%} smaller)"
@@ -139,83 +122,6 @@ def _(result: ExpandResult) -> None:
     console.print(f"wrote [bold]{safe(result.output)}[/]")
 
 
-def human_bytes(count: int) -> str:
-    """A size in decimal units with three digits, as disks and model hubs count."""
-    return f"{_scaled(count)}B"
-
-
-def human_flops(count: int) -> str:
-    """A count with three digits and a decimal prefix."""
-    return _scaled(count).rstrip()
-
-
-def _scaled(count: int) -> str:
-    """Three digits, a blank and a decimal prefix, which is empty below a thousand."""
-    value, prefix = float(count), ""
-    for bigger in "kMGT":
-        if value < 999.5:
-            break
-        value, prefix = value / 1000, bigger
-    return f"{value:.3g} {prefix}"
-
-
-def sparkline(values: Sequence[float], width: int = _SPARK_WIDTH) -> str:
-    """Values between 0 and 1 as a line of bars; longer lists are averaged down to ``width``."""
-    count = min(width, len(values))
-    edges = [round(i * len(values) / count) for i in range(count + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
-    return "".join(_BARS[min(len(_BARS) - 1, int(mean * len(_BARS)))] for mean in means)
-
-
-def _show_dense(console: Console, table: DenseTable) -> None:
-    console.print(
-        f"\n[bold]{safe(table.name)}[/]  {_shape(table.shape)} {table.dtype}, "
-        f"{human_bytes(table.nbytes)}, {table.share:.1%} of the weights"
-    )
-    if table.ties:
-        console.print(f"  also {safe(', '.join(table.ties))}")
-    console.print(
-        f"  effective rank {table.effective_rank:.0f} of {min(table.shape)}, "
-        f"break-even rank {table.break_even_rank}, {human_flops(table.flops)} FLOPs a token"
-    )
-    console.print(f"  singular values {sparkline(table.spectrum)}\n")
-    options = grid("  ratio", "rank", "table", "model", "error", "FLOPs a token")
-    for option in table.options:
-        if option.rank:
-            options.add_row(
-                f"  {option.ratio:g}",
-                str(option.rank),
-                human_bytes(option.table_bytes),
-                human_bytes(option.model_bytes),
-                _error(option.relative_error),
-                human_flops(option.flops),
-            )
-        else:
-            options.add_row(f"  {option.ratio:g}", "–", "below rank 1")
-    console.print(options)
-
-
-def _show_compressed(console: Console, table: CompressedTable) -> None:
-    console.print(
-        f"\n[bold]{safe(table.name)}[/]  {_shape(table.shape)} {table.dtype}, {table.method}"
-        f"{'' if table.rank is None else f' of rank {table.rank}'} in {table.stored_dtype}"
-    )
-    if table.ties:
-        console.print(f"  also {safe(', '.join(table.ties))}")
-    saved = 1 - table.nbytes / table.dense_bytes
-    console.print(
-        f"  {human_bytes(table.dense_bytes)} → {human_bytes(table.nbytes)} ({saved:.1%} removed), "
-        f"{human_flops(table.flops)} FLOPs a token"
-    )
-    measured = "" if table.measured_error is None else f", measured now {_error(table.measured_error)}"
-    trained = ", its factors were trained since" if table.trained else ""
-    weighted = ""
-    if table.weighted_error is not None:
-        weighted = f", {_error(table.weighted_error)} with rows weighted by {safe(table.weighting)}"
-    recorded = f"  error {_error(table.recorded_error)}{weighted} when it was factorized"
-    console.print(f"{recorded}{trained}{measured}")
-
-
 def stdout() -> Console:
     """Where results go; as wide as it takes when it is no terminal."""
     console = Console(highlight=False)
@@ -232,16 +138,20 @@ def grid(*headers: str) -> Table:
     return table
 
 
-def _shape(shape: tuple[int, int]) -> str:
+def shape_text(shape: tuple[int, int]) -> str:
+    """(V, d) with thousands set apart."""
     return f"{shape[0]:,} × {shape[1]:,}"
 
 
-def _error(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.0005 or value == 0 else f"{value:.1e}"
+def _ranked(errors: Mapping[str, float]) -> str:
+    """Methods with their errors, the best first."""
+    (best, *others) = sorted(errors, key=lambda name: errors[name])
+    rest = "".join(f" · {safe(name)} {human_error(errors[name])}" for name in others)
+    return f"[bold]{safe(best)} {human_error(errors[best])}[/] (best){rest}"
 
 
 def _measured(value: float | None) -> str:
-    return "–" if value is None else _error(value)
+    return "–" if value is None else human_error(value)
 
 
 def safe(value: object) -> str:

@@ -124,7 +124,7 @@ def factorize(
         size = source.size_after(edit, foretold)
         notes = (*source.notes, *advice(source, plans, size))
         if dry_run:
-            return _result(source, place, plans, None, size, notes, weighting)
+            return _result(source, place, asked, plans, None, size, notes, weighting)
         check_space(place, size)
         with hashed(source.weight_files) as digests, staged(place, force=force) as stage:
             notes += source.write(stage, edit, foretold, progress)
@@ -134,7 +134,7 @@ def factorize(
             type(source).amend(stage, described)
             size = check_whole(stage, described, max_size)
             check_unchanged(source, before)
-        return _result(source, place, plans, measured, size, notes, weighting)
+        return _result(source, place, asked, plans, measured, size, notes, weighting)
 
 
 @dataclass(frozen=True)
@@ -240,6 +240,7 @@ def _record(plan: TablePlan, weighting: Weighting | None) -> TableRecord:
 def _result(
     source: Checkpoint,
     place: Path,
+    asked: _Asked,
     plans: Sequence[TablePlan],
     measured: Sequence[TableRecord] | None,
     size: int,
@@ -262,6 +263,7 @@ def _result(
             relative_error=measured[i].relative_error if measured else None,
             weighting=weighting.origin if weighting else None,
             weighted_error=measured[i].weighted_error if measured else None,
+            rivals=plan.rivals if asked.method is None else {},
         )
         for i, plan in enumerate(plans)
     )

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Progress, Steps, silent
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.data.counting import Counts
 from embcompress.errors import UsageError
-from embcompress.methods import method_for
-from embcompress.methods.base import Layout, Settings
+from embcompress.methods import METHODS, method_for
+from embcompress.methods.base import Layout, Method, Settings
 from embcompress.methods.decoding import decoded
-from embcompress.methods.known import measure
+from embcompress.methods.known import Known, measure
 from embcompress.methods.planning import PRECISE_BELOW, bytes_for_ratio
 from embcompress.methods.svd import SVD
 from embcompress.reports.flops import dense_flops, factored_flops
-from embcompress.reports.record import CompressedTable, DenseTable, Option, Report
+from embcompress.reports.plots import check_plot, plot_curves
+from embcompress.reports.record import Comparison, CompressedTable, DenseTable, Option, Report
 from embcompress.rows import rows_of
 from embcompress.tables import Table, count_heads, locate
 from embcompress.workflows.common import keep_freed_memory, measured_error
+from embcompress.workflows.weighting import SMOOTHING, Weighting, weighting_for
 
 _SVD = SVD()
 
 RATIOS = (0.5, 0.75, 0.9, 0.95)
 """Ratios a report looks at."""
+
+CURVE = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.925, 0.94, 0.95, 0.96, 0.97, 0.98)
+"""Ratios of its curves, those above among them."""
+
+_SLOW = frozenset({"lplr"})
+"""Methods that take half a second to foretell a ratio of a table of 47 MB: curves alone show them."""
 
 
 def report(
@@ -33,6 +45,13 @@ def report(
     *,
     against: str | Path | None = None,
     keys: Sequence[str] = (),
+    weights: str | Path | Counts | None = None,
+    corpus: str | Path | None = None,
+    text_column: str = "text",
+    smoothing: float = SMOOTHING,
+    curve: bool = False,
+    plot: str | Path | None = None,
+    force: bool = False,
     progress: Progress = silent,
 ) -> Report:
     """Say where the bytes of a checkpoint are, and what compressing its tables would cost.
@@ -41,20 +60,48 @@ def report(
         path: a .safetensors or PyTorch file, or a Hugging Face directory.
         against: the original of a compressed checkpoint; errors are then measured against it.
         keys: names of the tables; every token table when empty.
+        weights: how often each token occurs; see :func:`embcompress.factorize`.
+        corpus: texts to count tokens in.
+        text_column: header of the texts where ``corpus`` is a CSV.
+        smoothing: exponent s of the weight (count + 1)^s.
+        curve: compare the methods at the ratios of ``CURVE`` too.
+        plot: picture of that comparison (.png, .svg, .pdf); needs ``embcompress[plot]``.
+        force: replace an existing picture.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
-        UsageError: there is no table, or ``against`` does not hold the same tables.
-        InputError: a checkpoint is corrupt or unsafe.
+        UsageError: there is no table, or not the kind that is asked about; ``against`` does not hold the same
+            tables; weights or picture do not fit.
+        InputError: a file is corrupt or unsafe.
+        OSError: the picture cannot be written.
     """
+    picture = None if plot is None else Path(plot)
+    inputs = [Path(file) for file in (path, against, weights, corpus) if isinstance(file, str | Path)]
+    _check_picture(picture, inputs, force=force)
     keep_freed_memory()
     with open_checkpoint(path) as source:
         records = source.description.tables if source.description else ()
         found = [] if records and not keys else locate(source, keys, every=True)
-        tables = tuple(_dense(source, table, progress) for table in found)
+        if not found and (curve or picture or weights is not None or corpus is not None):
+            raise UsageError(
+                f"{source.path}: holds no dense table to compare methods on",
+                remedy="give the checkpoint that was compressed",
+            )
+        weighting = weighting_for(
+            source,
+            found,
+            counts=weights,
+            corpus=corpus,
+            text_column=text_column,
+            smoothing=smoothing,
+        )
+        ratios = CURVE if curve or picture else RATIOS
+        tables = tuple(_dense(source, table, ratios, weighting, progress) for table in found)
+        if picture is not None:
+            plot_curves(tables, picture)
         if against is None:
             compressed = tuple(_compressed(source, record, None) for record in records)
-            return _report(source, tables, compressed, None, None)
+            return _report(source, tables, compressed, None, None, chart=curve, plot=picture)
         if not records:
             raise UsageError(
                 f"{source.path}: holds no compressed table to compare", remedy="leave out --against"
@@ -63,7 +110,26 @@ def report(
             compressed = tuple(
                 _compressed(source, r, _error_against(original, source, r, progress)) for r in records
             )
-            return _report(source, tables, compressed, original.path, original.size)
+            return _report(
+                source, tables, compressed, original.path, original.size, chart=curve, plot=picture
+            )
+
+
+def _check_picture(picture: Path | None, inputs: Sequence[Path], *, force: bool) -> None:
+    """Refuse a picture that could not be drawn or must not be written, before the work.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    if picture is None:
+        return
+    check_plot(picture)
+    if picture.resolve() in {file.resolve() for file in inputs}:
+        raise UsageError(f"{picture}: is an input", remedy="name another file")
+    if not picture.absolute().parent.is_dir():
+        raise UsageError(f"{picture}: there is no directory {picture.parent}", remedy="make it first")
+    if picture.exists() and not force:
+        raise UsageError(f"{picture}: exists already", remedy="pass --force to replace it")
 
 
 def _report(
@@ -72,6 +138,9 @@ def _report(
     compressed: tuple[CompressedTable, ...],
     against: Path | None,
     against_size: int | None,
+    *,
+    chart: bool,
+    plot: Path | None,
 ) -> Report:
     return Report(
         path=source.path,
@@ -82,21 +151,31 @@ def _report(
         compressed=compressed,
         against=against,
         against_size=against_size,
+        chart=chart,
+        plot=plot,
         notes=source.notes,
     )
 
 
-def _dense(source: Checkpoint, table: Table, progress: Progress) -> DenseTable:
+def _dense(
+    source: Checkpoint,
+    table: Table,
+    ratios: Sequence[float],
+    weighting: Weighting | None,
+    progress: Progress,
+) -> DenseTable:
     rows, settings = table.rows, Settings(table.rows.dtype)
+    weights = weighting.weights if weighting else None
     advance = Steps(progress, f"spectrum of {table.name}", rows.shape[0])
-    known = measure(rows, table.name, advance=advance)
+    known = measure(rows, table.name, advance=advance, weights=weights)
     heads = count_heads(source, table)
     limits = [bytes_for_ratio(rows, ratio) for ratio in RATIOS]
     layouts = [_SVD.fit(known, limit, settings) for limit in limits]
     if any(layout and layout.predicted_error < PRECISE_BELOW for layout in layouts):
-        known = measure(rows, table.name, precise=True, advance=advance)
+        known = measure(rows, table.name, precise=True, advance=advance, weights=weights)
         layouts = [_SVD.fit(known, limit, settings) for limit in limits]
     largest = float(known.spectrum.eigenvalues[0]) or 1.0
+    compared = _compared(known, ratios, settings, progress)
     return DenseTable(
         name=table.name,
         shape=rows.shape,
@@ -113,7 +192,42 @@ def _dense(source: Checkpoint, table: Table, progress: Progress) -> DenseTable:
             _option(source, table, ratio, layout, heads)
             for ratio, layout in zip(RATIOS, layouts, strict=True)
         ),
+        comparisons=tuple(each for each in compared if each.ratio in RATIOS),
+        curve=compared if ratios is CURVE else (),
+        weighting=weighting.origin if weighting else None,
     )
+
+
+def _compared(
+    known: Known, ratios: Sequence[float], settings: Settings, progress: Progress
+) -> tuple[Comparison, ...]:
+    """What each method is foretold to make of a table at each ratio."""
+    advance = Steps(progress, f"methods on {known.name}", len(ratios))
+    methods = [m for m in METHODS.values() if ratios is CURVE or m.name not in _SLOW]
+    compared = []
+    for ratio in ratios:
+        limit = bytes_for_ratio(known.rows, ratio)
+        errors = {method.name: _foretold(method, known, limit, settings) for method in methods}
+        compared.append(
+            Comparison(
+                ratio=ratio,
+                nbytes=limit,
+                errors={name: error for name, error in errors.items() if error is not None},
+                bound=known.spectrum.gaussian_bound(8 * limit / known.rows.shape[0]),
+            )
+        )
+        advance(1)
+    return tuple(compared)
+
+
+def _foretold(method: Method, known: Known, limit: int, settings: Settings) -> float | None:
+    """About the error of a method; None where nothing fits, or it cannot count with values of such a size."""
+    try:
+        with np.errstate(all="ignore", over="raise"):
+            error = method.foretell(known, limit, settings)
+    except FloatingPointError:
+        return None
+    return None if error is None or not math.isfinite(error) else error
 
 
 def _option(source: Checkpoint, table: Table, ratio: float, layout: Layout | None, heads: int) -> Option:

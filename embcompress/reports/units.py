@@ -1,0 +1,28 @@
+"""Sizes and counts as a person reads them."""
+
+from __future__ import annotations
+
+
+def human_bytes(count: int) -> str:
+    """A size in decimal units with three digits, as disks and model hubs count."""
+    return f"{_scaled(count)}B"
+
+
+def human_flops(count: int) -> str:
+    """A count with three digits and a decimal prefix."""
+    return _scaled(count).rstrip()
+
+
+def human_error(value: float) -> str:
+    """A relative error with four decimals, or two digits where it is small."""
+    return f"{value:.4f}" if value >= 0.0005 or value == 0 else f"{value:.1e}"
+
+
+def _scaled(count: int) -> str:
+    """Three digits, a blank and a decimal prefix, which is empty below a thousand."""
+    value, prefix = float(count), ""
+    for bigger in "kMGT":
+        if value < 999.5:
+            break
+        value, prefix = value / 1000, bigger
+    return f"{value:.3g} {prefix}"
