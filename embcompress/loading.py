@@ -15,15 +15,13 @@ from torch import Tensor, nn
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.description import TableRecord
+from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.torchfile import TorchFile
-from embcompress.errors import UsageError, printable
+from embcompress.errors import InputError, UsageError, printable
 from embcompress.methods.decoding import decoded
+from embcompress.nn.stored import CodedTable, coded_table, has_module, module_parts
 from embcompress.swapping import install, replacements
-
-_PARTS = ("0.weight", "1.weight")
-"""What nn.FactorizedPair can hold: left (V×r), and right transposed (d×r)."""
 
 _RIGHT_MODEL = "use the model class and the sizes that it was made from"
 
@@ -42,9 +40,9 @@ def load(
 
     The modules that hold a compressed table, and those tied to it, are replaced by factorized ones;
     then every tensor is copied in, as ``load_state_dict`` does it: the model keeps its dtypes, and
-    the factors take that of the table they replace. A tied name that the file leaves out is filled
-    by its tie; one that the file stores in full is untied. All of it is checked first: after an
-    error the model is what it was.
+    float factors take that of the table they replace, codes stay bytes. A tied name that the file
+    leaves out is filled by its tie; one that the file stores in full is untied. All of it is checked
+    first: after an error the model is what it was.
 
     Args:
         model: built as for the dense checkpoint; it is changed in place.
@@ -93,7 +91,8 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
                 f"{path}: {type(model).__name__} has no parameter {table.name}", remedy=_remedy(model)
             )
         ties = [tie for tie in map(renamed, table.ties) if tie in parameters]
-        modules |= replacements(model, renamed(table.name), table.rank or 0, ties=ties, untie=weights)
+        held = _held(weights, replace(table, name=renamed(table.name), ties=tuple(ties)), path)
+        modules |= replacements(model, renamed(table.name), held, ties=ties, untie=weights)
 
     expected = _state(model, modules)
     # Older files store buffers (BERT's position_ids) that newer classes make themselves.
@@ -120,12 +119,39 @@ def _tables(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
         )
     for table in tables:
         decoded(checkpoint, table)  # nothing is read yet: this is the check that expanding makes
-        if table.parts != _PARTS:
+        if not has_module(table.method):
             raise UsageError(
                 f"{checkpoint.path}: the parts of {table.name} (method {table.method}) cannot be loaded",
                 remedy="run 'embcompress expand' and load the dense result",
             )
     return tables
+
+
+def _held(weights: dict[str, Any], table: TableRecord, path: str | Path) -> int | CodedTable:
+    """What holds a table: factors of a rank, or coded parts; these get the names that they have there.
+
+    Args:
+        weights: all that the file holds; changed.
+        table: its record, by the names in the model.
+        path: of the file.
+
+    Raises:
+        InputError: the stored parts contradict each other.
+    """
+    parts = {suffix: weights[part_name(table.name, suffix)] for suffix in table.parts}
+    try:
+        held = coded_table(table.method, parts, table.shape)
+        if held is None:
+            return table.rank or 0
+        renamed = module_parts(parts, table.shape[1])
+    except InputError as error:
+        raise InputError(f"{path}: {table.name}: {error.message}", remedy=error.remedy) from None
+    for name in (table.name, *table.ties):
+        if part_name(name, table.parts[0]) in weights:
+            for suffix in table.parts:
+                weights.pop(part_name(name, suffix), None)
+            weights |= {part_name(name, suffix): part for suffix, part in renamed.items()}
+    return held
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from embcompress.errors import UsageError
-from embcompress.nn import FactorizedEmbedding, FactorizedHead, Lookup
+from embcompress.nn import CodedEmbedding, CodedLookup, FactorizedEmbedding, FactorizedHead, Lookup
+from embcompress.nn.coded import Manner
+from embcompress.nn.stored import CodedTable
 
 
 def swap(
@@ -55,13 +57,16 @@ def install(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
 def replacements(
     model: nn.Module,
     table_name: str,
-    rank: int,
+    rank: int | CodedTable,
     *,
     dtype: torch.dtype | None = None,
     ties: Collection[str] = (),
     untie: Collection[str] = (),
 ) -> dict[str, nn.Module]:
     """What :func:`swap` would put where: a new module for each name of an old one; changes nothing.
+
+    In the place of a rank there may be a coded table, which the new modules then hold, its floats
+    in the type of the dense table.
 
     The module of ``table_name`` comes first. A module that stands in the model under several names
     has one replacement. Biases are the old parameters themselves. Those tied to the table whose
@@ -81,8 +86,11 @@ def replacements(
     for name, module in factored.items():
         _check(name, module, main.weight.shape)
 
-    new: dict[int, nn.Module] = {id(main): _factorized(main, rank, dtype or main.weight.dtype)}
-    embedding = cast(FactorizedEmbedding, new[id(main)])
+    if isinstance(rank, CodedTable):
+        embedding = _coded(main, rank, table_name)
+    else:
+        embedding = _factorized(main, rank, dtype or main.weight.dtype)
+    new: dict[int, nn.Module] = {id(main): embedding}
     for module in owners.values():
         if id(module) not in new:
             new[id(module)] = _untied(module) if id(module) in lone else _tied(module, embedding)
@@ -178,11 +186,29 @@ def _factorized(module: Lookup, rank: int, dtype: torch.dtype) -> FactorizedEmbe
     return embedding.requires_grad_(table.requires_grad).train(module.training)
 
 
+def _coded(module: Lookup, table: CodedTable, name: str) -> FactorizedEmbedding:
+    """An embedding of a coded table in the place of ``module``, in the same mode, on the same device.
+
+    Raises:
+        UsageError: the table is of another shape.
+    """
+    if table.shape != tuple(module.weight.shape):
+        raise UsageError(
+            f"{name}: is {list(table.shape)}, the model has {list(module.weight.shape)}",
+            remedy="use the model class and the sizes that it was made from",
+        )
+    held = table.to(module.weight)
+    embedding = CodedEmbedding(held.lookup, held.projection, _scale(module), Manner.of(module))
+    return embedding.requires_grad_(module.weight.requires_grad).train(module.training)
+
+
 def _tied(module: nn.Module, embedding: FactorizedEmbedding) -> nn.Module:
     """What stands for ``module`` when its weight is the table that ``embedding`` holds as factors."""
     tied: nn.Module
-    if isinstance(module, Lookup):
-        lookup = _lookup(module, embedding.left)
+    if isinstance(module, Lookup) and isinstance(embedding.lookup, CodedLookup):
+        tied = CodedEmbedding(embedding.lookup, embedding.projection, _scale(module), Manner.of(module))
+    elif isinstance(module, Lookup):
+        lookup = _lookup(module, cast(nn.Parameter, embedding.left))
         tied = FactorizedEmbedding(lookup, embedding.projection, _scale(module))
     else:
         tied = FactorizedHead(embedding, cast("nn.Parameter | None", module.bias))

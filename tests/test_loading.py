@@ -30,9 +30,8 @@ from torch import nn
 
 from embcompress.errors import InputError, UsageError
 from embcompress.loading import load
-from embcompress.methods import METHODS
-from embcompress.methods.svd import SVD
 from embcompress.nn import FactorizedEmbedding, FactorizedHead
+from embcompress.nn.stored import LOOKUPS
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -323,14 +322,8 @@ class TestRefusals:
 
     def test_a_method_whose_parts_have_no_module(self, tmp_path, case, monkeypatch):
         """A method may store what expand can decode and no module here computes with."""
-        monkeypatch.setattr(SVD, "suffixes", ("codes", "1.weight"))
-        assert METHODS["svd"].suffixes == ("codes", "1.weight")
-        weights, description = compressed(built(case, 0), case.tables)
-        for name in case.tables:
-            stem = name.removesuffix(".weight")
-            weights[f"{stem}.codes"] = weights.pop(f"{stem}.0.weight")
-        tables = tuple(replace(record, parts=("codes", "1.weight")) for record in description.tables)
-        path = write(tmp_path, FORMATS[0], weights, replace(description, tables=tables))
+        monkeypatch.delitem(LOOKUPS, "svd")
+        path = write(tmp_path, FORMATS[0], *compressed(built(case, 0), case.tables))
         self.refuse(case, path, r"method svd\) cannot be loaded; run 'embcompress expand'")
 
     def test_a_missing_factor_even_if_not_strict(self, tmp_path, case):

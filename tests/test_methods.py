@@ -127,7 +127,9 @@ class TestContract:
         known = known_of(table, weights)
         for layout in layouts(method, known):
             measured = relative_error(through(method, known, layout), table, weights)
-            assert measured == pytest.approx(layout.predicted_error, rel=min(0.05, layout.tolerance), abs=1e-7)
+            assert measured == pytest.approx(
+                layout.predicted_error, rel=min(0.05, layout.tolerance), abs=1e-7
+            )
 
     def test_cheapest_meets_an_error(self, method):
         """The smallest layout for an error keeps it, and clearly fewer bytes would not."""

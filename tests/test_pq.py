@@ -165,6 +165,15 @@ def test_frequent_rows_get_more_bytes():
     assert weighted < 0.8 * relative_error(through(PQ, alike, plain), table, weights)
 
 
+@pytest.mark.parametrize("ratio", [0.3, 0.6])
+def test_a_second_class_needs_bytes_to_get(ratio):
+    """Where all rows have the most bits there are, there is one class and no empty part."""
+    table = gaussian(1500, 24) * np.float32(0.9) ** np.arange(24, dtype=np.float32)
+    known, layout = fitted(table, ratio)
+    assert all(0 not in part.shape for part in layout.parts)
+    assert relative_error(through(PQ, known, layout), table) < 0.02
+
+
 def test_the_refitted_right_factor_is_better_than_the_basis():
     """Least squares against the coded left factor gains on the basis it started from."""
     table = gaussian(3000, 32, decay=0.5)

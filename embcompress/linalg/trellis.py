@@ -24,11 +24,8 @@ _POLYNOMIALS |= {6: (0o103, 0o024), 7: (0o235, 0o126), 8: (0o515, 0o362)}
 """Parity checks (h0, h1) of Ungerboeck's codes for one dimension, by memory (Ungerboeck 1987,
 "Trellis-coded modulation with redundant signal sets", part II)."""
 
-_SLAB = 1 << 16
-"""States × rows of a block: the costs of paths and of their candidates take 768 KiB, and fit a cache."""
-
-_SURVIVORS = 1 << 24
-"""Most bytes for the survivors of a block, unless that leaves fewer than 64 rows."""
+_SLAB = 1 << 18
+"""States × rows of a block. Were it to fit a cache, two threads would mostly wait for the interpreter."""
 
 _SPREADS = (1.05, 1.22, 1.34, 1.42, 1.49, 1.57, 1.57, 1.57)
 """Standard deviations whose quantiles are the best levels for 1 … 8 bits, measured with 64 states."""
@@ -138,7 +135,7 @@ def encode(rows: _Floats, code: Code, codebooks: _Floats) -> NDArray[np.uint8]:
     Each row is encoded by itself, so that threads may share a table by its rows.
     """
     codes = np.empty((len(rows), code.row_bytes), np.uint8)
-    width = min(max(64, min(_SLAB, _SURVIVORS // code.steps) >> code.memory), max(1, len(rows)))
+    width = 8 * -(-min(_SLAB >> code.memory, max(1, len(rows))) // 8)
     viterbi = _Viterbi(code, codebooks, width)
     for start in range(0, len(rows), width):
         codes[start : start + width] = viterbi.encode(rows[start : start + width])
@@ -222,7 +219,8 @@ class _Viterbi:
         self.code, self.codebooks = code, codebooks
         self.costs = np.empty((states, width), np.float32)
         self.candidates = np.empty((2, states, width), np.float32)
-        self.survivors = np.empty((code.steps, states, width), np.bool_)
+        self.better = np.empty((states, width), np.bool_)
+        self.survivors = np.empty((code.steps, states, width // 8), np.uint8)
 
     def encode(self, rows: _Floats) -> NDArray[np.uint8]:
         """Codes of as many rows as the arrays are wide, or fewer."""
@@ -282,18 +280,20 @@ class _Viterbi:
         bits = [2] * self.code.memory
         np.add(self.costs.reshape(*bits, 1, -1), metrics, out=self.candidates.reshape(2, *bits, -1))
         zero, one = self.candidates
-        np.less(one, zero, out=self.survivors[step])
+        np.less(one, zero, out=self.better)
+        self.survivors[step] = np.packbits(self.better, axis=1)
         np.minimum(zero, one, out=self.costs)
 
     def _trace_back(self) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
         """The coded bits ((memory + steps)×N) and the windows (steps×N) of the best path of each row."""
-        steps, states, width = self.survivors.shape
+        steps, (states, width) = len(self.survivors), self.costs.shape
         coded = np.empty((self.code.memory + steps, width), np.uint8)
         windows = np.empty((steps, width), np.uint16)
         state, lanes = self.costs.argmin(axis=0), np.arange(width)
+        octets, places = lanes >> 3, (7 - (lanes & 7)).astype(np.uint8)
         coded[steps:] = state >> np.arange(self.code.memory)[::-1, None] & 1
         for step in range(steps - 1, -1, -1):
-            coded[step] = self.survivors[step].take(state * width + lanes)
+            coded[step] = self.survivors[step].take(state * (width // 8) + octets) >> places & 1
             state += coded[step] * np.intp(states)
             windows[step] = state
             state >>= 1

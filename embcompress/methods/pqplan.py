@@ -148,6 +148,8 @@ def _plan(
         used = 1 + max(int(np.flatnonzero(each)[-1]) for each in rates)
         rates = [each[:used] for each in rates]
         row_bytes = np.array([code_of(each).row_bytes for each in rates])
+        if len(counts) > 1 and row_bytes[1] <= row_bytes[0]:
+            return None  # all have the most bits there are: one class does as well
         total = mask + 4 * len(zeros) + used * width + _fixed_bytes(rates) + int(row_bytes @ counts)
         settled, rank = used == rank, used
         if settled and total <= limit:

@@ -223,13 +223,20 @@ def _copied(state: Mapping[str, Tensor]) -> State:
 
 
 def _freeze_all_but_factors(model: nn.Module) -> None:
+    """Leave only the floats of factors to be trained.
+
+    Raises:
+        UsageError: there are none.
+    """
     model.requires_grad_(False)
     pairs = [module for module in model.modules() if isinstance(module, FactorizedPair)]
-    if not pairs:
-        raise UsageError(
-            "only the factors are to be trained, and the model has none",
-            remedy="factorize it first, or train all of it",
-        )
     for pair in pairs:
         pair.lookup.requires_grad_(True)
-        pair.projection.requires_grad_(True)
+        if pair.projection is not None:
+            pair.projection.requires_grad_(True)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        what = "only integers, which stay as they are" if pairs else "none"
+        raise UsageError(
+            f"only the factors are to be trained, and the model has {what}",
+            remedy="train all of it" if pairs else "factorize it first, or train all of it",
+        )

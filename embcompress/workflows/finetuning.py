@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, silent
-from embcompress.checkpoint.dtypes import DType, Floats
+from embcompress.checkpoint.description import part_name
+from embcompress.checkpoint.dtypes import DTYPES, DType, Floats
 from embcompress.checkpoint.staging import check_space, staged
 from embcompress.classifiers.storage import open_classifier
 from embcompress.errors import TargetError
 from embcompress.methods.base import Blocks
+from embcompress.nn.stored import RIGHT, RIGHT_PARTS, module_parts, trained_right
 from embcompress.reports.learning import TrainingResult
 from embcompress.training.loop import State
 from embcompress.training.records import Recipe
@@ -41,7 +44,8 @@ def finetune(
     """Train a classifier on, compressed or dense, and write it as it was stored.
 
     The output has the format, the names and the element types of the input; weights are trained in
-    float32. Epoch 0 is the input itself: where training makes nothing better on dev, it is kept.
+    float32. The codes of a coded table stay, its codebooks and right factor are trained. Epoch 0 is
+    the input itself: where training makes nothing better on dev, it is kept.
 
     Args:
         path: a classifier written by ``train``, ``factorize`` or ``finetune``.
@@ -110,12 +114,13 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
                     tables = tuple(replace(t, trained=t.trained or trained) for t in description.tables)
                     sources = what.sources or digests.result()
                     description = replace(description, source=sources, tables=tables)
-                source.write(target, _with_values(source, learned.state), description, progress)
+                edit = _with_values(source, _rounded(source, learned.state))
+                source.write(target, edit, description, progress)
 
         learned = learn(task, session, write)
         write(stage, learned)
         check_unchanged(source, before)
-        written = check_written(stage, learned.state, dev, session, what.factory)
+        written = check_written(stage, _rounded(source, learned.state), dev, session, what.factory)
     notes = list(split.notes)
     if learned.best.epoch == 0:
         notes.append("training made nothing better on dev: the weights are those it began with")
@@ -134,6 +139,33 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
         size=written.size,
         notes=tuple(notes),
     )
+
+
+def _rounded(source: Checkpoint, state: State) -> State:
+    """``state`` with the right factors that are stored in integers as they will be read, and these integers.
+
+    Raises:
+        TargetError: a trained value is not finite.
+    """
+    values = dict(state)
+    for table in source.description.tables if source.description else ():
+        names = dict(zip(table.parts, table.part_names, strict=True))
+        parts = {
+            suffix: torch.from_numpy(source.rows(names[suffix], 0, source.tensors[names[suffix]].shape[0]))
+            for suffix in RIGHT_PARTS
+            if suffix in names
+        }
+        if not parts:
+            continue
+        trained, columns = part_name(table.name, RIGHT), table.shape[1]
+        _check_range(trained, state[trained], DTYPES["F32"])
+        integers = trained_right(state[trained], parts, columns)
+        read_back = module_parts({**parts, **integers}, columns)[RIGHT]
+        values |= {names[suffix]: part for suffix, part in integers.items()}
+        values |= {
+            n: read_back for n in (part_name(o, RIGHT) for o in (table.name, *table.ties)) if n in state
+        }
+    return values
 
 
 def _with_values(source: Checkpoint, state: State) -> Edit:
@@ -155,12 +187,21 @@ def _whole(name: str, values: Tensor, dtype: DType) -> Blocks:
     """
 
     def blocks() -> Iterator[Floats]:
-        peak = float(values.abs().max()) if dtype.is_table and values.numel() else 0.0
-        if not peak <= dtype.largest and dtype.is_table:
-            raise TargetError(
-                f"{name}: a trained value is {peak:.3g}, {dtype.torch} ends at {dtype.largest:.5g}",
-                remedy="train with a lower --learning-rate, or factorize with --dtype float32",
-            )
+        _check_range(name, values, dtype)
         yield values.numpy()
 
     return blocks
+
+
+def _check_range(name: str, values: Tensor, dtype: DType) -> None:
+    """Refuse values that would become infinite in a float type.
+
+    Raises:
+        TargetError: with the greatest.
+    """
+    peak = float(values.abs().max()) if dtype.is_table and values.numel() else 0.0
+    if not peak <= dtype.largest and dtype.is_table:
+        raise TargetError(
+            f"{name}: a trained value is {peak:.3g}, {dtype.torch} ends at {dtype.largest:.5g}",
+            remedy="train with a lower --learning-rate, or factorize with --dtype float32",
+        )

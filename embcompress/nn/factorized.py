@@ -1,9 +1,10 @@
-"""Modules that stand where a dense table stood; torch only.
+"""Modules that hold a table as factors.
 
 A table E (V×d) is replaced by left (V×r) times right (r×d). An embedding looks up a row of left and
 multiplies it by right; a head that shared the table multiplies by right transposed first, so that
 neither ever makes a V×d matrix. PyTorch keeps the weight of a linear layer transposed, hence the
-state dict of both modules: ``0.weight`` is left, ``1.weight`` is right transposed (d×r).
+state dict of both modules: ``0.weight`` is left, ``1.weight`` is right transposed (d×r). Left may
+also be coded, and a table whose rows are coded as they are has no right factor.
 """
 
 from __future__ import annotations
@@ -13,34 +14,39 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from embcompress.nn.lookup import CodedLookup
+
 Lookup = nn.Embedding | nn.EmbeddingBag
 
 
 class FactorizedPair(nn.Sequential):
-    """The two factors as children ``0`` (a lookup of V rows, r wide) and ``1`` (a linear layer, r to d)."""
+    """The two factors as children ``0`` (a lookup of V rows, r wide) and ``1`` (a linear layer, r to d).
 
-    def __init__(self, lookup: Lookup, projection: nn.Linear) -> None:
-        super().__init__(lookup, projection)
+    Without a right factor there is no child ``1``, and r is d.
+    """
+
+    def __init__(self, lookup: Lookup | CodedLookup, projection: nn.Linear | None) -> None:
+        super().__init__(*(part for part in (lookup, projection) if part is not None))
 
     @property
-    def lookup(self) -> Lookup:
+    def lookup(self) -> Lookup | CodedLookup:
         """Child ``0``, which holds left."""
-        return cast(Lookup, self[0])
+        return cast("Lookup | CodedLookup", self[0])
 
     @property
-    def projection(self) -> nn.Linear:
-        """Child ``1``, which holds right transposed."""
-        return cast(nn.Linear, self[1])
+    def projection(self) -> nn.Linear | None:
+        """Child ``1``, which holds right transposed; None where there is no right factor."""
+        return cast(nn.Linear, self[1]) if len(self) > 1 else None
 
     @property
-    def left(self) -> nn.Parameter:
-        """The left factor (V×r)."""
-        return cast(nn.Parameter, self.lookup.weight)
+    def left(self) -> Tensor:
+        """The left factor (V×r): the parameter of child ``0``, or decoded anew from codes."""
+        return self.lookup.table() if isinstance(self.lookup, CodedLookup) else self.lookup.weight
 
     @property
-    def right(self) -> Tensor:
-        """The right factor (r×d), a view of the parameter of child ``1``."""
-        return self.projection.weight.T
+    def right(self) -> Tensor | None:
+        """The right factor (r×d), a view of the parameter of child ``1``; None where there is none."""
+        return None if self.projection is None else self.projection.weight.T
 
     @property
     def weight(self) -> Tensor:
@@ -49,12 +55,12 @@ class FactorizedPair(nn.Sequential):
         It is for code that asks a layer for its dtype, its device or its values, and no parameter:
         gradients flow through it to the factors, but changing it changes nothing.
         """
-        return self.left @ self.right
+        return self.left if self.right is None else self.left @ self.right
 
     @property
     def rank(self) -> int:
         """Components kept, r."""
-        return self.projection.in_features
+        return self.lookup.embedding_dim
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A property without a setter is not enough: torch registers a parameter without asking it.
@@ -82,7 +88,12 @@ class FactorizedEmbedding(FactorizedPair):
 
     scale: Tensor | float | None
 
-    def __init__(self, lookup: Lookup, projection: nn.Linear, scale: Tensor | float | None = None) -> None:
+    def __init__(
+        self,
+        lookup: Lookup | CodedLookup,
+        projection: nn.Linear | None,
+        scale: Tensor | float | None = None,
+    ) -> None:
         super().__init__(lookup, projection)
         if isinstance(scale, Tensor):
             self.register_buffer("scale", scale, persistent=False)  # moves with the model, is not saved
@@ -97,29 +108,35 @@ class FactorizedEmbedding(FactorizedPair):
     @property
     def embedding_dim(self) -> int:
         """Columns of the table, d."""
-        return self.projection.out_features
+        return self.rank if self.projection is None else self.projection.out_features
 
     @property
     def padding_idx(self) -> int | None:
         """The row that gets no gradient and, in a bag, is not counted."""
-        return self.lookup.padding_idx
+        return cast(Lookup, self.lookup).padding_idx
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Embed token ids (any shape) to (…, d), or bags of them to (bags, d).
 
         Takes what the lookup takes: for a bag also ``offsets`` and ``per_sample_weights``.
         """
-        output: Tensor = self.projection(self.lookup(*args, **kwargs))
+        output = self._look_up(*args, **kwargs)
+        if self.projection is not None:
+            output = self.projection(output)
         if self.scale is None:
             return output
         return output * (self.scale.to(output.dtype) if isinstance(self.scale, Tensor) else self.scale)
+
+    def _look_up(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Rows of left, or bags of them."""
+        return cast(Tensor, self.lookup(*args, **kwargs))
 
 
 class FactorizedHead(FactorizedPair):
     """A linear layer from d features to V logits whose weight is the table of an embedding.
 
     It owns no factors: its children are those of the embedding, so both train the same numbers.
-    Costs r·(d + V) multiply-adds a token instead of V·d.
+    Costs r·(d + V) multiply-adds a token instead of V·d; where left is coded, it is decoded for each call.
 
     Args:
         embedding: where the factors are.
@@ -135,7 +152,7 @@ class FactorizedHead(FactorizedPair):
     @property
     def in_features(self) -> int:
         """Width of the input, d."""
-        return self.projection.out_features
+        return self.rank if self.projection is None else self.projection.out_features
 
     @property
     def out_features(self) -> int:
@@ -144,4 +161,9 @@ class FactorizedHead(FactorizedPair):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of hidden states (…, d): ``hidden @ rightᵀ @ leftᵀ + bias``."""
-        return F.linear(F.linear(hidden, self.right), self.left, self.bias)
+        if self.right is not None:
+            hidden = F.linear(hidden, self.right)
+        if not isinstance(self.lookup, CodedLookup):
+            return F.linear(hidden, self.lookup.weight, self.bias)
+        logits = self.lookup.scores(hidden)
+        return logits if self.bias is None else logits + self.bias

@@ -1,0 +1,102 @@
+"""An embedding whose rows are coded, in the place of an embedding or of a bag of embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embcompress.nn.factorized import FactorizedEmbedding, Lookup
+from embcompress.nn.lookup import CodedLookup
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How rows are looked up, the options of a dense embedding that still mean something.
+
+    Codes have no gradient, so that ``sparse`` and ``scale_grad_by_freq`` mean nothing.
+
+    Attributes:
+        padding_idx: the row that gets no gradient and, in a bag, is not counted; None for none.
+        mode: ``"sum"`` or ``"mean"`` of a bag; None where each id gives a row.
+        include_last_offset: whether the last offset of bags is their end.
+    """
+
+    padding_idx: int | None = None
+    mode: str | None = None
+    include_last_offset: bool = False
+
+    @classmethod
+    def of(cls, module: Lookup) -> Self:
+        """That of a dense embedding."""
+        if isinstance(module, nn.EmbeddingBag):
+            return cls(module.padding_idx, module.mode, bool(module.include_last_offset))
+        return cls(module.padding_idx)
+
+
+class CodedEmbedding(FactorizedEmbedding):
+    """An embedding of V tokens in d dimensions whose rows are decoded as they are looked up.
+
+    Its state dict holds the stored parts, codes as bytes, but for a right factor in integers: that is
+    ``1.weight`` here, in floats. The codes stay; floats train. The lookup may be that of other
+    embeddings and heads as well.
+
+    Args:
+        lookup: rows of left.
+        projection: ``nn.Linear(r, d, bias=False)``; None where the rows are those of the table.
+        scale: see the base class.
+        manner: how rows are looked up.
+    """
+
+    def __init__(
+        self,
+        lookup: CodedLookup,
+        projection: nn.Linear | None,
+        scale: Tensor | float | None = None,
+        manner: Manner = Manner(),
+    ) -> None:
+        super().__init__(lookup, projection, scale)
+        self.manner = manner
+
+    @property
+    def padding_idx(self) -> int | None:
+        """The row that gets no gradient and, in a bag, is not counted."""
+        return self.manner.padding_idx
+
+    def _look_up(
+        self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
+    ) -> Tensor:
+        padding = self.manner.padding_idx
+        if self.manner.mode is not None:
+            return self._bags(input, offsets, per_sample_weights)
+        rows: Tensor = self.lookup(input)
+        if padding is None or not torch.is_grad_enabled():
+            return rows
+        return torch.where((input == padding)[..., None], rows.detach(), rows)
+
+    def _bags(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
+        """Sums or means of rows, each of which is decoded for its place in a bag.
+
+        Padding counts with weight 0: torch's own ``padding_idx`` cannot be exported for any number of rows.
+        """
+        padding, mode = self.manner.padding_idx, str(self.manner.mode)
+        rows: Tensor = self.lookup(ids.flatten())
+        bags = partial(
+            F.embedding_bag,
+            torch.arange(ids.numel(), device=ids.device, dtype=ids.dtype).view_as(ids),
+            offsets=offsets,
+            include_last_offset=self.manner.include_last_offset,
+        )
+        if padding is None or (weights is not None and mode != "sum"):  # which torch refuses
+            return bags(rows, mode=mode, per_sample_weights=weights)
+        counted = (ids != padding).to(rows.dtype)
+        sums = bags(rows, mode="sum", per_sample_weights=counted if weights is None else weights * counted)
+        return sums if mode == "sum" else sums / bags(counted.view(-1, 1), mode="sum").clamp(min=1)
+
+    def extra_repr(self) -> str:
+        """How rows are looked up, for printing."""
+        return str(self.manner)

@@ -1,0 +1,97 @@
+"""Rows stored as small integers with one scale each, unpacked and scaled as they are looked up."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from embcompress.linalg.packing import packed_width
+from embcompress.nn.lookup import CodedLookup, agree
+
+
+class IntegerRows(CodedLookup):
+    """Rows of scaled integers; see ``linalg/integers.py``.
+
+    All of it is buffers. The scales are much smaller than the numbers of a table, so that steps of the size
+    that suits all other weights, as Adam takes them, would ruin them.
+
+    Args:
+        codes: N×``packed_width(width, bits)`` bytes.
+        scales: N×1.
+        width: integers in a row.
+        bits: of an integer; or a tensor that is stored with the rows (1×2), whose first number it is.
+        tokens: see the base class.
+        kept: see the base class.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    bits: Tensor | None
+
+    def __init__(
+        self,
+        codes: Tensor,
+        scales: Tensor,
+        width: int,
+        bits: int | Tensor,
+        *,
+        tokens: int,
+        kept: Tensor | None = None,
+    ) -> None:
+        super().__init__(tokens, width, kept)
+        self._bits = bits if isinstance(bits, int) else 0
+        self.register_buffer("bits", None if isinstance(bits, int) else bits)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+        self.derive()
+
+    @property
+    def stored(self) -> Tensor:
+        """The codes."""
+        return self.codes
+
+    def derive(self) -> None:
+        """See the base class."""
+        super().derive()
+        if self.bits is not None:
+            agree(self.bits.shape == (1, 2), f"bits are {list(self.bits.shape)}")
+            self._bits = int(self.bits[0, 0])
+        agree(1 <= self._bits <= 8, f"integers of {self._bits} bits")
+        wanted = packed_width(self.embedding_dim, self._bits)
+        found = f"{self.codes.shape[1]} bytes hold {self.embedding_dim} integers of {self._bits} bits"
+        agree(self.codes.shape[1] == wanted, found)
+        agree(self.scales.shape == (len(self.codes), 1), f"scales are {list(self.scales.shape)}")
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """See the base class."""
+        integers = unpacked(self.codes.index_select(0, numbers), self.embedding_dim, self._bits)
+        scales = self.scales.index_select(0, numbers)
+        return integers.to(scales.dtype).sub_((2**self._bits - 1) / 2) * scales
+
+    def extra_repr(self) -> str:
+        """Sizes, for printing."""
+        return f"{super().extra_repr()}, bits={self._bits}"
+
+
+def unpacked(codes: Tensor, count: int, bits: int) -> Tensor:
+    """The integers (N×count) in packed rows (N×``packed_width(count, bits)``); see ``linalg/packing.py``.
+
+    So many bytes as hold whole integers become one number, which is shifted to each of them.
+    """
+    if bits == 8:
+        return codes
+    octets = bits // math.gcd(bits, 8)
+    together = 8 * octets // bits
+    filled = F.pad(codes, (0, -codes.shape[1] % octets))
+    groups = filled.view(codes.shape[0], filled.shape[1] // octets, octets)
+    words: Tensor = groups[..., 0]
+    if octets > 1:
+        words = words.to(torch.int32 if octets < 4 else torch.int64)
+        for i in range(1, octets):
+            words = words << 8 | groups[..., i]
+    places = torch.arange(together - 1, -1, -1, dtype=words.dtype, device=codes.device) * bits
+    values: Tensor = words[..., None] >> places & 2**bits - 1
+    return values.flatten(1)[:, :count]

@@ -1,0 +1,216 @@
+"""Rows of trellis-coded coefficients, decoded as they are looked up; see ``linalg/trellis.py``.
+
+Every component of a row is a symbol: the window of coded bits that its step sees, its uncoded bits
+above. Both lie within two neighbouring bytes, at places that are the same for all rows of a class.
+So symbols are cut out for a whole batch by shifts and masks, component by component, tokens along the
+last axis; then one gather finds their values in a table that is made of the codebooks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embcompress.methods.rowcode import MEMORY, code_of, coded_order
+from embcompress.nn.lookup import CodedLookup, agree, marked
+
+_WINDOW = 2 << MEMORY
+"""Number of windows; symbols of the same uncoded bits lie next to each other."""
+
+_PLAIN, _ZERO = -1, -2
+"""What ``nth_hot`` says of rows that are none of the hot ones: they have no row in ``extra``, or are zero."""
+
+
+class TrellisRows(CodedLookup):
+    """Coefficients times their scales. The codebooks are a parameter, all else buffers.
+
+    Rows may be of two classes, whose components have other rates; the code of a *hot* row, of the
+    second class, is continued in ``extra``.
+
+    Args:
+        codes: N×m bytes.
+        rates: c×width bytes, twice the bits of each component in each class.
+        codebooks: 1×n, flat, of one class after the other.
+        scales: c×width.
+        extra: H×e bytes, further bytes of hot rows.
+        hot: a bit a row (⌈N/8⌉×1 bytes, the most significant first).
+        zeros: numbers of rows that are zero whatever their codes (Z×1, int32).
+        tokens: see the base class.
+        kept: see the base class.
+    """
+
+    codes: Tensor
+    rates: Tensor
+    scales: Tensor
+    extra: Tensor | None
+    hot: Tensor | None
+    zeros: Tensor | None
+    # Made from these:
+    nth_hot: Tensor | None  # of each row, its row in extra or one of the two above (N, int32)
+    levels: Tensor  # where in the codebooks the value of each symbol is; behind their end is a zero
+    places: Tensor  # c×6×width: window byte and shift; uncoded bits' byte, shift and mask; first symbol
+
+    def __init__(
+        self,
+        codes: Tensor,
+        rates: Tensor,
+        codebooks: Tensor,
+        scales: Tensor,
+        *,
+        extra: Tensor | None = None,
+        hot: Tensor | None = None,
+        zeros: Tensor | None = None,
+        tokens: int,
+        kept: Tensor | None = None,
+    ) -> None:
+        super().__init__(tokens, rates.shape[1], kept)
+        self.codebooks = nn.Parameter(codebooks)
+        parts = {"codes": codes, "rates": rates, "scales": scales}
+        for name, part in {**parts, "extra": extra, "hot": hot, "zeros": zeros}.items():
+            self.register_buffer(name, part)
+        for name in ("nth_hot", "levels", "places"):
+            self.register_buffer(name, None, persistent=False)
+        self.derive()
+
+    @property
+    def stored(self) -> Tensor:
+        """The codes."""
+        return self.codes
+
+    def derive(self) -> None:
+        """See the base class."""
+        super().derive()
+        classes, device = len(self.rates), self.codes.device
+        agree(classes == (1 if self.hot is None else 2), f"{classes} classes of rows")
+        agree((self.hot is None) == (self.extra is None), "hot rows and extra go together")
+        agree(self.scales.shape == self.rates.shape, f"scales are {list(self.scales.shape)}")
+        try:
+            found = [_Class.of(rates) for rates in self.rates.cpu().numpy() / 2]
+        except ValueError as error:
+            agree(False, f"rates: {error}")
+        more = 0 if self.extra is None else self.extra.shape[1]
+        for each, width in zip(found, (self.codes.shape[1], self.codes.shape[1] + more), strict=False):
+            agree(each.row_bytes == width, f"{width} bytes hold codes of {each.row_bytes}")
+        starts = np.cumsum([0, *(each.level_count for each in found)])
+        count = int(starts[-1])
+        agree(self.codebooks.shape == (1, count), f"codebooks are {list(self.codebooks.shape)} for {count}")
+        levels = [each.levels + start for each, start in zip(found, starts, strict=False)]
+        firsts = np.cumsum([0, *map(len, levels)])
+        levels.append(np.full(_WINDOW, count))  # of components without bits, whatever the window
+        places = np.stack([each.places for each in found])
+        coded = places[:, -1] >= 0
+        places[:, -1] = np.where(coded, places[:, -1] + firsts[: len(found), None], firsts[-1])
+        self.levels = torch.from_numpy(np.concatenate(levels).astype(np.int32)).to(device)
+        self.places = torch.from_numpy(places).to(device)
+        self.nth_hot = self._numbered()
+
+    def _numbered(self) -> Tensor | None:
+        """``nth_hot``, checked; None where all rows are alike."""
+        if self.hot is None and self.zeros is None:
+            return None
+        numbered = np.full(len(self.codes), _PLAIN, np.int32)
+        if self.hot is not None and self.extra is not None:
+            hot = marked(self.hot, len(self.codes), "hot")
+            agree(
+                int(hot.sum()) == len(self.extra),
+                f"{hot.sum():,} rows are hot, extra has {len(self.extra):,}",
+            )
+            numbered[hot] = np.arange(len(self.extra))
+        if self.zeros is not None:
+            zeros = self.zeros.flatten().cpu().numpy()
+            agree(self.zeros.shape == (len(zeros), 1), f"zeros are {list(self.zeros.shape)}")
+            agree(
+                bool(((zeros >= 0) & (zeros < len(numbered))).all()),
+                f"zeros beyond row {len(numbered) - 1:,}",
+            )
+            numbered[zeros] = _ZERO
+        return torch.from_numpy(numbered).to(self.codes.device)
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """See the base class."""
+        codes = self.codes.index_select(0, numbers)
+        nth_hot = None if self.nth_hot is None else self.nth_hot.index_select(0, numbers)
+        if self.extra is not None and nth_hot is not None:
+            codes = torch.cat([codes, self.extra.index_select(0, nth_hot.clamp(min=0))], dim=1)
+        octets = F.pad(codes, (0, 1)).T.contiguous().to(torch.int32)
+        twins = octets[:-1] << 8 | octets[1:]
+        symbols, scales = self._symbols(0, twins), self.scales[0, :, None]
+        if self.extra is not None and nth_hot is not None:
+            hot = nth_hot >= 0
+            symbols = torch.where(hot, self._symbols(1, twins), symbols)
+            scales = torch.where(hot, self.scales[1, :, None], scales)
+        values = F.pad(self.codebooks.flatten(), (0, 1)).index_select(0, self.levels)
+        coefficients = values.index_select(0, symbols.flatten()).view(symbols.shape) * scales
+        if self.zeros is not None and nth_hot is not None:
+            coefficients = coefficients * (nth_hot != _ZERO)
+        return coefficients.T
+
+    def _symbols(self, kind: int, twins: Tensor) -> Tensor:
+        """What each component of some rows is in their class (width×n), by pairs of their bytes."""
+        octet, shift, more_octet, more_shift, more_mask, first = self.places[kind].unbind()
+        windows: Tensor = twins.index_select(0, octet) >> shift[:, None] & _WINDOW - 1
+        uncoded: Tensor = twins.index_select(0, more_octet) << MEMORY + 1 >> more_shift[:, None]
+        uncoded = uncoded & more_mask[:, None]
+        symbols: Tensor = (windows | uncoded) + first[:, None]
+        return symbols
+
+    def extra_repr(self) -> str:
+        """Sizes, for printing."""
+        return f"{super().extra_repr()}, classes={len(self.rates)}, bytes={self.codes.shape[1]}"
+
+
+@dataclass(frozen=True)
+class _Class:
+    """Where the symbols of a class of rows are, and their values.
+
+    Attributes:
+        row_bytes: of a code.
+        level_count: numbers in the codebooks.
+        levels: where in the codebooks the value of each symbol is; a symbol is the uncoded bits, or
+            which of a pair it is, above the window.
+        places: of each component, see ``TrellisRows``; the first symbol of those without bits is -1.
+    """
+
+    row_bytes: int
+    level_count: int
+    levels: NDArray[np.intp]
+    places: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, rates: NDArray[np.float64]) -> _Class:
+        """The class whose components have these bits.
+
+        Raises:
+            ValueError: no code has such rates.
+        """
+        code, order = code_of(rates), coded_order(rates)
+        places = np.tile(np.array([0, 0, 0, 0, 0, -1], np.int32)[:, None], len(rates))
+        levels: list[NDArray[np.intp]] = []
+        first, at = 0, MEMORY + code.steps  # the uncoded bits stand behind the path
+        for rate, run in code.runs:
+            nth, found = np.arange(run.stop - run.start), code.levels[rate]
+            bits = max(0, int(rate) - 1)
+            if rate < 1:
+                steps, above = code.scalars + nth // 2, nth % 2
+                found = found.reshape(-1, 2).T.ravel()
+            else:
+                steps, above = run.start + nth, 0 * nth
+            starts = (at + bits * nth) * (bits > 0)
+            at += bits * len(nth)
+            places[:, order[run]] = (
+                steps >> 3,
+                15 - MEMORY - (steps & 7),
+                starts >> 3,
+                16 - bits - (starts & 7),
+                0 * nth + ((1 << bits) - 1 << MEMORY + 1),
+                first + _WINDOW * above,
+            )
+            levels.append(found)
+            first += len(found)
+        count = max(book.stop for book in code.books.values())
+        return cls(code.row_bytes, count, np.concatenate(levels), places)
