@@ -24,13 +24,6 @@ from embcompress.cli.options import (
 @targets
 @output
 @keys
-@click.option(
-    "--method",
-    default="svd",
-    show_default=True,
-    help="How: svd, pq, lplr, int8, int4, int3, screen, screen+METHOD, or auto for the one that is "
-    "foretold to lose least.",
-)
 @click.option("--all", "all_tables", is_flag=True, help="Take every token table.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Token counts: .csv, .tsv or .npy.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="Texts to count tokens in: .csv or .txt.")

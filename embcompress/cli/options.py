@@ -71,6 +71,13 @@ def targets(command: F) -> F:
             help="Target: size of the written model, e.g. 25MB.",
         ),
         click.option(
+            "--method",
+            default="svd",
+            show_default=True,
+            help="How: svd, pq, lplr, int8, int4, int3, screen, screen+METHOD, or auto for the one that is "
+            "foretold to lose least.",
+        ),
+        click.option(
             "--dtype",
             help="Type of the factors: float32, float16, bfloat16 or float64.  [default: the table's]",
         ),

@@ -16,6 +16,7 @@ from embcompress.classifiers.storage import fitting_record
 from embcompress.data.counting import Counts
 from embcompress.data.labelled import LabelledTexts
 from embcompress.errors import TargetError, UsageError
+from embcompress.methods import DEFAULT_METHOD
 from embcompress.reports.learning import CompressResult, EvaluateResult
 from embcompress.reports.results import FactorizeResult
 from embcompress.training.records import Recipe
@@ -43,6 +44,7 @@ def compress(
     max_error: float | None = None,
     max_size: int | None = None,
     keys: Sequence[str] | str = (),
+    method: str = DEFAULT_METHOD,
     dtype: str | None = None,
     split_scale: str = "left",
     smoothing: float | None = None,
@@ -67,6 +69,7 @@ def compress(
         max_error: target.
         max_size: target.
         keys: names of the tables; found by themselves when empty.
+        method: registry name of the method, or ``"auto"``.
         dtype: element type of the factors; the table's own when None.
         split_scale: where the singular values go.
         smoothing: exponent s of a token's weight (count + 1)^s; 0 weighs all tokens alike; None
@@ -102,6 +105,7 @@ def compress(
                 max_error=max_error,
                 max_size=max_size,
                 keys=keys,
+                method=method,
                 dtype=dtype,
                 split_scale=split_scale,
                 weights=counts if exponent else None,  # plain SVD by its own name

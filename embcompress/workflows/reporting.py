@@ -36,10 +36,6 @@ RATIOS = (0.5, 0.75, 0.9, 0.95)
 CURVE = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.925, 0.94, 0.95, 0.96, 0.97, 0.98)
 """Ratios of its curves, those above among them."""
 
-_SLOW = frozenset({"lplr"})
-"""Methods that take half a second to foretell a ratio of a table of 47 MB: curves alone show them."""
-
-
 def report(
     path: str | Path,
     *,
@@ -203,11 +199,10 @@ def _compared(
 ) -> tuple[Comparison, ...]:
     """What each method is foretold to make of a table at each ratio."""
     advance = Steps(progress, f"methods on {known.name}", len(ratios))
-    methods = [m for m in METHODS.values() if ratios is CURVE or m.name not in _SLOW]
     compared = []
     for ratio in ratios:
         limit = bytes_for_ratio(known.rows, ratio)
-        errors = {method.name: _foretold(method, known, limit, settings) for method in methods}
+        errors = {method.name: _foretold(method, known, limit, settings) for method in METHODS.values()}
         compared.append(
             Comparison(
                 ratio=ratio,
