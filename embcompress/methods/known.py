@@ -75,8 +75,8 @@ class Known:
 
     @functools.cached_property
     def sample(self) -> Sample:
-        """Rows drawn by weight, the same each time; the whole table where it is small."""
-        return draw(self.rows, self.weights, SAMPLE_ROWS)
+        """Rows drawn by weight and energy, the same each time; the whole table where it is small."""
+        return draw(self, SAMPLE_ROWS)
 
     def weights_of(self, start: int, stop: int) -> NDArray[np.float64]:
         """Weights of rows ``start:stop``."""
@@ -125,23 +125,29 @@ def measure(
     return Known(name, rows, weights, energies, spectrum(found.matrix, rows.shape[0]), precise)
 
 
-def draw(rows: Rows, weights: Weights | None, count: int) -> Sample:
-    """About ``count`` rows, each taken with a chance in proportion to its weight.
+def draw(known: Known, count: int) -> Sample:
+    """About ``count`` rows, half of the chances in proportion to weights, half to energies.
 
+    Errors are about as large as rows are, and a few large rows may hold much of them: with chances by
+    weight alone they would be missing from most samples, with chances by energy alone the small ones.
     Systematic sampling (Madow 1949): the cumulated chances are cut at equal steps from a fixed
     start. A row whose chance would be over one is taken for sure and stands for itself.
     """
-    total = rows.shape[0]
+    rows, total = known.rows, known.rows.shape[0]
+    weights = known.weights_of(0, total)
     if total <= count:
-        places, scaled = np.arange(total), np.ones(total) if weights is None else weights
+        places, scaled = np.arange(total), weights
     else:
-        chances = _chances(np.ones(total) if weights is None else weights, count)
+        sizes = weights / weights.sum()
+        if known.spectrum.total > 0:
+            sizes = (sizes + known.energies / known.energies.sum()) / 2
+        chances = _chances(sizes, count)
         # A shuffled order, since neighbours in a vocabulary are alike; the seed is part of the method.
         order = np.random.default_rng(0).permutation(total)
         steps = np.cumsum(chances[order])
         taken = np.floor(steps + 0.5) > np.floor(steps - chances[order] + 0.5)
         places = np.sort(order[taken])
-        scaled = (1.0 if weights is None else weights[places]) / chances[places]
+        scaled = weights[places] / chances[places]
     # Of a large table one row at a time: what lies between them need not be read.
     blocks = rows.blocks() if total <= count else (rows.read(int(i), int(i) + 1) for i in places)
     with np.errstate(over="ignore"):

@@ -107,7 +107,12 @@ class PQ(Method):
             members = np.flatnonzero(plan.classes[sample.places] == index)
             code, decoded[members] = trained(rates, coefficients[members], sample.weights[members])
             classes.append(code)
-        right = quantize(basis.T, plan.bits, np.float32)
+        wanted: NDArray[Any] = basis.T
+        if len(sample.rows) == known.rows.shape[0]:  # with fewer rows it would fit the sample
+            refit = _Refit(basis, max(float(code.scales.max()) for code in classes))
+            refit.add(decoded, sample.rows, sample.weights)
+            wanted = refit.right()
+        right = quantize(wanted, plan.bits, np.float32)
         stand_in = decoded @ dequantize(right.codes, right.scales, plan.bits)
         return Layout(
             parts=_parts(known, plan, classes),

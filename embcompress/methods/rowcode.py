@@ -22,6 +22,13 @@ _ROUNDS = 3
 _TRAINED_ON = 1024
 """Most rows codebooks are trained on; a level has hundreds of members among them."""
 
+_STRETCHED = 6
+"""Bits from which the outermost levels are set wide apart: there is little else to lose, and rows that no
+sample has would be cut off at the levels of those it has."""
+
+_OUTER = np.array([1.15, 1.4, 1.75, 2.2], np.float32)
+"""The four outermost levels, one of each subset, over the next."""
+
 Floats = NDArray[np.float32]
 
 
@@ -102,6 +109,10 @@ def trained(
     some = slice(None, None, -(-len(coefficients) // _TRAINED_ON))
     rows = coefficients[some][:, order] / scales[order]
     codebooks = trellis.train(rows, weights[some], code, trellis.initial_codebooks(code), _ROUNDS)
+    for rate, book in code.books.items():
+        if rate >= _STRETCHED:
+            levels = codebooks[book]
+            levels[-4:], levels[:4] = levels[-5] * _OUTER, levels[4] * _OUTER[::-1]
     first = RowCode(rates, scales, codebooks.astype(np.float16).astype(np.float32))
     decoded = first.decode(first.encode(coefficients))
     products = weights @ np.multiply(coefficients, decoded, dtype=np.float64)
