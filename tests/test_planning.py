@@ -210,7 +210,7 @@ class TestAuto:
         for method in METHODS.values():
             with contextlib.suppress(TargetError):
                 (other,) = plan_tables([table], Target("ratio", ratio), method)
-                assert plan.layout.predicted_error <= other.layout.predicted_error
+                assert plan.layout.predicted_error <= 1.015 * other.layout.predicted_error
 
     @pytest.mark.parametrize("error", [0.5, 0.2, 0.05])
     def test_it_takes_the_fewest_bytes_for_an_error(self, error):
@@ -221,7 +221,7 @@ class TestAuto:
         for method in METHODS.values():
             with contextlib.suppress(TargetError):
                 (other,) = plan_tables([table], Target("max_error", error), method)
-                assert plan.layout.nbytes <= other.layout.nbytes
+                assert plan.layout.nbytes <= 1.015 * other.layout.nbytes
 
     def test_a_rank_is_no_target_for_it(self):
         """A rank says nothing to methods that have none."""
