@@ -13,12 +13,16 @@ from embcompress.version import __version__
 
 if TYPE_CHECKING:
     from embcompress.errors import EmbcompressError, InputError, Interrupted, TargetError, UsageError
+    from embcompress.integrations import register
     from embcompress.loading import load
     from embcompress.nn import FactorizedEmbedding, FactorizedHead
     from embcompress.training.calr import CALR
     from embcompress.training.records import Recipe
+    from embcompress.training.recovery import DistilRecipe
     from embcompress.workflows import (
+        compare,
         compress,
+        distil,
         evaluate,
         expand,
         factorize,
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALR",
+    "DistilRecipe",
     "EmbcompressError",
     "FactorizedEmbedding",
     "FactorizedHead",
@@ -45,19 +50,23 @@ __all__ = [
     "Texts",
     "UsageError",
     "__version__",
+    "compare",
     "compress",
+    "distil",
     "evaluate",
     "expand",
     "factorize",
     "finetune",
     "load",
     "predict",
+    "register",
     "report",
     "train",
 ]
 
 _HOMES = {
     "CALR": "training.calr",
+    "DistilRecipe": "training.recovery",
     "EmbcompressError": "errors",
     "FactorizedEmbedding": "nn",
     "FactorizedHead": "nn",
@@ -69,13 +78,16 @@ _HOMES = {
     "TargetError": "errors",
     "Texts": "workflows.texts",
     "UsageError": "errors",
+    "compare": "workflows",
     "compress": "workflows",
+    "distil": "workflows",
     "evaluate": "workflows",
     "expand": "workflows",
     "factorize": "workflows",
     "finetune": "workflows",
     "load": "loading",
     "predict": "workflows",
+    "register": "integrations",
     "report": "workflows",
     "train": "workflows",
 }

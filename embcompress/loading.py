@@ -62,7 +62,9 @@ def load(
     return model if device is None else model.to(device)
 
 
-def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_tables: bool = False) -> None:
+def fill(
+    model: nn.Module, path: str | Path, *, strict: bool = True, needs_tables: bool = False
+) -> Callable[[str], str]:
     """Load a checkpoint, compressed or dense, into the model it was made from; see :func:`load`.
 
     Args:
@@ -70,6 +72,9 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
         path: a .safetensors or PyTorch file, or a Hugging Face directory.
         strict: see :func:`load`.
         needs_tables: whether a dense checkpoint is refused.
+
+    Returns:
+        How a name in the file becomes one in the model.
     """
     if any(tensor.is_meta for tensor in model.parameters()):
         raise UsageError("the model has parameters on the meta device", remedy="build it on a real device")
@@ -91,8 +96,8 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
                 f"{path}: {type(model).__name__} has no parameter {table.name}", remedy=_remedy(model)
             )
         ties = [tie for tie in map(renamed, table.ties) if tie in parameters]
-        held = _held(weights, replace(table, name=renamed(table.name), ties=tuple(ties)), path)
-        modules |= replacements(model, renamed(table.name), held, ties=ties, untie=weights)
+        kind = _held(weights, replace(table, name=renamed(table.name), ties=tuple(ties)), path)
+        modules |= replacements(model, renamed(table.name), kind, ties=ties, untie=weights)
 
     expected = _state(model, modules)
     # Older files store buffers (BERT's position_ids) that newer classes make themselves.
@@ -102,6 +107,7 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
     _check_fit(weights, expected, path, strict=strict, remedy=remedy)
     install(model, modules)
     model.load_state_dict(weights, strict=strict)
+    return renamed
 
 
 def _tables(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
@@ -140,8 +146,8 @@ def _held(weights: dict[str, Any], table: TableRecord, path: str | Path) -> int 
     """
     parts = {suffix: weights[part_name(table.name, suffix)] for suffix in table.parts}
     try:
-        held = coded_table(table.method, parts, table.shape)
-        if held is None:
+        coded = coded_table(table.method, parts, table.shape)
+        if coded is None:
             return table.rank or 0
         renamed = module_parts(parts, table.shape[1])
     except InputError as error:
@@ -151,13 +157,15 @@ def _held(weights: dict[str, Any], table: TableRecord, path: str | Path) -> int 
             for suffix in table.parts:
                 weights.pop(part_name(name, suffix), None)
             weights |= {part_name(name, suffix): part for suffix, part in renamed.items()}
-    return held
+    return coded
 
 
 def _read(file: Path) -> dict[str, Any]:
     """The state dict in one weight file, on the CPU."""
     with open_file(file) as opened:
         keys = opened.container if isinstance(opened, TorchFile) else None
+    if opened.format == "onnx":
+        raise UsageError(f"{file}: is an ONNX model, graph and all", remedy="run it with onnxruntime")
     if keys is None:
         return load_file(file)
     state = torch.load(file, map_location="cpu", weights_only=True)

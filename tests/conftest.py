@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import embcompress
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,14 @@ def minilm() -> Path:
     assert package is not None
     assert package.origin is not None
     return Path(package.origin).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def registered() -> Iterator[None]:
+    """transformers taught to read compressed directories, and as it was afterwards."""
+    from transformers.quantizers import auto
+
+    embcompress.register()
+    yield
+    for known in (auto.AUTO_QUANTIZER_MAPPING, auto.AUTO_QUANTIZATION_CONFIG_MAPPING):
+        known.pop("embcompress")

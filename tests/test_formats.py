@@ -7,11 +7,14 @@ import json
 import os
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
 import embcompress
@@ -99,7 +102,54 @@ class Directory:
         return {n: shards[s][n] for n, s in index["weight_map"].items()}
 
 
-WRITERS = {"safetensors": [Safetensors], "torch": [TorchZip, TorchLegacy], "directory": [Directory]}
+class Onnx:
+    """A model that looks tokens up and, with a head, multiplies by its transpose; the rest is unused."""
+
+    suffix = ".onnx"
+
+    @classmethod
+    def save(cls, path, tensors):
+        onnx.save(cls.graph(tensors), path)
+
+    @staticmethod
+    def graph(tensors):
+        held = [numpy_helper.from_array(Onnx.array(tensor), name) for name, tensor in tensors.items()]
+        kind = {t.name: t.data_type for t in held}["embedding.weight"]
+        last = "y" if "lm_head.weight" in tensors else "x"
+        nodes = [
+            helper.make_node("Gather", ["embedding.weight", "ids"], ["x"], "look up"),
+            helper.make_node("Transpose", ["lm_head.weight"], ["turned"], perm=[1, 0]),
+            helper.make_node("MatMul", ["x", "turned"], ["y"], "head"),
+        ]
+        ids = helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["batch", "length"])
+        out = helper.make_tensor_value_info(last, kind, ["batch", "length", None])
+        graph = helper.make_graph(nodes if last == "y" else nodes[:1], "tiny", [ids], [out], held)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+    @staticmethod
+    def array(tensor):
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.numpy()
+
+    @staticmethod
+    def load(path):
+        onnx.checker.check_model(path, full_check=True)
+        arrays = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+        return {
+            name: torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+            if array.dtype == ml_dtypes.bfloat16
+            else torch.from_numpy(array.copy())
+            for name, array in arrays.items()
+        }
+
+
+WRITERS = {
+    "safetensors": [Safetensors],
+    "torch": [TorchZip, TorchLegacy],
+    "onnx": [Onnx],
+    "directory": [Directory],
+}
 
 
 @pytest.fixture(params=[w for writers in WRITERS.values() for w in writers], ids=lambda w: w.__name__)

@@ -19,6 +19,7 @@ ROOMS = (
     ("__main__",),
     ("cli",),
     ("workflows",),
+    ("integrations",),
     ("reports",),
     ("training",),
     ("classifiers",),
@@ -38,7 +39,12 @@ FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 HOMES = {
     "click": ("cli",),
-    "rich": ("reports/terminal", "reports/report_terminal", "reports/learning_terminal"),
+    "rich": (
+        "reports/terminal",
+        "reports/report_terminal",
+        "reports/learning_terminal",
+        "reports/comparison_terminal",
+    ),
     "torch": (
         "nn",
         "swapping",
@@ -48,10 +54,14 @@ HOMES = {
         "workflows/learning",
         "workflows/training",
         "workflows/finetuning",
+        "workflows/distilling",
         "workflows/importances",
+        "integrations",
     ),
+    "transformers": ("integrations", "training/pretrained"),
     "matplotlib": ("reports/plots",),
     "tokenizers": ("data/tokenizing",),
+    "onnx": ("checkpoint/onnx",),
 }
 """Third-party packages that belong to a few rooms or files, and those."""
 
@@ -139,7 +149,7 @@ def test_torch_files_do_not_import_torch_either(tmp_path):
 
 def test_import_embcompress_is_lazy_and_complete():
     """``import embcompress`` loads nothing heavy, and every public name can be had from it."""
-    assert not loaded_by("import embcompress") & {"numpy", "torch", "click", "rich"}
+    assert not loaded_by("import embcompress") & {"numpy", "torch", "click", "rich", "transformers"}
     for name in embcompress.__all__:
         assert getattr(embcompress, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

@@ -44,6 +44,16 @@ def test_commands_on_checkpoints_run_as_shown(minilm, tmp_path, monkeypatch):
     assert [line.rstrip() for line in outputs[0].splitlines()] == shown.splitlines()
 
 
+def test_coding_with_token_counts_runs_as_shown(minilm, tmp_path, monkeypatch):
+    """The one command makes the real MiniLM's table ten times smaller, weighted by the texts."""
+    (tmp_path / "model").symlink_to(minilm)
+    (tmp_path / "texts.csv").symlink_to(EXAMPLES / "data" / "intents_train.csv")
+    monkeypatch.chdir(tmp_path)
+    (line,) = fenced("sh")[1].splitlines()
+    assert "weighted error" in run(line)
+    assert embcompress.report("small").compressed[0].weighted_error < 0.12
+
+
 def test_commands_on_classifiers_run_as_shown(tmp_path, monkeypatch):
     """The five commands work one after another on a part of the intents with a few vectors."""
     monkeypatch.chdir(tmp_path)
@@ -51,7 +61,7 @@ def test_commands_on_classifiers_run_as_shown(tmp_path, monkeypatch):
         lines = (EXAMPLES / "data" / f"intents_{split}.csv").read_text().splitlines()
         Path(f"{name}.csv").write_text("\n".join(lines[: rows + 1]) + "\n")
     Path("glove.txt").write_text("".join(f"{word} {'0.1 -0.2 ' * 16}\n" for word in ("play", "the")))
-    outputs = [run(line) for line in fenced("sh")[1].splitlines()]
+    outputs = [run(line) for line in fenced("sh")[2].splitlines()]
     assert len(outputs) == 5
     assert "pretrained vectors filled 2 rows" in outputs[0]
     before, after = (re.search(r"accuracy ([\d.]+)%", text)[1] for text in (outputs[2], outputs[3]))
@@ -68,7 +78,7 @@ def test_python_runs_as_shown(tmp_path, monkeypatch):
         return nn.ModuleDict({"embedding": nn.Embedding(500, 32), "out": nn.Linear(32, 2)})
 
     save_model(model(), "model.safetensors")
-    factorizing, training = fenced("python")
+    factorizing, training, _ = fenced("python")
     names = {"model": model()}
     exec(factorizing, names)
     assert isinstance(names["model"]["embedding"], embcompress.FactorizedEmbedding)
@@ -79,6 +89,17 @@ def test_python_runs_as_shown(tmp_path, monkeypatch):
     names = {"torch": torch, "model": bag, "loader": batches}
     exec(training, names)
     assert names["schedule"].last_epoch == len(batches)
+
+
+@pytest.mark.usefixtures("registered")
+def test_loading_with_transformers_runs_as_shown(minilm, tmp_path, monkeypatch):
+    """The third Python example loads a compressed directory, uses it and saves it again."""
+    monkeypatch.chdir(tmp_path)
+    embcompress.factorize(minilm, ratio=0.9, output="small")
+    names = {}
+    exec(fenced("python")[2], names)
+    assert names["vectors"].shape == (1, 5, 384)
+    assert embcompress.expand("copy", output="dense")
 
 
 def test_every_option_and_exit_code_is_documented():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.onnx import OnnxFile
 from embcompress.checkpoint.safetensors import Safetensors
 from embcompress.checkpoint.torchfile import TorchFile
 from embcompress.errors import InputError
 
-FILE_FORMATS: tuple[type[Checkpoint], ...] = (Safetensors, TorchFile)
+FILE_FORMATS: tuple[type[Checkpoint], ...] = (Safetensors, TorchFile, OnnxFile)
 """Asked in this order whether they recognize a file."""
 
 
@@ -24,5 +25,5 @@ def open_file(path: Path) -> Checkpoint:
             return kind.open(path)
     raise InputError(
         f"{path}: is no checkpoint that is known here",
-        remedy="give a .safetensors or PyTorch file, or a Hugging Face directory",
+        remedy="give a .safetensors, PyTorch or ONNX file, or a Hugging Face directory",
     )

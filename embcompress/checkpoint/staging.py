@@ -22,6 +22,9 @@ from embcompress.errors import EmbcompressError, UsageError
 _OLD = "replaced"
 """Where a directory that is being replaced waits until the new one has its name."""
 
+_ENDING = ".embcompress"
+"""What the name of a staging place ends in."""
+
 
 def check_target(target: Path, sources: tuple[Path, ...], *, force: bool) -> None:
     """Refuse a target that must not be written, before any work is done.
@@ -83,6 +86,9 @@ def check_space(target: Path, needed: int) -> None:
 def staged(target: Path, *, force: bool) -> Iterator[Path]:
     """A path to write the output to, which gets the name ``target`` when the block ends well.
 
+    Files that are written beside it, under its name, a dot and more, come to stand beside ``target``;
+    their writer syncs them.
+
     Everything under the yielded path is synced to disk before the rename. When the block raises,
     interrupts included, all that was written is removed and ``target`` is as it was.
 
@@ -92,7 +98,7 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
         OSError: the place cannot be written.
     """
     place = target.absolute()
-    stage = place.parent / f".{place.name}.embcompress"
+    stage = place.parent / f".{place.name}{_ENDING}"
     lock = None
     try:
         with _interrupts_wait():
@@ -102,6 +108,9 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
         _sync(stage / place.name)
         if place.exists() and not force:
             raise UsageError(f"{target}: has come to exist meanwhile", remedy="pass --force to replace it")
+        taken = next((published(f) for f in _companions(stage, place) if published(f).exists()), None)
+        if taken is not None and not force:
+            raise UsageError(f"{taken}: exists already", remedy="pass --force to replace it, or another -o")
         with _interrupts_wait():
             _publish(stage, place)
     finally:
@@ -114,11 +123,17 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
                 os.close(lock)
 
 
+def published(staged: Path) -> Path:
+    """Where a file will stand that is written to a staging place."""
+    stage = staged.parent
+    return stage.parent / staged.name if stage.name.endswith(_ENDING) else staged
+
+
 def discard(target: Path) -> None:
     """Remove a file and what a killed run left of a newer one; another run's work is left alone."""
     place = target.absolute()
     place.unlink(missing_ok=True)
-    stage = place.parent / f".{place.name}.embcompress"
+    stage = place.parent / f".{place.name}{_ENDING}"
     if not stage.is_dir():
         return
     with contextlib.suppress(EmbcompressError), _interrupts_wait():
@@ -188,8 +203,18 @@ def _lock(stage: Path) -> int:
         os.close(lock)
 
 
+def _companions(stage: Path, place: Path) -> list[Path]:
+    """The files that were written beside the output."""
+    return sorted(entry for entry in stage.iterdir() if entry.name.startswith(f"{place.name}."))
+
+
 def _publish(stage: Path, place: Path) -> None:
     """Give the staged output its name."""
+    companions = _companions(stage, place)
+    if any(published(file).exists() for file in companions):
+        place.unlink(missing_ok=True)  # the old output must not be seen beside what is not its own
+    for file in companions:
+        os.replace(file, published(file))
     if place.is_dir():
         # A directory cannot be renamed over a filled one. Killed between the two renames,
         # the next run puts the old one back (_sweep).

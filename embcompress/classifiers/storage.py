@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description
-from embcompress.checkpoint.files import FILE_FORMATS
 from embcompress.checkpoint.safetensors import Safetensors
 from embcompress.checkpoint.torchfile import TorchFile
 from embcompress.classifiers.base import MODULE, TABLE
@@ -22,6 +21,9 @@ from embcompress.classifiers.record import ClassifierRecord, read_record
 from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.errors import InputError, UsageError
 from embcompress.loading import fill
+
+_WRITTEN = (Safetensors, TorchFile)
+"""Formats that new classifiers are written in."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,10 @@ def new_format(path: Path) -> str:
     Raises:
         UsageError: none has that suffix.
     """
-    for kind in FILE_FORMATS:
+    for kind in _WRITTEN:
         if path.suffix in kind.suffixes:
             return kind.format
-    known = ", ".join(suffix for kind in FILE_FORMATS for suffix in kind.suffixes)
+    known = ", ".join(suffix for kind in _WRITTEN for suffix in kind.suffixes)
     raise UsageError(f"{path}: no format has the suffix {path.suffix!r}", remedy=f"choose from {known}")
 
 

@@ -13,7 +13,8 @@ import click
 
 from embcompress.cli.boundary import Boundary
 from embcompress.cli.checkpoints import expand, factorize, report
-from embcompress.cli.classifiers import compress, evaluate, finetune, train
+from embcompress.cli.classifiers import compress, finetune, train
+from embcompress.cli.distilling import distil, evaluate
 from embcompress.version import __version__
 
 
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for _command in (factorize, report, expand, train, finetune, evaluate, compress):
+for _command in (factorize, report, expand, train, finetune, evaluate, compress, distil):
     cli.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""The commands on text classifiers: train, finetune, evaluate, compress."""
+"""The commands that train text classifiers: train, finetune, compress."""
 
 from __future__ import annotations
 
@@ -79,15 +79,15 @@ class _Settings(click.ParamType[tuple[str, float]]):
             self.fail(f"{value!r} is no setting; write decay=0.1", param, ctx)
 
 
-_columns = _options(
+columns = _options(
     click.option("--text-column", help="Header of the texts.  [default: text, or as it was trained]"),
     click.option("--label-column", help="Header of the labels.  [default: label, or as it was trained]"),
     click.option("--delimiter", help="Between fields.  [default: a tab in .tsv files, else a comma]"),
 )
-_model = click.option(
+own_module = click.option(
     "--model", "factory", metavar="PACKAGE.MODULE:FUNCTION", help="A module of your own; runs that code."
 )
-_device = click.option(
+device = click.option(
     "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute."
 )
 _run = _options(
@@ -117,7 +117,7 @@ _run = _options(
     click.option("--clip", type=float, help="Largest norm of the gradient."),
     click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without gain."),
     click.option("--seed", type=click.IntRange(min=0), help="Of split, shuffling and dropout.  [default: 0]"),
-    _device,
+    device,
     click.option(
         "--mixed/--no-mixed", default=None, help="bfloat16 passes.  [default: on GPUs that have it]"
     ),
@@ -132,7 +132,7 @@ _only_factors = click.option("--only-factors", is_flag=True, help="Train the fac
 @click.argument("texts", type=_FILE)
 @click.option("-o", "--output", type=_FILE, required=True, help="Where to write, .pt or .safetensors.")
 @click.option("--arch", type=click.Choice(ARCHITECTURES), default="lstm", show_default=True, help="Network.")
-@_model
+@own_module
 @click.option("--vectors", type=_FILE, help="Pretrained: GloVe, word2vec, .npy, or a checkpoint's table.")
 @click.option(
     "--tokenizer", default="words", show_default=True, help="words, whitespace, or a tokenizer.json file."
@@ -150,7 +150,7 @@ _only_factors = click.option("--only-factors", is_flag=True, help="Train the fac
 @click.option(
     "--max-length", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens read of a text."
 )
-@_columns
+@columns
 @_run
 @force
 @output_options
@@ -175,8 +175,8 @@ def train(texts: Path, *, output: Path, as_json: bool, quiet: bool, verbose: boo
 @source
 @click.argument("texts", type=_FILE)
 @output
-@_model
-@_columns
+@own_module
+@columns
 @_only_factors
 @_run
 @force
@@ -193,24 +193,6 @@ def finetune(
 @click.command()
 @source
 @click.argument("texts", type=_FILE)
-@_model
-@_columns
-@_device
-@output_options
-def evaluate(path: Path, texts: Path, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
-    """Measure the classifier PATH on the labelled CSV TEXTS: accuracy, macro-F1, each label, confusion."""
-    from embcompress import workflows
-    from embcompress.workflows.sessions import Session
-
-    with progress(quiet=quiet, verbose=verbose):
-        wanted = _texts(texts, options)
-        result = workflows.evaluate(path, wanted, session=Session(device=options.pop("device")), **options)
-    show(result, as_json=as_json, quiet=quiet, screen="learning_terminal")
-
-
-@click.command()
-@source
-@click.argument("texts", type=_FILE)
 @targets
 @keys
 @click.option(
@@ -220,8 +202,8 @@ def evaluate(path: Path, texts: Path, *, as_json: bool, quiet: bool, verbose: bo
 )
 @output
 @click.option("--test", type=_FILE, help="CSV to measure on.  [default: the dev texts]")
-@_model
-@_columns
+@own_module
+@columns
 @_only_factors
 @_run
 @force

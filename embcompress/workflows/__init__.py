@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embcompress.workflows.comparing import compare
     from embcompress.workflows.compressing import compress
+    from embcompress.workflows.distilling import distil
     from embcompress.workflows.evaluating import evaluate
     from embcompress.workflows.expanding import expand
     from embcompress.workflows.factorizing import factorize
@@ -18,10 +20,23 @@ if TYPE_CHECKING:
     from embcompress.workflows.reporting import report
     from embcompress.workflows.training import train
 
-__all__ = ["compress", "evaluate", "expand", "factorize", "finetune", "predict", "report", "train"]
+__all__ = [
+    "compare",
+    "compress",
+    "distil",
+    "evaluate",
+    "expand",
+    "factorize",
+    "finetune",
+    "predict",
+    "report",
+    "train",
+]
 
 _HOMES = {
+    "compare": "comparing",
     "compress": "compressing",
+    "distil": "distilling",
     "evaluate": "evaluating",
     "expand": "expanding",
     "factorize": "factorizing",

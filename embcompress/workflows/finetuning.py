@@ -114,13 +114,13 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
                     tables = tuple(replace(t, trained=t.trained or trained) for t in description.tables)
                     sources = what.sources or digests.result()
                     description = replace(description, source=sources, tables=tables)
-                edit = _with_values(source, _rounded(source, learned.state))
+                edit = with_values(source, rounded(source, learned.state))
                 source.write(target, edit, description, progress)
 
         learned = learn(task, session, write)
         write(stage, learned)
         check_unchanged(source, before)
-        written = check_written(stage, _rounded(source, learned.state), dev, session, what.factory)
+        written = check_written(stage, rounded(source, learned.state), dev, session, what.factory)
     notes = list(split.notes)
     if learned.best.epoch == 0:
         notes.append("training made nothing better on dev: the weights are those it began with")
@@ -141,7 +141,7 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
     )
 
 
-def _rounded(source: Checkpoint, state: State) -> State:
+def rounded(source: Checkpoint, state: State) -> State:
     """``state`` with the right factors that are stored in integers as they will be read, and these integers.
 
     Raises:
@@ -168,15 +168,19 @@ def _rounded(source: Checkpoint, state: State) -> State:
     return values
 
 
-def _with_values(source: Checkpoint, state: State) -> Edit:
-    """Every stored tensor replaced by the one of that name in ``state``, in its stored type."""
+def with_values(source: Checkpoint, state: State) -> Edit:
+    """Every stored tensor replaced by the one of that name in ``state``, in its stored type.
+
+    Those that ``state`` does not name are carried over.
+    """
     add = []
     for name, info in source.tensors.items():
         if name in source.aliases or name not in state or info.dtype is None or not info.dtype.storage:
             continue
         add.append(NewTensor(name, info.dtype, info.shape, name, _whole(name, state[name], info.dtype)))
-    replaced = {new.name for new in add} | source.aliases.keys()
-    return Edit(frozenset(replaced), tuple(add), source.aliases)
+    replaced = {new.name for new in add}
+    aliases = {alias: name for alias, name in source.aliases.items() if name in replaced}
+    return Edit(frozenset(replaced | aliases.keys()), tuple(add), aliases)
 
 
 def _whole(name: str, values: Tensor, dtype: DType) -> Blocks:

@@ -13,16 +13,15 @@ from torch import Tensor, nn
 
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.classifiers.base import TABLE
-from embcompress.linalg.gram import gram
-from embcompress.linalg.spectrum import spectrum
-from embcompress.methods import METHODS
 from embcompress.methods.base import Settings
-from embcompress.methods.planning import rank_for_ratio
-from embcompress.swapping import swap
+from embcompress.methods.known import measure
+from embcompress.methods.planning import bytes_for_ratio
+from embcompress.methods.svd import SVD
 from embcompress.rows import Rows
+from embcompress.swapping import swap
 
 _F32 = DTYPES["F32"]
-_SVD = METHODS["svd"]
+_SVD = SVD()
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Factors:
 
 def rank_for(table: Tensor, ratio: float) -> int:
     """The largest rank k with 4k(V+d) <= (1-ratio)·4Vd bytes."""
-    return rank_for_ratio(_SVD, _rows(table), _F32, ratio)
+    return _SVD.largest_rank(table.shape, bytes_for_ratio(_rows(table), ratio), _F32)
 
 
 def svd(
@@ -59,12 +58,11 @@ def svd(
 
     With weights the right factor holds the top eigenvectors of Eᵀ diag(w) E, and the left is E times these.
     """
-    matrix = table.numpy()
-    scaled = matrix if weights is None else matrix * np.sqrt(weights)[:, None]
-    found = spectrum(gram([scaled], matrix.shape[1], precise=True).matrix, len(matrix))
     if weights is not None and split != "left":
         raise ValueError("the singular values of a weighted table are not those of its left factor")
-    left, right = _SVD.encode(_rows(table), found, Settings(rank, _F32, split))
+    asked = Settings(_F32, split)
+    known = measure(_rows(table), TABLE, precise=True, weights=weights)
+    left, right = _SVD.encode(known, _SVD.at_rank(known, rank, asked), asked)
     factors = (torch.from_numpy(np.concatenate([*part()]).astype(np.float32)) for part in (left, right))
     return Factors(next(factors), next(factors).T.contiguous())
 

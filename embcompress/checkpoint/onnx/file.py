@@ -1,0 +1,238 @@
+"""The ONNX format: a graph of nodes with its weights, in one file or with their data in others beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.checkpoint.base import Checkpoint, Edit, Progress, Steps, TensorInfo, silent
+from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
+from embcompress.checkpoint.onnx.layout import DATA_SUFFIX, Entry, Layout, arranged, tail
+from embcompress.checkpoint.onnx.model import (
+    DATA_TYPES,
+    METADATA,
+    Model,
+    is_external,
+    library,
+    metadata_of,
+    read_model,
+    tensors_in,
+)
+from embcompress.checkpoint.onnx.wire import Wire
+from embcompress.checkpoint.rawio import read_exact, write_all
+from embcompress.checkpoint.staging import published
+from embcompress.errors import InputError, UsageError
+
+_AMEND_ROOM = 128
+"""Bytes by which the record of a table may grow when figures are measured."""
+
+_HEADS = {tag << 3 | 2 for tag in (2, 3, 4, 6, 7, 8)} | {5 << 3}
+"""First bytes of what may come after the IR version in a model."""
+
+
+class OnnxFile(Checkpoint):
+    """One .onnx file; its tensors are the initializers of the main graph."""
+
+    format = "onnx"
+    suffixes = (".onnx",)
+
+    def __init__(self, path: Path, fds: dict[Path, int]) -> None:
+        self.path = path
+        self._fds = fds
+        self._model: Model = read_model(fds[path], path)
+        self._weights = self._model.weights
+        self._metadata = metadata_of(self._model.proto.metadata_props, path)
+        self.tensors: Mapping[str, TensorInfo] = {name: w.info for name, w in self._weights.items()}
+        self.aliases: Mapping[str, str] = {}
+        self.config: Mapping[str, Any] = {}
+        self.notes: tuple[str, ...] = ()
+        held = [weight.extent for weight in self._weights.values() if weight.extent]
+        for extent in (*held, *self._model.nested):
+            if extent.file not in fds:
+                fds[extent.file] = os.open(extent.file, os.O_RDONLY | os.O_CLOEXEC)
+        self.weight_files = tuple(fds)
+        self.size = sum(os.fstat(fd).st_size for fd in fds.values())
+        text = self._metadata.get(METADATA_KEY)
+        self.description = None if text is None else parse_description(text, str(path))
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """By the suffix, or by an IR version and what may follow it."""
+        if not path.is_file():
+            return False
+        if path.suffix in cls.suffixes:
+            return True
+        with path.open("rb") as file:
+            first = file.read(3)
+        return len(first) == 3 and first[0] == 1 << 3 and 0 < first[1] < 64 and first[2] in _HEADS
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open ``path``; see the base class.
+
+        Raises:
+            UsageError: the package onnx is missing.
+        """
+        library()
+        fds = {path: os.open(path, os.O_RDONLY | os.O_CLOEXEC)}
+        try:
+            return cls(path, fds)
+        except BaseException:
+            for fd in fds.values():
+                os.close(fd)
+            raise
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``; see the base class."""
+        info, extent = self.tensors[name], self._weights[name].extent
+        dtype, columns = info.readable_dtype(), info.shape[-1]
+        assert extent is not None
+        stored = np.empty((stop - start, columns), dtype.storage)
+        read_exact(
+            self._fds[extent.file], extent.offset + dtype.nbytes(start * columns), stored, str(self.path)
+        )
+        return dtype.decode(stored)
+
+    def check_integrity(self, progress: Progress = silent) -> None:
+        """Nothing to check: the format carries no checksums that its writers fill in."""
+
+    def beside(self, key: str) -> object:
+        """A metadata entry that holds JSON; see the base class."""
+        if key not in self._metadata:
+            return None
+        try:
+            return json.loads(self._metadata[key])
+        except (ValueError, RecursionError):
+            raise InputError(
+                f"{self.path}: the metadata under {key} are not JSON", remedy="make the file again"
+            ) from None
+
+    def check_editable(self) -> None:
+        """Refuse a model that trains itself: its other graphs name the weights too."""
+        if self._model.proto.training_info:
+            raise UsageError(f"{self.path}: holds training steps", remedy="export it for inference")
+
+    def check_edit(self, edit: Edit) -> None:
+        """Refuse, beside what the base class does, a table whose uses have no other form."""
+        super().check_edit(edit)
+        self._planned(edit, None)
+
+    def size_after(self, edit: Edit, description: Description | None) -> int:
+        """What :meth:`write` makes, and room for the record to grow; see the base class."""
+        layout = self._planned(edit, description)
+        room = 0 if description is None else _AMEND_ROOM * (1 + len(description.tables))
+        return layout.model_size() + layout.data_size + room
+
+    def write(
+        self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
+    ) -> tuple[str, ...]:
+        """Write the edited model to ``target``, and data beside it where the source has them there."""
+        layout = self._planned(edit, description, filled=True)
+        data = target.with_name(target.name + DATA_SUFFIX)
+        place = published(data)
+        if layout.outside and place.resolve() in {file.resolve() for file in self.weight_files}:
+            raise UsageError(
+                f"{place}: holds data of the input, and would hold those of the output",
+                remedy="give the output another name with -o",
+            )
+        advance = Steps(progress, "write", sum(entry.nbytes for entry in layout.all))
+        if layout.outside:
+            layout.place(data.name)
+            layout.write_data(data, self._fds, advance)
+        layout.write_model(target, self._fds, advance)
+        return self._turned_heads(edit) if description is not None else ()
+
+    def _planned(self, edit: Edit, description: Description | None, *, filled: bool = False) -> Layout:
+        """The new model; unless ``filled``, parts are not asked for, and only sizes are right.
+
+        Raises:
+            UsageError: a use of a table has no other form.
+            InputError: the nodes that stood for a table are not what was written.
+        """
+        from embcompress.checkpoint.onnx.building import NODES_KEY, kept_nodes, kept_text
+        from embcompress.checkpoint.onnx.surgery import compress, declare, restore
+
+        proto = type(self._model.proto)()
+        proto.CopyFrom(self._model.proto)
+        ours = {METADATA_KEY, NODES_KEY}
+        nodes = self._metadata.get(NODES_KEY)
+        if self.description is not None and self.description.tables:
+            if edit.remove:
+                restore(proto, kept_nodes(nodes or "[]", self.path), edit.remove, self.path)
+                nodes = None
+        elif edit.add:
+            going = [self.tensors[name] for name in dict.fromkeys(new.replaces for new in edit.add)]
+            methods = {r.name: r.method for r in description.tables} if description is not None else {}
+            nodes = kept_text(compress(proto, going, edit, methods, self.path, filled=filled))
+        if edit.remove:
+            declare(proto, edit.remove, edit.add)
+        del proto.graph.initializer[:]
+        others = [entry for entry in self._model.proto.metadata_props if entry.key not in ours]
+        del proto.metadata_props[:]
+        proto.metadata_props.extend(others)
+        tail = {} if nodes is None else {NODES_KEY: nodes}
+        if description is not None:
+            tail[METADATA_KEY] = description.to_json()
+        inner = [t for t in tensors_in(proto) if is_external(t)]
+        nested = [Entry(t, extent) for t, extent in zip(inner, self._model.nested, strict=True)]
+        return arranged(proto, self._entries(edit), nested, tail)
+
+    def _entries(self, edit: Edit) -> list[Entry]:
+        """The initializers of the new model in order, those that are new in the places of others."""
+        make = library().TensorProto
+        entries: list[Entry] = []
+        for old in self._model.proto.graph.initializer:
+            for new in (new for new in edit.add if new.replaces == old.name):
+                header = make(name=new.name, dims=new.shape, data_type=DATA_TYPES[new.dtype.name])
+                entries.append(Entry(header, new))
+            if old.name not in edit.remove:
+                header = make()
+                header.CopyFrom(old)
+                entries.append(Entry(header, self._weights[old.name].extent))
+        return entries
+
+    def _turned_heads(self, edit: Edit) -> tuple[str, ...]:
+        """What to say of matrices that are a table on its side: some exporters store tied heads so."""
+        notes = []
+        for name in dict.fromkeys(new.replaces for new in edit.add):
+            table = self.tensors[name]
+            for other in self.tensors.values():
+                fits = (other.shape, other.dtype) == (table.shape[::-1], table.dtype) and other.is_matrix
+                if fits and other.name not in edit.remove and self._is_turned(other, table):
+                    notes.append(
+                        f"{other.name} is {name} transposed, as some exporters store a tied head; "
+                        "it stays as it is"
+                    )
+        return tuple(notes)
+
+    def _is_turned(self, head: TensorInfo, table: TensorInfo) -> bool:
+        """Whether the first line of a matrix is the first column of another, and not one value all over."""
+        line, step = self.rows(head.name, 0, 1)[0], 4096
+        starts = range(0, len(line), step)
+        blocks = ((line[i : i + step], self.rows(table.name, i, min(i + step, len(line)))) for i in starts)
+        return all(np.array_equal(a, b[:, 0]) for a, b in blocks) and not (line == line[0]).all()
+
+    @classmethod
+    def amend(cls, target: Path, description: Description) -> None:
+        """Write the last field of the file, the record, again; see the base class."""
+        fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            *_, last = Wire(fd, size, str(target)).fields(0, size)
+            assert last.number == METADATA, f"{target} was not written by this class"
+            os.ftruncate(fd, last.start)
+            os.lseek(fd, last.start, os.SEEK_SET)
+            write_all(fd, tail({METADATA_KEY: description.to_json()}))
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close every file; a second call does nothing."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])

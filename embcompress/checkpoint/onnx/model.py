@@ -1,0 +1,298 @@
+"""An ONNX model taken apart: the parsed graph without its weights, and where each weight's bytes lie."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from embcompress.checkpoint.base import TensorInfo
+from embcompress.checkpoint.dtypes import DTYPES, DType
+from embcompress.checkpoint.naming import check_name, check_not_pointer
+from embcompress.checkpoint.onnx.wire import Field, Wire, field
+from embcompress.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import onnx
+
+PROTOBUF_LIMIT: Final = (1 << 31) - 1
+"""Largest protobuf message that libraries read, in bytes; larger models keep weights in a file beside."""
+
+GRAPH, METADATA = 7, 14
+"""Fields of ModelProto."""
+INITIALIZER: Final = 5
+"""Field of GraphProto."""
+RAW, _FLOATS, _DOUBLES = 9, 4, 10
+"""Fields of TensorProto whose bytes are those of the elements."""
+
+_TYPES = {1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64"}
+_TYPES |= {12: "U32", 13: "U64", 14: "C64", 15: "C128", 16: "BF16", 17: "F8_E4M3", 18: "F8_E4M3FNUZ"}
+_TYPES |= {19: "F8_E5M2", 20: "F8_E5M2FNUZ", 23: "F4", 24: "F8_E8M0"}
+DATA_TYPES: Mapping[str, int] = {name: number for number, name in _TYPES.items()}
+"""Number in ``TensorProto.DataType`` of each element type that has a name here."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where the bytes of a tensor lie.
+
+    Attributes:
+        file: the model itself, or the data file.
+        offset: of the first byte.
+        nbytes: how many there are.
+        field: of TensorProto that holds them; 0 where they lie in a data file.
+    """
+
+    file: Path
+    offset: int
+    nbytes: int
+    field: int
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One initializer.
+
+    Attributes:
+        info: name, type and shape.
+        extent: where its bytes are; None where they stand among the parsed ones, number by number.
+    """
+
+    info: TensorInfo
+    extent: Extent | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model taken apart.
+
+    Attributes:
+        proto: all but the bytes of the initializers, whose headers are there.
+        weights: the initializers in their order, by name.
+        nested: bytes in data files of tensors inside nodes and subgraphs, in the order of :func:`tensors_in`.
+    """
+
+    proto: onnx.ModelProto
+    weights: Mapping[str, Weight]
+    nested: tuple[Extent, ...]
+
+
+def library() -> Any:
+    """The package ``onnx``.
+
+    Raises:
+        UsageError: it is missing.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise UsageError(
+            "ONNX models need the package onnx", remedy="pip install 'embcompress[onnx]'"
+        ) from None
+    return onnx
+
+
+def read_model(fd: int, path: Path) -> Model:
+    """Take the model in ``fd`` apart.
+
+    Raises:
+        InputError: it is corrupt, or its data lie where they must not.
+        UsageError: the package onnx is missing.
+    """
+    size = os.fstat(fd).st_size
+    check_not_pointer(os.pread(fd, 64, 0), path)
+    if size > PROTOBUF_LIMIT:
+        raise InputError(f"{path}: takes {size:,} bytes, ONNX ends at {PROTOBUF_LIMIT:,}")
+    wire = Wire(fd, size, str(path))
+    parse = library().ModelProto.FromString
+    skeleton, extents = _skeleton(wire, path)
+    try:
+        proto = parse(skeleton)
+    except Exception as error:  # google.protobuf's DecodeError; the package is not ours to import
+        raise _corrupt(path, f"is no ONNX model ({type(error).__name__})") from None
+    if not proto.HasField("graph") or len(proto.graph.initializer) != len(extents):
+        raise _corrupt(path, "holds no graph")
+    if not has_text(proto):
+        raise _corrupt(path, "holds a name that is no text")
+    weights: dict[str, Weight] = {}
+    for tensor, extent in zip(proto.graph.initializer, extents, strict=True):
+        check_name(tensor.name, path)
+        if not tensor.name or tensor.name in weights:
+            raise _corrupt(path, f"holds two tensors named {tensor.name!r}")
+        weights[tensor.name] = _weight(tensor, extent, path)
+    proto_tensors = (t for t in tensors_in(proto, skip_initializers=True) if is_external(t))
+    return Model(proto, weights, tuple(_external(t, path) for t in proto_tensors))
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether its bytes lie in a data file."""
+    return bool(tensor.data_location == 1)
+
+
+def tensors_in(message: Any, *, skip_initializers: bool = False) -> Iterator[onnx.TensorProto]:
+    """Every tensor inside a message, subgraphs, attributes and functions included.
+
+    Args:
+        message: a ModelProto or a part of it.
+        skip_initializers: leave out those of the main graph.
+    """
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        if skip_initializers and descriptor.message_type.name == "GraphProto":
+            for inner, items in value.ListFields():
+                if inner.message_type is not None and inner.name != "initializer":
+                    yield from _tensors_of(items)
+        else:
+            yield from _tensors_of(value)
+
+
+def has_text(message: Any) -> bool:
+    """Whether all text in a message is UTF-8; what is not comes as bytes."""
+    for descriptor, value in message.ListFields():
+        several = [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+        if descriptor.type == descriptor.TYPE_MESSAGE and not all(map(has_text, several)):
+            return False
+        if descriptor.type == descriptor.TYPE_STRING and bytes in map(type, several):
+            return False
+    return True
+
+
+def _tensors_of(value: Any) -> Iterator[onnx.TensorProto]:
+    for item in [value] if hasattr(value, "ListFields") else value:
+        if item.DESCRIPTOR.name == "TensorProto":
+            yield item
+        else:
+            yield from tensors_in(item)
+
+
+def _skeleton(wire: Wire, path: Path) -> tuple[bytes, list[Extent | None]]:
+    """The bytes of the model without those of its initializers, and where the latter are."""
+    kept: list[bytes] = []
+    graphs: list[Field] = []
+    for part in wire.fields(0, wire.size):
+        if part.number == GRAPH:
+            graphs.append(part)
+        else:
+            kept.append(wire.read(part.start, part.end))
+    if len(graphs) != 1 or not graphs[0].is_bytes:
+        raise _corrupt(path, "is no ONNX model: it holds no graph" if not graphs else "holds two graphs")
+    inside: list[bytes] = []
+    extents: list[Extent | None] = []
+    for part in wire.fields(graphs[0].begin, graphs[0].end):
+        if part.number != INITIALIZER or not part.is_bytes:
+            inside.append(wire.read(part.start, part.end))
+            continue
+        header: list[bytes] = []
+        found: list[Extent] = []
+        for piece in wire.fields(part.begin, part.end):
+            if piece.number in (RAW, _FLOATS, _DOUBLES) and piece.is_bytes:
+                found.append(Extent(path, piece.begin, piece.length, piece.number))
+            else:
+                header.append(wire.read(piece.start, piece.end))
+        if len(found) > 1:
+            raise _corrupt(path, "a tensor holds its data twice")
+        inside.append(field(INITIALIZER, b"".join(header)))
+        extents.append(found[0] if found else None)
+    return b"".join([*kept, field(GRAPH, b"".join(inside))]), extents
+
+
+def _weight(tensor: onnx.TensorProto, extent: Extent | None, path: Path) -> Weight:
+    shape, dtype = tuple(tensor.dims), _dtype(tensor)
+    if any(size < 0 for size in shape):
+        raise _corrupt(path, f"{tensor.name} has the shape {list(shape)}")
+    expected = None if dtype is None else dtype.nbytes(math.prod(shape))
+    if is_external(tensor):
+        if extent is not None:
+            raise _corrupt(path, f"{tensor.name} lies both inside and outside")
+        extent = _external(tensor, path, expected)
+    if extent is None and expected == 0:
+        extent = Extent(path, 0, 0, RAW)
+    if extent is None or (extent.field != RAW and extent.field and not _as_stored(extent, dtype)):
+        return Weight(TensorInfo(tensor.name, dtype, shape, expected or 0, "listed"), extent)
+    if expected is not None and extent.nbytes != expected:
+        raise _corrupt(
+            path, f"{tensor.name} {list(shape)} takes {expected:,} bytes, {extent.nbytes:,} are there"
+        )
+    return Weight(TensorInfo(tensor.name, dtype, shape, extent.nbytes), extent)
+
+
+def _dtype(tensor: onnx.TensorProto) -> DType | None:
+    name = _TYPES.get(tensor.data_type)
+    return None if name is None else DTYPES[name]
+
+
+def _as_stored(extent: Extent, dtype: DType | None) -> bool:
+    """Whether numbers that stand one by one are laid out as raw bytes are."""
+    return dtype is not None and dtype.name == {_FLOATS: "F32", _DOUBLES: "F64"}[extent.field]
+
+
+def _external(tensor: onnx.TensorProto, path: Path, expected: int | None = None) -> Extent:
+    """Where the data of ``tensor`` lie beside the model.
+
+    Raises:
+        InputError: outside the model's folder, in no regular file, or beyond its end.
+    """
+    says = {entry.key: entry.value for entry in tensor.external_data}
+    place = says.get("location", "")
+    file = _beside(path, place, tensor.name)
+    try:
+        size = file.stat().st_size
+        offset = int(says.get("offset") or 0)
+        length = int(says["length"]) if says.get("length") else (expected or size - offset)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the data of {tensor.name} lie in {place!r}, which cannot be read ({error.strerror})",
+            remedy="put the file beside the model",
+        ) from None
+    except ValueError:
+        raise _corrupt(path, f"the place of {tensor.name} is no number") from None
+    if offset < 0 or length < 0 or offset + length > size:
+        raise _corrupt(
+            path, f"the data of {tensor.name} end at byte {offset + length:,}, {place!r} holds {size:,}"
+        )
+    return Extent(file, offset, length, 0)
+
+
+def _beside(path: Path, place: str, name: str) -> Path:
+    """The data file of that name in the folder of the model.
+
+    A download cache links both to a folder of its own; what a link leads to may lie there too.
+    """
+
+    def refuse(why: str) -> InputError:
+        return InputError(
+            f"{path}: the data of {name} lie in {place!r}, which {why}", remedy="put them beside the model"
+        )
+
+    parts = place.replace("\\", "/").split("/")
+    if not place or not place.isprintable() or ":" in place or place.startswith(("/", "\\")) or ".." in parts:
+        raise refuse("leads out of the model's folder")
+    file = path.parent / place
+    homes = {path.parent.resolve(), path.resolve().parent}
+    if not homes & {*file.resolve().parents}:
+        raise refuse("leads out of the model's folder")
+    if not file.is_file():
+        raise refuse("is no file there")
+    return file
+
+
+def metadata_of(entries: Iterable[onnx.StringStringEntryProto], path: Path) -> dict[str, str]:
+    """Metadata by key.
+
+    Raises:
+        InputError: a key stands there twice.
+    """
+    found: dict[str, str] = {}
+    for entry in entries:
+        if entry.key in found:
+            raise _corrupt(path, f"says {entry.key!r} twice in its metadata")
+        found[entry.key] = entry.value
+    return found
+
+
+def _corrupt(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}", remedy="make the file again from its source")

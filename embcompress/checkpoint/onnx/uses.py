@@ -1,0 +1,133 @@
+"""How a graph uses a table: which nodes, and whether as rows to gather or as a matrix to multiply by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from embcompress.errors import UsageError
+
+GATHER, TURN, TIMES, TIMES_TURNED = "gather", "turn", "times", "times turned"
+"""Kinds of uses of a table E: rows of E, the node that transposes E, a product with E, one with Eᵀ."""
+
+
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of standard operators."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A node that uses a table.
+
+    Attributes:
+        kind: one of the above.
+        node: the node.
+        turned: name of the transposed table, where it is made by a node of its own.
+    """
+
+    kind: str
+    node: onnx.NodeProto
+    turned: str | None = None
+
+
+def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the subgraphs of its nodes, whatever their depth."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from graphs_in(inner)
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """Values by name, where they are numbers or lists of whole numbers; None where not."""
+    found: dict[str, Any] = {}
+    for each in node.attribute:
+        values = {each.FLOAT: each.f, each.INT: each.i, each.INTS: tuple(each.ints)}
+        found[each.name] = values.get(each.type)
+    return found
+
+
+def label(node: onnx.NodeProto) -> str:
+    """What to call a node in an error."""
+    return f"{node.name or ' '.join(node.output)} ({node.op_type})"
+
+
+def uses_of(graph: onnx.GraphProto, table: str, where: Path) -> list[Use]:
+    """Every use of an initializer, in the order of the nodes.
+
+    Raises:
+        UsageError: one of them cannot be replaced.
+    """
+    found: list[Use] = []
+    turned: set[str] = set()
+    for node in _users(graph, {table}, where):
+        kind = _kind(node, table)
+        if kind is None:
+            raise _unknown(node, table, where)
+        found.append(Use(kind, node))
+        if kind == TURN:
+            turned.add(node.output[0])
+    for node in _users(graph, turned, where):
+        places = [place for place, name in enumerate(node.input) if name in turned]
+        if not _multiplies(node) or places != [1] or _turns(node):
+            raise _unknown(node, table, where)
+        found.append(Use(TIMES_TURNED, node, node.input[1]))
+    return found
+
+
+def _users(graph: onnx.GraphProto, names: set[str], where: Path) -> list[onnx.NodeProto]:
+    """The nodes that have one of the names among their inputs.
+
+    Raises:
+        UsageError: a graph gives it out.
+    """
+    found = []
+    for each in graphs_in(graph):
+        given = names & {value.name for value in each.output}
+        if given:
+            raise UsageError(
+                f"{where}: {min(given)} is an output of the graph", remedy="export the model without it"
+            )
+        found += [node for node in each.node if names & {*node.input}]
+    return found
+
+
+def _kind(node: onnx.NodeProto, table: str) -> str | None:
+    """What a node does with its input ``table``, None where there is no other form of it."""
+    places = [place for place, name in enumerate(node.input) if name == table]
+    options = attributes_of(node)
+    if node.domain not in STANDARD or len(places) != 1 or None in options.values():
+        return None
+    if len(node.output) != 1 or len(node.input) < 1 + (node.op_type != "Transpose"):
+        return None
+    if node.op_type == "Gather" and places == [0] and options.get("axis", 0) in (0, -2):
+        return GATHER
+    if node.op_type == "Transpose" and options.get("perm", (1, 0)) == (1, 0):
+        return TURN
+    if node.op_type == "MatMul" and places == [1]:
+        return TIMES
+    if node.op_type == "Gemm" and places == [1]:
+        return TIMES_TURNED if _turns(node) else TIMES
+    return None
+
+
+def _multiplies(node: onnx.NodeProto) -> bool:
+    known = node.domain in STANDARD and node.op_type in ("MatMul", "Gemm") and len(node.output) == 1
+    return known and None not in attributes_of(node).values()
+
+
+def _turns(node: onnx.NodeProto) -> bool:
+    """Whether a node transposes its second input itself."""
+    return bool(attributes_of(node).get("transB", 0))
+
+
+def _unknown(node: onnx.NodeProto, table: str, where: Path) -> UsageError:
+    return UsageError(
+        f"{where}: node {label(node)} uses {table} in a way that has no other form",
+        remedy="export the model without optimization, or name another table with --key",
+    )

@@ -1,0 +1,136 @@
+"""Protobuf messages on disk, taken apart field by field without reading what they hold.
+
+An ONNX file is one message with the weights inside. Taken apart here, its weights stay where they are
+and are read by byte range, however large they are; only the rest is parsed.
+The encoding: https://protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from embcompress.errors import InputError
+
+_WINDOW = 1 << 16
+"""Bytes read at a time while tags are looked for."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIXED = {_FIXED64: 8, _FIXED32: 4}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a message.
+
+    Attributes:
+        number: which field.
+        is_bytes: whether it holds bytes, text or a message, which begin at ``begin``.
+        start: offset of its tag.
+        begin: offset of what it holds.
+        end: offset behind it.
+    """
+
+    number: int
+    is_bytes: bool
+    start: int
+    begin: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        """Bytes of what it holds."""
+        return self.end - self.begin
+
+
+class Wire:
+    """A file of one message.
+
+    Args:
+        fd: the file, open for reading.
+        size: of the file.
+        what: what to call it in an error.
+    """
+
+    def __init__(self, fd: int, size: int, what: str) -> None:
+        self._fd, self.size, self._what = fd, size, what
+        self._window, self._window_start = b"", 0
+
+    def fields(self, begin: int, end: int) -> Iterator[Field]:
+        """The fields of the message that lies from ``begin`` to ``end``.
+
+        Raises:
+            InputError: those bytes are no message.
+        """
+        at = begin
+        while at < end:
+            tag, after = self._varint(at, end)
+            number, kind = tag >> 3, tag & 7
+            if kind == _BYTES:
+                length, after = self._varint(after, end)
+                stop = after + length
+            elif kind == _VARINT:
+                stop = self._varint(after, end)[1]
+            elif kind in _FIXED:
+                stop = after + _FIXED[kind]
+            else:
+                raise self._corrupt(at)
+            if number == 0 or stop > end:
+                raise self._corrupt(at)
+            yield Field(number, kind == _BYTES, at, after, stop)
+            at = stop
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Those bytes of the file.
+
+        Raises:
+            InputError: the file ends before.
+        """
+        data = os.pread(self._fd, stop - start, start)
+        if len(data) < stop - start:
+            raise self._corrupt(start)
+        return data
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        value = shift = 0
+        for place in range(at, min(end, at + 10)):
+            byte = self._byte(place)
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, place + 1
+            shift += 7
+        raise self._corrupt(at)
+
+    def _byte(self, at: int) -> int:
+        if not 0 <= at - self._window_start < len(self._window):
+            self._window, self._window_start = os.pread(self._fd, _WINDOW, at), at
+            if not self._window:
+                raise self._corrupt(at)
+        return self._window[at - self._window_start]
+
+    def _corrupt(self, at: int) -> InputError:
+        return InputError(
+            f"{self._what}: is cut off or corrupt at byte {at:,} of {self.size:,}",
+            remedy="copy or download it again",
+        )
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it."""
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def head(number: int, length: int) -> bytes:
+    """What stands before the bytes of a field."""
+    return varint(number << 3 | _BYTES) + varint(length)
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A field that holds bytes, text or a message."""
+    return head(number, len(data)) + data

@@ -1,0 +1,24 @@
+"""Other libraries taught to read what this package writes."""
+
+from __future__ import annotations
+
+from embcompress.errors import UsageError
+
+
+def register() -> None:
+    """Teach transformers to load compressed directories; the same as importing ``integrations.transformers``.
+
+    From then on ``AutoModel….from_pretrained`` takes a directory that ``embcompress factorize`` wrote, and
+    ``save_pretrained`` writes one. A second call changes nothing.
+
+    Raises:
+        UsageError: there is no transformers to be taught, or one that is too old.
+    """
+    try:
+        from embcompress.integrations import transformers
+    except ImportError as error:
+        raise UsageError(
+            f"transformers cannot be taught ({error})",
+            remedy="run: pip install --upgrade 'embcompress[transformers]'",
+        ) from error
+    transformers.register()

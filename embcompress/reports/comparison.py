@@ -1,0 +1,102 @@
+"""What comparing with a teacher and learning from it report back; JSON is their ``to_dict``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embcompress.training.recovery import Check, DistilRecipe, Likeness
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """What :func:`embcompress.compare` found.
+
+    Attributes:
+        path: the compressed model.
+        teacher: the original.
+        texts: the file of texts.
+        size: bytes of the weight files of the compressed model.
+        teacher_size: bytes of those of the original.
+        likeness: how like they are.
+        notes: what the user should know, one sentence each.
+    """
+
+    path: Path
+    teacher: Path
+    texts: Path
+    size: int
+    teacher_size: int
+    likeness: Likeness
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data, ready for JSON."""
+        return {
+            "path": str(self.path),
+            "teacher": str(self.teacher),
+            "texts_file": str(self.texts),
+            "size": self.size,
+            "teacher_size": self.teacher_size,
+            **self.likeness.to_dict(),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class DistilResult:
+    """What :func:`embcompress.distil` did.
+
+    Attributes:
+        source: the compressed model.
+        teacher: the original.
+        output: where the result is.
+        recipe: how it was trained.
+        train_texts: number of texts learned from.
+        steps: optimizer steps.
+        parameters: numbers that were trained.
+        checks: the state of the run at about every fifth of it, the first before training.
+        best: number of the check whose weights were kept, 0 for none.
+        after: likeness of the written model on the texts that were set aside.
+        size: bytes of the written weight files.
+        notes: what the user should know, one sentence each.
+    """
+
+    source: Path
+    teacher: Path
+    output: Path
+    recipe: DistilRecipe
+    train_texts: int
+    steps: int
+    parameters: int
+    checks: tuple[Check, ...]
+    best: int
+    after: Likeness
+    size: int
+    notes: tuple[str, ...]
+
+    @property
+    def before(self) -> Likeness:
+        """Likeness before training on the texts that were set aside."""
+        return self.checks[0].held_out
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data, ready for JSON."""
+        return {
+            "source": str(self.source),
+            "teacher": str(self.teacher),
+            "output": str(self.output),
+            "train": self.recipe.train,
+            "learning_rate": self.recipe.highest_rate,
+            "train_texts": self.train_texts,
+            "held_out_texts": self.after.texts,
+            "steps": self.steps,
+            "parameters": self.parameters,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "best": self.best,
+            "checks": [check.to_dict() for check in self.checks],
+            "size": self.size,
+            "notes": list(self.notes),
+        }

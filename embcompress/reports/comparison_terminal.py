@@ -1,0 +1,103 @@
+"""Comparing with a teacher and learning from it as a person reads them, with rich."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from embcompress.reports.comparison import CompareResult, DistilResult
+from embcompress.reports.terminal import grid, safe, show, stdout
+from embcompress.reports.units import human_bytes
+from embcompress.training.recovery import Check, DistilWatcher, Likeness
+
+_WHOLE = 1000
+
+
+class DistilProgress(DistilWatcher):
+    """A line a check on stderr, and on a terminal a bar with the loss and the time left.
+
+    Args:
+        quiet: print nothing.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._quiet = quiet
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def step(self, share: float, loss: float, learning_rate: float) -> None:
+        """Move the bar."""
+        if self._quiet or not self._console.is_terminal:
+            return
+        if self._progress is None or self._task is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task("", total=_WHOLE)
+        text = f"loss {loss:.4f}  rate {learning_rate:<7.2g}"
+        self._progress.update(self._task, completed=share * _WHOLE, description=text)
+
+    def check(self, check: Check, *, best: bool) -> None:
+        """Print what the check found."""
+        if not self._quiet:
+            self._console.print(check_line(check, best=best), soft_wrap=True)
+
+    def __enter__(self) -> DistilProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def check_line(check: Check, *, best: bool) -> str:
+    """One check in one line of a usual terminal; the star says that it is the best so far."""
+    found = check.held_out
+    perplexity = "" if found.perplexity is None else f"  perplexity {found.perplexity:.2f}"
+    loss = "before training" if check.loss is None else f"loss {check.loss:.4f}    "
+    return (
+        f"step {check.step:6,}  {loss}  set aside: loss {found.loss:.4f}{' *' if best else '  '} "
+        f"cosine {found.cosine:.4f}  neighbours {found.neighbours:.1%}{perplexity}  {check.seconds:.1f} s"
+    )
+
+
+def _rows(*found: tuple[str, Likeness]) -> None:
+    """A row for each of some likenesses."""
+    causal = found[0][1].perplexity is not None
+    table = grid("", "cosine", "neighbours kept", "hidden error", *(("perplexity",) if causal else ()))
+    for name, one in found:
+        perplexity = () if one.perplexity is None else (f"{one.perplexity:.2f}",)
+        table.add_row(name, f"{one.cosine:.4f}", f"{one.neighbours:.1%}", f"{one.error:.4f}", *perplexity)
+    console = stdout()
+    console.print(table)
+    original = found[0][1].teacher_perplexity
+    if original is not None:
+        console.print(f"perplexity of the original: {original:.2f}")
+
+
+@show.register
+def _(result: CompareResult) -> None:
+    console = stdout()
+    console.print(
+        f"[bold]{safe(result.path)}[/] {human_bytes(result.size)} against [bold]{safe(result.teacher)}[/] "
+        f"{human_bytes(result.teacher_size)}, on {result.likeness.texts:,} texts of {safe(result.texts)}"
+    )
+    _rows(("compressed", result.likeness))
+
+
+@show.register
+def _(result: DistilResult) -> None:
+    console = stdout()
+    console.print(
+        f"[bold]{safe(result.source)}[/] learned from [bold]{safe(result.teacher)}[/]: "
+        f"{safe(result.recipe.train)}, {result.parameters:,} numbers, {result.steps:,} steps on "
+        f"{result.train_texts:,} texts; on {result.after.texts:,} texts that were set aside"
+    )
+    _rows(("before", result.before), ("after", result.after))
+    console.print(f"wrote [bold]{safe(result.output)}[/], {human_bytes(result.size)}")

@@ -1,0 +1,163 @@
+"""What is asked of a recovery without labels, and what it tells; nothing here needs torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from embcompress.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registry entry: which part of a model is trained.
+
+    Attributes:
+        name: registry name.
+        learning_rate: the default.
+        description: one line for help texts.
+    """
+
+    name: str
+    learning_rate: float
+    description: str
+
+
+PARTS: Mapping[str, Part] = {
+    part.name: part
+    for part in (
+        Part("factors", 1e-3, "the floats that stand for the table"),
+        Part("norms", 1e-3, "these and the weights of all normalizing layers"),
+        Part("all", 1e-4, "everything"),
+    )
+}
+"""Every choice of ``--train`` by name."""
+
+USUAL_EPOCHS = 3
+"""Passes over the texts where neither ``epochs`` nor ``minutes`` is given."""
+
+
+@dataclass(frozen=True)
+class DistilRecipe:
+    """How a compressed model is brought nearer to the model it was made from.
+
+    Attributes:
+        train: registry name of what is trained.
+        epochs: passes over the texts; ``USUAL_EPOCHS`` when neither is given, any number when only
+            ``minutes`` is.
+        minutes: of training, after which it ends, whatever the number of passes.
+        learning_rate: the highest; that of what is trained when None.
+        batch_size: texts a step.
+        max_length: tokens that are read of a text.
+        seed: of the texts set aside and of shuffling.
+
+    Raises:
+        UsageError: a value is outside its range.
+    """
+
+    train: str = "all"
+    epochs: int | None = None
+    minutes: float | None = None
+    learning_rate: float | None = None
+    batch_size: int = 32
+    max_length: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.train not in PARTS:
+            raise UsageError(f"train {self.train!r}", remedy=f"choose from {', '.join(PARTS)}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("max_length", 2)):
+            value = getattr(self, name)
+            if value is not None and (value < least or value % 1):
+                raise UsageError(f"{name} {value}", remedy=f"give a whole number from {least} on")
+        for name in ("minutes", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"{name} {value}", remedy="give a finite number above 0")
+        if not 0 <= self.seed < 1 << 63:
+            raise UsageError(f"seed {self.seed}", remedy="give a whole number from 0 to 2^63 - 1")
+
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate from which the run falls to 0."""
+        return PARTS[self.train].learning_rate if self.learning_rate is None else self.learning_rate
+
+    @property
+    def most_epochs(self) -> float:
+        """Passes over the texts at most; infinite where only the time is bounded."""
+        if self.epochs is not None:
+            return self.epochs
+        return USUAL_EPOCHS if self.minutes is None else math.inf
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How like two models are on some texts.
+
+    Attributes:
+        texts: number of texts.
+        error: squared distance of the last hidden states over their variance: 0 where the models agree,
+            1 where the mean would do as well.
+        cosine: mean cosine of the sentence vectors, the means of a text's last hidden states.
+        neighbours: share of each text's five nearest others that stay so.
+        teacher_perplexity: of the original language model; None for other models.
+        perplexity: of the compressed language model.
+        divergence: mean Kullback–Leibler divergence of the predicted tokens, in nats; None likewise.
+    """
+
+    texts: int
+    error: float
+    cosine: float
+    neighbours: float
+    teacher_perplexity: float | None = None
+    perplexity: float | None = None
+    divergence: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """What is minimized, and what chooses the best weights."""
+        return self.error + (1 - self.cosine) + (self.divergence or 0.0)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """The fields, ready for JSON, which has no word for what is not finite but null."""
+        return {k: v if v is None or math.isfinite(v) else None for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Check:
+    """The state of a run at one moment.
+
+    Attributes:
+        step: optimizer steps until then.
+        seconds: time since training began; of the first, what it took itself.
+        loss: mean of the training texts since the check before; None before training.
+        held_out: likeness on the texts that were set aside.
+    """
+
+    step: int
+    seconds: float
+    loss: float | None
+    held_out: Likeness
+
+    def beats(self, other: Check) -> bool:
+        """Whether it is nearer to the teacher; what is no number never is."""
+        mine, theirs = self.held_out.loss, other.held_out.loss
+        if not (math.isfinite(mine) and math.isfinite(theirs)):
+            return math.isfinite(mine) > math.isfinite(theirs)
+        return mine < theirs
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields, ready for JSON."""
+        loss = self.loss if self.loss is None or math.isfinite(self.loss) else None
+        return {**asdict(self), "loss": loss, "held_out": self.held_out.to_dict()}
+
+
+class DistilWatcher:
+    """Is told how a run goes; the base class does nothing with it."""
+
+    def step(self, share: float, loss: float, learning_rate: float) -> None:
+        """After a step; ``share`` of the run is done, ``loss`` the mean since the last check."""
+
+    def check(self, check: Check, *, best: bool) -> None:
+        """After each check."""

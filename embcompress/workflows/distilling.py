@@ -1,0 +1,180 @@
+"""open both models → tokens → learn from the teacher → the same write path as finetune → check → publish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.base import Checkpoint, Progress, silent
+from embcompress.checkpoint.description import part_name
+from embcompress.checkpoint.staging import check_space, check_target, staged
+from embcompress.errors import EmbcompressError, Interrupted, UsageError
+from embcompress.nn.stored import RIGHT
+from embcompress.reports.comparison import DistilResult
+from embcompress.training.devices import Runtime, runtime
+from embcompress.training.distillation import Distiller, State, held_out
+from embcompress.training.interrupts import Interrupts
+from embcompress.training.likeness import measure
+from embcompress.training.pretrained import Pretrained, open_pretrained
+from embcompress.training.recovery import DistilRecipe, DistilWatcher
+from embcompress.workflows.common import (
+    check_format,
+    check_unchanged,
+    default_output,
+    hashed,
+    keep_freed_memory,
+    stamps,
+)
+from embcompress.workflows.comparing import open_pair, tokens_of
+from embcompress.workflows.finetuning import rounded, with_values
+
+USUAL_RECIPE = DistilRecipe()
+QUIET_WATCHER = DistilWatcher()
+
+
+def distil(
+    path: str | Path,
+    teacher: str | Path,
+    texts: str | Path,
+    *,
+    output: str | Path | None = None,
+    recipe: DistilRecipe = USUAL_RECIPE,
+    text_column: str = "text",
+    device: str = "auto",
+    force: bool = False,
+    watcher: DistilWatcher = QUIET_WATCHER,
+    progress: Progress = silent,
+) -> DistilResult:
+    """Bring a compressed model of a Hugging Face directory nearer to its original, on texts without labels.
+
+    Codes stay; what is trained is written in the types it is stored in, all else byte for byte. A
+    part of the texts is set aside and chooses the best weights; where training makes nothing better
+    on them, these are the ones it began with.
+
+    Args:
+        path: the directory of the compressed model.
+        teacher: that of the model it was made from.
+        texts: a CSV with texts, or a text in each line.
+        output: where to write; by default beside the input with ``-tuned`` in its name.
+        recipe: what is trained, and how.
+        text_column: header of the texts where it is a CSV.
+        device: where to compute.
+        force: replace an existing output.
+        watcher: is told how training goes.
+        progress: called as ``progress(stage, done, total)`` while it is written.
+
+    Raises:
+        UsageError: the request cannot be carried out as it stands.
+        InputError: a model or the texts are corrupt.
+        TargetError: a trained value is too large for the stored type.
+        Interrupted: by Ctrl-C; the best weights so far are on disk.
+        OSError: the output cannot be written.
+    """
+    keep_freed_memory()
+    student_path, teacher_path, file = Path(path), Path(teacher), Path(texts)
+    where = runtime(device)
+    place = Path(output) if output is not None else default_output(student_path, "tuned")
+    check_target(place, (student_path, teacher_path, file), force=force)
+    with open_checkpoint(student_path) as source:
+        before = stamps(source)
+        if source.description is None or not source.description.tables:
+            raise UsageError(
+                f"{student_path}: holds no compressed table", remedy="run 'embcompress factorize' first"
+            )
+        check_format(place, source)
+        check_space(place, source.size)
+        student, original = open_pair(student_path, teacher_path)
+        data = tokens_of(student, file, text_column, recipe.max_length)
+        train, held = (data.take(rows) for rows in held_out(len(data), recipe.seed))
+        distiller = Distiller(student, original, train, held, recipe, where)
+        with staged(place, force=force) as stage:
+            with Interrupts() as interrupts:
+                done = distiller.run(watcher, interrupts)
+            changed = done.best is not done.checks[0]
+            if not done.finished:
+                kept = "nothing was better than the start yet"
+                if changed:
+                    kept = f"the best so far is {_kept_at(place)}"
+                    with staged(_kept_at(place), force=True) as other:
+                        _write(source, other, student, done.state, progress, trained=True)
+                raise Interrupted(f"interrupted after step {done.steps:,}; {kept}")
+            written = _write(source, stage, student, done.state, progress, trained=changed)
+            check_unchanged(source, before)
+            after = _read_back(stage, student, written, where)
+            found = measure(after, original, held, where)
+    notes = list(student.notes)
+    if not changed:
+        notes.append("training made nothing better on the texts set aside: the weights are as they were")
+    return DistilResult(
+        source=student_path,
+        teacher=teacher_path,
+        output=place,
+        recipe=recipe,
+        train_texts=len(train),
+        steps=done.steps,
+        parameters=sum({id(value): value.numel() for value in done.state.values()}.values()),
+        checks=done.checks,
+        best=done.checks.index(done.best),
+        after=found.likeness,
+        size=after.size,
+        notes=tuple(notes),
+    )
+
+
+def _kept_at(place: Path) -> Path:
+    """Where the best weights of an interrupted run stand."""
+    return place.with_name(f"{place.name}.interrupted")
+
+
+def _write(
+    source: Checkpoint,
+    target: Path,
+    student: Pretrained,
+    state: State,
+    progress: Progress,
+    *,
+    trained: bool,
+) -> State:
+    """Write ``source`` with the trained values; these as they are stored, by their names in its files."""
+    assert source.description is not None, "a model without a compressed table was refused"
+    with hashed(source.weight_files) as digests:
+        rights = {
+            part_name(t, RIGHT) for table in source.description.tables for t in (table.name, *table.ties)
+        }
+        names = {name: student.renamed(name) for name in {*source.tensors, *rights}}
+        values = {name: state[other] for name, other in names.items() if other in state}
+        values = rounded(source, values)
+        tables = tuple(replace(t, trained=t.trained or trained) for t in source.description.tables)
+        description = replace(source.description, source=digests.result(), tables=tables)
+        source.write(target, with_values(source, values), description, progress)
+    return values
+
+
+def _read_back(
+    stage: Path, student: Pretrained, values: Mapping[str, torch.Tensor], where: Runtime
+) -> Pretrained:
+    """The model that was written, compared with the values that it should hold.
+
+    Raises:
+        EmbcompressError: a value is another.
+    """
+    with open_checkpoint(stage) as checkpoint:
+        types = {name: info.dtype.torch for name, info in checkpoint.tensors.items() if info.dtype}
+    written = open_pretrained(stage)
+    found = written.model.state_dict()
+    for name, value in values.items():
+        here = found.get(student.renamed(name))
+        if here is None:
+            continue  # integers of a right factor, which is compared in floats
+        stored = value.to(getattr(torch, types[name])) if name in types else value
+        if not torch.equal(here, stored.to(here.dtype)):
+            raise EmbcompressError(
+                f"{stage.name}: {name} does not read back as it was, so nothing was kept",
+                remedy="run again, and look after the disk if it comes back",
+            )
+    written.model.to(where.device)
+    return written
