@@ -36,6 +36,7 @@ RATIOS = (0.5, 0.75, 0.9, 0.95)
 CURVE = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.925, 0.94, 0.95, 0.96, 0.97, 0.98)
 """Ratios of its curves, those above among them."""
 
+
 def report(
     path: str | Path,
     *,
