@@ -89,7 +89,7 @@ def hot_rows(energies: NDArray[np.float64]) -> tuple[int, float]:
         return 0, 1.0
     sums, first = np.cumsum(descending), np.arange(1, count)
     shares = first / count
-    rest = np.maximum(sums[-1] - sums[:-1], descending[1:])  # never below its largest member, by rounding
+    rest = np.cumsum(descending[::-1])[::-1][1:]  # from the smallest on, which would drown in the others
     logs = shares * np.log(sums[:-1] / first) + (1 - shares) * np.log(rest / (count - first))
     best = int(np.argmin(logs))
     return int(first[best]), float(np.exp(min(0.0, logs[best] - np.log(sums[-1] / count))))
