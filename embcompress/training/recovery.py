@@ -28,8 +28,8 @@ PARTS: Mapping[str, Part] = {
     part.name: part
     for part in (
         Part("factors", 1e-3, "the floats that stand for the table"),
-        Part("norms", 1e-3, "these and the weights of all normalizing layers"),
-        Part("all", 1e-4, "everything"),
+        Part("norms", 3e-4, "these and the weights of all normalizing layers"),
+        Part("all", 5e-5, "everything"),
     )
 }
 """Every choice of ``--train`` by name."""
