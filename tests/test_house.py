@@ -28,10 +28,10 @@ ROOMS = (
     ("nn",),
     ("data",),
     ("methods",),
-    ("linalg",),
     ("tables",),
     ("rows",),
     ("checkpoint",),
+    ("linalg",),
     ("errors", "version"),
 )
 """From the roof to the cellar; a room may import from those below it and from itself."""

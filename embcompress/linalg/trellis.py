@@ -9,107 +9,20 @@ feed-forward, so that a subset depends on a window of the coded bits and on noth
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-_Indices = NDArray[np.intp]
-_Floats = NDArray[np.float32]
+from embcompress.linalg.trelliscode import PAIR, POLYNOMIALS, Code, Indices
 
-_POLYNOMIALS = {3: (0o13, 0o04), 4: (0o23, 0o04), 5: (0o45, 0o10)}
-_POLYNOMIALS |= {6: (0o103, 0o024), 7: (0o235, 0o126), 8: (0o515, 0o362)}
-"""Parity checks (h0, h1) of Ungerboeck's codes for one dimension, by memory (Ungerboeck 1987,
-"Trellis-coded modulation with redundant signal sets", part II)."""
+_Floats = NDArray[np.float32]
 
 _SLAB = 1 << 18
 """States × rows of a block. Were it to fit a cache, two threads would mostly wait for the interpreter."""
 
 _SPREADS = (1.05, 1.22, 1.34, 1.42, 1.49, 1.57, 1.57, 1.57)
 """Standard deviations whose quantiles are the best levels for 1 … 8 bits, measured with 64 states."""
-
-_PAIR = 0.5
-"""Rate of a component that shares its one bit with a neighbour."""
-
-
-@dataclass(frozen=True)
-class Code:
-    """How the coefficients of a row become bits.
-
-    A row is a path of steps with one coded bit each. A step is one component of k ≥ 1 bits, k - 1
-    of them uncoded, or two components of half a bit. A row holds ``memory`` + steps coded bits (the
-    first ``memory`` are the state it starts from), then the uncoded bits of one component after the
-    other, then zeros up to a whole byte; the most significant bit comes first everywhere. Step j
-    sees the window of coded bits j … j + ``memory``, the oldest the most significant.
-
-    Attributes:
-        memory: of the convolutional code, 3 … 8 bits; it has 2^memory states.
-        rates: bits of each component, not increasing: whole numbers 8 … 1, then pairs of 0.5.
-    """
-
-    memory: int
-    rates: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if self.memory not in _POLYNOMIALS:
-            raise ValueError(f"memory {self.memory} is not one of {sorted(_POLYNOMIALS)}")
-        known = {*range(1, 9), _PAIR}.issuperset(self.rates) and self.rates.count(_PAIR) % 2 == 0
-        if not self.rates or not known or list(self.rates) != sorted(self.rates, reverse=True):
-            raise ValueError("rates are not whole numbers 8 … 1 that do not increase, then pairs of 0.5")
-
-    @cached_property
-    def runs(self) -> tuple[tuple[float, slice], ...]:
-        """Each rate that occurs, with the components that have it."""
-        ends = np.cumsum([self.rates.count(rate) for rate in dict.fromkeys(self.rates)]).tolist()
-        return tuple((self.rates[i], slice(i, j)) for i, j in zip([0, *ends], ends, strict=False))
-
-    @property
-    def scalars(self) -> int:
-        """Number of components that have a step of their own."""
-        return len(self.rates) - self.rates.count(_PAIR)
-
-    @property
-    def steps(self) -> int:
-        """Length of a path."""
-        return (self.scalars + len(self.rates)) // 2
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row."""
-        return -(-(self.memory + int(sum(self.rates))) // 8)
-
-    @cached_property
-    def subsets(self) -> NDArray[np.uint8]:
-        """Subset 0 … 3 that each window chooses."""
-        windows = np.arange(2 << self.memory)
-        high, low = (np.bitwise_count(windows & taps) & 1 for taps in _POLYNOMIALS[self.memory])
-        return np.asarray(2 * high + low, np.uint8)
-
-    @cached_property
-    def books(self) -> dict[float, slice]:
-        """Where in the flat codebooks that of each rate that occurs lies.
-
-        That of k bits holds 2^(k+1) ascending levels, level i in subset i mod 4 with uncoded bits
-        i div 4; that of pairs holds two numbers for each window.
-        """
-        sizes = [4 << self.memory if rate == _PAIR else 2 << int(rate) for rate, _ in self.runs]
-        ends = np.cumsum(sizes).tolist()
-        return {rate: slice(end - n, end) for (rate, _), end, n in zip(self.runs, ends, sizes, strict=True)}
-
-    @cached_property
-    def levels(self) -> dict[float, _Indices]:
-        """Index into the flat codebooks of each symbol, by rate.
-
-        A symbol is the uncoded bits above the window; in pairs, 2 · window, or 1 more for the second.
-        """
-        levels = {}
-        for rate, book in self.books.items():
-            uncoded = np.arange(1 << max(0, int(rate) - 1))[:, None]
-            index = np.arange(4 << self.memory) if rate == _PAIR else (4 * uncoded + self.subsets).ravel()
-            levels[rate] = book.start + index
-        return levels
 
 
 def initial_codebooks(code: Code) -> _Floats:
@@ -120,7 +33,7 @@ def initial_codebooks(code: Code) -> _Floats:
     """
     books = []
     for rate in code.books:
-        if rate == _PAIR:
+        if rate == PAIR:
             turns = np.pi / 4 * (2 * code.subsets + 1)
             books.append(np.stack([np.cos(turns), np.sin(turns)], axis=1).ravel())
         else:
@@ -173,12 +86,12 @@ def train(
         means = np.divide(sums, counts, out=codebooks.astype(np.float64), where=counts > 0)
         codebooks = means.astype(np.float32)
         for rate, book in code.books.items():
-            if rate != _PAIR:  # neighbours belong to different subsets, and their means may cross
+            if rate != PAIR:  # neighbours belong to different subsets, and their means may cross
                 codebooks[book].sort()
     return codebooks
 
 
-def _symbols(codes: NDArray[np.uint8], code: Code) -> Iterator[tuple[slice, float, slice, _Indices]]:
+def _symbols(codes: NDArray[np.uint8], code: Code) -> Iterator[tuple[slice, float, slice, Indices]]:
     """Blocks of rows and runs of components of one rate, with their symbols (components×rows)."""
     for start in range(0, len(codes), 1024):
         block = slice(start, start + 1024)
@@ -186,21 +99,17 @@ def _symbols(codes: NDArray[np.uint8], code: Code) -> Iterator[tuple[slice, floa
         octets[:-1] = codes[block].T
         # A window or the uncoded bits of a component lie within two neighbouring bytes.
         twins = np.bitwise_or(octets[:-1] << np.uint16(8), octets[1:])
-        at = code.memory + code.steps
         for rate, run in code.runs:
-            nth = np.arange(run.stop - run.start)
-            steps = code.scalars + nth // 2 if rate == _PAIR else run.start + nth
-            symbols = _field(twins, steps, code.memory + 1)
-            if rate == _PAIR:
-                symbols = 2 * symbols + nth[:, None] % 2
+            symbols = _field(twins, code.windows[run], code.memory + 1)
+            if rate == PAIR:
+                symbols = 2 * symbols + np.arange(len(symbols))[:, None] % 2
             elif rate > 1:
-                bits = int(rate) - 1
-                symbols |= _field(twins, at + bits * nth, bits) << code.memory + 1
-                at += bits * len(nth)
+                uncoded = _field(twins, code.uncoded_starts[run], int(rate) - 1)
+                symbols |= uncoded << code.memory + 1
             yield block, rate, run, symbols
 
 
-def _field(twins: NDArray[np.uint16], starts: _Indices, bits: int) -> _Indices:
+def _field(twins: NDArray[np.uint16], starts: Indices, bits: int) -> Indices:
     """The numbers of so many bits that start at these bits of each row."""
     found = twins.take(starts >> 3, axis=0)
     found >>= (16 - bits - (starts & 7)).astype(np.uint16)[:, None]
@@ -227,10 +136,10 @@ class _Viterbi:
         x = np.zeros((len(self.code.rates), self.costs.shape[1]), np.float32)
         x[:, : len(rows)] = rows.T
         self.costs.fill(0)
-        nearest: list[tuple[slice, NDArray[np.uint8], _Indices]] = []
+        nearest: list[tuple[slice, NDArray[np.uint8], Indices]] = []
         for rate, run in self.code.runs:
             book = self.codebooks[self.code.books[rate]]
-            if rate == _PAIR:
+            if rate == PAIR:
                 self._pairs(x[run], book.reshape(-1, 2))
             else:
                 nearest.append((run, *self._scalars(x[run], run.start, book.reshape(-1, 4).T)))
@@ -243,7 +152,7 @@ class _Viterbi:
                 parts.append((uncoded.take(index)[:, None] >> places & np.uint8(1)).reshape(-1, x.shape[1]))
         return np.packbits(np.concatenate(parts)[:, : len(rows)].T, axis=1)
 
-    def _scalars(self, x: _Floats, first: int, subsets: _Floats) -> tuple[NDArray[np.uint8], _Indices]:
+    def _scalars(self, x: _Floats, first: int, subsets: _Floats) -> tuple[NDArray[np.uint8], Indices]:
         """Take the steps of one rate; return the nearest uncoded bits (4×cells) and each one's cell."""
         # The line is cut where the nearest level of any subset changes, so that one search finds four.
         middles = (subsets[:, 1:] + subsets[:, :-1]) / 2
@@ -254,7 +163,7 @@ class _Viterbi:
         values = np.take_along_axis(subsets, uncoded.astype(np.intp), axis=1)
         # A bit of the window that no parity looks at changes no subset: the metrics of the branches
         # are made without that axis, and broadcast along it.
-        taps = np.bitwise_or(*_POLYNOMIALS[self.code.memory])
+        taps = np.bitwise_or(*POLYNOMIALS[self.code.memory])
         axes = [1 + (int(taps) >> bit & 1) for bit in range(self.code.memory, -1, -1)]
         corner = self.code.subsets.reshape([2] * len(axes))[tuple(map(slice, axes))]
         branches = corner.ravel().astype(np.intp)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from embcompress.linalg.allocation import allocate, distortion, hot_rows, split_bits
 from embcompress.linalg.packing import packed_width
+from embcompress.linalg.trelliscode import MEMORY, code_of
 from embcompress.methods.known import Known
-from embcompress.methods.rowcode import MEMORY, book_size, code_of
 
 _LEAST_ROW = 2
 """Bytes of the shortest row, which holds the trellis's first state and one component or more."""
@@ -202,6 +202,6 @@ def _rates(variances: NDArray[np.float64], bits: int, *, pairs: bool) -> NDArray
 
 def _fixed_bytes(rates: Sequence[NDArray[np.float64]]) -> int:
     """Bytes of rates, scales and codebooks, and of the scales of the right factor."""
-    books = sum(book_size(code_of(each)) for each in rates)
+    books = sum(code_of(each).book_size for each in rates)
     rank = len(rates[0])
     return 2 * books + 5 * len(rates) * rank + 4 * rank

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from embcompress.errors import InputError
 from embcompress.linalg.integers import dequantize
 from embcompress.linalg.packing import packed_width, unpack
+from embcompress.linalg.trelliscode import code_of
 from embcompress.methods.base import Parts, check_parts
 from embcompress.methods.pqplan import right_bits
-from embcompress.methods.rowcode import RowCode, book_size, code_of
+from embcompress.methods.rowcode import RowCode
 from embcompress.rows import Rows
 
 
@@ -50,7 +51,7 @@ class CodedTable:
             codes = [code_of(each) for each in rates]
         except ValueError as error:
             raise _corrupt(f"0.rates: {error}") from None
-        sizes = [book_size(code) for code in codes]
+        sizes = [code.book_size for code in codes]
         expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, sum(sizes))}
         if count > 1:
             expected["0.extra"] = (int(hot.sum()), codes[1].row_bytes - codes[0].row_bytes)

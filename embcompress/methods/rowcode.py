@@ -11,10 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.linalg import trellis
-
-MEMORY = 8
-"""Memory of the trellis code, 256 states: 0.1 dB better than 64 at three times the time, which a table
-of 200 million numbers still affords. It is part of what is on disk."""
+from embcompress.linalg.trelliscode import Code, code_of, coded_order
 
 _ROUNDS = 3
 """Rounds of training: codebooks start within 0.1 dB of their best."""
@@ -52,7 +49,7 @@ class RowCode:
         return coded_order(self.rates)
 
     @cached_property
-    def code(self) -> trellis.Code:
+    def code(self) -> Code:
         """The trellis code of those components."""
         return code_of(self.rates)
 
@@ -72,21 +69,6 @@ class RowCode:
         found[:, self.order] = trellis.decode(codes, self.code, self.codebooks)
         found *= self.scales
         return found
-
-
-def coded_order(rates: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The components with bits, by falling rate, then by index."""
-    return np.argsort(-rates, kind="stable")[: np.count_nonzero(rates)]
-
-
-def code_of(rates: NDArray[np.float64]) -> trellis.Code:
-    """The trellis code of the components that have bits."""
-    return trellis.Code(MEMORY, tuple(float(rate) for rate in rates[coded_order(rates)]))
-
-
-def book_size(code: trellis.Code) -> int:
-    """Numbers in the flat codebooks of a code."""
-    return max(int(book.stop) for book in code.books.values())
 
 
 def trained(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embcompress.methods.rowcode import MEMORY, code_of, coded_order
+from embcompress.linalg.trelliscode import MEMORY, PAIR, code_of, coded_order
 from embcompress.nn.lookup import CodedLookup, agree, marked
 
 _WINDOW = 2 << MEMORY
@@ -189,28 +189,24 @@ class _Class:
             ValueError: no code has such rates.
         """
         code, order = code_of(rates), coded_order(rates)
-        places = np.tile(np.array([0, 0, 0, 0, 0, -1], np.int32)[:, None], len(rates))
         levels: list[NDArray[np.intp]] = []
-        first, at = 0, MEMORY + code.steps  # the uncoded bits stand behind the path
+        firsts, first = np.zeros(len(order), np.intp), 0
         for rate, run in code.runs:
-            nth, found = np.arange(run.stop - run.start), code.levels[rate]
-            bits = max(0, int(rate) - 1)
-            if rate < 1:
-                steps, above = code.scalars + nth // 2, nth % 2
+            found = code.levels[rate]
+            firsts[run] = first
+            if rate == PAIR:
+                firsts[run] += np.arange(run.stop - run.start) % 2 * _WINDOW
                 found = found.reshape(-1, 2).T.ravel()
-            else:
-                steps, above = run.start + nth, 0 * nth
-            starts = (at + bits * nth) * (bits > 0)
-            at += bits * len(nth)
-            places[:, order[run]] = (
-                steps >> 3,
-                15 - MEMORY - (steps & 7),
-                starts >> 3,
-                16 - bits - (starts & 7),
-                0 * nth + ((1 << bits) - 1 << MEMORY + 1),
-                first + _WINDOW * above,
-            )
             levels.append(found)
             first += len(found)
-        count = max(book.stop for book in code.books.values())
-        return cls(code.row_bytes, count, np.concatenate(levels), places)
+        bits, starts = code.uncoded_bits, code.uncoded_starts * (code.uncoded_bits > 0)
+        places = np.tile(np.array([0, 0, 0, 0, 0, -1], np.int32)[:, None], len(rates))
+        places[:, order] = (
+            code.windows >> 3,
+            15 - MEMORY - (code.windows & 7),
+            starts >> 3,
+            16 - bits - (starts & 7),
+            (1 << bits) - 1 << MEMORY + 1,
+            firsts,
+        )
+        return cls(code.row_bytes, code.book_size, np.concatenate(levels), places)

@@ -1,19 +1,13 @@
-"""Where the numbers of a trellis-coded row lie, for graphs that decode them.
-
-The layout is that of ``linalg/trellis.py`` with memory 8, whose room lies above this one; a test holds
-the two together.
-"""
+"""Where the numbers of a trellis-coded row lie, as graphs want it that decode them."""
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_MEMORY = 8
-_TAPS = (0o515, 0o362)
+from embcompress.linalg.trelliscode import code_of, coded_order
 
 
 class Code:
@@ -24,36 +18,23 @@ class Code:
     """
 
     def __init__(self, doubled: NDArray[Any]) -> None:
-        coded = np.argsort(-doubled, kind="stable")[: np.count_nonzero(doubled)]
-        rates = doubled[coded]
-        self.scalars = int((rates > 1).sum())
+        code, coded = code_of(doubled / 2), coded_order(doubled)
+        self.scalars = code.scalars
         """How many components have whole bits; the others come in pairs that share one."""
         self.places: NDArray[Any] = np.zeros(len(doubled), np.int64)
         """Where in the order of coding each component stands, 0 where it is left out."""
         self.places[coded] = np.arange(len(coded))
         self.is_coded = doubled > 0
-        steps = np.arange(len(coded))
-        steps[self.scalars :] = self.scalars + np.arange(len(coded) - self.scalars) // 2
-        self.windows = steps
+        self.windows = code.windows
         """Bit at which the window of each coded component begins."""
-        self.uncoded_bits = rates[: self.scalars] // 2 - 1
+        self.uncoded_bits = code.uncoded_bits[: code.scalars]
         """Further bits of each component with whole ones."""
-        behind = _MEMORY + (self.scalars + len(coded)) // 2
-        self.uncoded = behind + np.cumsum(self.uncoded_bits) - self.uncoded_bits
+        self.uncoded = code.uncoded_starts[: code.scalars]
         """Bit at which they begin."""
-        bases, size = np.zeros(len(coded), np.int64), 0
-        for rate in dict.fromkeys(rates.tolist()):
-            bases[rates == rate] = size
-            size += 4 << _MEMORY if rate == 1 else 2 << rate // 2
-        bases[self.scalars :] += np.arange(len(coded) - self.scalars) % 2
-        self.bases = bases
+        self.bases = np.array([code.books[rate].start for rate in code.rates], np.int64)
         """Where in the flat codebooks the levels of each component begin."""
-        self.book_size = size
+        self.bases[code.scalars :] += np.arange(len(coded) - code.scalars) % 2
+        self.book_size = code.book_size
         """Numbers in the flat codebooks."""
-
-    @cached_property
-    def subsets(self) -> NDArray[Any]:
+        self.subsets = code.subsets
         """Subset 0 … 3 that each window chooses."""
-        windows = np.arange(2 << _MEMORY)
-        high, low = (np.bitwise_count(windows & taps) & 1 for taps in _TAPS)
-        return np.asarray(2 * high + low)
