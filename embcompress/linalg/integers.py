@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from embcompress.linalg.packing import unpack
+
 _COARSE = 10
 """Clipping levels tried for each row, from its peak down."""
 
@@ -90,6 +92,20 @@ def dequantize(codes: NDArray[np.uint8], scales: NDArray[Any], bits: int) -> NDA
     rows -= np.float32((2**bits - 1) / 2)
     rows *= scales.astype(np.float32)[:, None]
     return rows
+
+
+def unpacked_rows(
+    codes: NDArray[np.uint8], scales: NDArray[Any], count: int, bits: int
+) -> NDArray[np.float32]:
+    """The rows that packed integers stand for; see ``dequantize``.
+
+    Args:
+        codes: N×``packed_width(count, bits)``, see ``linalg/packing.py``.
+        scales: N×1.
+        count: integers in a row.
+        bits: of an integer, 1 … 8.
+    """
+    return dequantize(unpack(codes, count, bits), scales[:, 0], bits)
 
 
 class _Chunk:

@@ -24,6 +24,11 @@ def packed_width(count: int, bits: int) -> int:
     return (count * bits + 7) // 8
 
 
+def widest(count: int, width: int) -> int:
+    """The most bits, 1 … 8, of which ``count`` values fill rows of ``width`` bytes; 0 where none do."""
+    return max((bits for bits in range(1, 9) if packed_width(count, bits) == width), default=0)
+
+
 def pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Pack each row into whole bytes, most significant bit first, the last byte filled up with zeros.
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.dtypes import DTYPES
-from embcompress.linalg.integers import dequantize, quantize
-from embcompress.linalg.packing import pack, packed_width, unpack
+from embcompress.linalg.integers import dequantize, quantize, unpacked_rows
+from embcompress.linalg.packing import pack, packed_width
 from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
 from embcompress.methods.known import Advance, Known, unheard
 
@@ -78,8 +78,7 @@ class Integers(Method):
         check_parts(parts, {part.suffix: part.shape for part in self.parts(shape)}, shape, rank)
 
         def read(start: int, stop: int) -> NDArray[np.float32]:
-            integers = unpack(codes.read(start, stop), shape[1], self.bits)
-            return dequantize(integers, scales.read(start, stop)[:, 0], self.bits)
+            return unpacked_rows(codes.read(start, stop), scales.read(start, stop), shape[1], self.bits)
 
         return read
 

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.errors import InputError, TargetError
-from embcompress.linalg.integers import dequantize, quantize
-from embcompress.linalg.packing import pack, packed_width, unpack
+from embcompress.linalg.integers import dequantize, quantize, unpacked_rows
+from embcompress.linalg.packing import pack, packed_width
 from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
 from embcompress.methods.known import Advance, Known, unheard
 from embcompress.methods.lplrplan import (
@@ -147,13 +147,12 @@ class LPLR(Method):
 
         @functools.cache
         def factor() -> NDArray[np.float32]:
-            integers = unpack(right_codes.read(0, size), shape[1], right)
-            return dequantize(integers, right_scales.read(0, size)[:, 0], right)
+            return unpacked_rows(right_codes.read(0, size), right_scales.read(0, size), shape[1], right)
 
         def read(start: int, stop: int) -> NDArray[np.float32]:
-            integers = unpack(codes.read(start, stop), size, left)
-            rows: NDArray[np.float32] = dequantize(integers, scales.read(start, stop)[:, 0], left) @ factor()
-            return rows
+            rows = unpacked_rows(codes.read(start, stop), scales.read(start, stop), size, left)
+            product: NDArray[np.float32] = rows @ factor()
+            return product
 
         return read
 

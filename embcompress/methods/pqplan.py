@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.linalg.allocation import allocate, distortion, hot_rows, split_bits
-from embcompress.linalg.packing import packed_width
+from embcompress.linalg.packing import packed_width, widest
 from embcompress.linalg.trelliscode import MEMORY, code_of
 from embcompress.methods.known import Known
 
@@ -92,14 +92,9 @@ def smallest(shape: tuple[int, int]) -> int:
     return shape[0] * code_of(rates).row_bytes + _fixed_bytes([rates]) + right
 
 
-def right_bits(columns: int, width: int) -> int:
-    """Bits of the right factor's integers, from the bytes of one of its rows; 0 where none fits."""
-    return max((bits for bits in range(1, 9) if packed_width(columns, bits) == width), default=0)
-
-
 def _right_choices(columns: int) -> list[int]:
     """Widths of integers that a reader can tell from the bytes of a row."""
-    return [bits for bits in _NOISE if right_bits(columns, packed_width(columns, bits)) == bits]
+    return [bits for bits in _NOISE if widest(columns, packed_width(columns, bits)) == bits]
 
 
 def _classings(known: Known) -> Iterator[NDArray[np.uint8]]:

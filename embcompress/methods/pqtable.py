@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.errors import InputError
-from embcompress.linalg.integers import dequantize
-from embcompress.linalg.packing import packed_width, unpack
+from embcompress.linalg.integers import unpacked_rows
+from embcompress.linalg.packing import packed_width, widest
 from embcompress.linalg.trelliscode import code_of
 from embcompress.methods.base import Parts, check_parts
-from embcompress.methods.pqplan import right_bits
 from embcompress.methods.rowcode import RowCode
 from embcompress.rows import Rows
 
@@ -30,7 +29,7 @@ class CodedTable:
         if ("0.hot" in parts) != ("0.extra" in parts):
             raise _corrupt("of 0.hot and 0.extra one is missing")
         count = 2 if "0.hot" in parts else 1
-        bits = right_bits(columns, parts["1.codes"].shape[1])
+        bits = widest(columns, parts["1.codes"].shape[1])
         expected = {
             "0.rates": (count, rank),
             "0.scales": (count, rank),
@@ -69,9 +68,8 @@ class CodedTable:
             if not ((zeros >= 0) & (zeros < rows)).all():
                 raise _corrupt(f"0.zeros: rows beyond {rows - 1:,}")
             self._zero[zeros] = True
-        integers = unpack(_whole(parts["1.codes"]), columns, bits)
         with _quiet():
-            self._right = dequantize(integers, _whole(parts["1.scales"])[:, 0], bits)
+            self._right = unpacked_rows(_whole(parts["1.codes"]), _whole(parts["1.scales"]), columns, bits)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Those rows of the table."""

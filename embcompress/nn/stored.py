@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embcompress.linalg.integers import dequantize, quantize
-from embcompress.linalg.packing import pack, packed_width, unpack
+from embcompress.linalg.integers import quantize, unpacked_rows
+from embcompress.linalg.packing import pack, packed_width, widest
 from embcompress.methods import METHODS
 from embcompress.methods.integer import Integers
 from embcompress.nn.integer import IntegerRows
@@ -144,7 +144,7 @@ def right_factor(parts: Parts, columns: int) -> Tensor | None:
     codes, scales = (parts[suffix].numpy() for suffix in _INTEGERS)
     bits = _right_bits(parts, columns)
     agree(scales.shape == (len(codes), 1), f"1.scales are {list(scales.shape)}")
-    floats = dequantize(unpack(codes, columns, bits), scales[:, 0], bits)
+    floats = unpacked_rows(codes, scales, columns, bits)
     return torch.from_numpy(floats).T.contiguous()
 
 
@@ -174,7 +174,7 @@ def trained_right(weight: Tensor, parts: Parts, columns: int) -> dict[str, Tenso
 def _right_bits(parts: Parts, columns: int) -> int:
     """Bits of the right factor's integers: as stored, or the most that take a row's bytes."""
     width = parts["1.codes"].shape[1]
-    fitting = [bits for bits in range(1, 9) if packed_width(columns, bits) == width]
-    bits = int(parts[_BITS][0, -1]) if _BITS in parts else max(fitting, default=0)
-    agree(bits in fitting, f"{width} bytes hold no {columns} integers of {bits or 'any'} bits")
+    bits = int(parts[_BITS][0, -1]) if _BITS in parts else widest(columns, width)
+    fits = 1 <= bits <= 8 and packed_width(columns, bits) == width
+    agree(fits, f"{width} bytes hold no {columns} integers of {bits or 'any'} bits")
     return bits

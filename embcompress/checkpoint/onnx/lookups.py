@@ -13,6 +13,7 @@ from embcompress.checkpoint.dtypes import DTYPES, DType
 from embcompress.checkpoint.onnx.building import Group, Stored
 from embcompress.checkpoint.onnx.trellis import Code
 from embcompress.errors import UsageError
+from embcompress.linalg.packing import widest
 
 F32 = DTYPES["F32"]
 
@@ -92,7 +93,7 @@ def trellis(group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
         found = group.add("Mul", found, _not_zero(group, ids, stored, rows))
     right_width = stored.parts["1.codes"].shape[1]
     columns = stored.shape[1]
-    right = max((b for b in range(1, 9) if -(-columns * b // 8) == right_width), default=_MOST)
+    right = widest(columns, right_width) or _MOST
     return group.add("MatMul", found, _scaled(group, "1", None, stored, columns, right)), F32
 
 
