@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,14 +78,14 @@ class Ranking:
         return min(found, key=lambda one: one.loss)
 
     def _for_zeros(self, count: int) -> Dropped:
-        weights, kept = weights_of(self.known), self.known.energies > 0
+        weights, kept = self.known.weights_of(), self.known.energies > 0
         kept[self.to_zero[:count]] = False
         loss = self.known.energies[self.to_zero[:count]].sum()
         return Dropped(kept, np.zeros(len(self.centre)), float(weights[~kept].sum()), float(loss))
 
     def _for_mean(self, count: int) -> Dropped:
         """The squares about the mean are those about the centre less weight times their distance squared."""
-        weights = weights_of(self.known)
+        weights = self.known.weights_of()
         kept = np.ones(len(weights), bool)
         kept[self.order[:count]] = False
         weight = float(weights[~kept].sum())
@@ -107,7 +106,7 @@ def ranking(known: Known) -> Ranking:
     That is the mean of all rows that weigh no more, which is where the shared row will be. Without
     weights it decides alone: rows near the mean go first. Three passes over the table.
     """
-    weights = weights_of(known)
+    weights = known.weights_of()
     nonzero = np.flatnonzero(known.energies > 0)
     order = nonzero[np.argsort(weights[nonzero], kind="stable")]
     edges = np.linspace(0, len(order), min(_BUCKETS, len(order)) + 1).astype(np.intp)
@@ -131,11 +130,6 @@ def ranking(known: Known) -> Ranking:
     return Ranking(known, order, centre, edges, sums, losses, to_zero)
 
 
-def weights_of(known: Known) -> NDArray[np.float64]:
-    """The weight of each row of a table."""
-    return known.weights_of(0, known.rows.shape[0])
-
-
 def picked(rows: Rows, places: NDArray[np.intp]) -> NDArray[Any]:
     """Some rows of a matrix, their places ascending, read in spans that leave wide gaps out."""
     blocks = [np.empty((0, rows.shape[1]), np.float32)]
@@ -152,22 +146,17 @@ def _sums(
     known: Known, order: NDArray[np.intp], edges: NDArray[np.intp], centre: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Σ w_i (E_i − centre) over the order up to each edge (K+1×d), and ‖E_i − centre‖² of each row (V)."""
-    weights = weights_of(known)
+    weights = known.weights_of()
     squares, sums = np.zeros(len(weights)), np.zeros((len(edges), len(centre)))
     bucket = np.full(len(weights), -1)
     bucket[order] = np.searchsorted(edges, np.arange(len(order)), "right")
-    for start, block in _with_starts(known.rows):
-        of = bucket[start : start + len(block)]
-        shifted = block - centre
-        squares[start : start + len(block)] = np.vecdot(shifted, shifted)
+    for start, stop in known.rows.spans():
+        of = bucket[start:stop]
+        shifted = known.rows.read(start, stop) - centre
+        squares[start:stop] = np.vecdot(shifted, shifted)
         sorted_rows = np.argsort(of, kind="stable")[int((of < 0).sum()) :]
         if sorted_rows.size:
-            shifted *= weights[start : start + len(block), None]
+            shifted *= weights[start:stop, None]
             firsts = np.flatnonzero(np.diff(of[sorted_rows], prepend=-1))
             sums[of[sorted_rows[firsts]]] += np.add.reduceat(shifted[sorted_rows], firsts)
     return np.cumsum(sums, axis=0), squares
-
-
-def _with_starts(rows: Rows) -> Iterator[tuple[int, NDArray[Any]]]:
-    for start, stop in rows.spans():
-        yield start, rows.read(start, stop)

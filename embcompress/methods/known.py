@@ -78,8 +78,9 @@ class Known:
         """Rows drawn by weight and energy, the same each time; the whole table where it is small."""
         return draw(self, SAMPLE_ROWS)
 
-    def weights_of(self, start: int, stop: int) -> NDArray[np.float64]:
-        """Weights of rows ``start:stop``."""
+    def weights_of(self, start: int = 0, stop: int | None = None) -> NDArray[np.float64]:
+        """Weights of rows ``start:stop``, of all when nothing is said."""
+        stop = self.rows.shape[0] if stop is None else stop
         return np.ones(stop - start) if self.weights is None else self.weights[start:stop]
 
 
@@ -134,7 +135,7 @@ def draw(known: Known, count: int) -> Sample:
     start. A row whose chance would be over one is taken for sure and stands for itself.
     """
     rows, total = known.rows, known.rows.shape[0]
-    weights = known.weights_of(0, total)
+    weights = known.weights_of()
     if total <= count:
         places, scaled = np.arange(total), weights
     else:

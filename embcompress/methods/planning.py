@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -136,9 +137,9 @@ def plan_tables(
             known = measure(table.rows, table.name, precise=True, advance=advance, weights=weights)
             plan = _plan(table, known, target, method, settings, limit)
         if not plan.rivals:
-            rivals = foretold(known, plan.layout.nbytes, settings)
-            rivals[plan.method.name] = plan.layout.predicted_error
-            plan = replace(plan, rivals=rivals)
+            others = [m for m in METHODS.values() if m.name != plan.method.name]
+            rivals = foretold(known, plan.layout.nbytes, settings, others)
+            plan = replace(plan, rivals={**rivals, plan.method.name: plan.layout.predicted_error})
         plans.append(plan)
     return tuple(plans)
 
@@ -149,10 +150,26 @@ def bytes_for_ratio(rows: Rows, ratio: float) -> int:
     return min(rows.nbytes - 1, int((1 - ratio) * rows.nbytes + 1e-6))
 
 
-def foretold(known: Known, limit: int, settings: Settings) -> dict[str, float]:
-    """About the error of each method in ``limit`` bytes, by name; without those that do not fit."""
-    found = {name: method.foretell(known, limit, settings) for name, method in METHODS.items()}
-    return {name: error for name, error in found.items() if error is not None}
+def foretold(
+    known: Known, limit: int, settings: Settings, methods: Iterable[Method] | None = None
+) -> dict[str, float]:
+    """About the error of methods in ``limit`` bytes, by name.
+
+    Without those that do not fit, or cannot count with values of such a size.
+
+    Args:
+        known: the table.
+        limit: bytes.
+        settings: what else is asked for.
+        methods: those that are looked at, all when None.
+    """
+    found = {}
+    for method in METHODS.values() if methods is None else methods:
+        with contextlib.suppress(FloatingPointError), np.errstate(all="ignore", over="raise"):
+            error = method.foretell(known, limit, settings)
+            if error is not None and math.isfinite(error):
+                found[method.name] = error
+    return found
 
 
 def fits(known: Known, limit: int, settings: Settings) -> dict[str, Layout]:

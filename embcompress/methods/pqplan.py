@@ -35,6 +35,30 @@ _NOISE = {5: 10**-2.51, 6: 10**-3.09, 7: 10**-3.69, 8: 10**-4.30}
 
 
 @dataclass(frozen=True)
+class _Classing:
+    """Classes of rows, and what all plans with them share.
+
+    Attributes:
+        classes: of each row (V), 0 or 1.
+        counts: rows of each class (c).
+        variances: weighted squares of the components of each class's rows (c×r), by a sample.
+        zeros: rows that are all zero.
+        columns: d.
+    """
+
+    classes: NDArray[np.uint8]
+    counts: NDArray[np.int64]
+    variances: NDArray[np.float64]
+    zeros: NDArray[np.intp]
+    columns: int
+
+    @property
+    def nbytes(self) -> int:
+        """What marks hot rows and zero rows."""
+        return 4 * len(self.zeros) + (-(-len(self.classes) // 8) if len(self.counts) > 1 else 0)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Classes of rows, their rates, and what all of it takes.
 
@@ -69,17 +93,18 @@ def plans(known: Known, limit: int) -> list[Plan]:
         return []  # beyond float32
     squares = np.square(sample.rows @ known.spectrum.vectors.astype(np.float32), dtype=np.float64)
     squares *= sample.weights[:, None]
-    found = []
+    found, zeros = [], np.flatnonzero(known.energies == 0)
     for classes in _classings(known):
         counts = np.bincount(classes)
         member = classes[sample.places]
         variances = np.stack([squares[member == index].sum(axis=0) for index in range(len(counts))])
+        classing = _Classing(classes, counts, variances, zeros, known.rows.shape[1])
         promising = _promising_rank(known, limit, variances.sum(axis=0))
         # Rows that get more bytes than the others may be worth more components than all are together.
         ranks = {min(factor * promising, variances.shape[1]) for factor in (1, 2, variances.shape[1])}
         choices = _right_choices(known.rows.shape[1])
         for rank, pairs, bits in itertools.product(sorted(ranks), (True, False), choices):
-            plan = _plan(known, limit, classes, variances, rank, pairs=pairs, bits=bits)
+            plan = _plan(classing, limit, rank, pairs=pairs, bits=bits)
             if plan is not None:
                 found.append(plan)
     return found
@@ -112,27 +137,17 @@ def _classings(known: Known) -> Iterator[NDArray[np.uint8]]:
         yield hot
 
 
-def _plan(
-    known: Known,
-    limit: int,
-    classes: NDArray[np.uint8],
-    variances: NDArray[np.float64],
-    rank: int,
-    *,
-    pairs: bool,
-    bits: int,
-) -> Plan | None:
+def _plan(classing: _Classing, limit: int, rank: int, *, pairs: bool, bits: int) -> Plan | None:
     """Rates of at most ``rank`` components within ``limit``; None where not even the shortest rows fit.
 
     What stands beside the rows depends on how many components are used and at which rates, and those
     on what is left for the rows: this goes back and forth until it fits and stays.
     """
-    counts, zeros = np.bincount(classes), np.flatnonzero(known.energies == 0)
-    width = packed_width(known.rows.shape[1], bits)
-    mask = -(-len(classes) // 8) if len(counts) > 1 else 0
+    counts, variances = classing.counts, classing.variances
+    width = packed_width(classing.columns, bits)
     rates = [np.ones(rank) for _ in counts]
     for _ in range(_ROUNDS):
-        beside = mask + 4 * len(zeros) + rank * width + _fixed_bytes(rates)
+        beside = classing.nbytes + rank * width + _fixed_bytes(rates)
         lengths = _row_lengths(variances[:, :rank], counts, limit - beside)
         if lengths is None:
             return None
@@ -145,7 +160,7 @@ def _plan(
         row_bytes = np.array([code_of(each).row_bytes for each in rates])
         if len(counts) > 1 and row_bytes[1] <= row_bytes[0]:
             return None  # all have the most bits there are: one class does as well
-        total = mask + 4 * len(zeros) + used * width + _fixed_bytes(rates) + int(row_bytes @ counts)
+        total = classing.nbytes + used * width + _fixed_bytes(rates) + int(row_bytes @ counts)
         settled, rank = used == rank, used
         if settled and total <= limit:
             break
@@ -154,7 +169,7 @@ def _plan(
             return None
     left = sum(distortion(v[:rank], each) + v[rank:].sum() for v, each in zip(variances, rates, strict=True))
     noise = _NOISE[bits] * float(variances.sum())
-    return Plan(classes, counts, tuple(rates), row_bytes, zeros, bits, left + noise)
+    return Plan(classing.classes, counts, tuple(rates), row_bytes, classing.zeros, bits, left + noise)
 
 
 def _promising_rank(known: Known, limit: int, variances: NDArray[np.float64]) -> int:

@@ -28,7 +28,7 @@ from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.errors import InputError
 from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
 from embcompress.methods.dense import Dense
-from embcompress.methods.dropping import Dropped, Ranking, picked, ranking, weights_of
+from embcompress.methods.dropping import Dropped, Ranking, picked, ranking
 from embcompress.methods.integer import Integers
 from embcompress.methods.known import Advance, Known, measure, unheard
 from embcompress.rows import Rows
@@ -78,8 +78,8 @@ class _Prospects:
             known = self.known
             rows = _inner_rows(known.rows, dropped)
             # Where nothing is dropped row 0 is zeros, and its weight only has to be one.
-            first = dropped.weight or weights_of(known).min()
-            weights = np.append(first, weights_of(known)[dropped.kept])
+            first = dropped.weight or known.weights_of().min()
+            weights = np.append(first, known.weights_of()[dropped.kept])
             if self.by_rows:
                 energy = dropped.weight * (dropped.shared @ dropped.shared)
                 energies = np.append(energy, known.energies[dropped.kept])
@@ -149,7 +149,7 @@ class Screen(Method):
         total = float(known.energies.sum())
         if not numbers or not total:
             return 0.0 if numbers else None
-        weights, sample = weights_of(known), known.sample
+        weights, sample = known.weights_of(), known.sample
         dropped = np.ones(len(weights), np.bool_)
         dropped[np.lexsort((known.energies, weights))[len(weights) - numbers[0] :]] = False
         drawn = dropped[sample.places]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Progress, Steps, silent
@@ -14,11 +11,11 @@ from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.data.counting import Counts
 from embcompress.errors import UsageError
-from embcompress.methods import METHODS, method_for
-from embcompress.methods.base import Layout, Method, Settings
+from embcompress.methods import method_for
+from embcompress.methods.base import Layout, Settings
 from embcompress.methods.decoding import decoded
 from embcompress.methods.known import Known, measure
-from embcompress.methods.planning import PRECISE_BELOW, bytes_for_ratio
+from embcompress.methods.planning import PRECISE_BELOW, bytes_for_ratio, foretold
 from embcompress.methods.svd import SVD
 from embcompress.reports.flops import dense_flops, factored_flops
 from embcompress.reports.plots import check_plot, plot_curves
@@ -203,27 +200,16 @@ def _compared(
     compared = []
     for ratio in ratios:
         limit = bytes_for_ratio(known.rows, ratio)
-        errors = {method.name: _foretold(method, known, limit, settings) for method in METHODS.values()}
         compared.append(
             Comparison(
                 ratio=ratio,
                 nbytes=limit,
-                errors={name: error for name, error in errors.items() if error is not None},
+                errors=foretold(known, limit, settings),
                 bound=known.spectrum.gaussian_bound(8 * limit / known.rows.shape[0]),
             )
         )
         advance(1)
     return tuple(compared)
-
-
-def _foretold(method: Method, known: Known, limit: int, settings: Settings) -> float | None:
-    """About the error of a method; None where nothing fits, or it cannot count with values of such a size."""
-    try:
-        with np.errstate(all="ignore", over="raise"):
-            error = method.foretell(known, limit, settings)
-    except FloatingPointError:
-        return None
-    return None if error is None or not math.isfinite(error) else error
 
 
 def _option(source: Checkpoint, table: Table, ratio: float, layout: Layout | None, heads: int) -> Option:
