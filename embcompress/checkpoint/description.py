@@ -139,6 +139,20 @@ def parse_description(value: object, where: str) -> Description:
         ) from None
 
 
+def parse_entry(metadata: Mapping[str, str], key: str, where: object) -> object:
+    """What a metadata entry holds as JSON, None where there is none.
+
+    Raises:
+        InputError: it is no JSON.
+    """
+    try:
+        return json.loads(metadata[key]) if key in metadata else None
+    except (ValueError, RecursionError):
+        raise InputError(
+            f"{where}: the metadata under {key} are not JSON", remedy="make the file again"
+        ) from None
+
+
 def _table(raw: Mapping[str, Any]) -> TableRecord:
     """A table record, with every field checked for its kind, since files come from strangers."""
     known = {f.name for f in fields(TableRecord)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, Steps, TensorInfo, silent
-from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
+from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description, parse_entry
 from embcompress.checkpoint.naming import NAME_LIMIT
 from embcompress.checkpoint.rawio import copy_range, read_exact, write_all
 from embcompress.checkpoint.safetensors_header import (
@@ -98,13 +97,7 @@ class Safetensors(Checkpoint):
 
     def beside(self, key: str) -> object:
         """What a metadata entry holds as JSON; see the base class."""
-        text = self._header.metadata.get(key)
-        try:
-            return None if text is None else json.loads(text)
-        except (ValueError, RecursionError):
-            raise InputError(
-                f"{self.path}: the metadata under {key} are not JSON", remedy="make the file again"
-            ) from None
+        return parse_entry(self._header.metadata, key, self.path)
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
         """Exactly what :meth:`write` makes; see the base class."""

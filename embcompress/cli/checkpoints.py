@@ -16,6 +16,7 @@ from embcompress.cli.options import (
     show,
     source,
     targets,
+    weighting,
 )
 
 
@@ -25,26 +26,17 @@ from embcompress.cli.options import (
 @output
 @keys
 @click.option("--all", "all_tables", is_flag=True, help="Take every token table.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Token counts: .csv, .tsv or .npy.")
-@click.option("--corpus", type=click.Path(path_type=Path), help="Texts to count tokens in: .csv or .txt.")
+@weighting
 @click.option(
     "--importance",
     type=click.Path(path_type=Path),
     help="Texts to weigh tokens by, as they move a classifier's predictions: .csv or .txt.",
 )
-@click.option("--text-column", default="text", show_default=True, help="Header of the texts of a .csv.")
-@click.option(
-    "--smoothing",
-    type=float,
-    default=0.5,
-    show_default=True,
-    help="Exponent s of a token's weight (count+1)^s; 0 weighs all alike.",
-)
 @click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
 @force
 @output_options
 def factorize(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
-    """Write a smaller copy of the checkpoint PATH, its embedding table replaced by two factors.
+    """Write a smaller copy of the checkpoint PATH, its embedding table replaced by factors or codes.
 
     Give exactly one target. Without -o the output stands beside the input, named after the target.
     """
@@ -61,16 +53,7 @@ def factorize(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **option
     "--against", type=click.Path(path_type=Path), help="Original to measure a compressed PATH against."
 )
 @keys
-@click.option("--weights", type=click.Path(path_type=Path), help="Token counts: .csv, .tsv or .npy.")
-@click.option("--corpus", type=click.Path(path_type=Path), help="Texts to count tokens in: .csv or .txt.")
-@click.option("--text-column", default="text", show_default=True, help="Header of the texts of a .csv.")
-@click.option(
-    "--smoothing",
-    type=float,
-    default=0.5,
-    show_default=True,
-    help="Exponent s of a token's weight (count+1)^s; 0 weighs all alike.",
-)
+@weighting
 @click.option("--curve", is_flag=True, help="Draw error over ratio for every method.")
 @click.option(
     "--plot",

@@ -36,6 +36,8 @@ def parse_size(ctx: click.Context | None, param: click.Parameter | None, value: 
     return int(float(match[1]) * _UNITS[match[2]])
 
 
+_FILE = click.Path(path_type=Path)
+
 source = click.argument("path", type=click.Path(path_type=Path, readable=False))
 output = click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.")
 force = click.option("--force", is_flag=True, help="Replace an existing output.")
@@ -87,6 +89,26 @@ def targets(command: F) -> F:
             default="left",
             show_default=True,
             help="Where the singular values go.",
+        ),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def weighting(command: F) -> F:
+    """The options that say how much each token counts."""
+    for option in reversed((
+        click.option("--weights", type=_FILE, help="Token counts: .csv, .tsv or .npy."),
+        click.option("--corpus", type=_FILE, help="Texts to count tokens in: .csv or .txt."),
+        click.option(
+            "--text-column", default="text", show_default=True, help="Header of the texts of a .csv."
+        ),
+        click.option(
+            "--smoothing",
+            type=float,
+            default=0.5,
+            show_default=True,
+            help="Exponent s of a token's weight (count+1)^s; 0 weighs all alike.",
         ),
     )):  # fmt: skip
         command = option(command)

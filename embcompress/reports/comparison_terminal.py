@@ -5,10 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from embcompress.reports.comparison import CompareResult, DistilResult
-from embcompress.reports.terminal import grid, safe, show, stdout
+from embcompress.reports.terminal import Bar, grid, safe, show, stdout
 from embcompress.reports.units import human_bytes
 from embcompress.training.recovery import Check, DistilWatcher, Likeness
 
@@ -25,20 +24,14 @@ class DistilProgress(DistilWatcher):
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._quiet = quiet
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar = Bar(self._console)
 
     def step(self, share: float, loss: float, learning_rate: float) -> None:
         """Move the bar."""
         if self._quiet or not self._console.is_terminal:
             return
-        if self._progress is None or self._task is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=self._console, transient=True)
-            self._progress.start()
-            self._task = self._progress.add_task("", total=_WHOLE)
         text = f"loss {loss:.4f}  rate {learning_rate:<7.2g}"
-        self._progress.update(self._task, completed=share * _WHOLE, description=text)
+        self._bar.show(text, share * _WHOLE, _WHOLE)
 
     def check(self, check: Check, *, best: bool) -> None:
         """Print what the check found."""
@@ -51,9 +44,7 @@ class DistilProgress(DistilWatcher):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._bar.stop()
 
 
 def check_line(check: Check, *, best: bool) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from embcompress.reports.learning import CompressResult, EvaluateResult, TrainingResult
-from embcompress.reports.terminal import grid, safe, show, stdout
+from embcompress.reports.terminal import Bar, grid, safe, show, stdout
 from embcompress.reports.units import human_bytes
 from embcompress.training.records import Epoch, Watcher
 
@@ -26,24 +25,17 @@ class TrainingProgress(Watcher):
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._quiet = quiet
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar = Bar(self._console)
         self._dev = 0.0
 
     def step(self, epoch: int, done: int, total: int, loss: float, learning_rate: float) -> None:
         """Move the bar."""
         if self._quiet or not self._console.is_terminal:
             return
-        if self._progress is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=self._console, transient=True)
-            self._progress.start()
-            self._task = self._progress.add_task("", total=total, completed=done - 1)
-        assert self._task is not None
         text = f"epoch {epoch}  loss {loss:.4f}  rate {learning_rate:<7.2g}  dev {self._dev:.2%}"
-        self._progress.update(self._task, completed=done, description=text)
+        self._bar.show(text, done, total, begun=done - 1)
         if done == total:
-            self._stop()
+            self._bar.stop()
 
     def epoch(self, epoch: Epoch, *, best: bool) -> None:
         """Print what the epoch came to."""
@@ -62,12 +54,7 @@ class TrainingProgress(Watcher):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._bar.stop()
 
 
 def epoch_line(epoch: Epoch, *, best: bool) -> str:

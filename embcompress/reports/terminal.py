@@ -22,6 +22,39 @@ _PIPE_WIDTH = 200
 """Columns when stdout is no terminal: nothing is wrapped or cut for a file."""
 
 
+class Bar:
+    """A bar with the time left, which is gone when it stops.
+
+    Args:
+        console: where.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def show(self, text: str, done: float, total: float, *, begun: int = 0) -> None:
+        """Draw it, with ``begun`` of the total done before the time that is measured."""
+        if self._progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._progress.start()
+        if self._task is None:
+            self._task = self._progress.add_task("", total=total, completed=begun)
+        self._progress.update(self._task, completed=done, description=text)
+
+    def renew(self) -> None:
+        """Begin another bar below the last."""
+        self._task = None
+
+    def stop(self) -> None:
+        """Leave the terminal to others; the next :meth:`show` begins anew."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._task = None
+
+
 class TerminalProgress:
     """The progress callback of a terminal: bars for work over a second, nothing elsewhere.
 
@@ -37,30 +70,20 @@ class TerminalProgress:
         self._began = time.monotonic()
         self._stage = ""
         self._stage_began = self._began
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar = Bar(self._console)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Take a step of ``stage``; see ``checkpoint.base.Progress``."""
         now = time.monotonic()
         if stage != self._stage:
-            self._stage, self._stage_began, self._task = stage, now, None
+            self._stage, self._stage_began = stage, now
+            self._bar.renew()
         if self._bars and now - self._began > _PATIENCE:
-            self._draw(done, total)
-        if done >= total and self._progress is not None:  # the terminal is another's now
-            self._progress.stop()
-            self._progress = None
+            self._bar.show(escape(printable(stage, 40)), done, total)
+        if done >= total:  # the terminal is another's now
+            self._bar.stop()
         if self._verbose and done >= total:
             self._console.print(f"{escape(printable(stage))}: {now - self._stage_began:.2f} s")
-
-    def _draw(self, done: int, total: int) -> None:
-        if self._progress is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=self._console, transient=True)
-            self._progress.start()
-        if self._task is None:
-            self._task = self._progress.add_task(escape(printable(self._stage, 40)), total=total)
-        self._progress.update(self._task, completed=done)
 
     def __enter__(self) -> TerminalProgress:
         return self
@@ -68,8 +91,7 @@ class TerminalProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._bar.stop()
 
 
 @functools.singledispatch

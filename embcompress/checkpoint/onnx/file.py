@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, Edit, Progress, Steps, TensorInfo, silent
-from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
+from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description, parse_entry
 from embcompress.checkpoint.onnx.layout import DATA_SUFFIX, Entry, Layout, arranged, tail
 from embcompress.checkpoint.onnx.model import (
     DATA_TYPES,
@@ -27,7 +26,7 @@ from embcompress.checkpoint.onnx.model import (
 from embcompress.checkpoint.onnx.wire import Wire
 from embcompress.checkpoint.rawio import read_exact, write_all
 from embcompress.checkpoint.staging import published
-from embcompress.errors import InputError, UsageError
+from embcompress.errors import UsageError
 
 _AMEND_ROOM = 128
 """Bytes by which the record of a table may grow when figures are measured."""
@@ -103,15 +102,8 @@ class OnnxFile(Checkpoint):
         """Nothing to check: the format carries no checksums that its writers fill in."""
 
     def beside(self, key: str) -> object:
-        """A metadata entry that holds JSON; see the base class."""
-        if key not in self._metadata:
-            return None
-        try:
-            return json.loads(self._metadata[key])
-        except (ValueError, RecursionError):
-            raise InputError(
-                f"{self.path}: the metadata under {key} are not JSON", remedy="make the file again"
-            ) from None
+        """What a metadata entry holds as JSON; see the base class."""
+        return parse_entry(self._metadata, key, self.path)
 
     def check_editable(self) -> None:
         """Refuse a model that trains itself: its other graphs name the weights too."""
