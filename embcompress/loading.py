@@ -111,7 +111,7 @@ def fill(
 
 
 def _tables(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
-    """The compressed tables of a checkpoint, all of a kind that can be loaded.
+    """The compressed tables of a checkpoint for which modules are swapped, all of a kind that can be loaded.
 
     Raises:
         UsageError: there are none though one is needed, or of a method whose parts have no module here.
@@ -125,12 +125,15 @@ def _tables(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
         )
     for table in tables:
         decoded(checkpoint, table)  # nothing is read yet: this is the check that expanding makes
+    # A native form is one of the model's own: its configuration says of the factors, and they just load.
+    swapped = checkpoint.description.swapped if checkpoint.description else ()
+    for table in swapped:
         if not has_module(table.method):
             raise UsageError(
                 f"{checkpoint.path}: the parts of {table.name} (method {table.method}) cannot be loaded",
                 remedy="run 'embcompress expand' and load the dense result",
             )
-    return tables
+    return swapped
 
 
 def _held(weights: dict[str, Any], table: TableRecord, path: str | Path) -> int | CodedTable:

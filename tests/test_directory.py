@@ -81,7 +81,7 @@ def test_only_the_shard_of_the_table_changes(tmp_path, model):
     """Shards without the table are the same bytes, and so is every other tensor of its shard."""
     succeed("factorize", model, "--rank", 4, "-o", tmp_path / "small")
     before, after = contents(model), contents(tmp_path / "small")
-    assert {*after} == {*before}
+    assert {*after} == {*before, "README.md"}
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"config.json", "model.safetensors.index.json", "model-00001-of-00003.safetensors"}
     old, new = every_tensor(model), every_tensor(tmp_path / "small")
@@ -121,7 +121,7 @@ def test_everything_else_is_carried(tmp_path, model):
     (model / "1_Pooling").mkdir()
     (model / "1_Pooling/config.json").write_text('{"pooling": true}')
     (model / "empty").mkdir()
-    (model / "README.md").write_bytes(b"\xff\xfe latin \xe9")
+    (model / "NOTES.md").write_bytes(b"\xff\xfe latin \xe9")
     (model / ".gitattributes").write_text("*.bin filter=lfs")
     (model / "run.sh").write_text("#!/bin/sh\n")
     (model / "run.sh").chmod(0o750)
@@ -129,7 +129,7 @@ def test_everything_else_is_carried(tmp_path, model):
     (model / "vocab.txt").symlink_to(tmp_path / "blob")
     succeed("factorize", model, "--rank", 4, "-o", tmp_path / "small")
     small = tmp_path / "small"
-    for name in ("1_Pooling/config.json", "README.md", ".gitattributes", "run.sh", "tokenizer.json"):
+    for name in ("1_Pooling/config.json", "NOTES.md", ".gitattributes", "run.sh", "tokenizer.json"):
         assert (small / name).read_bytes() == (model / name).read_bytes()
     assert (small / "run.sh").stat().st_mode & 0o777 == 0o750
     assert not (small / "vocab.txt").is_symlink()
@@ -153,7 +153,7 @@ def test_expand_restores_the_files_and_every_untouched_tensor(tmp_path, model):
     """The dense directory has the files, the config and the other tensors of the original."""
     succeed("factorize", model, "--rank", 4, "-o", tmp_path / "small")
     succeed("expand", tmp_path / "small", "-o", tmp_path / "dense")
-    assert {*contents(tmp_path / "dense")} == {*contents(model)}
+    assert {*contents(tmp_path / "dense")} == {*contents(model), "README.md"}
     for name in ("config.json", "model.safetensors.index.json"):
         assert json.loads((tmp_path / "dense" / name).read_text()) == json.loads((model / name).read_text())
     old, new = every_tensor(model), every_tensor(tmp_path / "dense")
@@ -415,6 +415,7 @@ def test_row_29_both_formats_present_and_agreeing(tmp_path):
     result = succeed("factorize", tmp_path / "model", "--rank", 4, "-o", tmp_path / "small")
     assert "left out, because they hold other weights: pytorch_model.bin" in result.stderr
     assert sorted(f.name for f in (tmp_path / "small").iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
         "tokenizer.json",
@@ -516,7 +517,10 @@ def test_row_30_a_model_in_a_download_cache_is_compressed_elsewhere(tmp_path):
     before = contents(tmp_path / "hub")
     succeed("factorize", snapshot, "--rank", 4, "-o", tmp_path / "small")
     assert contents(tmp_path / "hub") == before
-    assert {f.name for f in (tmp_path / "small").iterdir()} == {f.name for f in snapshot.iterdir()}
+    assert {f.name for f in (tmp_path / "small").iterdir()} == {f.name for f in snapshot.iterdir()} | {
+        "README.md"
+    }
+    assert "base_model: org/name" in (tmp_path / "small/README.md").read_text()
     assert not any(f.is_symlink() for f in (tmp_path / "small").iterdir())
     succeed("report", tmp_path / "small", "--against", snapshot)
 
@@ -529,7 +533,7 @@ def test_row_30_an_existing_output_needs_force(tmp_path, model):
     (small / "old").write_text("a file of the old output")
     succeed("factorize", model, "--rank", 2, "-o", small, "--force")
     assert json.loads((small / "config.json").read_text())["quantization_config"]["tables"][0]["rank"] == 2
-    assert {*contents(small)} == {*contents(model)}
+    assert {*contents(small)} == {*contents(model), "README.md"}
 
 
 def test_row_30_force_replaces_no_folder_that_is_no_model(tmp_path, model):

@@ -11,81 +11,24 @@ import pytest
 import torch
 import transformers as tf
 from checkpoints import assert_refused, contents, run, stored, succeed
+from distilling import BERT, GPT2, QUICK, WORDS, bert, compared, fill, gpt2, tokenizer, tune
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import embcompress
 from embcompress import DistilRecipe, Interrupted, UsageError
+from embcompress.pretrained import encoded, open_pretrained
 from embcompress.training.devices import runtime
 from embcompress.training.distillation import choose_trained, held_out
 from embcompress.training.likeness import batches_within, measure, neighbours_kept
-from embcompress.training.pretrained import encoded, open_pretrained
 from embcompress.training.recovery import DistilWatcher
-
-WORDS = [f"w{i}" for i in range(90)]
-BERT, GPT2 = "embeddings.word_embeddings", "transformer.wte"
-QUICK = {"epochs": 6, "learning_rate": 3e-3, "batch_size": 16}
-
-
-def tokenizer(folder):
-    """Words to ids, as the tokenizers library stores it."""
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    built = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    built.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    built.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    fast = tf.PreTrainedTokenizerFast(
-        tokenizer_object=built, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
-    )
-    fast.save_pretrained(folder)
-    return len(vocabulary)
-
-
-def bert(size):
-    config = tf.BertConfig(vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                           num_attention_heads=2, max_position_embeddings=16,
-                           initializer_range=0.3)  # fmt: skip
-    return tf.BertModel(config)
-
-
-def gpt2(size):
-    config = tf.GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=2, n_positions=16, bos_token_id=2,
-                           eos_token_id=3, initializer_range=0.3)  # fmt: skip
-    return tf.GPT2LMHeadModel(config)
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
     """A BERT and a GPT-2 with random weights, compressed copies of them, and texts."""
     folder = tmp_path_factory.mktemp("shelf")
-    for name, build in (("bert", bert), ("gpt2", gpt2)):
-        (folder / name).mkdir()
-        size = tokenizer(folder / name)
-        torch.manual_seed(0)
-        build(size).save_pretrained(folder / name)
-        for kind, options in (("svd", {"rank": 6}), ("pq", {"ratio": 0.93}), ("int3", {"ratio": 0.8})):
-            embcompress.factorize(folder / name, method=kind, output=folder / f"{name}-{kind}", **options)
-    rng = np.random.default_rng(0)
-    for name, count in (("train", 400), ("test", 80)):
-        texts = [" ".join(rng.choice(WORDS, rng.integers(3, 12))) for _ in range(count)]
-        (folder / f"{name}.txt").write_text("\n".join(texts) + "\n")
+    fill(folder)
     return folder
-
-
-def tune(shelf, output, name="bert", kind="svd", watcher=None, **recipe):
-    return embcompress.distil(
-        shelf / f"{name}-{kind}",
-        shelf / name,
-        shelf / "train.txt",
-        output=output,
-        recipe=DistilRecipe(**{**QUICK, **recipe}),
-        **({} if watcher is None else {"watcher": watcher}),
-    )
-
-
-def compared(shelf, path, name="bert"):
-    return embcompress.compare(path, shelf / name, shelf / "test.txt").likeness
 
 
 # ---- measuring
@@ -348,16 +291,17 @@ class Presser(DistilWatcher):
 
 
 def test_ctrl_c_keeps_the_best_so_far(shelf, tmp_path):
-    """NAME.interrupted is a whole directory, better than the input; nothing stands at the output."""
+    """NAME.interrupted is a whole directory, better than the input; beside the state, nothing else."""
     with pytest.raises(Interrupted, match=r"tuned\.interrupted") as stop:
-        tune(shelf, tmp_path / "tuned", watcher=Presser())
+        tune(shelf, tmp_path / "tuned", options={"watcher": Presser()})
     assert stop.value.exit_code == 130
-    assert [p.name for p in tmp_path.iterdir()] == ["tuned.interrupted"]
+    left = {"tuned.interrupted", "tuned.resume"}
+    assert {p.name for p in tmp_path.iterdir()} == left
     after = compared(shelf, tmp_path / "tuned.interrupted")
     assert after.error < 0.9 * compared(shelf, shelf / "bert-svd").error
     with pytest.raises(Interrupted, match="nothing was better"):
-        tune(shelf, tmp_path / "ruined", learning_rate=30.0, watcher=Presser())
-    assert [p.name for p in tmp_path.iterdir()] == ["tuned.interrupted"]
+        tune(shelf, tmp_path / "ruined", learning_rate=30.0, options={"watcher": Presser()})
+    assert {p.name for p in tmp_path.iterdir()} == left | {"ruined.resume"}
 
 
 def test_distil_prints_before_and_after(shelf, tmp_path):

@@ -249,7 +249,7 @@ from embcompress.training import snapshots
 
 deed, arguments, target, stride = json.loads(sys.argv[1])
 target = Path(target)
-snapshots._PAUSE = 0.0  # a state is saved after each epoch
+snapshots._PAUSE = snapshots._TIMES = 0.0  # a state is saved after each epoch
 torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch imports much when the first one is made
 operations = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 

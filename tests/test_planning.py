@@ -21,7 +21,7 @@ SVD, F32, F16 = METHODS["svd"], DTYPES["F32"], DTYPES["F16"]
 
 
 def rank_for_ratio(method, rows, dtype, ratio):
-    return method.largest_rank(rows.shape, bytes_for_ratio(rows, ratio), dtype)
+    return method.largest_rank(rows.shape, bytes_for_ratio(rows, ratio), Settings(dtype))
 
 
 def shape_only(rows, columns, dtype=F32):
@@ -76,19 +76,19 @@ def test_ratio_gives_the_largest_rank_that_fits(rows, columns, ratio, source, st
     rank = rank_for_ratio(SVD, table, stored, ratio)
     limit = (1 - ratio) * table.nbytes
     assert 0 <= rank <= min(rows, columns)
-    assert SVD.nbytes((rows, columns), rank, stored) <= limit + 1e-3
+    assert SVD.nbytes((rows, columns), rank, Settings(stored)) <= limit + 1e-3
     if rank < min(rows, columns):
-        assert SVD.nbytes((rows, columns), rank + 1, stored) > limit - 1e-3
+        assert SVD.nbytes((rows, columns), rank + 1, Settings(stored)) > limit - 1e-3
 
 
 @given(st.integers(1, 3000), st.integers(1, 400), st.sampled_from(TABLE_DTYPES))
 def test_break_even_is_the_last_rank_that_pays(rows, columns, stored):
     """At the break-even rank the factors are smaller than the table, one more and they are not."""
     table = shape_only(rows, columns)
-    rank = SVD.break_even(table, stored)
-    assert SVD.nbytes((rows, columns), rank, stored) < table.nbytes
+    rank = SVD.break_even(table, Settings(stored))
+    assert SVD.nbytes((rows, columns), rank, Settings(stored)) < table.nbytes
     if rank < min(rows, columns):
-        assert SVD.nbytes((rows, columns), rank + 1, stored) >= table.nbytes
+        assert SVD.nbytes((rows, columns), rank + 1, Settings(stored)) >= table.nbytes
 
 
 @pytest.mark.parametrize(

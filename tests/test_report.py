@@ -450,6 +450,7 @@ def result(*rivals):
             shape=(10, 4),
             dtype="float32",
             method="pq",
+            layout="embcompress",
             rank=None,
             stored_dtype="float16",
             bytes_before=160,

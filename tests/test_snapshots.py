@@ -55,7 +55,8 @@ OTHER = {
 
 
 def print_of(model=None, train=TRAIN, dev=DEV, recipe=RECIPE):
-    return fingerprint(model or fresh(DAN), train, dev, recipe)
+    texts = {"the training texts": train, "the dev texts": dev}
+    return fingerprint({"the starting model": model or fresh(DAN)}, texts, recipe)
 
 
 @pytest.fixture

@@ -121,6 +121,7 @@ class NewTensor:
         shape: (rows, columns), or (0,) for the empty guard tensor.
         replaces: name of the removed tensor whose place (shard and position) it takes.
         blocks: called once a write; yields blocks of consecutive rows, together ``shape``.
+        file: weight file of a directory that is made for it; None for the one it replaces a tensor of.
     """
 
     name: str
@@ -128,6 +129,7 @@ class NewTensor:
     shape: tuple[int, ...]
     replaces: str
     blocks: Callable[[], Iterator[NDArray[Any]]] = field(repr=False, compare=False)
+    file: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -145,11 +147,13 @@ class Edit:
         aliases: further names for added tensors, new name -> name in ``add``. Formats that share
             memory (torch) store them at no cost; safetensors notes them in its metadata, as
             ``save_model`` does, where the source noted any.
+        documents: JSON documents of a directory by relative path, written anew; None takes one away.
     """
 
     remove: frozenset[str]
     add: tuple[NewTensor, ...]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    documents: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Checkpoint(abc.ABC):

@@ -44,6 +44,9 @@ class TableRecord:
         seed: seed of the method's randomness, None where it has none.
         trained: whether the parts were trained afterwards; ``relative_error`` is then what it was
             before, and the accuracy of the model is what counts.
+        native: which of a library's own forms the parts are stored in, None where this package must load
+            them.
+        names: of the stored tensors in the order of ``parts``, where that form has names of its own.
     """
 
     name: str
@@ -62,11 +65,13 @@ class TableRecord:
     weighted_error: float | None = None
     seed: int | None = None
     trained: bool = False
+    native: str | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def part_names(self) -> tuple[str, ...]:
         """Names of the stored tensors, in the order of ``parts``."""
-        return tuple(part_name(self.name, suffix) for suffix in self.parts)
+        return self.names or tuple(part_name(self.name, suffix) for suffix in self.parts)
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,18 @@ class Description:
         version: version of embcompress that wrote it.
         source: file name -> SHA-256 of each weight file it was made from.
         tables: one record a compressed table.
+        command: the command line that made it, paths shortened to names; None where there was none.
     """
 
     version: str
     source: Mapping[str, str]
     tables: tuple[TableRecord, ...]
+    command: str | None = None
+
+    @property
+    def swapped(self) -> tuple[TableRecord, ...]:
+        """The tables that this package must put into a model; a library loads native ones itself."""
+        return tuple(table for table in self.tables if table.native is None)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; tuples become lists when dumped."""
@@ -127,11 +139,14 @@ def parse_description(value: object, where: str) -> Description:
         source = {str(k): str(v) for k, v in raw["source"].items()}
         tables = tuple(_table(t) for t in raw["tables"])
         names = [name for table in tables for name in (table.name, *table.ties)]
-        for name in names:
+        for name in (*names, *(name for table in tables for name in table.names)):
             check_name(name, where)
         if len({*names}) < len(names):
             raise ValueError(f"a name is described twice among {names[:8]}")
-        return Description(str(raw["version"]), source, tables)
+        command = raw.get("command")
+        if command is not None and not isinstance(command, str):
+            raise TypeError("command is not text")
+        return Description(str(raw["version"]), source, tables, command)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: the embcompress record cannot be read ({type(error).__name__}: {error})",
@@ -156,13 +171,15 @@ def parse_entry(metadata: Mapping[str, str], key: str, where: object) -> object:
 def _table(raw: Mapping[str, Any]) -> TableRecord:
     """A table record, with every field checked for its kind, since files come from strangers."""
     known = {f.name for f in fields(TableRecord)}
-    lists = {"shape", "parts", "ties", "copies"}
+    lists = {"shape", "parts", "ties", "copies", "names"}
     values: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in raw.items() if k in known}
     record = TableRecord(**values)
     texts = (record.name, record.method, record.dtype, record.stored_dtype, *record.parts)
     sizes = (*record.shape, *(() if record.rank is None else (record.rank,)))
-    if not all(isinstance(t, str) for t in (*texts, *record.ties, *record.copies)):
+    if not all(isinstance(t, str) for t in (*texts, *record.ties, *record.copies, *record.names)):
         raise TypeError("a name is not text")
+    if len(record.names) not in {0, len(record.parts)} or (record.native is None) != (not record.names):
+        raise ValueError("names must be one for each part of a native form")
     if len(record.shape) != 2 or not all(type(s) is int and 0 < s < 1 << 48 for s in sizes):
         raise ValueError("shape and rank must be positive integers below 2^48")
     if type(record.bits) not in (int, float) or not 0 < record.bits <= 64:
@@ -174,6 +191,8 @@ def _table(raw: Mapping[str, Any]) -> TableRecord:
         raise TypeError("weighted_error must be a finite number")
     if record.weighting is not None and not isinstance(record.weighting, str):
         raise TypeError("weighting is not text")
+    if record.native is not None and not isinstance(record.native, str):
+        raise TypeError("native is not text")
     if type(record.trained) is not bool:
         raise TypeError("trained is not true or false")
     if not {*record.copies} <= {*record.ties}:

@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, Edit, Progress, TensorInfo, silent
+from embcompress.checkpoint.card import CARD, write_card
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.layout import Layout, carried_files, find_layout, read_json
 from embcompress.checkpoint.rawio import copy_range
+from embcompress.checkpoint.safetensors import new_size, write_new
 from embcompress.errors import InputError, UsageError
 
 CONFIG = "config.json"
@@ -35,6 +37,7 @@ class Directory(Checkpoint):
     def __init__(self, path: Path, layout: Layout, parts: dict[str, Checkpoint]) -> None:
         self.path = path
         self._has_config = (path / CONFIG).exists()
+        self._has_card = self._has_config or (path / CARD).is_file()
         self.config = read_json(path / CONFIG) if self._has_config else {}
         self.tensors: Mapping[str, TensorInfo] = {n: t for p in parts.values() for n, t in p.tensors.items()}
         self.aliases = {n: a for p in parts.values() for n, a in p.aliases.items()}
@@ -91,7 +94,7 @@ class Directory(Checkpoint):
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
         """The sum over the weight files; see the base class."""
-        return sum(
+        return sum(new_size(new) for new in edit.add if new.file is not None) + sum(
             self._parts[name].size_after(own, description) if own.remove else self._parts[name].size
             for name, own in self._restricted(edit).items()
         )
@@ -107,18 +110,29 @@ class Directory(Checkpoint):
         """Write the edited directory to ``target``; see the base class."""
         target.mkdir()
         warnings: list[str] = []
+        for new in edit.add:
+            if new.file is not None:
+                _made(target / new.file)
+                write_new(target / new.file, new)
         for name, own in self._restricted(edit).items():
+            _made(target / name)
             if own.remove:
                 warnings += self._parts[name].write(target / name, own, description, progress)
             else:
                 _copy_file(self.path / name, target / name)
         for relative in self.carried:
-            (target / relative).parent.mkdir(parents=True, exist_ok=True)
-            _copy_file(self.path / relative, target / relative)
+            _copy_file(self.path / relative, _made(target / relative))
         if self._layout.index is not None:
             self._write_index(target)
+        for name, document in edit.documents.items():
+            _write_document(target / name, document)
         if (target / CONFIG).exists():
             _write_config(target / CONFIG, description)
+        about = description or self.description
+        if about is not None and about.tables and self._has_card:
+            # One that was compressed already names its base.
+            made_from = self.path if self.description is None else None
+            write_card(target, about, made_from=made_from, dense=description is None)
         return tuple(warnings)
 
     @classmethod
@@ -131,6 +145,8 @@ class Directory(Checkpoint):
                 kind.amend(target / name, description)
         if (target / CONFIG).exists():
             _write_config(target / CONFIG, description)
+        if (target / CARD).exists():
+            write_card(target, description)
 
     def close(self) -> None:
         """Close every weight file."""
@@ -206,7 +222,7 @@ class Directory(Checkpoint):
 
 def _restrict(edit: Edit, part: Checkpoint) -> Edit:
     """The part of ``edit`` that falls on one weight file."""
-    add = tuple(new for new in edit.add if new.replaces in part.tensors)
+    add = tuple(new for new in edit.add if new.replaces in part.tensors and new.file is None)
     names = {new.name for new in add}
     return Edit(
         frozenset(n for n in edit.remove if n in part.tensors),
@@ -222,13 +238,29 @@ def _kind(info: TensorInfo) -> str:
 def _write_config(path: Path, description: Description | None) -> None:
     """Put the record where transformers looks for how weights are stored, or take it away."""
     config = {k: v for k, v in read_json(path).items() if k != _QUANTIZATION}
-    if description is not None:
+    if description is not None and description.swapped:
         config[_QUANTIZATION] = {"quant_method": METADATA_KEY, **description.to_dict()}
     _write_json(path, config)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="ascii")
+
+
+def _write_document(path: Path, document: Any) -> None:
+    """Write a JSON document, or take it away where it is None."""
+    if document is None:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    else:
+        _write_json(_made(path), document)
+
+
+def _made(path: Path) -> Path:
+    """``path`` itself, its directory made where it was missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.modules import static_modules
 from embcompress.checkpoint.naming import check_name, check_not_pointer
 from embcompress.errors import InputError, UsageError
 
@@ -95,12 +96,14 @@ class Layout:
 
 
 def find_layout(path: Path) -> Layout:
-    """Find the weights of the directory ``path`` as transformers would.
+    """Find the weights of the directory ``path`` as transformers or sentence-transformers would.
 
     Raises:
         UsageError: there are none, or several of equal standing.
         InputError: the index is broken or leads out of the directory.
     """
+    if static := static_modules(path):
+        return Layout(tuple(_weights_of(path, module.folder) for module in static), None, ())
     present = [name for name in _STANDARD if (path / name).is_file()]
     if present:
         first, *rest = (_expand(path, name) for name in present)
@@ -112,6 +115,21 @@ def find_layout(path: Path) -> Layout:
     raise UsageError(
         f"{path}: {what}; looked for {', '.join(_STANDARD)}", remedy="name the weight file itself"
     )
+
+
+def _weights_of(path: Path, folder: str) -> str:
+    """The weight file of a module, relative to the directory.
+
+    Raises:
+        UsageError: there is none.
+    """
+    names = [str(Path(folder, name)) for name in _STANDARD if not name.endswith(".json")]
+    found = next((name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise UsageError(
+            f"{path}: no weight file; looked for {', '.join(names)}", remedy="download the directory again"
+        )
+    return found
 
 
 def _expand(path: Path, name: str) -> Layout:

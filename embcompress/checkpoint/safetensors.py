@@ -203,6 +203,24 @@ class Safetensors(Checkpoint):
             self._fd = -1
 
 
+def write_new(target: Path, tensor: NewTensor) -> None:
+    """Write a file of one new tensor to ``target``, which does not exist yet."""
+    with target.open("xb") as file:
+        file.write(_new_header(tensor))
+        file.writelines(tensor.dtype.encode(block).data for block in tensor.blocks())
+
+
+def new_size(tensor: NewTensor) -> int:
+    """Bytes of what :func:`write_new` makes."""
+    return len(_new_header(tensor)) + tensor.nbytes
+
+
+def _new_header(tensor: NewTensor) -> bytes:
+    text = header_text([tensor], {"format": "pt"})
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 def _noted_aliases(header: Header) -> dict[str, str]:
     """Names that the metadata give to stored tensors; all else that it says stays what it is."""
     return {

@@ -22,6 +22,9 @@ from embcompress.errors import EmbcompressError, UsageError
 _OLD = "replaced"
 """Where a directory that is being replaced waits until the new one has its name."""
 
+_DISCARDED = "discarded"
+"""What a directory that is being removed is called meanwhile: it is gone at once, or not at all."""
+
 _ENDING = ".embcompress"
 """What the name of a staging place ends in."""
 
@@ -61,7 +64,8 @@ def check_target(target: Path, sources: tuple[Path, ...], *, force: bool) -> Non
         )
     if not force:
         raise UsageError(f"{target}: exists already", remedy="pass --force to replace it, or another -o")
-    if target.is_dir() and any(target.iterdir()) and not (target / "config.json").exists():
+    known = any((target / name).exists() for name in ("config.json", "modules.json"))
+    if target.is_dir() and any(target.iterdir()) and not known:
         raise UsageError(
             f"{target}: is a directory without config.json, which --force does not replace",
             remedy="remove it yourself, or name another output with -o",
@@ -130,16 +134,20 @@ def published(staged: Path) -> Path:
 
 
 def discard(target: Path) -> None:
-    """Remove a file and what a killed run left of a newer one; another run's work is left alone."""
+    """Remove an output and what a killed run left of a newer one; another run's work is left alone."""
     place = target.absolute()
-    place.unlink(missing_ok=True)
+    if not place.is_dir():
+        place.unlink(missing_ok=True)
     stage = place.parent / f".{place.name}{_ENDING}"
-    if not stage.is_dir():
+    if not (stage.is_dir() or place.is_dir()):
         return
     with contextlib.suppress(EmbcompressError), _interrupts_wait():
         lock = _lock(stage)
         try:
             _sweep(stage, place)
+            if place.exists():
+                os.rename(place, stage / _DISCARDED)
+                _sweep(stage, place)
             stage.rmdir()
         finally:
             os.close(lock)

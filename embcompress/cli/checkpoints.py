@@ -32,6 +32,12 @@ from embcompress.cli.options import (
     type=click.Path(path_type=Path),
     help="Texts to weigh tokens by, as they move a classifier's predictions: .csv or .txt.",
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["native", "sequential", "embcompress"]),
+    help="How factors are stored: in the form of the model's own library, or as nn.Sequential has them.  "
+    "[default: native where it is exact]",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
 @force
 @output_options

@@ -90,6 +90,7 @@ own_module = click.option(
 device = click.option(
     "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute."
 )
+resume = click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 _run = _options(
     click.option(
         "--dev", type=_FILE, help="CSV that chooses the best epoch.  [default: a part of the texts]"
@@ -123,7 +124,7 @@ _run = _options(
     ),
     click.option("--history", type=_FILE, help="File that gets one JSON line an epoch."),
     click.option("--plot", type=_FILE, help="Picture of the learning curves; needs embcompress[plot]."),
-    click.option("--resume", is_flag=True, help="Go on with an interrupted run."),
+    resume,
 )
 _only_factors = click.option("--only-factors", is_flag=True, help="Train the factors and nothing else.")
 

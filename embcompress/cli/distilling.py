@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from embcompress.cli.classifiers import columns, device, own_module
+from embcompress.cli.classifiers import columns, device, own_module, resume
 from embcompress.cli.options import force, output, output_options, progress, show, source
 from embcompress.training.recovery import PARTS, USUAL_EPOCHS, DistilRecipe
 
@@ -111,6 +111,7 @@ def _evaluate(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of split and shuffling."
 )
 @device
+@resume
 @force
 @output_options
 def distil(
@@ -121,6 +122,7 @@ def distil(
     output: Path | None,
     text_column: str,
     device: str,
+    resume: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -130,7 +132,8 @@ def distil(
     """Bring the compressed model of the directory PATH nearer to its original, on texts without labels.
 
     It learns to have the original's last hidden states; a language model also its next tokens. A part of
-    the texts is set aside and chooses the best weights. Ctrl-C keeps these in NAME.interrupted.
+    the texts is set aside and chooses the best weights. Ctrl-C keeps these in NAME.interrupted, and --resume
+    goes on.
     """
     from embcompress import workflows
     from embcompress.reports.comparison_terminal import DistilProgress
@@ -145,6 +148,7 @@ def distil(
             recipe=recipe,
             text_column=text_column,
             device=device,
+            resume=resume,
             force=force,
             watcher=watcher,
             progress=bars,

@@ -34,10 +34,12 @@ class Settings:
     Attributes:
         dtype: element type of float factors; methods with codes of their own pay no heed to it.
         split_scale: one of ``SPLITS``.
+        mirrored: store the right factor transposed as well, for a model that wants it so.
     """
 
     dtype: DType
     split_scale: str = "left"
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Method(abc.ABC):
             that of a sample.
         by_spectrum: whether it foretells errors from the spectrum, which must then be precise where they
             are small.
+        is_factors: whether it stores two float factors, and nothing in codes.
     """
 
     name: str
@@ -121,6 +124,7 @@ class Method(abc.ABC):
     seed: ClassVar[int | None] = None
     margin: ClassVar[float] = 0.02
     by_spectrum: ClassVar[bool] = False
+    is_factors: ClassVar[bool] = False
 
     @abc.abstractmethod
     def least(self, shape: tuple[int, int], settings: Settings) -> int:

@@ -97,6 +97,7 @@ def plan_tables(
     dtype: DType | None = None,
     *,
     split_scale: str = "left",
+    mirrored: bool = False,
     budget: int = 0,
     advance: Advance | None = None,
     weights: Weights | None = None,
@@ -112,6 +113,7 @@ def plan_tables(
         method: how; None for whichever is foretold to serve the target best.
         dtype: element type of float factors, None for the table's own.
         split_scale: one of ``SPLITS``.
+        mirrored: whether right factors are stored transposed as well.
         budget: bytes all factors may take together, for the target ``max_size``.
         advance: called with the number of rows read.
         weights: of each row of each table (V); targets on energy and error are then weighted.
@@ -127,7 +129,7 @@ def plan_tables(
             remedy="ask for a ratio, a size or an error",
         )
     share = budget / sum(t.rows.nbytes for t in tables)
-    wanted = [Settings(dtype or t.rows.dtype, split_scale) for t in tables]
+    wanted = [Settings(dtype or t.rows.dtype, split_scale, mirrored) for t in tables]
     limits = [_limit(t, target, method, s, share) for t, s in zip(tables, wanted, strict=True)]
     plans = []
     for table, settings, limit in zip(tables, wanted, limits, strict=True):

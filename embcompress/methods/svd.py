@@ -9,17 +9,21 @@ table never needs to fit in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.dtypes import DType
-from embcompress.errors import TargetError
+from embcompress.errors import InputError, TargetError
 from embcompress.linalg.spectrum import Spectrum
 from embcompress.methods.base import Blocks, Layout, Part, Parts, RankedMethod, Read, Settings, check_parts
 from embcompress.methods.known import Advance, Known, unheard
 from embcompress.rows import Rows
+
+MIRROR = "out.weight"
+"""Suffix of the right factor's transpose (r×d), where it is stored too; no name on disk has it."""
 
 _ROUNDING = 0.555
 """Relative error of a product of two rounded factors, in unit roundoffs u. A value m·2^e is off by
@@ -28,30 +32,36 @@ spread log-uniformly over [1, 2); two independent losses add in squares."""
 
 
 class SVD(RankedMethod):
-    """Float factors: left (V×r) as ``X.0.weight``, right (d×r, transposed) as ``X.1.weight``."""
+    """Float factors: left (V×r) as ``X.0.weight``, right (d×r, transposed) as ``X.1.weight``.
+
+    A model with an output projection of its own for a tied head holds the right factor once more, r×d.
+    """
 
     name = "svd"
-    suffixes = ("0.weight", "1.weight")
+    suffixes = ("0.weight", "1.weight", MIRROR)
+    optional = frozenset({MIRROR})
+    is_factors = True
     margin = 0.0
     by_spectrum = True
 
-    def parts(self, shape: tuple[int, int], rank: int, dtype: DType) -> tuple[Part, ...]:
-        """V×r and d×r."""
+    def parts(self, shape: tuple[int, int], rank: int, settings: Settings) -> tuple[Part, ...]:
+        """V×r and d×r, and r×d where it is asked for."""
+        shapes = [(shape[0], rank), (shape[1], rank), (rank, shape[1])][: 3 if settings.mirrored else 2]
         return tuple(
-            Part(suffix, dtype, (size, rank)) for suffix, size in zip(self.suffixes, shape, strict=True)
+            Part(suffix, settings.dtype, size) for suffix, size in zip(self.suffixes, shapes, strict=False)
         )
 
-    def nbytes(self, shape: tuple[int, int], rank: int, dtype: DType) -> int:
+    def nbytes(self, shape: tuple[int, int], rank: int, settings: Settings) -> int:
         """Bytes of the factors of a (V, d) table at ``rank``."""
-        return sum(part.nbytes for part in self.parts(shape, rank, dtype))
+        return sum(part.nbytes for part in self.parts(shape, rank, settings))
 
-    def largest_rank(self, shape: tuple[int, int], limit: int, dtype: DType) -> int:
+    def largest_rank(self, shape: tuple[int, int], limit: int, settings: Settings) -> int:
         """Largest rank up to min(V, d) whose factors take at most ``limit`` bytes, 0 where none does."""
-        return min(*shape, max(0, limit) // self.nbytes(shape, 1, dtype))
+        return min(*shape, max(0, limit) // self.nbytes(shape, 1, settings))
 
-    def break_even(self, rows: Rows, dtype: DType) -> int:
+    def break_even(self, rows: Rows, settings: Settings) -> int:
         """Largest rank that takes fewer bytes than the table, at most min(V, d); 0 where none does."""
-        return self.largest_rank(rows.shape, rows.nbytes - 1, dtype)
+        return self.largest_rank(rows.shape, rows.nbytes - 1, settings)
 
     def predicted_error(self, spectrum: Spectrum, rank: int, dtype: DType) -> float:
         """Eckart–Young for what is cut off, and the rounding of the stored factors on what is kept."""
@@ -59,20 +69,24 @@ class SVD(RankedMethod):
         rounding = _ROUNDING * dtype.unit_roundoff
         return float(np.sqrt(cut**2 + rounding**2 * (1 - cut**2))) if spectrum.total > 0 else 0.0
 
+    def widest(self, shape: tuple[int, int], settings: Settings) -> Layout:
+        """Without the transposed right factor where none is asked for; see the base class."""
+        return replace(super().widest(shape, settings), parts=self.parts(shape, min(shape), settings))
+
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
         """Rank 1."""
-        return self.nbytes(shape, 1, settings.dtype)
+        return self.nbytes(shape, 1, settings)
 
     def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
         """The largest rank within the limit."""
-        rank = self.largest_rank(known.rows.shape, limit, settings.dtype)
+        rank = self.largest_rank(known.rows.shape, limit, settings)
         return self.at_rank(known, rank, settings) if rank else None
 
     def at_rank(self, known: Known, rank: int, settings: Settings) -> Layout:
         """The one layout there is; see the base class."""
         dtype = settings.dtype
         return Layout(
-            parts=self.parts(known.rows.shape, rank, dtype),
+            parts=self.parts(known.rows.shape, rank, settings),
             rank=rank,
             dtype=dtype,
             bits=dtype.bits,
@@ -82,10 +96,10 @@ class SVD(RankedMethod):
 
     def check_rank(self, rows: Rows, name: str, rank: int, settings: Settings) -> None:
         """Up to the break-even rank; see the base class."""
-        limit = self.break_even(rows, settings.dtype)
+        limit = self.break_even(rows, settings)
         if rank <= limit:
             return
-        needed = self.nbytes(rows.shape, rank, settings.dtype)
+        needed = self.nbytes(rows.shape, rank, settings)
         what = (
             f"rank {rank} is above min(V, d) = {min(rows.shape)}"
             if rank > min(rows.shape)
@@ -122,7 +136,7 @@ class SVD(RankedMethod):
 
     def limits(self, rows: Rows, settings: Settings) -> str:
         """From rank 1 to the break-even rank."""
-        limit = self.break_even(rows, settings.dtype)
+        limit = self.break_even(rows, settings)
         return (
             f"ask for less: it pays from rank 1 to its break-even rank {limit}" if limit else "leave it dense"
         )
@@ -145,14 +159,30 @@ class SVD(RankedMethod):
         def right_blocks() -> Iterator[NDArray[Any]]:
             yield _checked(right, dtype)
 
-        return left_blocks, right_blocks
+        def mirror_blocks() -> Iterator[NDArray[Any]]:
+            yield _checked(right.T, dtype)
+
+        return (left_blocks, right_blocks, mirror_blocks)[: len(layout.parts)]
 
     def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """Left rows times the right factor; see the base class."""
-        left, right = (parts[suffix] for suffix in self.suffixes)
-        check_parts(
-            parts, dict(zip(self.suffixes, ((s, rank or 0) for s in shape), strict=True)), shape, rank
-        )
+        """Left rows times the right factor; see the base class.
+
+        Raises:
+            InputError: also where a second right factor, trained apart from the first, is another by now.
+        """
+        left, right = (parts[suffix] for suffix in self.suffixes[:2])
+        sizes = ((shape[0], rank or 0), (shape[1], rank or 0), (rank or 0, shape[1]))
+        expected = {s: size for s, size in zip(self.suffixes, sizes, strict=True) if s in parts}
+        check_parts(parts, expected, shape, rank)
+        mirror = parts.get(MIRROR)
+        if mirror is not None and not np.array_equal(
+            mirror.read(0, mirror.shape[0]).T, right.read(0, right.shape[0])
+        ):
+            raise InputError(
+                "the projections to and from the factors differ, as they do once they are trained: "
+                "there is no one table any more",
+                remedy="load it with the library of the model",
+            )
 
         def read(start: int, stop: int) -> NDArray[Any]:
             rows: NDArray[Any] = left.read(start, stop) @ right.read(0, right.shape[0]).T

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
-from rich.console import Console
-
 from embcompress.reports.comparison import CompareResult, DistilResult
-from embcompress.reports.terminal import Bar, grid, safe, show, stdout
+from embcompress.reports.terminal import Lines, grid, safe, show, stdout
 from embcompress.reports.units import human_bytes
 from embcompress.training.recovery import Check, DistilWatcher, Likeness
 
 _WHOLE = 1000
 
 
-class DistilProgress(DistilWatcher):
+class DistilProgress(Lines, DistilWatcher):
     """A line a check on stderr, and on a terminal a bar with the loss and the time left.
 
     Args:
         quiet: print nothing.
     """
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._quiet = quiet
-        self._bar = Bar(self._console)
 
     def step(self, share: float, loss: float, learning_rate: float) -> None:
         """Move the bar."""
@@ -37,14 +28,6 @@ class DistilProgress(DistilWatcher):
         """Print what the check found."""
         if not self._quiet:
             self._console.print(check_line(check, best=best), soft_wrap=True)
-
-    def __enter__(self) -> DistilProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
 
 def check_line(check: Check, *, best: bool) -> str:

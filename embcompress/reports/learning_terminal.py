@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
-from rich.console import Console
-
 from embcompress.reports.learning import CompressResult, EvaluateResult, TrainingResult
-from embcompress.reports.terminal import Bar, grid, safe, show, stdout
+from embcompress.reports.terminal import Lines, grid, safe, show, stdout
 from embcompress.reports.units import human_bytes
 from embcompress.training.records import Epoch, Watcher
 
@@ -15,7 +11,7 @@ _WIDEST_CONFUSION = 12
 """Labels up to which the confusion matrix is printed; --json always has it."""
 
 
-class TrainingProgress(Watcher):
+class TrainingProgress(Lines, Watcher):
     """A line an epoch on stderr, and on a terminal a bar with the loss and the time left.
 
     Args:
@@ -23,9 +19,7 @@ class TrainingProgress(Watcher):
     """
 
     def __init__(self, *, quiet: bool) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._quiet = quiet
-        self._bar = Bar(self._console)
+        super().__init__(quiet=quiet)
         self._dev = 0.0
 
     def step(self, epoch: int, done: int, total: int, loss: float, learning_rate: float) -> None:
@@ -42,19 +36,6 @@ class TrainingProgress(Watcher):
         self._dev = epoch.dev_accuracy
         if not self._quiet:
             self._console.print(epoch_line(epoch, best=best), soft_wrap=True)
-
-    def warn(self, text: str) -> None:
-        """Print it."""
-        if not self._quiet:
-            self._console.print(f"warning: {safe(text)}")
-
-    def __enter__(self) -> TrainingProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
 
 def epoch_line(epoch: Epoch, *, best: bool) -> str:

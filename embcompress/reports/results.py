@@ -15,6 +15,7 @@ class TableResult:
     ``predicted_error`` is weighted where ``weighting`` says so. ``relative_error`` and ``weighted_error``
     are measured on the written bytes, None on a dry run; the second also without weights. ``rivals`` are
     the errors foretold of each method in the same bytes, by name; empty where they were not looked at.
+    ``layout`` is ``"native"``, ``"sequential"`` or ``"embcompress"``.
     """
 
     name: str
@@ -22,6 +23,7 @@ class TableResult:
     shape: tuple[int, int]
     dtype: str
     method: str
+    layout: str
     rank: int | None
     stored_dtype: str
     bytes_before: int

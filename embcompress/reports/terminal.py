@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -53,6 +54,32 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
         self._progress = self._task = None
+
+
+class Lines:
+    """What a run of training tells on stderr: lines, and on a terminal a bar below them.
+
+    Args:
+        quiet: print nothing.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._quiet = quiet
+        self._bar = Bar(self._console)
+
+    def warn(self, text: str) -> None:
+        """Print it."""
+        if not self._quiet:
+            self._console.print(f"warning: {safe(text)}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
 
 
 class TerminalProgress:

@@ -4,13 +4,17 @@ The loss is that of Jiao et al. 2020 (TinyBERT, arXiv:1909.10351, equation 8) fo
 squared distance of hidden states, here over their variance; to it the distance 1 - cosine of sentence
 vectors is added, and for language models the divergence of the predicted tokens (Hinton et al. 2015,
 arXiv:1503.02531, at temperature 1). Both models run without dropout: the student had learned before.
+
+A run can stop after any step and go on from there to bitwise the same weights (on a CPU, where it is not
+limited by time): nothing in it is random but the order of the texts, which follows from seed and epoch.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +23,10 @@ from torch import Tensor, nn
 from embcompress.data.encoded import Ids, shuffled_batches
 from embcompress.errors import UsageError
 from embcompress.nn import FactorizedHead, FactorizedPair
+from embcompress.pretrained import Pretrained, Tokens
 from embcompress.training.devices import Runtime
 from embcompress.training.likeness import batches_within, differences, measure, most_tokens
-from embcompress.training.pretrained import Pretrained, Tokens
-from embcompress.training.recovery import Check, DistilRecipe, DistilWatcher
+from embcompress.training.recovery import Check, DistilRecipe, DistilWatcher, Likeness
 
 State = dict[str, Tensor]
 
@@ -75,18 +79,21 @@ class Distilled:
     """What a run came to.
 
     Attributes:
-        checks: the first is before training.
+        checks: the first is before training; the last of an interrupted run is where it stopped.
         best: that of the weights which are kept.
         state: the trained parameters by name, as they were then.
         steps: optimizer steps.
-        finished: whether it came to its end.
     """
 
     checks: tuple[Check, ...]
     best: Check
     state: State
     steps: int
-    finished: bool
+
+    @property
+    def changed(self) -> bool:
+        """Whether training made anything better."""
+        return self.best is not self.checks[0]
 
 
 class Distiller:
@@ -119,46 +126,83 @@ class Distiller:
         self._trained = [*{id(p): p for p in self._named.values()}.values()]
         fused = runtime.device.type in {"cpu", "cuda", "mps"}
         self._optimizer = torch.optim.AdamW(self._trained, recipe.highest_rate, weight_decay=0.0, fused=fused)
-        self._began = time.monotonic()
+        self._spent = 0.0  # seconds until it was stopped
+        self._began: float | None = None  # when it went on, None while it does not
         self._step, self._loss, self._seen = 0, 0.0, 0
         self._variance = 1.0
+        self._looked = 0  # fifths of the run that were done at the last check
         self._checks: list[Check] = []
         self._best: Check | None = None
         self._state: State = {}
 
-    def run(self, watcher: DistilWatcher, stop: Callable[[], bool]) -> Distilled:
+    def run(self, watcher: DistilWatcher, stop: Callable[[], bool], save: Callable[[], None]) -> bool:
         """Train to the end, or until ``stop`` answers true after a step.
 
         At about every fifth of the run, and at its end, the texts set aside are looked at.
+
+        Args:
+            watcher: is told of steps and checks.
+            stop: asked after each step.
+            save: called after each step, when :meth:`state_dict` may be kept.
+
+        Returns:
+            Whether it came to its end.
         """
-        self._check(watcher)
         self._began = time.monotonic()
-        epoch, finished = 0, True
-        while finished and self._share() < 1:
-            epoch += 1
-            rng = np.random.default_rng((self._recipe.seed, epoch))
-            for rows in shuffled_batches(self._train.texts.lengths, self._recipe.batch_size, rng):
-                before = self._share()
-                rate = self._learn(rows, before)
-                share = self._share()
-                watcher.step(share, self._loss / self._seen, rate)
-                if stop():
-                    finished = False
-                    break
-                if share >= 1:
-                    break
-                if int(share * _CHECKS) > int(before * _CHECKS):
-                    self._check(watcher)
-        self._check(watcher)
+        if not self._checks:
+            self._keep(self._look(), watcher)
+            self._began = time.monotonic()
+        batches = self._batches()
+        while (share := self._share()) < 1:
+            if int(share * _CHECKS) > self._looked:
+                self._keep(self._look(), watcher)
+                self._looked, share = int(share * _CHECKS), self._share()
+            rate = self._learn(next(batches), share)
+            watcher.step(self._share(), self._loss / self._seen, rate)
+            if stop():
+                self._spent, self._began = self._seconds(), None
+                return False
+            save()
+        if self._seen:
+            self._keep(self._look(), watcher)
+        return True
+
+    @property
+    def result(self) -> Distilled:
+        """What it came to at its last check."""
         assert self._best is not None, "the first check was before the first step"
-        return Distilled(tuple(self._checks), self._best, self._state, self._step, finished)
+        return Distilled(tuple(self._checks), self._best, self._state, self._step)
+
+    def stopped(self, watcher: DistilWatcher) -> Distilled:
+        """What it came to where it was stopped.
+
+        This check has no part in the state of the run, which goes on as if nothing had been.
+        """
+        last, check = self.result, self._look()
+        best = check.beats(last.best)
+        watcher.check(check, best=best)
+        kept = (check, self._copied()) if best else (last.best, last.state)
+        return Distilled((*last.checks, check), *kept, self._step)
+
+    def _epoch_steps(self) -> int:
+        return -(-len(self._train) // self._recipe.batch_size)
+
+    def _batches(self) -> Iterator[Ids]:
+        """The batches from the step on that is next, of as many epochs as are asked for."""
+        while True:
+            epoch, step = divmod(self._step, self._epoch_steps())
+            rng = np.random.default_rng((self._recipe.seed, 1 + epoch))
+            yield from shuffled_batches(self._train.texts.lengths, self._recipe.batch_size, rng)[step:]
+
+    def _seconds(self) -> float:
+        """Time of the run so far, without that in which it was stopped."""
+        return self._spent + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def _share(self) -> float:
         """Share of the run that is done, by steps or by time, whichever is further."""
-        steps = -(-len(self._train) // self._recipe.batch_size) * self._recipe.most_epochs
-        share = self._step / steps
+        share = self._step / (self._epoch_steps() * self._recipe.most_epochs)
         if self._recipe.minutes is not None:
-            share = max(share, (time.monotonic() - self._began) / (60 * self._recipe.minutes))
+            share = max(share, self._seconds() / (60 * self._recipe.minutes))
         return min(share, 1.0)
 
     def _learn(self, rows: Ids, share: float) -> float:
@@ -186,17 +230,53 @@ class Distiller:
         self._seen += len(rows)
         return rate
 
-    def _check(self, watcher: DistilWatcher) -> None:
-        """Look at the texts set aside; keep the weights if they are the best so far."""
+    def _look(self) -> Check:
+        """Measure on the texts set aside."""
         measured = measure(self._student, self._teacher, self._held, self._runtime)
-        self._variance = measured.variance
+        self._variance = measured.variance  # the teacher's, on the same texts: always the same
         loss = self._loss / self._seen if self._seen else None
-        check = Check(self._step, time.monotonic() - self._began, loss, measured.likeness)
+        return Check(self._step, self._seconds(), loss, measured.likeness)
+
+    def _keep(self, check: Check, watcher: DistilWatcher) -> None:
+        """Record a check, keep the weights if they are the best so far, begin a new count."""
         self._loss, self._seen = 0.0, 0
         self._checks.append(check)
         best = self._best is None or check.beats(self._best)
         if best:
-            self._best = check
-            copies = {id(p): p.detach().to("cpu", copy=True) for p in self._trained}
-            self._state = {name: copies[id(p)] for name, p in self._named.items()}
+            self._best, self._state = check, self._copied()
         watcher.check(check, best=best)
+
+    def _copied(self) -> State:
+        """A copy of what is trained on the CPU; what is tied stays so."""
+        copies = {id(p): p.detach().to("cpu", copy=True) for p in self._trained}
+        return {name: copies[id(p)] for name, p in self._named.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later :meth:`load_state_dict` needs to go on as if nothing had been."""
+        return {
+            "trained": nn.ParameterList(self._trained).state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "step": self._step,
+            "seconds": self._seconds(),
+            "loss": self._loss,
+            "seen": self._seen,
+            "variance": self._variance,
+            "looked": self._looked,
+            "checks": [asdict(check) for check in self._checks],
+            "best": None if self._best is None else self._checks.index(self._best),
+            "best_state": self._state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to where another run with the same arguments was."""
+        nn.ParameterList(self._trained).load_state_dict(state["trained"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._step = state["step"]
+        self._spent, self._began = state["seconds"], None
+        self._loss, self._seen = state["loss"], state["seen"]
+        self._variance, self._looked = state["variance"], state["looked"]
+        self._checks = [
+            Check(**{**check, "held_out": Likeness(**check["held_out"])}) for check in state["checks"]
+        ]
+        self._best = None if state["best"] is None else self._checks[state["best"]]
+        self._state = state["best_state"]

@@ -161,3 +161,6 @@ class DistilWatcher:
 
     def check(self, check: Check, *, best: bool) -> None:
         """After each check."""
+
+    def warn(self, text: str) -> None:
+        """When something went wrong that training does not end for."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from embcompress.checkpoint.base import Progress, silent
 from embcompress.data.counting import read_texts
 from embcompress.errors import InputError
+from embcompress.pretrained import Pretrained, Tokens, encoded, open_pretrained
 from embcompress.reports.comparison import CompareResult
 from embcompress.training.devices import runtime
 from embcompress.training.likeness import check_alike, measure
-from embcompress.training.pretrained import Pretrained, Tokens, encoded, open_pretrained
 
 LEAST_TEXTS = 10
 """Distinct texts below which a share of nearest neighbours says nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Progress, silent
 from embcompress.checkpoint.description import part_name
 from embcompress.checkpoint.staging import check_space, check_target, staged
-from embcompress.errors import EmbcompressError, Interrupted, UsageError
+from embcompress.errors import EmbcompressError, UsageError
 from embcompress.nn.stored import RIGHT
+from embcompress.pretrained import Pretrained, open_pretrained
 from embcompress.reports.comparison import DistilResult
 from embcompress.training.devices import Runtime, runtime
-from embcompress.training.distillation import Distiller, State, held_out
-from embcompress.training.interrupts import Interrupts
+from embcompress.training.distillation import Distilled, Distiller, State, held_out
 from embcompress.training.likeness import measure
-from embcompress.training.pretrained import Pretrained, open_pretrained
 from embcompress.training.recovery import DistilRecipe, DistilWatcher
+from embcompress.training.snapshots import Snapshots, fingerprint
 from embcompress.workflows.common import (
     check_format,
     check_unchanged,
@@ -31,6 +31,7 @@ from embcompress.workflows.common import (
 )
 from embcompress.workflows.comparing import open_pair, tokens_of
 from embcompress.workflows.finetuning import rounded, with_values
+from embcompress.workflows.unfinished import carry_out, check_unfinished, forget, keep_best
 
 USUAL_RECIPE = DistilRecipe()
 QUIET_WATCHER = DistilWatcher()
@@ -45,6 +46,7 @@ def distil(
     recipe: DistilRecipe = USUAL_RECIPE,
     text_column: str = "text",
     device: str = "auto",
+    resume: bool = False,
     force: bool = False,
     watcher: DistilWatcher = QUIET_WATCHER,
     progress: Progress = silent,
@@ -63,7 +65,9 @@ def distil(
         recipe: what is trained, and how.
         text_column: header of the texts where it is a CSV.
         device: where to compute.
-        force: replace an existing output.
+        resume: go on with an interrupted run, on a CPU to bitwise the same model; one that is limited by
+            time has what was left of it.
+        force: replace an existing output, or what is left of an interrupted run.
         watcher: is told how training goes.
         progress: called as ``progress(stage, done, total)`` while it is written.
 
@@ -71,7 +75,7 @@ def distil(
         UsageError: the request cannot be carried out as it stands.
         InputError: a model or the texts are corrupt.
         TargetError: a trained value is too large for the stored type.
-        Interrupted: by Ctrl-C; the best weights so far are on disk.
+        Interrupted: by Ctrl-C; the state and the best weights so far are on disk.
         OSError: the output cannot be written.
     """
     keep_freed_memory()
@@ -79,6 +83,7 @@ def distil(
     where = runtime(device)
     place = Path(output) if output is not None else default_output(student_path, "tuned")
     check_target(place, (student_path, teacher_path, file), force=force)
+    check_unfinished(place, resume=resume, force=force)
     with open_checkpoint(student_path) as source:
         before = stamps(source)
         if source.description is None or not source.description.tables:
@@ -90,24 +95,34 @@ def distil(
         student, original = open_pair(student_path, teacher_path)
         data = tokens_of(student, file, text_column, recipe.max_length)
         train, held = (data.take(rows) for rows in held_out(len(data), recipe.seed))
+        begun_with = fingerprint(
+            {"the starting model": student.model, "the teacher": original.model},
+            {"the training texts": train, "the texts set aside": held},
+            recipe,
+        )
         distiller = Distiller(student, original, train, held, recipe, where)
+
+        def write(target: Path, done: Distilled) -> State:
+            return _write(source, target, student, done.state, progress, trained=done.changed)
+
+        def learn(stop: Callable[[], bool], save: Callable[[], None]) -> str | None:
+            if distiller.run(watcher, stop, save):
+                return None
+            found, kept = distiller.stopped(watcher), "nothing was better than the start yet"
+            if found.changed:
+                kept = f"the best so far is {keep_best(place, lambda target: write(target, found))}"
+            return f"interrupted after step {found.steps:,}; {kept}"
+
         with staged(place, force=force) as stage:
-            with Interrupts() as interrupts:
-                done = distiller.run(watcher, interrupts)
-            changed = done.best is not done.checks[0]
-            if not done.finished:
-                kept = "nothing was better than the start yet"
-                if changed:
-                    kept = f"the best so far is {_kept_at(place)}"
-                    with staged(_kept_at(place), force=True) as other:
-                        _write(source, other, student, done.state, progress, trained=True)
-                raise Interrupted(f"interrupted after step {done.steps:,}; {kept}")
-            written = _write(source, stage, student, done.state, progress, trained=changed)
+            carry_out(distiller, Snapshots(place, begun_with), learn, watcher, resume=resume)
+            done = distiller.result
+            written = write(stage, done)
             check_unchanged(source, before)
             after = _read_back(stage, student, written, where)
             found = measure(after, original, held, where)
+    forget(place)
     notes = list(student.notes)
-    if not changed:
+    if not done.changed:
         notes.append("training made nothing better on the texts set aside: the weights are as they were")
     return DistilResult(
         source=student_path,
@@ -123,11 +138,6 @@ def distil(
         size=after.size,
         notes=tuple(notes),
     )
-
-
-def _kept_at(place: Path) -> Path:
-    """Where the best weights of an interrupted run stand."""
-    return place.with_name(f"{place.name}.interrupted")
 
 
 def _write(

@@ -9,6 +9,7 @@ from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor
 from embcompress.checkpoint.description import Description, TableRecord, part_name
 from embcompress.checkpoint.dtypes import Floats
 from embcompress.methods.base import Blocks, Layout, Method
+from embcompress.native.base import Documents, NativeForm
 from embcompress.tables import Table
 from embcompress.version import __version__
 
@@ -22,12 +23,21 @@ class Replacement:
         method: how it is stored.
         layout: what is stored.
         contents: of each part, in the method's order; None where only sizes matter.
+        form: the form of a library that the parts are stored in; None for that of this package.
     """
 
     table: Table
     method: Method
     layout: Layout
     contents: tuple[Blocks, ...] | None = None
+    form: NativeForm | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the parts."""
+        if self.form is not None:
+            return self.form.names(self.table)
+        return tuple(part_name(self.table.name, suffix) for suffix in self.layout.suffixes)
 
 
 def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
@@ -39,24 +49,30 @@ def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
     remove: set[str] = set()
     add: list[NewTensor] = []
     aliases: dict[str, str] = {}
+    documents: Documents = {}
     for new in replacements:
         table = new.table
         remove |= {table.name, *table.ties}
-        if source.needs_guard:
+        if new.form is not None:
+            documents = new.form.documents(source, table.rows.shape, new.layout.rank or 0)
+            aliases |= dict.fromkeys(table.ties, new.names[0])
+        elif source.needs_guard:
             add.append(NewTensor(table.name, table.rows.dtype, (0,), table.name, _nothing))
         parts = new.layout.parts
-        for part, blocks in zip(parts, new.contents or (_nothing,) * len(parts), strict=True):
-            name = part_name(table.name, part.suffix)
-            add.append(NewTensor(name, part.dtype, part.shape, table.name, blocks))
-            aliases |= {part_name(tie, part.suffix): name for tie in table.ties}
-    edit = Edit(frozenset(remove), tuple(add), aliases)
+        contents = new.contents or (_nothing,) * len(parts)
+        files = new.form.files(source) if new.form else (None,) * len(parts)
+        for name, part, blocks, file in zip(new.names, parts, contents, files, strict=True):
+            add.append(NewTensor(name, part.dtype, part.shape, table.name, blocks, file))
+            if new.form is None:
+                aliases |= {part_name(tie, part.suffix): name for tie in table.ties}
+    edit = Edit(frozenset(remove), tuple(add), aliases, documents)
     source.check_edit(edit)
     return edit
 
 
-def describe(source: Checkpoint, records: Sequence[TableRecord]) -> Description:
+def describe(source: Checkpoint, records: Sequence[TableRecord], command: str | None) -> Description:
     """The record before the work: errors are foretold, hashes of the source still to come."""
-    return Description(__version__, {f.name: "0" * 64 for f in source.weight_files}, tuple(records))
+    return Description(__version__, {f.name: "0" * 64 for f in source.weight_files}, tuple(records), command)
 
 
 def sketch(new: Replacement, weighting: str | None) -> TableRecord:
@@ -78,6 +94,8 @@ def sketch(new: Replacement, weighting: str | None) -> TableRecord:
         weighting=weighting,
         weighted_error=None if weighting is None else -1 / 3e-10,
         seed=new.method.seed,
+        native=new.form.name if new.form else None,
+        names=new.names if new.form else (),
     )
 
 

@@ -11,6 +11,8 @@ from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.checkpoint.staging import check_space, check_target, staged
 from embcompress.errors import EmbcompressError, UsageError
 from embcompress.methods.decoding import decoded
+from embcompress.native import native_named
+from embcompress.native.base import Documents
 from embcompress.reports.results import ExpandResult
 from embcompress.rows import Rows, rows_of
 from embcompress.workflows.common import (
@@ -74,7 +76,11 @@ def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
     remove: set[str] = set()
     add: list[NewTensor] = []
     aliases: dict[str, str] = {}
+    documents: Documents = {}
     for record, rows in tables:
+        if record.native is not None:
+            documents = native_named(record.native, source.path).dense_documents(source, record.shape)
+            remove |= {*record.part_names, *record.ties}
         remove |= {part_name(name, suffix) for name in (record.name, *record.ties) for suffix in record.parts}
         if record.name in source.tensors and source.tensors[record.name].shape == (0,):
             remove.add(record.name)  # the guard
@@ -82,7 +88,7 @@ def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
             place, dtype = record.part_names[0], DTYPES[record.dtype]
             add.append(NewTensor(name, dtype, record.shape, place, rows.blocks))
         aliases |= {tie: record.name for tie in record.ties if tie not in record.copies}
-    edit = Edit(frozenset(remove & source.tensors.keys()), tuple(add), aliases)
+    edit = Edit(frozenset(remove & source.tensors.keys()), tuple(add), aliases, documents)
     source.check_edit(edit)
     return edit
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Progress, Steps, silent
 from embcompress.checkpoint.description import TableRecord
-from embcompress.checkpoint.dtypes import BY_TORCH_NAME, TABLE_DTYPES, DType
 from embcompress.checkpoint.staging import check_space, check_target, staged, synced_beside
 from embcompress.data.counting import Counts
 from embcompress.errors import TargetError, UsageError
 from embcompress.methods import AUTO, DEFAULT_METHOD, METHODS, method_for
-from embcompress.methods.base import SPLITS, Method, Settings
+from embcompress.methods.base import SPLITS
 from embcompress.methods.known import Advance
-from embcompress.methods.planning import TARGETS, TablePlan, Target, plan_tables
+from embcompress.methods.planning import TablePlan, Target, plan_tables
 from embcompress.reports.results import FactorizeResult, TableResult
 from embcompress.tables import Table, locate
 from embcompress.workflows.advising import advice
+from embcompress.workflows.asking import Asked, dtype_of, label_of, target_of
+from embcompress.workflows.commands import command_line
 from embcompress.workflows.common import (
     check_format,
     check_unchanged,
@@ -29,6 +30,7 @@ from embcompress.workflows.common import (
     stamps,
 )
 from embcompress.workflows.editing import Replacement, describe, replacing, sketch
+from embcompress.workflows.placing import place_parts
 from embcompress.workflows.verifying import check_whole, verify
 from embcompress.workflows.weighting import SMOOTHING, Weighting, weighting_for
 
@@ -47,6 +49,7 @@ def factorize(
     method: str = DEFAULT_METHOD,
     dtype: str | None = None,
     split_scale: str = "left",
+    layout: str | None = None,
     weights: str | Path | Counts | None = None,
     corpus: str | Path | None = None,
     importance: str | Path | None = None,
@@ -75,6 +78,9 @@ def factorize(
         dtype: element type of the factors, ``"float32"``, ``"float16"``, ``"bfloat16"`` or
             ``"float64"``; the table's own when None.
         split_scale: where the singular values go, ``"left"``, ``"even"`` or ``"right"``.
+        layout: ``"native"``, in the form of the model's own library, where its outputs are those of the
+            factors (taken by itself there); ``"sequential"``, the names of ``nn.Sequential(nn.Embedding,
+            nn.Linear)``; or ``"embcompress"``, the same names, and codes.
         weights: how often each token occurs, as a file (``.csv``, ``.tsv``, ``.npy``) or an array (V); errors
             of frequent tokens then count more.
         corpus: texts to count tokens in with the checkpoint's own tokenizer (``.csv``, ``.tsv``, ``.txt``).
@@ -93,20 +99,23 @@ def factorize(
         EmbcompressError: the written bytes are not what was planned.
         OSError: the output cannot be written.
     """
-    target = _target(rank=rank, ratio=ratio, energy=energy, max_error=max_error, max_size=max_size)
+    command = command_line(factorize, locals())  # first of all: these are the arguments
+    target = target_of(rank=rank, ratio=ratio, energy=energy, max_error=max_error, max_size=max_size)
     if split_scale not in SPLITS:
         raise UsageError(f"split_scale {split_scale!r}", remedy=f"choose from {', '.join(SPLITS)}")
-    asked = _Asked(None if method == AUTO else method_for(method), _dtype(dtype), split_scale)
+    asked = Asked(None if method == AUTO else method_for(method), dtype_of(dtype), split_scale, command)
     keep_freed_memory()
     with open_checkpoint(path) as source:
         before = stamps(source)
-        place = Path(output) if output is not None else default_output(source.path, _label(method, target))
+        place = Path(output) if output is not None else default_output(source.path, label_of(method, target))
         given = [Path(file) for file in (weights, corpus, importance) if isinstance(file, str | Path)]
         check_target(place, (source.path, *source.weight_files, *given), force=force or dry_run)
         check_format(place, source)
         source.check_editable()
         source.check_integrity(progress)
         tables = locate(source, (keys,) if isinstance(keys, str) else keys, every=all_tables)
+        placing = place_parts(source, tables, asked, layout)
+        asked = replace(asked, form=placing.form)
         weighting = weighting_for(
             source,
             tables,
@@ -119,10 +128,10 @@ def factorize(
         )
         plans = _plan(source, tables, target, asked, progress, weighting)
         coded = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
-        edit = replacing(source, [_replacement(plan, coded) for plan in plans])
-        foretold = describe(source, [_record(plan, weighting) for plan in plans])
+        edit = replacing(source, [_replacement(plan, asked, coded) for plan in plans])
+        foretold = describe(source, [_record(plan, asked, weighting) for plan in plans], asked.command)
         size = source.size_after(edit, foretold)
-        notes = (*source.notes, *advice(source, plans, size))
+        notes = (*source.notes, *placing.notes, *advice(source, plans, size))
         if dry_run:
             return _result(source, place, asked, plans, None, size, notes, weighting)
         check_space(place, size)
@@ -137,44 +146,11 @@ def factorize(
         return _result(source, place, asked, plans, measured, size, notes, weighting)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """How the user wants it done: the method (None for auto), the type of float factors, the split."""
-
-    method: Method | None
-    dtype: DType | None
-    split_scale: str
-
-    def settings(self, dense: DType) -> Settings:
-        """For a table of type ``dense``."""
-        return Settings(self.dtype or dense, self.split_scale)
-
-
-def _target(**given: float | None) -> Target:
-    asked = {kind: value for kind, value in given.items() if value is not None}
-    if len(asked) != 1:
-        named = ", ".join(asked) or "none"
-        raise UsageError(f"targets given: {named}", remedy=f"give exactly one of {', '.join(TARGETS)}")
-    return Target(*asked.popitem())
-
-
-def _dtype(name: str | None) -> DType | None:
-    dtype = None if name is None else BY_TORCH_NAME.get(name)
-    if name is not None and (dtype is None or not dtype.is_table):
-        raise UsageError(f"dtype {name!r}", remedy=f"choose from {', '.join(d.torch for d in TABLE_DTYPES)}")
-    return dtype
-
-
-def _label(method: str, target: Target) -> str:
-    value = int(target.value) if target.kind in {"rank", "max_size"} else target.value
-    return f"{method}-{target.kind.replace('_', '-')}-{value}"
-
-
 def _plan(
     source: Checkpoint,
     tables: Sequence[Table],
     target: Target,
-    asked: _Asked,
+    asked: Asked,
     progress: Progress,
     weighting: Weighting | None,
 ) -> tuple[TablePlan, ...]:
@@ -187,6 +163,7 @@ def _plan(
         asked.method,
         asked.dtype,
         split_scale=asked.split_scale,
+        mirrored=asked.mirrored,
         budget=budget,
         advance=Steps(progress, "spectrum", sum(t.rows.shape[0] for t in tables)),
         weights=None if weighting is None else weighting.weights,
@@ -194,7 +171,11 @@ def _plan(
 
 
 def _budget(
-    source: Checkpoint, tables: Sequence[Table], max_size: int, asked: _Asked, weighting: Weighting | None
+    source: Checkpoint,
+    tables: Sequence[Table],
+    max_size: int,
+    asked: Asked,
+    weighting: Weighting | None,
 ) -> int:
     """Bytes that all parts may take together so that the weight files take at most ``max_size``.
 
@@ -208,10 +189,11 @@ def _budget(
         )
     method = asked.method or max(METHODS.values(), key=lambda m: len(m.suffixes))
     largest = [
-        Replacement(t, method, method.widest(t.rows.shape, asked.settings(t.rows.dtype))) for t in tables
+        Replacement(t, method, method.widest(t.rows.shape, asked.settings(t.rows.dtype)), form=asked.form)
+        for t in tables
     ]
     records = [sketch(new, weighting.origin if weighting else None) for new in largest]
-    whole = source.size_after(replacing(source, largest), describe(source, records))
+    whole = source.size_after(replacing(source, largest), describe(source, records, asked.command))
     rest = whole - sum(new.layout.nbytes for new in largest)
     if rest >= max_size:
         raise TargetError(
@@ -221,13 +203,13 @@ def _budget(
     return max_size - rest
 
 
-def _replacement(plan: TablePlan, advance: Advance) -> Replacement:
+def _replacement(plan: TablePlan, asked: Asked, advance: Advance) -> Replacement:
     contents = plan.method.encode(plan.known, plan.layout, plan.settings, advance)
-    return Replacement(plan.table, plan.method, plan.layout, contents)
+    return Replacement(plan.table, plan.method, plan.layout, contents, asked.form)
 
 
-def _record(plan: TablePlan, weighting: Weighting | None) -> TableRecord:
-    new = Replacement(plan.table, plan.method, plan.layout)
+def _record(plan: TablePlan, asked: Asked, weighting: Weighting | None) -> TableRecord:
+    new = Replacement(plan.table, plan.method, plan.layout, form=asked.form)
     error = plan.layout.predicted_error
     return replace(
         sketch(new, weighting.origin if weighting else None),
@@ -240,7 +222,7 @@ def _record(plan: TablePlan, weighting: Weighting | None) -> TableRecord:
 def _result(
     source: Checkpoint,
     place: Path,
-    asked: _Asked,
+    asked: Asked,
     plans: Sequence[TablePlan],
     measured: Sequence[TableRecord] | None,
     size: int,
@@ -254,6 +236,7 @@ def _result(
             shape=plan.table.rows.shape,
             dtype=plan.table.rows.dtype.torch,
             method=plan.method.name,
+            layout=asked.layout_of(plan.method),
             rank=plan.layout.rank,
             stored_dtype=plan.layout.dtype.torch,
             bytes_before=plan.bytes_before,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +12,16 @@ import torch
 from torch import nn
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.staging import discard, staged
 from embcompress.classifiers.storage import open_classifier
-from embcompress.errors import EmbcompressError, Interrupted
+from embcompress.errors import EmbcompressError
 from embcompress.reports.plots import plot_history
-from embcompress.training.interrupts import Interrupts
 from embcompress.training.loop import State, Trainer
 from embcompress.training.records import Epoch, Recipe, Watcher
 from embcompress.training.scoring import Dataset, accuracy_of, scores_of
-from embcompress.training.snapshots import Snapshots, fingerprint, snapshot_path
+from embcompress.training.snapshots import Snapshots, fingerprint
 from embcompress.workflows.common import keep_freed_memory
 from embcompress.workflows.sessions import Session
+from embcompress.workflows.unfinished import carry_out, forget, keep_best
 
 
 @dataclass(frozen=True)
@@ -73,37 +71,36 @@ def learn(task: Task, session: Session, write: Callable[[Path, Learned], None]) 
         UsageError: the run to resume is not there, or was another one.
     """
     keep_freed_memory()  # each step makes a gradient as large as the table, and gives it back
-    snapshots = Snapshots(task.place, fingerprint(task.model, task.train, task.dev, task.recipe))
-    trainer = Trainer(task.model, task.train, task.dev, task.recipe, session.runtime())
-    if session.resume:
-        snapshots.restore(trainer)
-    else:
-        _set_aside(task.place)
-    # Entered before the first step: what comes before changes nothing that could be lost.
-    with Interrupts() as interrupts, _history(session, trainer) as watcher:
-        finished = trainer.run(
-            watcher, interrupts, lambda: snapshots.save_now_and_then(trainer, session.watcher)
-        )
-        assert trainer.best is not None, "epoch 0 was measured before the first step"
-        learned = Learned(tuple(trainer.history), trainer.best, trainer.best_state)
-        if finished:
-            snapshots.save_at_end(trainer, session.watcher)
-            return learned
-        kept = _keep(task.place, learned, write)  # the smaller one first: the disk may be full
-        snapshots.save(trainer)
-    raise Interrupted(
-        f"interrupted in epoch {len(learned.epochs)} of {task.recipe.epochs}; {kept}",
-        remedy="go on with the same command and --resume",
+    begun_with = fingerprint(
+        {"the starting model": task.model},
+        {"the training texts": task.train, "the dev texts": task.dev},
+        task.recipe,
     )
+    trainer = Trainer(task.model, task.train, task.dev, task.recipe, session.runtime())
+
+    def train(stop: Callable[[], bool], save: Callable[[], None]) -> str | None:
+        with _history(session, trainer) as watcher:
+            if trainer.run(watcher, stop, save):
+                return None
+        learned = _learned(trainer)
+        return f"interrupted in epoch {len(learned.epochs)} of {task.recipe.epochs}; " + _keep(
+            task.place, learned, write
+        )
+
+    carry_out(trainer, Snapshots(task.place, begun_with), train, session.watcher, resume=session.resume)
+    return _learned(trainer)
+
+
+def _learned(trainer: Trainer) -> Learned:
+    assert trainer.best is not None, "epoch 0 was measured before the first step"
+    return Learned(tuple(trainer.history), trainer.best, trainer.best_state)
 
 
 def _keep(place: Path, learned: Learned, write: Callable[[Path, Learned], None]) -> str:
     """Write the best weights of an interrupted run; what to say of them."""
     if learned.best.epoch == 0:
         return "no epoch was better than the start yet"
-    kept = _interrupted(place)
-    with staged(kept, force=True) as stage:
-        write(stage, learned)
+    kept = keep_best(place, lambda stage: write(stage, learned))
     best = learned.best
     return f"the best so far (epoch {best.epoch}, dev accuracy {best.dev_accuracy:.2%}) is {kept}"
 
@@ -144,27 +141,9 @@ def check_written(stage: Path, state: State, dev: Dataset, session: Session, fac
 
 def finish(session: Session, place: Path, epochs: tuple[Epoch, ...]) -> None:
     """Draw the curves and take away what was kept of the run, once the output is published."""
-    for kept in (snapshot_path(place), _interrupted(place)):
-        discard(kept)
-        discard(_old(kept))
+    forget(place)
     if session.plot is not None:
         plot_history(epochs, session.plot)
-
-
-def _interrupted(place: Path) -> Path:
-    """Where the best weights of an interrupted run stand, until it is resumed to its end."""
-    return place.with_name(f"{place.stem}.interrupted{place.suffix}")
-
-
-def _old(kept: Path) -> Path:
-    return kept.with_name(f"{kept.stem}.old{kept.suffix}")
-
-
-def _set_aside(place: Path) -> None:
-    """Rename what an earlier run had kept: begun anew by mistake and stopped, this one would overwrite it."""
-    for kept in (snapshot_path(place), _interrupted(place)):
-        if kept.exists():
-            os.replace(kept, _old(kept))
 
 
 class _Recorder(Watcher):

@@ -180,7 +180,7 @@ def _dense(
         heads=heads,
         flops=dense_flops(rows.shape, heads),
         effective_rank=known.spectrum.effective_rank,
-        break_even_rank=_SVD.break_even(rows, rows.dtype),
+        break_even_rank=_SVD.break_even(rows, settings),
         spectrum=tuple(float((value / largest) ** 0.5) for value in known.spectrum.eigenvalues),
         options=tuple(
             _option(source, table, ratio, layout, heads)

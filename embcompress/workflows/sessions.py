@@ -13,7 +13,7 @@ from embcompress.reports.plots import check_plot
 from embcompress.training.devices import Runtime, runtime
 from embcompress.training.loop import check_recipe
 from embcompress.training.records import Recipe, Watcher
-from embcompress.training.snapshots import snapshot_path
+from embcompress.workflows.unfinished import check_unfinished
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,7 @@ class Session:
                 raise UsageError(f"{path}: there is no directory {path.parent}", remedy="make it first")
             if path.exists() and not (self.force or (self.resume and path == self.history)):
                 raise UsageError(f"{path}: exists already", remedy="pass --force to replace it")
-        if self.resume or self.force:
-            return
-        if snapshot_path(place).exists():
-            raise UsageError(
-                f"{place}: an unfinished run waits in {snapshot_path(place).name}",
-                remedy="go on with --resume, or begin anew with --force",
-            )
+        check_unfinished(place, resume=self.resume, force=self.force)
 
 
 USUAL_SESSION: Final = Session()

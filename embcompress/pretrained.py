@@ -90,7 +90,7 @@ def open_pretrained(path: Path) -> Pretrained:
             remedy="give the directory of a model",
         )
     with open_checkpoint(path) as checkpoint:
-        compressed = bool(checkpoint.description and checkpoint.description.tables)
+        compressed = bool(checkpoint.description and checkpoint.description.swapped)
         size = checkpoint.size
     with _quiet(transformers), _readable(path):
         config = transformers.AutoConfig.from_pretrained(path, **_OFFLINE)
