@@ -83,29 +83,17 @@ def open_pretrained(path: Path) -> Pretrained:
         UsageError: it is no directory of a model that transformers has, or needs it and has not got it.
         InputError: it is corrupt.
     """
-    transformers = _transformers()
-    if not (path / "config.json").is_file():
-        raise UsageError(
-            f"{path}: is no Hugging Face directory, config.json is missing",
-            remedy="give the directory of a model",
-        )
+    config = config_of(path)
+    kind = architecture_of(config, path)
     with open_checkpoint(path) as checkpoint:
         compressed = bool(checkpoint.description and checkpoint.description.swapped)
         size = checkpoint.size
-    with _quiet(transformers), _readable(path):
-        config = transformers.AutoConfig.from_pretrained(path, **_OFFLINE)
-        if getattr(config, "is_encoder_decoder", False):
-            raise UsageError(
-                f"{path}: is an encoder with a decoder", remedy="only encoders and language models are taken"
-            )
-        kind = _architecture(transformers, config, path)
-        renamed: Callable[[str], str] = str
-        notes: tuple[str, ...] = ()
+    renamed: Callable[[str], str] = str
+    notes: tuple[str, ...] = ()
+    with reading(path):
         if compressed:
-            if hasattr(config, "quantization_config"):
-                del config.quantization_config
             model = kind(config)
-            renamed, notes = _filled(model, path)
+            renamed, notes = filled(model, path)
         else:
             model = kind.from_pretrained(path, dtype=torch.float32, **_OFFLINE)
     causal = kind.__name__.endswith(_CAUSAL)
@@ -113,12 +101,37 @@ def open_pretrained(path: Path) -> Pretrained:
     return Pretrained(path, model.eval(), causal, vocabulary, renamed, size, notes)
 
 
-def _architecture(transformers: Any, config: Any, path: Path) -> Any:
+def config_of(path: Path) -> Any:
+    """The configuration of a directory, as that of a dense model.
+
+    Raises:
+        UsageError: it is no directory of a model, or of an encoder with a decoder.
+        InputError: transformers cannot read it.
+    """
+    transformers = library()
+    if not (path / "config.json").is_file():
+        raise UsageError(
+            f"{path}: is no Hugging Face directory, config.json is missing",
+            remedy="give the directory of a model",
+        )
+    with reading(path):
+        config = transformers.AutoConfig.from_pretrained(path, **_OFFLINE)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UsageError(
+            f"{path}: is an encoder with a decoder", remedy="only encoders and language models are taken"
+        )
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
+
+
+def architecture_of(config: Any, path: Path) -> Any:
     """The class that a configuration names.
 
     Raises:
         UsageError: transformers has no such class.
     """
+    transformers = library()
     names = config.architectures or ()
     if not names:
         return transformers.MODEL_MAPPING[type(config)]
@@ -131,7 +144,7 @@ def _architecture(transformers: Any, config: Any, path: Path) -> Any:
     return kind
 
 
-def _filled(model: nn.Module, path: Path) -> tuple[Callable[[str], str], tuple[str, ...]]:
+def filled(model: nn.Module, path: Path) -> tuple[Callable[[str], str], tuple[str, ...]]:
     """Load a compressed directory; tensors that the architecture has no use for are passed over with a note.
 
     Raises:
@@ -182,14 +195,10 @@ def encoded(model: Pretrained, texts: Iterable[str], max_length: int) -> Tokens:
         UsageError: the directory brings no tokenizer.
         InputError: it cannot be read, or is that of another model.
     """
-    transformers = _transformers()
-    if not any((model.path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise UsageError(
-            f"{model.path}: brings no tokenizer", remedy="put the files of the model's tokenizer there"
-        )
-    with _quiet(transformers), _readable(model.path):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model.path, **_OFFLINE)
-    longest = min(max_length, int(min(tokenizer.model_max_length, 1 << 30)), _places(model.model, max_length))
+    tokenizer = tokenizer_in(model.path)
+    longest = min(
+        max_length, int(min(tokenizer.model_max_length, 1 << 30)), positions(model.model, max_length)
+    )
     distinct = iter(dict.fromkeys(text for text in texts if text.strip()))
     found: list[list[int]] = []
     while batch := [*itertools.islice(distinct, _BATCH)]:
@@ -205,8 +214,26 @@ def encoded(model: Pretrained, texts: Iterable[str], max_length: int) -> Tokens:
     return Tokens(texts_, tokenizer.pad_token_id or 0)
 
 
-def _places(model: Any, usual: int) -> int:
-    """Tokens that a model has positions for; RoBERTa and its kin begin to count behind the padding."""
+def tokenizer_in(path: Path) -> Any:
+    """The tokenizer of a directory, as transformers makes it.
+
+    Raises:
+        UsageError: the directory brings none.
+        InputError: it cannot be read.
+    """
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise UsageError(
+            f"{path}: brings no tokenizer", remedy="put the files of the model's tokenizer there"
+        )
+    with reading(path):
+        return library().AutoTokenizer.from_pretrained(path, **_OFFLINE)
+
+
+def positions(model: Any, usual: int) -> int:
+    """Tokens that a model has positions for, ``usual`` where it has no limit.
+
+    RoBERTa and its kin begin to count behind the padding.
+    """
     most = getattr(model.config, "max_position_embeddings", None) or usual
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
@@ -214,7 +241,12 @@ def _places(model: Any, usual: int) -> int:
     return int(most)
 
 
-def _transformers() -> Any:
+def library() -> Any:
+    """The package transformers.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         import transformers
     except ImportError:
@@ -226,8 +258,16 @@ def _transformers() -> Any:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """What transformers and its friends raise of a directory that they cannot read, as one line of ours."""
+def reading(path: Path) -> Iterator[None]:
+    """What transformers raises of a directory as one line of ours, and nothing of its own on stderr.
+
+    Raises:
+        InputError: it cannot read the directory.
+    """
+    logging = library().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     except (EmbcompressError, MemoryError):
@@ -237,17 +277,6 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(
             f"{path}: transformers cannot load it ({reason})", remedy="download the directory again"
         ) from None
-
-
-@contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """No bars and no reports of transformers' own on stderr meanwhile."""
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
     finally:
         logging.set_verbosity(level)
         if bars:

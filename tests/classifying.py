@@ -22,8 +22,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from embcompress.classifiers import CLASSIFIERS
 from embcompress.classifiers.base import Architecture
 from embcompress.classifiers.building import build
+from embcompress.classifiers.opening import open_classifier
 from embcompress.classifiers.record import ClassifierRecord
-from embcompress.classifiers.storage import open_classifier, save_new
+from embcompress.classifiers.storage import save_new
 from embcompress.data.encoded import Encoded
 from embcompress.data.tokenizing import Words
 from embcompress.errors import EmbcompressError, InputError, UsageError

@@ -33,8 +33,9 @@ import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.classifiers import CLASSIFIERS, classifier_for
 from embcompress.classifiers.base import Classifier
+from embcompress.classifiers.opening import open_classifier
 from embcompress.classifiers.record import RECORD_KEY, HeldOut, read_record
-from embcompress.classifiers.storage import new_format, open_classifier, save_new
+from embcompress.classifiers.storage import new_format, save_new
 from embcompress.data.tokenizing import Words
 from embcompress.errors import InputError, UsageError
 from embcompress.nn import FactorizedEmbedding

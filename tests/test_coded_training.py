@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from weather import QUICK, STILL, TABLE, description, record, result, same, tensors, train, weather
 
 from embcompress.checkpoint.description import Description, part_name
-from embcompress.classifiers.storage import open_classifier
+from embcompress.classifiers.opening import open_classifier
 from embcompress.errors import UsageError
 from embcompress.linalg.integers import dequantize, quantize
 from embcompress.linalg.packing import pack, unpack

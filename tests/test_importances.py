@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import embcompress
 from embcompress.checkpoint import open_checkpoint
-from embcompress.classifiers.storage import open_classifier
+from embcompress.classifiers.opening import open_classifier
 from embcompress.data.tokenizing import TokenizerJson
 from embcompress.workflows import importances as rooms
 from embcompress.workflows.importances import importances

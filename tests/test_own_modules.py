@@ -28,7 +28,8 @@ import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.classifiers import CLASSIFIERS
 from embcompress.classifiers.building import build, own_architecture, own_module, start_table, token_embedding
-from embcompress.classifiers.storage import open_classifier, save_new
+from embcompress.classifiers.opening import open_classifier
+from embcompress.classifiers.storage import save_new
 from embcompress.data.vectors import WordVectors
 from embcompress.errors import InputError, UsageError
 from embcompress.training.records import Recipe

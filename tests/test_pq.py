@@ -271,3 +271,17 @@ def test_the_size_of_numbers_does_not_matter(scale):
         known, layout = fitted(each, 0.9)
         errors.append(relative_error(through(PQ, known, layout).astype(np.float64), each.astype(np.float64)))
     assert errors[1] == pytest.approx(errors[0], rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [(30, 32), (33, 32), (5, 4), (3, 50), (40, 2)])
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3, 0.1, 0.05])
+def test_small_tables_fit_wherever_they_are_said_to(shape, share):
+    """From the least bytes that it names upwards there is a layout, however large codebooks would be."""
+    rows = gaussian(*shape)
+    known = known_of(rows)
+    limit = int(share * rows.nbytes)
+    found = PQ.fit(known, limit, Settings(F32))
+    assert (found is not None) == (limit >= PQ.least(shape, Settings(F32)))
+    if found is not None:
+        assert found.nbytes <= limit
+        assert found.predicted_error < 1

@@ -10,7 +10,9 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from distilling import tokenizer
 from safetensors.torch import save_model
+from sequence_models import bert as bert_of
 from torch import nn
 
 import embcompress
@@ -28,6 +30,12 @@ def fenced(language):
     return [text for kind, text in opened if kind == language]
 
 
+def block(language, holds):
+    """The one fenced block of that language with a line that begins so."""
+    (found,) = (text for text in fenced(language) if re.search(f"^{re.escape(holds)}", text, re.MULTILINE))
+    return found
+
+
 def run(line):
     done = CliRunner().invoke(cli, shlex.split(line, comments=True)[1:])
     assert done.exit_code == 0, f"{line}\n{done.output}"
@@ -38,7 +46,7 @@ def test_commands_on_checkpoints_run_as_shown(minilm, tmp_path, monkeypatch):
     """The four commands work one after another on the real MiniLM, and report prints what is shown."""
     (tmp_path / "model").symlink_to(minilm)
     monkeypatch.chdir(tmp_path)
-    outputs = [run(line) for line in fenced("sh")[0].splitlines()]
+    outputs = [run(line) for line in block("sh", "embcompress report model/").splitlines()]
     assert len(outputs) == 4
     (shown,) = (text for text in fenced("") if text.startswith("model  directory"))
     assert [line.rstrip() for line in outputs[0].splitlines()] == shown.splitlines()
@@ -49,7 +57,7 @@ def test_coding_with_token_counts_runs_as_shown(minilm, tmp_path, monkeypatch):
     (tmp_path / "model").symlink_to(minilm)
     (tmp_path / "texts.csv").symlink_to(EXAMPLES / "data" / "intents_train.csv")
     monkeypatch.chdir(tmp_path)
-    (line,) = fenced("sh")[1].splitlines()
+    (line,) = block("sh", "embcompress factorize model/ --method pq").splitlines()
     assert "weighted error" in run(line)
     assert embcompress.report("small").compressed[0].weighted_error < 0.12
 
@@ -61,12 +69,30 @@ def test_commands_on_classifiers_run_as_shown(tmp_path, monkeypatch):
         lines = (EXAMPLES / "data" / f"intents_{split}.csv").read_text().splitlines()
         Path(f"{name}.csv").write_text("\n".join(lines[: rows + 1]) + "\n")
     Path("glove.txt").write_text("".join(f"{word} {'0.1 -0.2 ' * 16}\n" for word in ("play", "the")))
-    outputs = [run(line) for line in fenced("sh")[2].splitlines()]
+    outputs = [run(line) for line in block("sh", "embcompress train").splitlines()]
     assert len(outputs) == 5
     assert "pretrained vectors filled 2 rows" in outputs[0]
     before, after = (re.search(r"accuracy ([\d.]+)%", text)[1] for text in (outputs[2], outputs[3]))
     assert float(before) > 0
     assert float(after) > 0
+
+
+def test_commands_on_pretrained_classifiers_run_as_shown(tmp_path, monkeypatch):
+    """The four commands work one after another on a small BERT that labels the intents."""
+    monkeypatch.chdir(tmp_path)
+    for name, split, rows in (("reviews", "train", 100), ("dev", "dev", 40), ("test", "test", 40)):
+        lines = (EXAMPLES / "data" / f"intents_{split}.csv").read_text().splitlines()
+        Path(f"{name}.csv").write_text("\n".join(lines[: rows + 1]) + "\n")
+    labels = {
+        line.rpartition(",")[2]
+        for line in (EXAMPLES / "data" / "intents_train.csv").read_text().split("\n")[1:-1]
+    }
+    Path("classifier").mkdir()
+    size = tokenizer("classifier")
+    bert_of(size, sorted(labels)).save_pretrained("classifier")
+    outputs = [run(line) for line in block("sh", "embcompress finetune small/").splitlines()]
+    assert len(outputs) == 4
+    assert "accuracy" in outputs[2]
 
 
 def test_python_runs_as_shown(tmp_path, monkeypatch):
@@ -78,7 +104,7 @@ def test_python_runs_as_shown(tmp_path, monkeypatch):
         return nn.ModuleDict({"embedding": nn.Embedding(500, 32), "out": nn.Linear(32, 2)})
 
     save_model(model(), "model.safetensors")
-    factorizing, training, _ = fenced("python")
+    factorizing, training = block("python", "result = "), block("python", "schedule = CALR")
     names = {"model": model()}
     exec(factorizing, names)
     assert isinstance(names["model"]["embedding"], embcompress.FactorizedEmbedding)
@@ -97,7 +123,7 @@ def test_loading_with_transformers_runs_as_shown(minilm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     embcompress.factorize(minilm, ratio=0.9, output="small")
     names = {}
-    exec(fenced("python")[2], names)
+    exec(block("python", "import embcompress.integrations"), names)
     assert names["vectors"].shape == (1, 5, 384)
     assert embcompress.expand("copy", output="dense")
 

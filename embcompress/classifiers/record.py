@@ -10,7 +10,7 @@ from typing import Any
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.classifiers import CLASSIFIERS
 from embcompress.classifiers.base import MODULE, Architecture
-from embcompress.data.tokenizing import RECORD_KEY, Tokenizer, tokenizer_from_dict
+from embcompress.data.tokenizing import RECORD_KEY, RecordedTokenizer, Tokenizer, tokenizer_from_dict
 from embcompress.errors import InputError, UsageError
 
 _LAYOUT = 1
@@ -42,6 +42,7 @@ class ClassifierRecord:
             were learned from; None where they were a file of their own.
         text_column: header of the texts it was trained on.
         label_column: header of their labels.
+        learned_here: whether it was trained by this package, which then knows what it has learned from.
     """
 
     architecture: Architecture
@@ -51,9 +52,16 @@ class ClassifierRecord:
     held_out: HeldOut | None = None
     text_column: str = "text"
     label_column: str = "label"
+    learned_here: bool = True
+
+    @property
+    def number_of(self) -> dict[str, int]:
+        """The number of the score of every label that texts may have."""
+        return {label: i for i, label in enumerate(self.labels)}
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain data, ready for JSON."""
+        assert isinstance(self.tokenizer, RecordedTokenizer), "others are kept in files of their own"
         return {
             "layout": _LAYOUT,
             "architecture": {**asdict(self.architecture), "hidden": list(self.architecture.hidden)},

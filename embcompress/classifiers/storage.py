@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.description import Description
 from embcompress.checkpoint.safetensors import Safetensors
 from embcompress.checkpoint.torchfile import TorchFile
 from embcompress.classifiers.base import MODULE, TABLE
 from embcompress.classifiers.building import build
+from embcompress.classifiers.opened import OpenedClassifier
 from embcompress.classifiers.record import ClassifierRecord, read_record
 from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.errors import InputError, UsageError
@@ -26,28 +25,17 @@ _WRITTEN = (Safetensors, TorchFile)
 """Formats that new classifiers are written in."""
 
 
-@dataclass(frozen=True)
-class OpenedClassifier:
-    """A classifier that is ready to run.
-
-    Attributes:
-        record: what it says about itself.
-        model: the module with its weights, in float32.
-        description: what compression says about it, None where its table is dense.
-        size: bytes of its weight files.
-    """
-
-    record: ClassifierRecord
-    model: nn.Module
-    description: Description | None
-    size: int
+def record_of(path: Path) -> ClassifierRecord:
+    """The record of a classifier; see :func:`fitting_record`, whose errors it raises."""
+    with open_checkpoint(path) as checkpoint:
+        return fitting_record(checkpoint)
 
 
-def open_classifier(path: str | Path, *, factory: str | None = None) -> OpenedClassifier:
-    """Build the classifier in a checkpoint and load its weights.
+def open_own(path: Path, factory: str | None) -> OpenedClassifier:
+    """The classifier in a checkpoint written by ``train``, ``factorize`` or ``finetune``.
 
     Args:
-        path: a checkpoint written by ``train``, ``factorize`` or ``finetune``.
+        path: the checkpoint.
         factory: see ``classifiers.building.build``.
 
     Raises:
@@ -56,14 +44,8 @@ def open_classifier(path: str | Path, *, factory: str | None = None) -> OpenedCl
     """
     with open_checkpoint(path) as checkpoint:
         record, description, size = fitting_record(checkpoint), checkpoint.description, checkpoint.size
-    with torch.random.fork_rng([]):  # fresh weights, which are overwritten, cost no random numbers
-        model = build(record, factory=factory)
-        fill(model, path)
-    for name, value in model.named_parameters():
-        if not bool(torch.isfinite(value).all()):
-            raise InputError(
-                f"{path}: {name} holds values that are not finite", remedy="train the classifier again"
-            )
+    model = build(record, factory=factory)
+    fill(model, path)
     return OpenedClassifier(record, model, description, size)
 
 

@@ -95,18 +95,22 @@ _run = _options(
     click.option(
         "--dev", type=_FILE, help="CSV that chooses the best epoch.  [default: a part of the texts]"
     ),
-    click.option("--dev-share", type=float, help="That part of a new classifier's texts.  [default: 0.1]"),
+    click.option("--dev-share", type=float, help="That part, of a new classifier.  [default: 0.1]"),
     click.option(
         "--epochs", type=click.IntRange(min=1), help="Passes over the texts.  [default: 8; 3 to retrain]"
     ),
-    click.option("--batch-size", type=click.IntRange(min=1), help="Texts a step.  [default: 50]"),
     click.option(
-        "--optimizer", type=click.Choice(OPTIMIZERS), help="How gradients become steps.  [default: adam]"
+        "--batch-size", type=click.IntRange(min=1), help="Texts a step.  [default: 50; 32 for transformers]"
+    ),
+    click.option(
+        "--optimizer",
+        type=click.Choice(OPTIMIZERS),
+        help="How gradients become steps.  [default: adam; adamw for transformers]",
     ),
     click.option(
         "--learning-rate",
         type=float,
-        help="The highest.  [default: the optimizer's usual one; 3e-3 to retrain]",
+        help="The highest.  [default: the optimizer's; to retrain 3e-3, transformers 5e-5]",
     ),
     click.option(
         "--schedule", type=click.Choice(SCHEDULES), help="How the learning rate moves.  [default: linear]"
@@ -115,7 +119,9 @@ _run = _options(
         "--schedule-option", "schedule_options", type=_Settings(), multiple=True, help="Repeats: decay=0.1."
     ),
     click.option("--weight-decay", type=float, help="L2 penalty.  [default: 0]"),
-    click.option("--clip", type=float, help="Largest norm of the gradient."),
+    click.option(
+        "--clip", type=float, help="Largest norm of the gradient.  [default: none; 1 for transformers]"
+    ),
     click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without gain."),
     click.option("--seed", type=click.IntRange(min=0), help="Of split, shuffling and dropout.  [default: 0]"),
     device,
@@ -230,14 +236,14 @@ def _retrain(
     as_json: bool,
 ) -> None:
     """Carry out a command that trains an existing classifier on; ``options`` are those of its own."""
-    from embcompress.workflows.finetuning import FINETUNE_RECIPE
+    from embcompress.workflows.finetuning import usual_recipe
 
     with _watched(quiet=quiet) as watcher, progress(quiet=quiet, verbose=verbose) as bars:
         result = workflow(
             path,
             _texts(texts, options),
             output=output,
-            recipe=_recipe(FINETUNE_RECIPE, options),
+            recipe=_recipe(usual_recipe(path), options),
             session=_session(options, watcher),
             progress=bars,
             **options,
@@ -267,9 +273,15 @@ def _recipe(usual: Recipe, options: dict[str, Any]) -> Recipe:
     from dataclasses import replace
 
     given = {name: value for name, value in _take(options, type(usual)).items() if value is not None}
-    if "optimizer" in given:
+    if "optimizer" in given and not _like_rates(given["optimizer"], usual.optimizer):
         given.setdefault("learning_rate", None)  # another optimizer has another usual rate
     return replace(usual, **{**given, "schedule_options": dict(given["schedule_options"])})
+
+
+def _like_rates(one: str, other: str) -> bool:
+    from embcompress.training.optimizers import optimizer_for
+
+    return optimizer_for(one).learning_rate == optimizer_for(other).learning_rate
 
 
 def _session(options: dict[str, Any], watcher: Watcher) -> Session:

@@ -1,7 +1,7 @@
 """From texts to token ids: rules that split words, with a vocabulary, and tokenizer.json files.
 
-A rule is one subclass of :class:`Tokenizer` and one line in ``TOKENIZERS``. What it writes about
-itself (:meth:`Tokenizer.to_dict`) goes into the checkpoint, so that a classifier needs no other file.
+A rule is one subclass of :class:`RecordedTokenizer` and one line in ``TOKENIZERS``. What it writes about
+itself (:meth:`RecordedTokenizer.to_dict`) goes into the checkpoint, so that a classifier needs no other file.
 """
 
 from __future__ import annotations
@@ -39,12 +39,10 @@ class Tokenizer(abc.ABC):
     """Turns texts into token ids.
 
     Attributes:
-        rule: registry name.
         vocabulary: token of each id.
         padding: id that fills short texts up.
     """
 
-    rule: ClassVar[str]
     vocabulary: tuple[str, ...]
     padding: int
 
@@ -55,6 +53,16 @@ class Tokenizer(abc.ABC):
     def count(self, texts: Sequence[str]) -> Encoded:
         """Ids of each text as its model reads it, whole; for counting how often tokens occur."""
         return self.encode(texts, None)
+
+
+class RecordedTokenizer(Tokenizer):
+    """A tokenizer that a checkpoint carries in its record.
+
+    Attributes:
+        rule: registry name.
+    """
+
+    rule: ClassVar[str]
 
     @abc.abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -70,7 +78,7 @@ class Tokenizer(abc.ABC):
         """
 
 
-class _Splitting(Tokenizer):
+class _Splitting(RecordedTokenizer):
     """A rule that splits a text into tokens, looked up in a vocabulary of tokens seen before."""
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
@@ -143,7 +151,7 @@ class Whitespace(_Splitting):
         return text.split()
 
 
-class TokenizerJson(Tokenizer):
+class TokenizerJson(RecordedTokenizer):
     """A tokenizer.json of the Hugging Face ``tokenizers`` library, without its special tokens.
 
     Needs the extra ``embcompress[tokenizers]``.
@@ -217,15 +225,17 @@ class TokenizerJson(Tokenizer):
         return cls(raw["json"])
 
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {kind.rule: kind for kind in (Words, Whitespace, TokenizerJson)}
+TOKENIZERS: dict[str, type[RecordedTokenizer]] = {
+    kind.rule: kind for kind in (Words, Whitespace, TokenizerJson)
+}
 """Every rule by name; contract tests run over it."""
 
 SPLITTING: dict[str, type[_Splitting]] = {kind.rule: kind for kind in (Words, Whitespace)}
 """The rules that need no file: their vocabulary is that of the training texts."""
 
 
-def tokenizer_from_dict(raw: Mapping[str, Any]) -> Tokenizer:
-    """Make a tokenizer from what :meth:`Tokenizer.to_dict` wrote.
+def tokenizer_from_dict(raw: Mapping[str, Any]) -> RecordedTokenizer:
+    """Make a tokenizer from what :meth:`RecordedTokenizer.to_dict` wrote.
 
     Raises:
         ValueError, KeyError, TypeError: ``raw`` is none of ours.

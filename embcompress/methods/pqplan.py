@@ -21,6 +21,9 @@ _LEAST_ROW = 2
 _ROUNDS = 6
 """Most times that sizes and rates are adapted to each other."""
 
+_SHORTER = 17
+"""Lengths of rows tried where sizes and rates do not agree."""
+
 _RANKS = 24
 """Numbers of components tried, at equal ratios."""
 
@@ -141,35 +144,79 @@ def _plan(classing: _Classing, limit: int, rank: int, *, pairs: bool, bits: int)
     """Rates of at most ``rank`` components within ``limit``; None where not even the shortest rows fit.
 
     What stands beside the rows depends on how many components are used and at which rates, and those
-    on what is left for the rows: this goes back and forth until it fits and stays.
+    on what is left for the rows: this goes back and forth until it fits and stays. In a small table it may
+    never, since the codebooks of long rows leave no room for them; shorter rows are then tried.
     """
-    counts, variances = classing.counts, classing.variances
     width = packed_width(classing.columns, bits)
-    rates = [np.ones(rank) for _ in counts]
-    for _ in range(_ROUNDS):
-        beside = classing.nbytes + rank * width + _fixed_bytes(rates)
-        lengths = _row_lengths(variances[:, :rank], counts, limit - beside)
-        if lengths is None:
-            return None
-        rates = [
-            _rates(of_class[:rank], 8 * length - MEMORY, pairs=pairs)
-            for of_class, length in zip(variances, lengths, strict=True)
-        ]
-        used = 1 + max(int(np.flatnonzero(each)[-1]) for each in rates)
-        rates = [each[:used] for each in rates]
-        row_bytes = np.array([code_of(each).row_bytes for each in rates])
-        if len(counts) > 1 and row_bytes[1] <= row_bytes[0]:
-            return None  # all have the most bits there are: one class does as well
-        total = classing.nbytes + used * width + _fixed_bytes(rates) + int(row_bytes @ counts)
-        settled, rank = used == rank, used
-        if settled and total <= limit:
+    most = limit - _beside(classing, [np.ones(rank) for _ in classing.counts], width)
+    tried = _coded(classing, most, rank, width, pairs=pairs)
+    for _ in range(_ROUNDS - 1):
+        if tried is None or (tried.rank == rank and tried.nbytes <= limit):
             break
-    else:
-        if total > limit:
-            return None
-    left = sum(distortion(v[:rank], each) + v[rank:].sum() for v, each in zip(variances, rates, strict=True))
-    noise = _NOISE[bits] * float(variances.sum())
-    return Plan(classing.classes, counts, tuple(rates), row_bytes, classing.zeros, bits, left + noise)
+        rank = tried.rank
+        tried = _coded(classing, limit - _beside(classing, tried.rates, width), rank, width, pairs=pairs)
+    if len(classing.counts) == 1 and (tried is None or tried.nbytes > limit):
+        budgets = np.linspace(most, _LEAST_ROW * int(classing.counts[0]), _SHORTER).astype(int)
+        shorter = (_coded(classing, budget, rank, width, pairs=pairs) for budget in budgets)
+        shortest = _measured(classing, (np.ones(1),), width)
+        found = (one for one in (*shorter, shortest) if one is not None and one.nbytes <= limit)
+        tried = next(found, None)
+    if tried is None or tried.nbytes > limit:
+        return None
+    left = sum(
+        distortion(of_class[: tried.rank], rates) + of_class[tried.rank :].sum()
+        for of_class, rates in zip(classing.variances, tried.rates, strict=True)
+    )
+    noise = _NOISE[bits] * float(classing.variances.sum())
+    return Plan(
+        classing.classes, classing.counts, tried.rates, tried.row_bytes, classing.zeros, bits, left + noise
+    )
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """Rates of each class, and what comes of them.
+
+    Attributes:
+        rates: bits of each component (r), one array a class.
+        row_bytes: bytes of a row of each class (c).
+        nbytes: of all that is stored.
+    """
+
+    rates: tuple[NDArray[np.float64], ...]
+    row_bytes: NDArray[np.int64]
+    nbytes: int
+
+    @property
+    def rank(self) -> int:
+        return len(self.rates[0])
+
+
+def _coded(classing: _Classing, budget: int, rank: int, width: int, *, pairs: bool) -> _Coded | None:
+    """Rates where all rows together have ``budget`` bytes; None where that is too few or classes do not pay."""
+    counts, variances = classing.counts, classing.variances[:, :rank]
+    lengths = _row_lengths(variances, counts, budget)
+    if lengths is None:
+        return None
+    found = [
+        _rates(v, 8 * length - MEMORY, pairs=pairs) for v, length in zip(variances, lengths, strict=True)
+    ]
+    used = 1 + max(int(np.flatnonzero(each)[-1]) for each in found)
+    coded = _measured(classing, tuple(each[:used] for each in found), width)
+    if len(counts) > 1 and coded.row_bytes[1] <= coded.row_bytes[0]:
+        return None  # all have the most bits there are: one class does as well
+    return coded
+
+
+def _measured(classing: _Classing, rates: tuple[NDArray[np.float64], ...], width: int) -> _Coded:
+    """What rates come to, with right factors of ``width`` bytes a component."""
+    row_bytes = np.array([code_of(each).row_bytes for each in rates])
+    return _Coded(rates, row_bytes, _beside(classing, rates, width) + int(row_bytes @ classing.counts))
+
+
+def _beside(classing: _Classing, rates: Sequence[NDArray[np.float64]], width: int) -> int:
+    """Bytes of everything but the rows."""
+    return classing.nbytes + len(rates[0]) * width + _fixed_bytes(rates)
 
 
 def _promising_rank(known: Known, limit: int, variances: NDArray[np.float64]) -> int:

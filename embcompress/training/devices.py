@@ -13,6 +13,9 @@ from embcompress.errors import UsageError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """What ``--device`` takes; auto is the first of cuda, mps and cpu that there is."""
 
+_WITHOUT = {"DEFAULT", "NO AVX", "AVX2"}
+"""Instruction sets, as torch names them, without arithmetic in bfloat16."""
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -29,9 +32,13 @@ class Runtime:
 
     def precision(self) -> AbstractContextManager[object]:
         """The context of a forward pass in training."""
+        context = contextlib.ExitStack()
         if self.mixed:
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+            context.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
+            if self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in _WITHOUT:
+                # oneDNN's LSTM raises there; torch's own computes the same
+                context.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
+        return context
 
 
 def runtime(device: str = "auto", *, mixed: bool | None = None) -> Runtime:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from embcompress.data.encoded import Encoded, Ids, sorted_batches
 from embcompress.training.devices import Runtime
 
-_BATCH = 256
+_BATCH, _TOKENS = 256, 1 << 16
+"""Texts, and token ids with their padding, that are scored together, so that memory is bounded."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def scores_of(model: nn.Module, data: Dataset, runtime: Runtime) -> Tensor:
     They are computed in the model's own precision, so that they do not depend on how it was trained.
     """
     model.eval()
-    batches = sorted_batches(data.texts.lengths, _BATCH)
+    batches = sorted_batches(data.texts.lengths, _BATCH, _TOKENS)
     scores = []
     for rows in batches:
         tokens, lengths, _ = tensors_of(data, rows, runtime.device)

@@ -44,7 +44,8 @@ def command_line(workflow: Callable[..., Any], arguments: Mapping[str, Any]) -> 
                 word for key in ((value,) if isinstance(value, str) else value) for word in (option, key)
             ]
         else:
-            words += [option, str(value)]
+            whole = isinstance(value, float) and value.is_integer()
+            words += [option, str(int(value) if whole else value)]
     return shlex.join(words)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Progress, silent
 from embcompress.checkpoint.staging import staged
+from embcompress.classifiers.opening import record_of
 from embcompress.classifiers.record import ClassifierRecord
-from embcompress.classifiers.storage import fitting_record
 from embcompress.data.counting import Counts
 from embcompress.data.labelled import LabelledTexts
 from embcompress.errors import TargetError, UsageError
@@ -23,7 +23,7 @@ from embcompress.training.records import Recipe
 from embcompress.workflows.common import check_format, default_output
 from embcompress.workflows.evaluating import measure
 from embcompress.workflows.factorizing import factorize
-from embcompress.workflows.finetuning import FINETUNE_RECIPE, Retraining, retrain
+from embcompress.workflows.finetuning import Retraining, retrain, usual_recipe
 from embcompress.workflows.learning import finish
 from embcompress.workflows.sessions import USUAL_SESSION, Session
 from embcompress.workflows.texts import Texts, dataset
@@ -51,7 +51,7 @@ def compress(
     output: str | Path | None = None,
     test: str | Path | None = None,
     factory: str | None = None,
-    recipe: Recipe = FINETUNE_RECIPE,
+    recipe: Recipe | None = None,
     session: Session = USUAL_SESSION,
     progress: Progress = silent,
 ) -> CompressResult:
@@ -61,7 +61,7 @@ def compress(
     is not worth bytes. How steeply is chosen by the dev texts, before retraining.
 
     Args:
-        path: a dense classifier written by ``train``.
+        path: a dense classifier written by ``train``, or the Hugging Face directory of one.
         texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
         rank: target, as in :func:`embcompress.factorize`; exactly one of the five is given.
         ratio: target.
@@ -77,7 +77,7 @@ def compress(
         output: where to write; by default beside the input with ``-compressed`` in its name.
         test: CSV file to measure on; the dev texts when None.
         factory: ``package.module:function`` of a classifier of the user's own.
-        recipe: how it is retrained.
+        recipe: how it is retrained; that of ``finetune`` when None.
         session: where, and what is recorded.
         progress: called as ``progress(stage, done, total)``.
 
@@ -87,6 +87,7 @@ def compress(
     wanted = texts if isinstance(texts, Texts) else Texts(Path(texts))
     source = Path(path)
     place = Path(output) if output is not None else default_output(source, "compressed")
+    recipe = recipe or usual_recipe(source)
     tests = None if test is None else Path(test)
     session.check(place, (source, *wanted.files, *([tests] if tests else [])), recipe)
 
@@ -159,7 +160,7 @@ def _dense_record(source: Path, place: Path) -> ClassifierRecord:
         check_format(place, checkpoint)
         if checkpoint.description is not None and checkpoint.description.tables:
             raise UsageError(f"{source}: compressed already", remedy="give the dense one, or use finetune")
-        return fitting_record(checkpoint)
+    return record_of(source)
 
 
 def _counts(record: ClassifierRecord, texts: LabelledTexts) -> Counts:

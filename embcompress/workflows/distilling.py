@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Progress, silent
-from embcompress.checkpoint.description import part_name
 from embcompress.checkpoint.staging import check_space, check_target, staged
-from embcompress.errors import EmbcompressError, UsageError
-from embcompress.nn.stored import RIGHT
+from embcompress.errors import UsageError
 from embcompress.pretrained import Pretrained, open_pretrained
 from embcompress.reports.comparison import DistilResult
-from embcompress.training.devices import Runtime, runtime
+from embcompress.training.devices import runtime
 from embcompress.training.distillation import Distilled, Distiller, State, held_out
 from embcompress.training.likeness import measure
 from embcompress.training.recovery import DistilRecipe, DistilWatcher
@@ -30,7 +26,8 @@ from embcompress.workflows.common import (
     stamps,
 )
 from embcompress.workflows.comparing import open_pair, tokens_of
-from embcompress.workflows.finetuning import rounded, with_values
+from embcompress.workflows.finetuning import stored_values, with_values
+from embcompress.workflows.learning import check_read_back
 from embcompress.workflows.unfinished import carry_out, check_unfinished, forget, keep_best
 
 USUAL_RECIPE = DistilRecipe()
@@ -118,7 +115,9 @@ def distil(
             done = distiller.result
             written = write(stage, done)
             check_unchanged(source, before)
-            after = _read_back(stage, student, written, where)
+            after = open_pretrained(stage)
+            check_read_back(stage, written, after.model, student.renamed)
+            after.model.to(where.device)
             found = measure(after, original, held, where)
     forget(place)
     notes = list(student.notes)
@@ -152,39 +151,8 @@ def _write(
     """Write ``source`` with the trained values; these as they are stored, by their names in its files."""
     assert source.description is not None, "a model without a compressed table was refused"
     with hashed(source.weight_files) as digests:
-        rights = {
-            part_name(t, RIGHT) for table in source.description.tables for t in (table.name, *table.ties)
-        }
-        names = {name: student.renamed(name) for name in {*source.tensors, *rights}}
-        values = {name: state[other] for name, other in names.items() if other in state}
-        values = rounded(source, values)
+        values = stored_values(source, state, student.renamed)
         tables = tuple(replace(t, trained=t.trained or trained) for t in source.description.tables)
         description = replace(source.description, source=digests.result(), tables=tables)
         source.write(target, with_values(source, values), description, progress)
     return values
-
-
-def _read_back(
-    stage: Path, student: Pretrained, values: Mapping[str, torch.Tensor], where: Runtime
-) -> Pretrained:
-    """The model that was written, compared with the values that it should hold.
-
-    Raises:
-        EmbcompressError: a value is another.
-    """
-    with open_checkpoint(stage) as checkpoint:
-        types = {name: info.dtype.torch for name, info in checkpoint.tensors.items() if info.dtype}
-    written = open_pretrained(stage)
-    found = written.model.state_dict()
-    for name, value in values.items():
-        here = found.get(student.renamed(name))
-        if here is None:
-            continue  # integers of a right factor, which is compared in floats
-        stored = value.to(getattr(torch, types[name])) if name in types else value
-        if not torch.equal(here, stored.to(here.dtype)):
-            raise EmbcompressError(
-                f"{stage.name}: {name} does not read back as it was, so nothing was kept",
-                remedy="run again, and look after the disk if it comes back",
-            )
-    written.model.to(where.device)
-    return written

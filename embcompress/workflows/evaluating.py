@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from embcompress.classifiers.opening import open_classifier
 from embcompress.classifiers.record import ClassifierRecord
-from embcompress.classifiers.storage import open_classifier
 from embcompress.data.labelled import LabelledTexts
 from embcompress.reports.learning import EvaluateResult
 from embcompress.training.metrics import Confusion
@@ -25,7 +25,8 @@ def evaluate(
     """Measure a classifier, dense or compressed, on labelled texts.
 
     Args:
-        path: a classifier written by ``train``, ``factorize`` or ``finetune``.
+        path: a classifier written by ``train``, ``factorize`` or ``finetune``, or the Hugging Face directory
+            of a model for sequence classification.
         texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
         factory: ``package.module:function`` of a classifier of the user's own.
         session: where.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, s
 from embcompress.checkpoint.description import part_name
 from embcompress.checkpoint.dtypes import DTYPES, DType, Floats
 from embcompress.checkpoint.staging import check_space, staged
-from embcompress.classifiers.storage import open_classifier
+from embcompress.classifiers.opening import open_classifier
+from embcompress.classifiers.pretrained import is_directory
 from embcompress.errors import TargetError
 from embcompress.methods.base import Blocks
 from embcompress.nn.stored import RIGHT, RIGHT_PARTS, module_parts, trained_right
@@ -30,6 +31,14 @@ FINETUNE_RECIPE = Recipe(epochs=3, learning_rate=3e-3)
 """How a compressed classifier is retrained unless the user says otherwise: what measured best at large
 ratios, see examples/paper/RESULTS.md. CALR's rates fall too fast for three epochs."""
 
+PRETRAINED_RECIPE = Recipe(epochs=3, batch_size=32, optimizer="adamw", learning_rate=5e-5, clip=1.0)
+"""The same for a model of a Hugging Face directory, whose layers a larger rate would ruin."""
+
+
+def usual_recipe(path: Path) -> Recipe:
+    """How the classifier at ``path`` is retrained unless the user says otherwise."""
+    return PRETRAINED_RECIPE if is_directory(path) else FINETUNE_RECIPE
+
 
 def finetune(
     path: str | Path,
@@ -37,7 +46,7 @@ def finetune(
     *,
     output: str | Path | None = None,
     factory: str | None = None,
-    recipe: Recipe = FINETUNE_RECIPE,
+    recipe: Recipe | None = None,
     session: Session = USUAL_SESSION,
     progress: Progress = silent,
 ) -> TrainingResult:
@@ -48,11 +57,12 @@ def finetune(
     the input itself: where training makes nothing better on dev, it is kept.
 
     Args:
-        path: a classifier written by ``train``, ``factorize`` or ``finetune``.
+        path: a classifier written by ``train``, ``factorize`` or ``finetune``, or the Hugging Face directory
+            of a model for sequence classification.
         texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
         output: where to write; by default beside the input with ``-tuned`` in its name.
         factory: ``package.module:function`` of a classifier of the user's own.
-        recipe: how it is trained.
+        recipe: how it is trained; :func:`usual_recipe` when None.
         session: where, and what is recorded.
         progress: called as ``progress(stage, done, total)`` while it is written.
 
@@ -66,6 +76,7 @@ def finetune(
     wanted = texts if isinstance(texts, Texts) else Texts(Path(texts))
     source_path = Path(path)
     place = Path(output) if output is not None else default_output(source_path, "tuned")
+    recipe = recipe or usual_recipe(source_path)
     session.check(place, (source_path, *wanted.files), recipe)
     with staged(place, force=session.force) as stage:
         result = retrain(Retraining(source_path, wanted, recipe, place, factory), stage, session, progress)
@@ -114,14 +125,15 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
                     tables = tuple(replace(t, trained=t.trained or trained) for t in description.tables)
                     sources = what.sources or digests.result()
                     description = replace(description, source=sources, tables=tables)
-                edit = with_values(source, rounded(source, learned.state))
-                source.write(target, edit, description, progress)
+                values = stored_values(source, learned.state, opened.renamed)
+                source.write(target, with_values(source, values), description, progress)
 
         learned = learn(task, session, write)
         write(stage, learned)
         check_unchanged(source, before)
-        written = check_written(stage, rounded(source, learned.state), dev, session, what.factory)
-    notes = list(split.notes)
+        values = stored_values(source, learned.state, opened.renamed)
+        written = check_written(stage, values, dev, session, what.factory)
+    notes = [*opened.notes, *split.notes]
     if learned.best.epoch == 0:
         notes.append("training made nothing better on dev: the weights are those it began with")
     return TrainingResult(
@@ -141,7 +153,24 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
     )
 
 
-def rounded(source: Checkpoint, state: State) -> State:
+def stored_values(source: Checkpoint, state: State, renamed: Callable[[str], str]) -> State:
+    """Trained values by their names in the files of ``source``, as they are read from there.
+
+    Args:
+        source: what was trained.
+        state: state dict of the trained module.
+        renamed: the name in ``state`` of a name in the files.
+
+    Raises:
+        TargetError: a trained value is not finite.
+    """
+    tables = source.description.tables if source.description else ()
+    rights = {part_name(name, RIGHT) for table in tables for name in (table.name, *table.ties)}
+    names = {name: renamed(name) for name in {*source.tensors, *rights}}
+    return _rounded(source, {name: state[other] for name, other in names.items() if other in state})
+
+
+def _rounded(source: Checkpoint, state: State) -> State:
     """``state`` with the right factors that are stored in integers as they will be read, and these integers.
 
     Raises:

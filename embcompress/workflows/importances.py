@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, Progress, Steps
 from embcompress.classifiers.base import MODULE
+from embcompress.classifiers.opening import open_classifier
 from embcompress.classifiers.record import read_record
-from embcompress.classifiers.storage import open_classifier
 from embcompress.data.counting import Counts, read_texts
 from embcompress.data.encoded import Encoded, Ids
 from embcompress.data.tokenizing import Tokenizer

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.classifiers.storage import open_classifier
+from embcompress.classifiers.opening import open_classifier
 from embcompress.errors import EmbcompressError
 from embcompress.reports.plots import plot_history
 from embcompress.training.loop import State, Trainer
@@ -118,22 +118,41 @@ class Written:
     size: int
 
 
-def check_written(stage: Path, state: State, dev: Dataset, session: Session, factory: str | None) -> Written:
+def check_read_back(stage: Path, values: State, model: nn.Module, renamed: Callable[[str], str]) -> None:
+    """Compare a model that was read from what was written with the weights that it should hold.
+
+    Args:
+        stage: what was written.
+        values: these weights by their names in the files.
+        model: the model.
+        renamed: the name in ``model`` of a name in the files.
+
+    Raises:
+        EmbcompressError: a value is another.
+    """
+    with open_checkpoint(stage) as checkpoint:
+        types = {name: info.dtype.torch for name, info in checkpoint.tensors.items() if info.dtype}
+    found = model.state_dict()
+    for name, value in values.items():
+        here = found.get(renamed(name))
+        if here is None:
+            continue  # integers of a right factor, which is compared in floats
+        stored = value.to(getattr(torch, types[name])) if name in types else value
+        if not torch.equal(here, stored.to(here.dtype)):
+            raise EmbcompressError(
+                f"{stage.name}: {name} does not read back as it was, so nothing was kept",
+                remedy="run again, and look after the disk if it comes back",
+            )
+
+
+def check_written(stage: Path, values: State, dev: Dataset, session: Session, factory: str | None) -> Written:
     """Open what was written, compare it with the weights that it should hold, and measure it.
 
     Raises:
         EmbcompressError: a value is another.
     """
     opened = open_classifier(stage, factory=factory)
-    with open_checkpoint(stage) as checkpoint:
-        types = {name: info.dtype.torch for name, info in checkpoint.tensors.items() if info.dtype}
-    for name, value in opened.model.state_dict().items():
-        stored = state[name].to(getattr(torch, types[name])) if name in types else state[name]
-        if not torch.equal(value, stored.to(value.dtype)):
-            raise EmbcompressError(
-                f"{stage.name}: {name} does not read back as it was, so nothing was kept",
-                remedy="run again, and look after the disk if it comes back",
-            )
+    check_read_back(stage, values, opened.model, opened.renamed)
     where = session.runtime()
     scores = scores_of(opened.model.to(where.device), dev, where)
     return Written(accuracy_of(scores, dev), opened.size)

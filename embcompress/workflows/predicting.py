@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embcompress.classifiers.storage import open_classifier
+from embcompress.classifiers.opening import open_classifier
 from embcompress.training.scoring import Dataset, scores_of
 from embcompress.workflows.sessions import USUAL_SESSION, Session
 
@@ -22,7 +22,8 @@ def predict(
     """The label of each text, as a classifier sees it.
 
     Args:
-        path: a classifier written by ``train``, ``factorize`` or ``finetune``.
+        path: a classifier written by ``train``, ``factorize`` or ``finetune``, or the Hugging Face directory
+            of a model for sequence classification.
         texts: to be labelled, one or more.
         factory: ``package.module:function`` of a classifier of the user's own.
         session: where.

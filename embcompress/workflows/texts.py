@@ -23,8 +23,8 @@ class Texts:
     Attributes:
         train: CSV file to learn from.
         dev: CSV file that chooses the epoch; None sets a part of ``train`` aside.
-        dev_share: that part of a new classifier's texts, a tenth when None. Later training of the
-            classifier sets the same part aside again.
+        dev_share: that part of the texts of a new classifier, or of one that comes from elsewhere, a tenth
+            when None. Later training of a classifier sets the same part aside again.
         text_column: header of the texts; the classifier's, or ``text``, when None.
         label_column: header of the labels; the classifier's, or ``label``, when None.
         delimiter: between fields; None is a tab in .tsv files and a comma in all others.
@@ -53,7 +53,7 @@ class Texts:
         """The training and the dev texts.
 
         Args:
-            seed: of a new classifier's split where there is no dev file.
+            seed: of the split where there is no dev file and the classifier remembers none.
             record: of a classifier that is trained on; None for a new one.
 
         Raises:
@@ -62,7 +62,7 @@ class Texts:
         train = self.read_file(self.train, record)
         if self.dev is not None:
             return Split(train, self.read_file(self.dev, record, {*train.labels}), None)
-        if record is None:
+        if record is None or not record.learned_here:
             share = _DEV_SHARE if self.dev_share is None else self.dev_share
             return Split(*split_off(train, share, seed), HeldOut(float(share), seed))
         held_out = record.held_out
@@ -87,7 +87,7 @@ class Texts:
             text_column=self.text_column or (record.text_column if record else "text"),
             label_column=self.label_column or (record.label_column if record else "label"),
             delimiter=self.delimiter,
-            known_labels=record.labels if record else labels,
+            known_labels=record.number_of if record else labels,
         )
 
 
@@ -117,7 +117,7 @@ class Split:
 
 def dataset(record: ClassifierRecord, data: LabelledTexts) -> Dataset:
     """Texts as a classifier reads them."""
-    number = {label: i for i, label in enumerate(record.labels)}
+    number = record.number_of
     labels = np.fromiter((number[label] for label in data.labels), np.int64, len(data.labels))
     encoded = record.tokenizer.encode(data.texts, record.max_length)
     return Dataset(encoded, labels, record.tokenizer.padding)

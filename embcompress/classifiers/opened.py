@@ -1,0 +1,32 @@
+"""A classifier that is ready to run, from wherever it was opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from embcompress.checkpoint.description import Description
+from embcompress.classifiers.record import ClassifierRecord
+
+
+@dataclass(frozen=True)
+class OpenedClassifier:
+    """A classifier that is ready to run.
+
+    Attributes:
+        record: how texts become scores.
+        model: the module with its weights, in float32; called as ``Classifier.forward`` is.
+        description: what compression says about it, None where its table is dense.
+        size: bytes of its weight files.
+        renamed: the name in ``model`` of a name in its weight files.
+        notes: what the user should know, one sentence each.
+    """
+
+    record: ClassifierRecord
+    model: nn.Module
+    description: Description | None
+    size: int
+    renamed: Callable[[str], str] = str
+    notes: tuple[str, ...] = ()
