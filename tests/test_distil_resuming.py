@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from checkpoints import assert_refused, contents, run, succeed
-from distilling import QUICK, fill, tune
+from distilling import fill, tune
 
 import embcompress
 from embcompress import DistilRecipe, Interrupted, UsageError
@@ -307,72 +302,3 @@ def test_a_state_that_cannot_be_kept_is_told(shelf, tmp_path, monkeypatch):
     assert "warning: " in done.stderr.replace("\n", " ")
     assert "could not be kept" in done.stderr.replace("\n", " ")
     assert {p.name for p in tmp_path.iterdir()} == {"tuned"}
-
-
-KILLED = """
-import json, os, signal, sys
-
-import embcompress
-from embcompress.training import snapshots
-from embcompress.workflows import distilling
-
-student, teacher, texts, recipe, moments = json.loads(sys.argv[1])
-snapshots._PAUSE = snapshots._TIMES = 0.0  # a state is saved after each step
-
-
-def run(target, moment):
-    seen = 0
-
-    def hook(event, args):
-        nonlocal seen
-        if event in {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"} and target in str(args):
-            seen += 1
-            if seen == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-    embcompress.distil(student, teacher, texts, output=target, recipe=embcompress.DistilRecipe(**recipe))
-
-
-for moment in moments:
-    child = os.fork()
-    if not child:
-        try:
-            run(f"output-{moment}", moment)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, moment
-"""
-
-
-def test_row_32_killed_at_file_operations_it_goes_on_to_the_same_bytes(shelf, tmp_path):
-    """SIGKILL while states are written, and in publishing: the output is absent or whole, then the same."""
-    tune(shelf, tmp_path / "whole", epochs=2)
-    expected = contents(tmp_path / "whole")
-    moments = [2, 5, 6, 11, 40, 127, 250, 264]  # of 267: in the first state, in later ones, in publishing
-    what = [
-        *(str(shelf / name) for name in ("bert-svd", "bert", "train.txt")),
-        {**QUICK, "epochs": 2},
-        moments,
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, json.dumps(what)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    resumed = 0
-    for moment in moments:
-        place = tmp_path / f"output-{moment}"
-        assert not place.exists() or contents(place) == expected
-        waits = Path(f"{place}.resume").exists()
-        resumed += waits
-        more = ["--resume"] * waits + ["--force"] * place.exists()
-        succeed(*command(shelf, place, *more))
-        assert contents(place) == expected
-        shutil.rmtree(place)
-    assert 3 <= resumed < len(moments) - 1
-    assert {p.name for p in tmp_path.iterdir()} == {"whole"}

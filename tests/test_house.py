@@ -161,15 +161,16 @@ def test_import_embcompress_is_lazy_and_complete():
 
 
 TESTS = Path(__file__).parent
-ROW = re.compile(r"^\| (\d+) \|.*\| (test_\w+\.py) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (\d+) \|.*\| ([\w., ]+) \|$", re.MULTILINE)
 BAD_INPUTS = ROW.findall((TESTS / "BAD_INPUTS.md").read_text())
 
 
-@pytest.mark.parametrize(("row", "file"), BAD_INPUTS)
-def test_every_bad_input_has_a_test(row, file):
-    """Each row of BAD_INPUTS.md is tested, under its number, in the file it names."""
-    names = re.findall(r"def (test_row\w+)", (TESTS / file).read_text())
-    assert any(f"_{int(row):02d}_" in name for name in names)
+@pytest.mark.parametrize(("row", "files"), BAD_INPUTS)
+def test_every_bad_input_has_a_test(row, files):
+    """Each row of BAD_INPUTS.md is tested, under its number, in the files it names."""
+    for file in files.split(", "):
+        names = re.findall(r"def (test_row\w+)", (TESTS / file).read_text())
+        assert any(f"_{int(row):02d}_" in name for name in names), file
 
 
 def test_the_list_of_bad_inputs_is_whole():

@@ -7,10 +7,6 @@ import fcntl
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from checkpoints import (
@@ -24,7 +20,6 @@ from checkpoints import (
 )
 from safetensors.numpy import save_file
 
-import embcompress
 from embcompress.checkpoint.staging import check_target, staged, synced_beside
 from embcompress.errors import EmbcompressError, UsageError
 
@@ -250,140 +245,7 @@ def test_row_31_a_name_too_long_for_the_disk(tmp_path):
     assert_refused(tmp_path, "factorize", model, "--rank", 4, "-o", output, code=1, says="File name too long")
 
 
-# ---- row 32: kills at any moment
-
-STRIKES = """
-import json, os, shutil, signal, sys
-from pathlib import Path
-
-import embcompress.reports.terminal, embcompress.workflows
-from embcompress.cli import cli
-
-deed, model, old, target = json.loads(sys.argv[1])
-operations = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
-
-
-def strike_at(moment):
-    seen = -1
-
-    def hook(event, args):
-        nonlocal seen
-        if event in operations and "output" in str(args):
-            seen += 1
-            if seen == moment:
-                os.kill(os.getpid(), signal.Signals[deed])
-
-    sys.addaudithook(hook)
-
-
-code, moment = None, 0
-while code != 0:
-    for place in (Path(target), Path(target).with_name(f".{Path(target).name}.embcompress")):
-        if place.is_dir():
-            shutil.rmtree(place)
-        else:
-            place.unlink(missing_ok=True)
-    if old:
-        (shutil.copytree if os.path.isdir(old) else shutil.copy)(old, target)
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-        strike_at(moment)
-        try:
-            cli(["factorize", model, "--rank", "4", "-o", target, "--force"])
-        except SystemExit as end:
-            os._exit(end.code or 0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([moment, code]), flush=True)
-    sys.stdin.readline()
-    moment += 1
-"""
-
-
-def strikes(deed, model, old, target):
-    """Factorize ``model`` over a copy of ``old`` again and again, struck by a signal each time.
-
-    An audit hook in a forked child counts the operations on the output and strikes at each in
-    turn, so that "any moment" is all of them and no clock decides. Yields (moment, exit code)
-    with the disk as the child left it; the last run is the one that was not struck.
-    """
-    package = str(Path(embcompress.__file__).parents[1])
-    with subprocess.Popen(
-        [sys.executable, "-c", STRIKES, json.dumps([deed, str(model), old and str(old), str(target)])],
-        env={**os.environ, "PYTHONPATH": package, "OPENBLAS_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        try:
-            for line in process.stdout:
-                yield json.loads(line)
-                process.stdin.write("next\n")
-                process.stdin.flush()
-        finally:
-            process.kill()
-
-
-def cases(tmp_path, kind):
-    """A model, an old output of rank 2 (or none), the target, and the target's contents when done."""
-    place = tmp_path / "place"
-    place.mkdir()
-    if kind == "directory":
-        model, old, target = model_directory(tmp_path), tmp_path / "old", place / "output"
-    else:
-        model, old, target = model_file(tmp_path), tmp_path / "old.safetensors", place / "output.safetensors"
-    new = tmp_path / f"new{target.suffix}"
-    succeed("factorize", model, "--rank", 4, "-o", new)
-    done = listing(new)
-    if kind == "new file":
-        return model, None, target, done
-    succeed("factorize", model, "--rank", 2, "-o", old)
-    return model, old, target, done
-
-
-def listing(path):
-    """What stands at ``path``, a file or a directory; None where nothing does."""
-    if path.is_dir():
-        return contents(path)
-    return path.read_bytes() if path.exists() else None
-
-
-@pytest.mark.parametrize("kind", ["new file", "file", "directory"])
-def test_row_32_kill_at_any_moment(tmp_path, kind):
-    """After a SIGKILL the output is old, new or (between two renames) kept aside, and a run mends all."""
-    model, old, target, done = cases(tmp_path, kind)
-    untouched, states = listing(model), set()
-    before = listing(old) if old else None
-    for moment, code in strikes("SIGKILL", model, old, target):
-        found, aside = listing(target), stage_of(target) / "replaced"
-        if found is None and aside.exists():
-            assert (moment, listing(aside)) == (moment, before)
-            states.add("aside")
-        else:
-            assert found in (before, done), f"struck at operation {moment}"
-            states.add("new" if found == done else "old")
-        assert code in {-signal.SIGKILL, 0}
-        assert listing(model) == untouched
-        succeed("factorize", model, "--rank", 4, "-o", target, "--force")
-        assert listing(target) == done
-        assert [p.name for p in target.parent.iterdir()] == [target.name]
-    assert states == ({"old", "new", "aside"} if kind == "directory" else {"old", "new"})
-
-
-@pytest.mark.parametrize("kind", ["new file", "file", "directory"])
-def test_row_32_interrupt_at_any_moment(tmp_path, kind):
-    """Ctrl-C exits with 130; the output is old or, pressed too late, new, and nothing lies beside it."""
-    model, old, target, done = cases(tmp_path, kind)
-    untouched, states = listing(model), set()
-    before = listing(old) if old else None
-    for moment, code in strikes("SIGINT", model, old, target):
-        found = listing(target)
-        assert found in (before, done), f"struck at operation {moment}"
-        assert [p for p in target.parent.iterdir() if p != target] == [], f"struck at operation {moment}"
-        assert listing(model) == untouched
-        states.add((code, "new" if found == done else "old"))
-    assert states == {(130, "old"), (130, "new"), (0, "new")}
+# ---- row 32: two runs; kills and failing disks are in test_crashes.py
 
 
 def test_row_32_two_runs_on_one_target(tmp_path):

@@ -117,6 +117,9 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
             raise UsageError(f"{taken}: exists already", remedy="pass --force to replace it, or another -o")
         with _interrupts_wait():
             _publish(stage, place)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # a write by descriptor does not know its file
+        raise
     finally:
         if lock is not None:
             with _interrupts_wait():

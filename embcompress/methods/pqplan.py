@@ -193,7 +193,7 @@ class _Coded:
 
 
 def _coded(classing: _Classing, budget: int, rank: int, width: int, *, pairs: bool) -> _Coded | None:
-    """Rates where all rows together have ``budget`` bytes; None where that is too few or classes do not pay."""
+    """Rates where all rows together have ``budget`` bytes; None if that is too few, or classes do not pay."""
     counts, variances = classing.counts, classing.variances[:, :rank]
     lengths = _row_lengths(variances, counts, budget)
     if lengths is None:
