@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import click
+import distilling
+import numpy as np
+import onnx_models
 import pytest
 import torch
+import transformers
 from click.testing import CliRunner
 from distilling import tokenizer
 from safetensors.torch import save_model
@@ -126,6 +131,53 @@ def test_loading_with_transformers_runs_as_shown(minilm, tmp_path, monkeypatch):
     exec(block("python", "import embcompress.integrations"), names)
     assert names["vectors"].shape == (1, 5, 384)
     assert embcompress.expand("copy", output="dense")
+
+
+@pytest.mark.usefixtures("registered")
+def test_sentence_transformers_run_as_shown(minilm, tmp_path, monkeypatch):
+    """The real MiniLM, compressed and loaded by sentence-transformers."""
+    monkeypatch.chdir(tmp_path)
+    Path("minilm").symlink_to(minilm)
+    Path("texts.csv").symlink_to(EXAMPLES / "data" / "intents_test.csv")
+    names = {}
+    exec(block("python", "from sentence_transformers"), names)
+    assert names["vectors"].shape == (1, 384)
+
+
+def test_native_forms_run_as_shown(tmp_path, monkeypatch):
+    """Stock transformers loads what the example writes, with factors."""
+    monkeypatch.chdir(tmp_path)
+    config = transformers.DebertaV2Config(
+        vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        relative_attention=True, position_biased_input=False, type_vocab_size=0, pos_att_type=["p2c"],
+    )  # fmt: skip
+    transformers.DebertaV2Model(config).save_pretrained("deberta")
+    names = {}
+    exec(block("python", 'embcompress.factorize("deberta/"'), names)
+    assert 0 < names["model"].config.embedding_size < 32
+
+
+def test_onnx_runs_as_shown(tmp_path, monkeypatch):
+    """The three commands work one after another, and onnxruntime runs the results."""
+    monkeypatch.chdir(tmp_path)
+    onnx_models.saved(Path("model.onnx"), onnx_models.model())
+    for line in block("sh", "embcompress factorize model.onnx").splitlines():
+        run(line)
+    ids = np.arange(6).reshape(1, 6)
+    before, after = (onnx_models.outputs(Path(name), ids=ids) for name in ("model.onnx", "dense.onnx"))
+    np.testing.assert_allclose(after[0], before[0], atol=0.1)
+
+
+def test_recovery_runs_as_shown(tmp_path, monkeypatch):
+    """The four commands work one after another on a small BERT."""
+    monkeypatch.chdir(tmp_path)
+    Path("original").mkdir()
+    size = tokenizer("original")
+    distilling.bert(size).save_pretrained("original")
+    Path("texts.txt").write_text("\n".join(f"w{i} w{i + 1} w{i + 2}" for i in range(80)))
+    outputs = [run(line) for line in block("sh", "embcompress distil small/").splitlines()]
+    assert "cosine" in outputs[1]
+    assert json.loads(outputs[3])["cosine"] > 0.5
 
 
 def test_every_option_and_exit_code_is_documented():
