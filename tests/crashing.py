@@ -161,6 +161,7 @@ def main(deed, arguments, target, old, stride, first):
     import embcompress.workflows.training  # noqa: F401
     from embcompress.training import snapshots
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what shells start in the background ignores it
     snapshots._PAUSE = snapshots._TIMES = 0.0  # a state is saved whenever it may be
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch imports much when the first one is made
     target = Path(target)

@@ -63,7 +63,8 @@ def choose_trained(model: nn.Module, what: str) -> State:
     found = {n: p for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     if not found:
         raise UsageError(
-            "only the factors are to be trained, and the table is held in integers, which stay as they are",
+            "only the factors are to be trained, and there are none: integers stay as they are, and factors "
+            "of a native form are layers like others",
             remedy="choose --train norms or --train all",
         )
     return dict(found)
