@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process a core, each with one thread: most tests are too small for two threads to help.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow bench lint fuzz clean
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
@@ -28,7 +28,13 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_startup.py
 	$(BIN)/python tests/benchmarks/bench_accuracy.py
 	$(BIN)/python tests/benchmarks/bench_training.py
+	$(BIN)/python tests/benchmarks/bench_forward.py
 	$(BIN)/python tests/benchmarks/bench_factorize.py
+
+# Coverage-guided fuzzing of the readers, 20 seconds each; its tool is fetched here, as nothing else needs it.
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "atheris>=2.3"
+	$(BIN)/python tests/fuzz/run.py
 
 clean:
 	rm -rf build dist $(VENV) *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         predict,
         report,
         train,
+        verify,
     )
     from embcompress.workflows.sessions import Session
     from embcompress.workflows.texts import Texts
@@ -62,6 +63,7 @@ __all__ = [
     "register",
     "report",
     "train",
+    "verify",
 ]
 
 _HOMES = {
@@ -90,6 +92,7 @@ _HOMES = {
     "register": "integrations",
     "report": "workflows",
     "train": "workflows",
+    "verify": "workflows",
 }
 
 

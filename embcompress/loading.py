@@ -18,6 +18,7 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.torchfile import TorchFile
+from embcompress.checkpoint.vectors.record import VOCABULARY
 from embcompress.errors import InputError, UsageError, printable
 from embcompress.methods.decoding import decoded
 from embcompress.nn.stored import CodedTable, coded_table, has_module, module_parts
@@ -82,6 +83,7 @@ def fill(
         tables = _tables(checkpoint, needed=needs_tables)
         checkpoint.check_integrity()
         weights = {name: value for file in checkpoint.weight_files for name, value in _read(file).items()}
+    weights.pop(VOCABULARY, None)  # tokens, and no weight of a model
     for table in tables:
         if _shape(weights.get(table.name)) == [0]:
             del weights[table.name]  # the guard, which makes stock loaders refuse the file

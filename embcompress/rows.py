@@ -80,3 +80,30 @@ def part_rows(checkpoint: Checkpoint, name: str) -> Rows:
 def wide(rows: Rows) -> Rows:
     """The same matrix, read as float64."""
     return Rows(rows.shape, rows.dtype, lambda start, stop: rows.read(start, stop).astype(np.float64))
+
+
+def filled_up(rows: Rows) -> Rows:
+    """The same matrix with zeros for what is NaN or infinite."""
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        block = rows.read(start, stop)
+        block[~np.isfinite(block)] = 0
+        return block
+
+    return Rows(rows.shape, rows.dtype, read)
+
+
+def within(rows: Rows, largest: float) -> Rows:
+    """The same matrix, finite numbers that are larger brought to ``largest``; infinite ones stay."""
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        block = rows.read(start, stop)
+        larger = np.isfinite(block) & (np.abs(block) > largest)
+        return np.where(larger, np.copysign(largest, block), block) if larger.any() else block
+
+    return Rows(rows.shape, rows.dtype, read)
+
+
+def count_nonfinite(rows: Rows) -> int:
+    """How many numbers of a matrix are NaN or infinite, in one pass."""
+    return sum(block.size - int(np.count_nonzero(np.isfinite(block))) for block in rows.blocks())

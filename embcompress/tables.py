@@ -7,8 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, TensorInfo
 from embcompress.checkpoint.description import Description, stem
@@ -17,6 +19,10 @@ from embcompress.rows import Rows, rows_of
 
 CLEAR_WINNER = 4
 """How many times larger than the next a table must be to be taken without asking."""
+
+WIDEST = 8192
+"""Most columns of a table with fewer rows: a matrix of columns × columns is made of each table, which would
+take any memory where a file of a few megabytes claims a few rows without end."""
 
 _TOKEN_LEAF = re.compile(
     r"embed_tokens|(word|tok|token)_(emb|embed|embeddings?)|wte|shared|embed_in|vocab_embedding"
@@ -56,12 +62,14 @@ class Table:
         rows: its contents.
         ties: other names that are the same table.
         copies: those of ``ties`` that are stored as bytes of their own.
+        nonfinite: how many numbers are NaN or infinite where ``rows`` has zeros in their place.
     """
 
     name: str
     rows: Rows
     ties: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
+    nonfinite: int = 0
 
 
 def locate(checkpoint: Checkpoint, keys: Sequence[str] = (), *, every: bool = False) -> tuple[Table, ...]:
@@ -194,6 +202,12 @@ def _check_winner(tables: Sequence[Table]) -> None:
 def _with_ties(checkpoint: Checkpoint, name: str) -> Table:
     """The table with every other name of it: shared memory first, then equal values."""
     rows = rows_of(checkpoint, name)
+    if rows.shape[1] > max(rows.shape[0], WIDEST):
+        raise UsageError(
+            f"{checkpoint.path}: {name} has {rows.shape[0]:,} rows of {rows.shape[1]:,} numbers, "
+            f"limit {WIDEST:,} where there are fewer rows",
+            remedy="name an embedding table with --key",
+        )
     first = checkpoint.aliases.get(name, name)
     copies = [
         other
@@ -215,10 +229,15 @@ def _tells_equal(a: Rows, b: Rows) -> bool:
     It stops at the first block that differs. Tables that are still all zeros, or all ones, are
     equal without being tied.
     """
-    if not all(np.array_equal(a.read(*span), b.read(*span)) for span in a.spans()):
+    if not all(_same(a.read(*span), b.read(*span)) for span in a.spans()):
         return False
     value = a.read(0, 1)[0, 0]
     return not all((block == value).all() for block in a.blocks())
+
+
+def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether two blocks hold the same values; NaN is the same as NaN."""
+    return np.array_equal(a, b) or np.array_equal(a, b, equal_nan=True)
 
 
 def _config_value(checkpoint: Checkpoint, key: str) -> object:

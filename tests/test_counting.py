@@ -237,15 +237,15 @@ def test_counts_of_another_model_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["none.csv", "none.npy", "none"])
 def test_no_file(tmp_path, name):
     """A path that is no file is a matter of the request, whatever its suffix."""
-    refused(tmp_path / name, UsageError, "does not exist", ".csv, .tsv or .npy")
+    refused(tmp_path / name, UsageError, "does not exist", ".csv, .tsv, .txt or .npy")
     (tmp_path / name).mkdir()
-    refused(tmp_path / name, UsageError, "is no regular file", ".csv, .tsv or .npy")
+    refused(tmp_path / name, UsageError, "is no regular file", ".csv, .tsv, .txt or .npy")
 
 
-@pytest.mark.parametrize("name", ["counts.txt", "counts.npz", "counts"])
+@pytest.mark.parametrize("name", ["counts.dat", "counts.npz", "counts"])
 def test_other_suffixes_are_refused(tmp_path, name):
     """What read_counts documents: a file of no such suffix is a matter of the request."""
-    refused(write(tmp_path, "0,1\n", name), UsageError, ".csv, .tsv or .npy")
+    refused(write(tmp_path, "0,1\n", name), UsageError, ".csv, .tsv, .txt or .npy")
 
 
 def test_an_id_of_any_length_is_refused_with_its_line(tmp_path):

@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,16 @@ def test_the_list_of_bad_inputs_is_whole():
     """Rows are numbered from 1 without a gap."""
     assert [int(row) for row, _ in BAD_INPUTS] == [*range(1, len(BAD_INPUTS) + 1)]
     assert len(BAD_INPUTS) >= 46
+
+
+def test_the_floors_of_dependencies_are_those_security_md_states():
+    """No floor is lowered unseen; torch's weights_only has known flaws before 2.10."""
+    root = TESTS.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    users = [floor for name, extra in extras.items() if name not in ("dev", "fuzz") for floor in extra]
+    floors = [*project["dependencies"], *users]
+    stated = re.findall(r"`(\w+>=[\d.]+)`", (root / "SECURITY.md").read_text())
+    assert sorted(stated) == sorted(floors)
+    (torch,) = (floor.removeprefix("torch>=") for floor in floors if floor.startswith("torch>="))
+    assert tuple(map(int, torch.split("."))) >= (2, 10)

@@ -24,7 +24,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])
 def test_a_table_of_600_mb_takes_250_mb_of_memory(tmp_path, kind):
-    """factorize and report read and write by blocks: their peak is far below the table's size."""
+    """factorize, report and verify read and write by blocks: their peak is far below the table's size."""
     rows, columns = 200_000, 768
     path = tmp_path / f"model.{kind}"
     if kind == "pt":
@@ -39,7 +39,8 @@ def test_a_table_of_600_mb_takes_250_mb_of_memory(tmp_path, kind):
             file.write(len(header).to_bytes(8, "little") + header)
             for _ in range(200):
                 file.write(rng.standard_normal((rows // 200, columns), dtype=np.float32))
-    for arguments in (["report", path], ["factorize", path, "--ratio", "0.5", "-q"]):
+    verify = ["verify", path.with_name(f"model-svd-ratio-0.5.{kind}"), "--against", path, "-q"]
+    for arguments in (["report", path], ["factorize", path, "--ratio", "0.5", "-q"], verify):
         done = subprocess.run(
             [sys.executable, "-c", RUN, *map(str, arguments)], capture_output=True, text=True, check=True
         )

@@ -67,6 +67,35 @@ def test_coding_with_token_counts_runs_as_shown(minilm, tmp_path, monkeypatch):
     assert embcompress.report("small").compressed[0].weighted_error < 0.12
 
 
+def test_verifying_runs_as_shown(minilm, tmp_path, monkeypatch):
+    """The copy of the real MiniLM is as it was written, and what is printed is what is shown."""
+    (tmp_path / "model").symlink_to(minilm)
+    monkeypatch.chdir(tmp_path)
+    outputs = [run(line) for line in block("sh", "embcompress verify").splitlines()]
+    (shown,) = (text for text in fenced("") if "by their SHA-256" in text)
+    assert outputs[1] == shown
+
+
+def test_commands_on_word_vectors_run_as_shown(tmp_path, monkeypatch):
+    """The five commands work one after another on small vectors, and NumPy alone reads the factors."""
+    monkeypatch.chdir(tmp_path)
+    lines = (EXAMPLES / "data" / "intents_train.csv").read_text().splitlines()
+    Path("reviews.csv").write_text("\n".join(lines[:200]) + "\n")
+    words = ["play", "the", "weather", *(f"token{i}" for i in range(2000))]
+    rows = torch.randn(len(words), 16, generator=torch.Generator().manual_seed(0)).tolist()
+    texts = (f"{word} {' '.join(f'{x:.4f}' for x in row)}\n" for word, row in zip(words, rows, strict=True))
+    Path("vectors.txt").write_text("".join(texts))
+    outputs = [run(line) for line in block("sh", "embcompress factorize vectors.txt").splitlines()]
+    assert len(outputs) == 5
+    assert "pretrained vectors filled 3 rows" in outputs[3]
+    assert [line.split()[0] for line in Path("again.txt").read_text().splitlines()] == words
+    embcompress.factorize("vectors.txt", rank=4, output="small.safetensors", force=True)
+    names = {}
+    exec(block("python", "from safetensors.numpy"), names)
+    assert names["tokens"] == words
+    assert names["vectors"].shape == (len(words), 16)
+
+
 def test_commands_on_classifiers_run_as_shown(tmp_path, monkeypatch):
     """The five commands work one after another on a part of the intents with a few vectors."""
     monkeypatch.chdir(tmp_path)
@@ -74,7 +103,7 @@ def test_commands_on_classifiers_run_as_shown(tmp_path, monkeypatch):
         lines = (EXAMPLES / "data" / f"intents_{split}.csv").read_text().splitlines()
         Path(f"{name}.csv").write_text("\n".join(lines[: rows + 1]) + "\n")
     Path("glove.txt").write_text("".join(f"{word} {'0.1 -0.2 ' * 16}\n" for word in ("play", "the")))
-    outputs = [run(line) for line in block("sh", "embcompress train").splitlines()]
+    outputs = [run(line) for line in block("sh", "embcompress train reviews.csv --arch lstm").splitlines()]
     assert len(outputs) == 5
     assert "pretrained vectors filled 2 rows" in outputs[0]
     before, after = (re.search(r"accuracy ([\d.]+)%", text)[1] for text in (outputs[2], outputs[3]))

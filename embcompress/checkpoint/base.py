@@ -8,9 +8,7 @@ which some tensors are replaced and every other byte is carried over. Nothing he
 from __future__ import annotations
 
 import abc
-import math
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,122 +17,13 @@ from typing import Any, ClassVar, Self
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.description import Description
-from embcompress.checkpoint.dtypes import TABLE_DTYPES, DType
-from embcompress.errors import InputError, UsageError
-
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)``; the unit (rows or bytes) is the stage's own."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """The progress callback of callers that show none."""
-
-
-class Steps:
-    """Adds up the steps of one stage for a progress callback; may be called from several threads.
-
-    Args:
-        progress: whom to tell.
-        stage: what is being done.
-        total: how much there is to do.
-    """
-
-    def __init__(self, progress: Progress, stage: str, total: int) -> None:
-        self._progress, self._stage, self._total = progress, stage, total
-        self._done = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, count: int) -> None:
-        """Tell of ``count`` more; a stage that is done again stays at its end."""
-        with self._lock:
-            self._done = min(self._done + count, self._total)
-            self._progress(self._stage, self._done, self._total)
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One stored tensor, known from the headers alone.
-
-    Attributes:
-        name: its key in the state dict.
-        dtype: element type; None where the stored type has no name here.
-        shape: sizes, possibly empty.
-        nbytes: bytes of its elements.
-        layout: ``"dense"``, or what else it is (``"sparse"``, ``"quantized"``, ``"meta"``,
-            ``"object"``); only dense tensors can be read.
-    """
-
-    name: str
-    dtype: DType | None
-    shape: tuple[int, ...]
-    nbytes: int
-    layout: str = "dense"
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether :meth:`Checkpoint.rows` can read it: dense, two-dimensional, of a type NumPy knows."""
-        return (
-            self.layout == "dense"
-            and len(self.shape) == 2
-            and self.dtype is not None
-            and self.dtype.storage != ""
-        )
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether it can be a table: readable, and of a float type."""
-        return self.is_readable and self.dtype is not None and self.dtype.is_table
-
-    def readable_dtype(self) -> DType:
-        """The element type of a tensor that :meth:`Checkpoint.rows` can read.
-
-        Raises:
-            InputError: it is none.
-        """
-        if not self.is_readable or self.dtype is None:
-            return self.matrix_dtype()  # which says what is wrong
-        return self.dtype
-
-    def matrix_dtype(self) -> DType:
-        """The element type of a tensor that can be a table.
-
-        Raises:
-            InputError: it is none.
-        """
-        if not self.is_matrix or self.dtype is None:
-            kind = self.layout if self.layout != "dense" else (self.dtype.name if self.dtype else "unknown")
-            raise InputError(
-                f"{self.name}: {kind} of shape {list(self.shape)} cannot be read as a table, "
-                f"a dense matrix of {', '.join(d.name for d in TABLE_DTYPES)}",
-                remedy="convert the table first, or name another with --key",
-            )
-        return self.dtype
-
-
-@dataclass(frozen=True)
-class NewTensor:
-    """A tensor that is made while it is written.
-
-    Attributes:
-        name: its key in the state dict.
-        dtype: element type it is stored in.
-        shape: (rows, columns), or (0,) for the empty guard tensor.
-        replaces: name of the removed tensor whose place (shard and position) it takes.
-        blocks: called once a write; yields blocks of consecutive rows, together ``shape``.
-        file: weight file of a directory that is made for it; None for the one it replaces a tensor of.
-    """
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    replaces: str
-    blocks: Callable[[], Iterator[NDArray[Any]]] = field(repr=False, compare=False)
-    file: str | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes it takes on disk."""
-        return self.dtype.nbytes(math.prod(self.shape))
+from embcompress.checkpoint.progress import Progress as Progress
+from embcompress.checkpoint.progress import Steps as Steps
+from embcompress.checkpoint.progress import silent as silent
+from embcompress.checkpoint.rawio import CHUNK
+from embcompress.checkpoint.tensors import NewTensor as NewTensor
+from embcompress.checkpoint.tensors import TensorInfo as TensorInfo
+from embcompress.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -154,6 +43,19 @@ class Edit:
     add: tuple[NewTensor, ...]
     aliases: Mapping[str, str] = field(default_factory=dict)
     documents: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an edited copy is on disk.
+
+    Attributes:
+        name: of its format, as messages call it.
+        suffix: what its name ends in where the user names none.
+    """
+
+    name: str
+    suffix: str
 
 
 class Checkpoint(abc.ABC):
@@ -206,6 +108,52 @@ class Checkpoint(abc.ABC):
 
         The array is the caller's own. Raises ``InputError`` when the bytes cannot be read.
         """
+
+    def form(self, *, dense: bool) -> Form:  # noqa: ARG002 - most formats hold both
+        """What an edited copy is: its own format, unless that cannot hold what the copy does.
+
+        Args:
+            dense: whether the copy holds dense tables again, or what stands for them.
+        """
+        return Form(self.format, self.path.suffix)
+
+    @property
+    def copied_size(self) -> int:
+        """Bytes of the weights in the form that compressed copies have."""
+        return self.size
+
+    @property
+    def descriptions(self) -> Mapping[str, Description]:
+        """Each place in which the record stands, by name, and what it says there."""
+        return {} if self.description is None else {self.path.name: self.description}
+
+    def bytes_of(self, name: str) -> Iterator[bytes]:
+        """The bytes of a dense tensor in pieces of a few megabytes, its elements in row-major order.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        info = self.tensors[name]
+        dtype = info.readable_dtype()
+        step = max(1, CHUNK // max(1, dtype.nbytes(info.shape[1])))
+        for start in range(0, info.shape[0], step):
+            yield dtype.encode(self.rows(name, start, min(start + step, info.shape[0]))).tobytes()
+
+    def remainder(
+        self,
+        edit: Edit | None = None,  # noqa: ARG002
+        description: Description | None = None,  # noqa: ARG002
+    ) -> Mapping[str, object]:
+        """All that it holds beside dense tensors and our record, by a name for each: plain data or a SHA-256.
+
+        With an ``edit`` and its ``description``, that of what :meth:`write` would make: an output that holds
+        nothing else has the same.
+
+        Raises:
+            UsageError: the edit cannot be made.
+            InputError: something cannot be read.
+        """
+        return {}  # of a format that holds nothing else
 
     @abc.abstractmethod
     def check_integrity(self, progress: Progress = silent) -> None:

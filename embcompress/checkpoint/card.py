@@ -19,6 +19,9 @@ _LIMIT = 4 << 20
 _BEGIN, _END = "<!-- embcompress: begin -->", "<!-- embcompress: end -->"
 _SECTION = re.compile(rf"\n*{_BEGIN}.*?{_END}\n*", re.DOTALL)
 _FRONT = re.compile(r"---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
+_HEADING = re.compile(r"# [^\n]*, with a small embedding table")
+_FENCE = "```"
+_BASE = ("base_model", "base_model_relation")
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
@@ -34,27 +37,69 @@ def write_card(
         dense: whether the tables are dense again.
     """
     path = folder / CARD
-    raw = path.read_bytes() if path.is_file() and path.stat().st_size <= _LIMIT else None
-    if raw is None and path.exists():
+    text = card_text(folder)
+    if text is None and path.exists():
         return
-    text = (raw or b"").decode("utf-8", "surrogateescape")
+    text = text or ""
     newline = "\r\n" if "\r\n" in text else "\n"
     text = _edited(text.replace("\r\n", "\n"), description, made_from, dense=dense)
     path.write_bytes(text.replace("\n", newline).encode("utf-8", "surrogateescape"))
 
 
+def card_text(folder: Path) -> str | None:
+    """The card in ``folder``; None where there is none, or it is too long to be one."""
+    path = folder / CARD
+    if not path.is_file() or path.stat().st_size > _LIMIT:
+        return None
+    return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
+def taken_apart(
+    text: str, description: Description | None = None, made_from: Path | None = None
+) -> dict[str, object]:
+    """A card as its section, its base model and the rest, by a name for each.
+
+    With a ``description``, as :func:`write_card` makes it; ``...`` then stands for what depends on where
+    the base model lay.
+    """
+    text = text.replace("\r\n", "\n")
+    free = description is not None and made_from is not None and _names_base(_split(text)[0], made_from)
+    if description is not None:
+        text = _edited(text, description, made_from, dense=False)
+    yaml, body = _split(text)
+    section = _SECTION.search(body)
+    body = _SECTION.sub("\n\n", body).strip("\n")
+    found: dict[str, object] = {f"embcompress/{CARD}": section[0].strip("\n") if section else ""}
+    for key in _BASE:
+        entry, yaml = _entry(yaml, key)
+        found |= {f"{CARD} {key}": ... if free else entry} if entry else {}
+    return {**found, CARD: f"{yaml}\n{'' if _HEADING.fullmatch(body) else body}"}
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The YAML block of a card without its fences, and what follows it."""
+    front = _FRONT.match(text)
+    return ((front[1] or ""), text[front.end() :]) if front else ("", text)
+
+
+def _names_base(yaml: str, made_from: Path) -> bool:
+    """Whether the base model is written into a card.
+
+    What the directory was trained from is nearer to the truth than a name that no hub knows.
+    """
+    return _hub_name(made_from) is not None or not _entry(yaml, _BASE[0])[0]
+
+
 def _edited(text: str, description: Description, made_from: Path | None, *, dense: bool) -> str:
     """The card with its section, and the base model in its YAML block."""
-    front = _FRONT.match(text)
-    yaml, body = ((front[1] or ""), text[front.end() :]) if front else ("", text)
+    yaml, body = _split(text)
     body = _SECTION.sub("\n\n", body).strip("\n")
     if made_from is not None:
-        hub, name = _hub_name(made_from), made_from.resolve().name
-        # What the directory was trained from is nearer to the truth than a name that no hub knows.
-        if hub or not re.search("^base_model:", yaml, re.MULTILINE):
-            yaml = _with_entry(yaml, "base_model", _quoted(hub or name))
-            yaml = _with_entry(yaml, "base_model_relation", "quantized")
-        body = body or f"# {hub or name}, with a small embedding table"
+        name = _hub_name(made_from) or made_from.resolve().name
+        if _names_base(yaml, made_from):
+            for key, value in zip(_BASE, (_quoted(name), "quantized"), strict=True):
+                yaml = _entry(yaml, key)[1] + f"{key}: {value}\n"
+        body = body or _heading(name)
     parts = [f"---\n{yaml}---"] if yaml else []
     return "\n\n".join([*parts, *([body] if body else []), _section(description, dense=dense)]) + "\n"
 
@@ -68,20 +113,27 @@ def _hub_name(path: Path) -> str | None:
     return "/".join(found[-1].groups()) if found else None
 
 
-def _with_entry(yaml: str, key: str, value: str) -> str:
-    """A YAML block with one entry on its top level set; that of the same name goes, whatever it spans."""
-    lines, kept, within = yaml.splitlines(), [], False
-    for line in lines:
+def _entry(yaml: str, key: str) -> tuple[str, str]:
+    """An entry on the top level of a YAML block, whatever it spans, and the block without it."""
+    own: list[str] = []
+    others: list[str] = []
+    within = False
+    for line in yaml.splitlines():
         within = line.startswith(f"{key}:") or (within and (line[:1] in " \t-" or not line))
-        if not within:
-            kept.append(line)
-    return "".join(f"{line}\n" for line in [*kept, f"{key}: {value}"])
+        (own if within else others).append(f"{line}\n")
+    return "".join(own), "".join(others)
+
+
+def _heading(name: str) -> str:
+    """What a card begins with that has nothing else to say."""
+    return f"# {_plain(name)}, with a small embedding table"
 
 
 def _quoted(text: str) -> str:
     """A YAML scalar: plain where that is safe, else in quotes."""
     if re.fullmatch(r"[A-Za-z][\w./-]*", text):
         return text
+    text = "".join(c if c.isprintable() else "_" for c in text)
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -92,10 +144,10 @@ def _section(description: Description, *, dense: bool) -> str:
         _BEGIN,
         "## The embedding table",
         "",
-        f"The embedding table of this model {done}, by embcompress {description.version}. "
+        f"The embedding table of this model {done}, by embcompress {_plain(description.version)}. "
         "Every other tensor is byte for byte that of the base model."
         if not any(table.trained for table in tables)
-        else f"The embedding table of this model {done}, by embcompress {description.version}, "
+        else f"The embedding table of this model {done}, by embcompress {_plain(description.version)}, "
         "and weights were trained afterwards; the errors are those before.",
         "",
         "| table | rows × columns | method | bytes | removed | relative error |",
@@ -105,8 +157,10 @@ def _section(description: Description, *, dense: bool) -> str:
         "The relative error is the Frobenius norm of the difference over that of the table, measured on the "
         "bytes written.",
     ]
-    if description.command is not None:
-        lines += ["", "```sh", description.command, "```"]
+    # A record that is read may hold anything: a line break or a fence would end the block.
+    command = description.command
+    if command is not None and command.isprintable() and _FENCE not in command:
+        lines += ["", f"{_FENCE}sh", command, _FENCE]
     if not dense:
         lines += ["", _loading(description)]
     return "\n".join([*lines, _END])
@@ -115,7 +169,7 @@ def _section(description: Description, *, dense: bool) -> str:
 def _row(table: TableRecord) -> str:
     rows, columns = table.shape
     before = DTYPES[table.dtype].nbytes(rows * columns)
-    how = [table.method]
+    how = [_plain(table.method)]
     if table.rank is not None:
         how.append(f"rank {table.rank}")
     how.append(f"{table.bits:.3g} bits")
@@ -135,7 +189,7 @@ def _row(table: TableRecord) -> str:
 
 def _plain(text: str) -> str:
     """Text that cannot end a cell, a code span or the section."""
-    return re.sub(r"[`|<>\n]", "_", text)
+    return re.sub(r"[`|<>]", "_", "".join(c if c.isprintable() else "_" for c in text))
 
 
 def _loading(description: Description) -> str:

@@ -6,9 +6,11 @@ torch file, and as an object in ``config.json`` of a directory.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from embcompress.checkpoint.dtypes import DTYPES
@@ -18,6 +20,13 @@ from embcompress.errors import InputError
 METADATA_KEY = "embcompress"
 LAYOUT_VERSION = 1
 """Version of the on-disk layout; a reader refuses a higher one rather than misread it."""
+
+NO_DIGEST = "0" * 64
+"""What stands in a record for a SHA-256 that is still to come, so that the record keeps its length."""
+
+_SEAL = "digest"
+"""Entry of a stored record with the SHA-256 of all its other entries."""
+_HEX = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,9 @@ class TableRecord:
         native: which of a library's own forms the parts are stored in, None where this package must load
             them.
         names: of the stored tensors in the order of ``parts``, where that form has names of its own.
+        digests: SHA-256 of the bytes of each stored tensor in the order of ``parts``; none in records of
+            older versions.
+        nonfinite: how many numbers of the table were NaN or infinite, and taken for zeros.
     """
 
     name: str
@@ -67,6 +79,8 @@ class TableRecord:
     trained: bool = False
     native: str | None = None
     names: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    nonfinite: int = 0
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -83,12 +97,15 @@ class Description:
         source: file name -> SHA-256 of each weight file it was made from.
         tables: one record a compressed table.
         command: the command line that made it, paths shortened to names; None where there was none.
+        intact: whether the record, as it was read, fits the SHA-256 that was written with it; None where none
+            was, as in older outputs, or where it has not been written yet.
     """
 
     version: str
     source: Mapping[str, str]
     tables: tuple[TableRecord, ...]
     command: str | None = None
+    intact: bool | None = field(default=None, compare=False)
 
     @property
     def swapped(self) -> tuple[TableRecord, ...]:
@@ -96,8 +113,10 @@ class Description:
         return tuple(table for table in self.tables if table.native is None)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict; tuples become lists when dumped."""
-        return {"layout": LAYOUT_VERSION, **asdict(self)}
+        """A JSON-ready dict, sealed with its SHA-256; tuples become lists when dumped."""
+        body = {"layout": LAYOUT_VERSION, **asdict(self)}
+        del body["intact"]
+        return {**body, _SEAL: _digest_of(body)}
 
     def to_json(self) -> str:
         """The record as one line of JSON."""
@@ -146,12 +165,26 @@ def parse_description(value: object, where: str) -> Description:
         command = raw.get("command")
         if command is not None and not isinstance(command, str):
             raise TypeError("command is not text")
-        return Description(str(raw["version"]), source, tables, command)
+        return Description(str(raw["version"]), source, tables, command, _is_intact(raw))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: the embcompress record cannot be read ({type(error).__name__}: {error})",
             remedy="make the file again from its source",
         ) from None
+
+
+def _digest_of(body: Mapping[str, Any]) -> str:
+    """SHA-256 of a record as JSON, whatever order and blanks it is stored in."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _is_intact(raw: Mapping[str, Any]) -> bool | None:
+    """Whether a stored record fits its seal; None where it has none."""
+    if _SEAL not in raw:
+        return None
+    # In config.json the name that libraries know it by stands among its entries.
+    body = {key: value for key, value in raw.items() if key not in (_SEAL, "quant_method")}
+    return bool(raw[_SEAL] == _digest_of(body))
 
 
 def parse_entry(metadata: Mapping[str, str], key: str, where: object) -> object:
@@ -171,7 +204,7 @@ def parse_entry(metadata: Mapping[str, str], key: str, where: object) -> object:
 def _table(raw: Mapping[str, Any]) -> TableRecord:
     """A table record, with every field checked for its kind, since files come from strangers."""
     known = {f.name for f in fields(TableRecord)}
-    lists = {"shape", "parts", "ties", "copies", "names"}
+    lists = {"shape", "parts", "ties", "copies", "names", "digests"}
     values: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in raw.items() if k in known}
     record = TableRecord(**values)
     texts = (record.name, record.method, record.dtype, record.stored_dtype, *record.parts)
@@ -180,6 +213,10 @@ def _table(raw: Mapping[str, Any]) -> TableRecord:
         raise TypeError("a name is not text")
     if len(record.names) not in {0, len(record.parts)} or (record.native is None) != (not record.names):
         raise ValueError("names must be one for each part of a native form")
+    if not all(map(_is_digest, record.digests)):
+        raise ValueError("digests must be SHA-256")
+    if type(record.nonfinite) is not int or not 0 <= record.nonfinite < 1 << 48:
+        raise ValueError("nonfinite must be a number from 0 to 2^48")
     if len(record.shape) != 2 or not all(type(s) is int and 0 < s < 1 << 48 for s in sizes):
         raise ValueError("shape and rank must be positive integers below 2^48")
     if type(record.bits) not in (int, float) or not 0 < record.bits <= 64:
@@ -202,3 +239,7 @@ def _table(raw: Mapping[str, Any]) -> TableRecord:
     if not DTYPES[record.dtype].is_table:
         raise ValueError(f"no table has dtype {record.dtype}")
     return record
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and _HEX.fullmatch(value) is not None

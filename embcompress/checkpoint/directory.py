@@ -6,9 +6,7 @@ in step with them and carries everything else along.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,14 +16,22 @@ from numpy.typing import NDArray
 from embcompress.checkpoint.base import Checkpoint, Edit, Progress, TensorInfo, silent
 from embcompress.checkpoint.card import CARD, write_card
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
+from embcompress.checkpoint.dirfiles import (
+    CONFIG,
+    QUANTIZATION,
+    card_of,
+    copy_file,
+    made,
+    other_files,
+    write_config,
+    write_document,
+    write_json,
+)
 from embcompress.checkpoint.files import open_file
-from embcompress.checkpoint.layout import Layout, carried_files, find_layout, read_json
-from embcompress.checkpoint.rawio import copy_range
-from embcompress.checkpoint.safetensors import new_size, write_new
+from embcompress.checkpoint.layout import Index, Layout, carried_files, find_layout, read_json
+from embcompress.checkpoint.safetensors import NEW_METADATA, new_size, write_new
 from embcompress.errors import InputError, UsageError
 
-CONFIG = "config.json"
-_QUANTIZATION = "quantization_config"
 _COMPARE_ROWS = 4096
 
 
@@ -80,6 +86,51 @@ class Directory(Checkpoint):
         """Rows of a table from the file that holds it; see the base class."""
         return self._part_of(name).rows(name, start, stop)
 
+    @property
+    def descriptions(self) -> Mapping[str, Description]:
+        """That in config.json and those in weight files; see the base class."""
+        found = {CONFIG: self.description} if self._quant_method() == METADATA_KEY else {}
+        found |= {name: part.description for name, part in self._parts.items()}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def bytes_of(self, name: str) -> Iterator[bytes]:
+        """Its bytes, from the file that holds it; see the base class."""
+        return self._part_of(name).bytes_of(name)
+
+    def remainder(
+        self, edit: Edit | None = None, description: Description | None = None
+    ) -> Mapping[str, object]:
+        """That of each weight file, the index, and all other files; see the base class."""
+        own = {n: None for n in self._parts} if edit is None else self._restricted(edit)
+        found: dict[str, object] = {}
+        for name, part_edit in own.items():
+            changed = part_edit if part_edit is not None and part_edit.remove else None
+            remainder = self._parts[name].remainder(changed, description)
+            found |= {f"{name} {key}": value for key, value in remainder.items()}
+        for new in edit.add if edit else ():
+            if new.file is not None:
+                found |= {f"{new.file} metadata {key}": value for key, value in NEW_METADATA.items()}
+        if self._layout.index is not None:
+            found |= self._index_entries(self._layout.index, edit)
+        found |= other_files(self.path, self.carried, edit.documents if edit else {})
+        return {**found, **card_of(self.path, description if self._has_card else None, self.path)}
+
+    def _index_entries(self, index: Index, edit: Edit | None) -> dict[str, object]:
+        """The index by its entries, as it becomes where there is an edit; totals are checked on opening."""
+        shards, metadata = dict(index.weight_map), dict(index.metadata)
+        keys = {*read_json(self.path / index.name)}
+        if edit is not None:
+            keys = {"metadata", "weight_map"}
+            totals = {"total_size", *(metadata.keys() & {"total_parameters"})}
+            metadata |= dict.fromkeys(totals, ...)
+            shards = {n: f for f, p in self._parts.items() for n in _indexed(p) if n not in edit.remove}
+            for file, own in self._restricted(edit).items():
+                shards |= {new.name: file for new in own.add}
+                shards |= dict.fromkeys(own.aliases, file) if self._parts[file].shares_memory else {}
+        found: dict[str, object] = {f"{index.name} keys": sorted(keys)}
+        found |= {f"{index.name} of {name}": file for name, file in shards.items()}
+        return {**found, **{f"{index.name} metadata {key}": value for key, value in metadata.items()}}
+
     def check_integrity(self, progress: Progress = silent) -> None:
         """Check each weight file, and that a second set of weights says the same."""
         for part in self._parts.values():
@@ -112,22 +163,22 @@ class Directory(Checkpoint):
         warnings: list[str] = []
         for new in edit.add:
             if new.file is not None:
-                _made(target / new.file)
+                made(target / new.file)
                 write_new(target / new.file, new)
         for name, own in self._restricted(edit).items():
-            _made(target / name)
+            made(target / name)
             if own.remove:
                 warnings += self._parts[name].write(target / name, own, description, progress)
             else:
-                _copy_file(self.path / name, target / name)
+                copy_file(self.path / name, target / name)
         for relative in self.carried:
-            _copy_file(self.path / relative, _made(target / relative))
+            copy_file(self.path / relative, made(target / relative))
         if self._layout.index is not None:
             self._write_index(target)
         for name, document in edit.documents.items():
-            _write_document(target / name, document)
+            write_document(target / name, document)
         if (target / CONFIG).exists():
-            _write_config(target / CONFIG, description)
+            write_config(target / CONFIG, description)
         about = description or self.description
         if about is not None and about.tables and self._has_card:
             # One that was compressed already names its base.
@@ -144,7 +195,7 @@ class Directory(Checkpoint):
             if described:
                 kind.amend(target / name, description)
         if (target / CONFIG).exists():
-            _write_config(target / CONFIG, description)
+            write_config(target / CONFIG, description)
         if (target / CARD).exists():
             write_card(target, description)
 
@@ -158,13 +209,13 @@ class Directory(Checkpoint):
 
     def _quant_method(self) -> object:
         """Who wrote the record in config.json, None where there is none."""
-        quantization = self.config.get(_QUANTIZATION)
+        quantization = self.config.get(QUANTIZATION)
         return quantization.get("quant_method", "") if isinstance(quantization, dict) else quantization
 
     def _find_description(self) -> Description | None:
         """The record in config.json, else the one in the weights (a directory without config)."""
         if self._quant_method() == METADATA_KEY:
-            return parse_description(self.config[_QUANTIZATION], str(self.path / CONFIG))
+            return parse_description(self.config[QUANTIZATION], str(self.path / CONFIG))
         return next((p.description for p in self._parts.values() if p.description is not None), None)
 
     def check_editable(self) -> None:
@@ -190,7 +241,7 @@ class Directory(Checkpoint):
             mine = self.tensors[tensor]
             if (mine.shape, mine.dtype) != (info.shape, info.dtype):
                 refuse(f"{tensor} is {_kind(info)} against {_kind(mine)}")
-            if not info.is_matrix:
+            if not info.is_matrix or 0 in info.shape:  # endless rows of nothing are alike
                 continue
             for start in range(0, info.shape[0], _COMPARE_ROWS):
                 stop = min(start + _COMPARE_ROWS, info.shape[0])
@@ -207,9 +258,7 @@ class Directory(Checkpoint):
             if not (target / name).exists():
                 continue
             with open_file(target / name) as part:
-                for tensor in part.tensors.values():
-                    if tensor.name in part.aliases and not part.shares_memory:
-                        continue
+                for tensor in map(part.tensors.__getitem__, _indexed(part)):
                     weight_map[tensor.name] = name
                     if tensor.name not in part.aliases:
                         total_size += tensor.nbytes
@@ -217,7 +266,7 @@ class Directory(Checkpoint):
         metadata = {**index.metadata, "total_size": total_size}
         if "total_parameters" in metadata:
             metadata["total_parameters"] = total_parameters
-        _write_json(target / index.name, {"metadata": metadata, "weight_map": weight_map})
+        write_json(target / index.name, {"metadata": metadata, "weight_map": weight_map})
 
 
 def _restrict(edit: Edit, part: Checkpoint) -> Edit:
@@ -235,45 +284,6 @@ def _kind(info: TensorInfo) -> str:
     return f"{info.dtype.name if info.dtype else info.layout} {list(info.shape)}"
 
 
-def _write_config(path: Path, description: Description | None) -> None:
-    """Put the record where transformers looks for how weights are stored, or take it away."""
-    config = {k: v for k, v in read_json(path).items() if k != _QUANTIZATION}
-    if description is not None and description.swapped:
-        config[_QUANTIZATION] = {"quant_method": METADATA_KEY, **description.to_dict()}
-    _write_json(path, config)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="ascii")
-
-
-def _write_document(path: Path, document: Any) -> None:
-    """Write a JSON document, or take it away where it is None."""
-    if document is None:
-        path.unlink()
-        if not any(path.parent.iterdir()):
-            path.parent.rmdir()
-    else:
-        _write_json(_made(path), document)
-
-
-def _made(path: Path) -> Path:
-    """``path`` itself, its directory made where it was missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    """Copy contents and permission bits; a link is followed, its target is what the user has."""
-    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        status = os.fstat(fd)
-        out = os.open(
-            target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, status.st_mode & 0o777 | 0o200
-        )
-        try:
-            copy_range(fd, 0, status.st_size, out)
-        finally:
-            os.close(out)
-    finally:
-        os.close(fd)
+def _indexed(part: Checkpoint) -> list[str]:
+    """Names in a weight file that an index lists."""
+    return [name for name in part.tensors if part.shares_memory or name not in part.aliases]

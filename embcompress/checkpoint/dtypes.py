@@ -6,6 +6,7 @@ NumPy has no bfloat16: its bits are the upper half of a float32's, so both direc
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,11 @@ class DType:
     def unit_roundoff(self) -> float:
         """Largest relative error of rounding to nearest, 2**-p (Higham 2002, section 2.1)."""
         return 2.0**-self.significand
+
+    @property
+    def smallest(self) -> float:
+        """Smallest positive value of a table type, a subnormal one: next to zero, all are multiples of it."""
+        return 2.0 ** (3 - math.frexp(self.largest)[1] - self.significand)
 
     def nbytes(self, elements: int) -> int:
         """Bytes that ``elements`` packed elements take; sub-byte types round up."""

@@ -25,5 +25,5 @@ def open_file(path: Path) -> Checkpoint:
             return kind.open(path)
     raise InputError(
         f"{path}: is no checkpoint that is known here",
-        remedy="give a .safetensors, PyTorch or ONNX file, or a Hugging Face directory",
+        remedy="give a .safetensors, PyTorch or ONNX file, word vectors, or a Hugging Face directory",
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.modules import static_modules
-from embcompress.checkpoint.naming import check_name, check_not_pointer
+from embcompress.checkpoint.naming import FILE_NAME_LIMIT, check_name, check_not_pointer
 from embcompress.errors import InputError, UsageError
 
 JSON_LIMIT = 64 << 20
@@ -28,6 +28,8 @@ _STANDARD = (
 """Weights in the order in which transformers looks for them."""
 
 _NOT_IN_A_FILE_NAME = set('/\\:"<>|?*')
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?", re.IGNORECASE)
+"""Names that Windows takes for a device, whatever their suffix."""
 
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".gguf", ".tflite", ".mlmodel", ".pb")
 _OTHER_FOLDERS = re.compile(r"onnx|openvino|coreml|original|checkpoint-\d+|\.git|\.cache|__pycache__")
@@ -150,10 +152,16 @@ def _read_index(path: Path) -> Index:
         check_name(shard, path)
         # Any rule of any platform: drive letters and backslashes are refused on Unix too, since
         # a directory is copied between machines.
-        if not shard or shard.startswith(".") or set(shard) & _NOT_IN_A_FILE_NAME:
+        is_plain = shard and not shard.startswith(".") and not shard.endswith((".", " "))
+        if not is_plain or set(shard) & _NOT_IN_A_FILE_NAME or _DEVICE.fullmatch(shard):
             raise InputError(
                 f"{path}: shard {shard!r} leads out of the directory",
                 remedy="shards are plain file names; do not use this directory",
+            )
+        if (length := len(shard.encode())) > FILE_NAME_LIMIT:
+            raise InputError(
+                f"{path}: shard {shard[:40]}… has a name of {length:,} bytes, limit {FILE_NAME_LIMIT}",
+                remedy="download the directory again",
             )
         if Path(shard).suffix != suffix:
             raise InputError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embcompress.checkpoint.naming import check_not_pointer
+from embcompress.checkpoint.naming import FILE_NAME_LIMIT, check_not_pointer
 from embcompress.errors import InputError
 
 MODULES = "modules.json"
@@ -61,6 +61,8 @@ def _module(entry: Mapping[str, Any]) -> Module:
         raise TypeError("path and type must be text")
     if folder in {".", ".."} or set(folder) & set("/\\:\0"):
         raise ValueError(f"path {folder!r} leads out of the directory")
+    if len(folder.encode()) > FILE_NAME_LIMIT:
+        raise ValueError(f"a path of {len(folder):,} characters, limit {FILE_NAME_LIMIT} bytes")
     return Module(folder, kind.rpartition(".")[2], entry)
 
 

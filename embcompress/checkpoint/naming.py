@@ -9,6 +9,9 @@ from embcompress.errors import InputError
 NAME_LIMIT = 1024
 """Longest tensor name taken, in characters; real ones stay under 200."""
 
+FILE_NAME_LIMIT = 255
+"""Longest name of a file, in bytes; file systems have no longer ones, and asking for one is an error."""
+
 
 def check_name(name: object, where: Path | str) -> None:
     """Refuse a tensor name that is no text, too long, or would control the terminal.

@@ -18,7 +18,7 @@ DEPTH_LIMIT = 200
 """Deepest nesting taken; real checkpoints stay under 20, and the writer is recursive."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Global:
     """A name from the allowlist, e.g. ``torch.FloatStorage``; never looked up."""
 
@@ -29,7 +29,7 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Call:
     """What ``function(*args)`` would make; never called."""
 
@@ -37,7 +37,7 @@ class Call:
     args: tuple[Any, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class StorageRef:
     """The bytes under one or more tensors, by the key they are stored under.
 

@@ -193,8 +193,7 @@ class _Reader:
             raise InputError(
                 f"{self.where}: holds {path[:200]}, which is code rather than weights", SAVE_AGAIN
             )
-        module, _, name = path.rpartition(".")
-        self.stack.append(Global(module, name))
+        self.stack.append(_GLOBALS[path])
 
     def new_object(self) -> None:
         args, cls = self.pop(), self.pop()
@@ -256,6 +255,9 @@ class _Reader:
         self.stack.append(StorageRef(kind, key, location, numel))
 
 
+_GLOBALS = {path: Global(*path.rsplit(".", 1)) for path in ALLOWED}
+"""One node a name: a file can name it ten million times."""
+
 _ACTIONS: dict[bytes, Callable[[_Reader], None]] = {
     p.PROTO: _Reader.protocol,
     p.GLOBAL: _Reader.name,
@@ -275,7 +277,7 @@ _ACTIONS: dict[bytes, Callable[[_Reader], None]] = {
     p.EMPTY_TUPLE: lambda r: r.stack.append(()),
     p.EMPTY_LIST: lambda r: r.stack.append([]),
     p.EMPTY_DICT: lambda r: r.stack.append({}),
-    p.EMPTY_SET: lambda r: r.stack.append(Call(Global("builtins", "set"), ([],))),
+    p.EMPTY_SET: lambda r: r.stack.append(Call(_GLOBALS["builtins.set"], ([],))),
     p.NONE: lambda r: r.stack.append(None),
     p.NEWTRUE: lambda r: r.stack.append(True),
     p.NEWFALSE: lambda r: r.stack.append(False),

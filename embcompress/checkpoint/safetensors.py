@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +19,15 @@ from embcompress.checkpoint.rawio import copy_range, read_exact, write_all
 from embcompress.checkpoint.safetensors_header import (
     HEADER_LIMIT,
     Header,
+    described_text,
     header_text,
     offsets,
     read_header,
 )
-from embcompress.errors import InputError
+from embcompress.checkpoint.zipstore import Extent, pieces
 
-_AMEND_ROOM = 128
-"""Spaces kept after the header for each described table: measured figures may print longer than
-predicted ones, and the header cannot move the data behind it."""
+NEW_METADATA = {"format": "pt"}
+"""Metadata of a file that is made for one new tensor."""
 
 _RESERVED = (METADATA_KEY, "format")
 """Metadata entries of our own and of transformers, which are nobody's name."""
@@ -92,6 +92,19 @@ class Safetensors(Checkpoint):
     def _offset(self, name: str) -> int:
         return self._header.offsets[self.aliases.get(name, name)]
 
+    def bytes_of(self, name: str) -> Iterator[bytes]:
+        """Its bytes as they lie in the file; see the base class."""
+        return pieces(self._fd, Extent(self._offset(name), self.tensors[name].nbytes, None), str(self.path))
+
+    def remainder(
+        self,
+        edit: Edit | None = None,  # noqa: ARG002
+        description: Description | None = None,  # noqa: ARG002
+    ) -> Mapping[str, object]:
+        """The metadata of others; see the base class."""
+        ours = {METADATA_KEY, *self.aliases}
+        return {f"metadata {k}": v for k, v in self._header.metadata.items() if k not in ours}
+
     def check_integrity(self, progress: Progress = silent) -> None:
         """Nothing to check: the format carries no checksums."""
 
@@ -152,15 +165,7 @@ class Safetensors(Checkpoint):
         entries, aliases = self._layout(edit)
         old = self._header.metadata
         metadata = {k: v for k, v in old.items() if k != METADATA_KEY and k not in self.aliases}
-        metadata |= aliases
-        room = 0
-        if description is not None:
-            metadata[METADATA_KEY] = description.to_json()
-            room = _AMEND_ROOM * (len(description.tables) + 1)
-        text = header_text(entries, metadata)
-        text += b" " * (room + -(len(text) + room) % 8)
-        if len(text) > HEADER_LIMIT:
-            raise InputError(f"the new header would take {len(text):,} bytes; limit {HEADER_LIMIT:,}")
+        text = described_text(entries, metadata | aliases, description)
         return entries, text
 
     def _layout(self, edit: Edit) -> tuple[list[TensorInfo | NewTensor], dict[str, str]]:
@@ -205,20 +210,36 @@ class Safetensors(Checkpoint):
 
 def write_new(target: Path, tensor: NewTensor) -> None:
     """Write a file of one new tensor to ``target``, which does not exist yet."""
-    with target.open("xb") as file:
-        file.write(_new_header(tensor))
-        file.writelines(tensor.dtype.encode(block).data for block in tensor.blocks())
+    write_tensors(target, [tensor], NEW_METADATA, None, lambda _: None)
 
 
 def new_size(tensor: NewTensor) -> int:
     """Bytes of what :func:`write_new` makes."""
-    return len(_new_header(tensor)) + tensor.nbytes
+    return size_of_new([tensor], NEW_METADATA, None)
 
 
-def _new_header(tensor: NewTensor) -> bytes:
-    text = header_text([tensor], {"format": "pt"})
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+def write_tensors(
+    target: Path,
+    tensors: Sequence[NewTensor],
+    metadata: Mapping[str, str],
+    description: Description | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Write a file of new tensors, in the given order, to ``target``, which does not exist yet."""
+    text = described_text(tensors, metadata, description)
+    with target.open("xb", buffering=0) as file:
+        write_all(file.fileno(), len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            for block in tensor.blocks():
+                advance(write_all(file.fileno(), tensor.dtype.encode(block)))
+
+
+def size_of_new(
+    tensors: Sequence[NewTensor], metadata: Mapping[str, str], description: Description | None
+) -> int:
+    """Bytes of what :func:`write_tensors` makes."""
+    text = described_text(tensors, metadata, description)
+    return 8 + len(text) + sum(tensor.nbytes for tensor in tensors)
 
 
 def _noted_aliases(header: Header) -> dict[str, str]:

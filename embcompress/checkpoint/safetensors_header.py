@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from embcompress.checkpoint.base import NewTensor, TensorInfo
+from embcompress.checkpoint.description import METADATA_KEY, Description
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.checkpoint.naming import check_name, check_not_pointer
 from embcompress.errors import InputError
 
 HEADER_LIMIT = 100_000_000
 """Longest header the format's own reader takes, in bytes."""
+
+_AMEND_ROOM = 128
+"""Spaces kept after the header for each described table: measured figures may print longer than
+predicted ones, and the header cannot move the data behind it."""
 
 _AGAIN = "download or write it again"
 
@@ -55,6 +60,25 @@ def header_text(entries: Sequence[TensorInfo | NewTensor], metadata: Mapping[str
             "data_offsets": [offset, offset + entry.nbytes],
         }
     return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def described_text(
+    entries: Sequence[TensorInfo | NewTensor], metadata: Mapping[str, str], description: Description | None
+) -> bytes:
+    """The header with our record in its metadata, and with room for what that may grow by.
+
+    Raises:
+        InputError: it would be longer than readers take.
+    """
+    room = 0
+    if description is not None:
+        metadata = {**metadata, METADATA_KEY: description.to_json()}
+        room = _AMEND_ROOM * (len(description.tables) + 1)
+    text = header_text(entries, metadata)
+    text += b" " * (room + -(len(text) + room) % 8)
+    if len(text) > HEADER_LIMIT:
+        raise InputError(f"the new header would take {len(text):,} bytes; limit {HEADER_LIMIT:,}")
+    return text
 
 
 def offsets(entries: Sequence[TensorInfo | NewTensor], first: int) -> list[int]:

@@ -90,8 +90,7 @@ def check_space(target: Path, needed: int) -> None:
 def staged(target: Path, *, force: bool) -> Iterator[Path]:
     """A path to write the output to, which gets the name ``target`` when the block ends well.
 
-    Files that are written beside it, under its name, a dot and more, come to stand beside ``target``;
-    their writer syncs them.
+    Files that are written beside it come to stand beside ``target``; their writer syncs them.
 
     Everything under the yielded path is synced to disk before the rename. When the block raises,
     interrupts included, all that was written is removed and ``target`` is as it was.
@@ -216,7 +215,7 @@ def _lock(stage: Path) -> int:
 
 def _companions(stage: Path, place: Path) -> list[Path]:
     """The files that were written beside the output."""
-    return sorted(entry for entry in stage.iterdir() if entry.name.startswith(f"{place.name}."))
+    return sorted(entry for entry in stage.iterdir() if entry.name not in (place.name, _OLD, _DISCARDED))
 
 
 def _publish(stage: Path, place: Path) -> None:

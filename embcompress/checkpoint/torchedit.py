@@ -12,7 +12,7 @@ from embcompress.checkpoint.description import METADATA_KEY, Description
 from embcompress.checkpoint.picklenodes import Call, Global, OrderedMap, Replacements, StorageRef, walk
 from embcompress.checkpoint.picklewriter import dump
 from embcompress.checkpoint.torcharchive import Archive
-from embcompress.checkpoint.torchoptim import Split, refit_optimizers
+from embcompress.checkpoint.torchoptim import Refit, Split, refit_optimizers
 from embcompress.checkpoint.torchstate import StateDict
 from embcompress.checkpoint.torchtensors import (
     GRANULE,
@@ -58,7 +58,7 @@ def plan_rewrite(
         for i, new in enumerate(edit.add)
     }
     new_state = _edited_state(state.node, edit, made)
-    refit = refit_optimizers(archive.root, _splits(state.node, edit, where), where)
+    refit = refitted(archive, state, edit, where)
     replace: dict[int, object] = {**refit.replace, id(state.node): _described(new_state, description)}
     storages: dict[str, NewTensor | Extent] = {made[new.name].key: new for new in edit.add}
     fresh = {id(ref) for ref in made.values()}
@@ -73,6 +73,11 @@ def plan_rewrite(
         )
         replace |= _moved(use, ref)
     return Rewrite(dump(archive.root, replace), storages, refit.warnings)
+
+
+def refitted(archive: Archive, state: StateDict, edit: Edit, where: str) -> Refit:
+    """What becomes of the optimizers beside the state dict under ``edit``."""
+    return refit_optimizers(archive.root, _splits(state.node, edit, where), where)
 
 
 # -- the state dict ------------------------------------------------------------------------------

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, Steps, TensorInfo, silent
 from embcompress.checkpoint.description import Description, parse_description
 from embcompress.checkpoint.naming import check_name
+from embcompress.checkpoint.picklenodes import NO_REPLACEMENTS
 from embcompress.checkpoint.rawio import read_exact
 from embcompress.checkpoint.torcharchive import LEGACY_MAGIC, ZIP_MAGIC, Archive, read_archive
-from embcompress.checkpoint.torchedit import amended_pickle, described_text, plan_rewrite
+from embcompress.checkpoint.torchbytes import Remainder, view_bytes
+from embcompress.checkpoint.torchedit import amended_pickle, described_text, plan_rewrite, refitted
 from embcompress.checkpoint.torchstate import StateDict, find_state_dict
 from embcompress.checkpoint.torchtensors import View, describe, is_tensor, parse_view, unwrap
 from embcompress.checkpoint.zipstore import ZipWriter, check_record, pieces, read_directory
@@ -103,8 +105,26 @@ class TorchFile(Checkpoint):
     def _strided(self, view: View, storage: str, offset: int) -> NDArray[Any]:
         """A table whose rows are not one after another, mapped."""
         mapped = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
-        strides = tuple(step * view.itemsize for step in view.stride)
+        # The step along a single row or column is never taken, and may be any number.
+        strides = tuple(
+            s * view.itemsize if n > 1 else 0 for n, s in zip(view.shape, view.stride, strict=True)
+        )
         return np.ndarray(view.shape, storage, mapped, offset, strides)
+
+    def bytes_of(self, name: str) -> Iterator[bytes]:
+        """Its bytes, however they lie in their storage; see the base class."""
+        return view_bytes(self._fd, self._archive, self._views[name], str(self.path))
+
+    def remainder(
+        self,
+        edit: Edit | None = None,
+        description: Description | None = None,  # noqa: ARG002
+    ) -> Mapping[str, object]:
+        """The saved object by the path to each value, optimizers and tensors that are not dense included."""
+        where, state = str(self.path), self._state
+        replace = NO_REPLACEMENTS if edit is None else refitted(self._archive, state, edit, where).replace
+        dense = {name for name, info in self.tensors.items() if info.layout == "dense"}
+        return Remainder(self._fd, self._archive, state.node, dense, replace, where).flat()
 
     def check_integrity(self, progress: Progress = silent) -> None:
         """Compare every record with its CRC-32, which torch itself does not do."""

@@ -125,6 +125,13 @@ def _data_offset(fd: int, entry: zipfile.ZipInfo, where: str) -> int:
             remedy=AGAIN,
         )
     name_length, extra_length = _LOCAL.unpack(head)[-2:]
+    # Readers of streams go by the name that stands here, torch by that of the directory.
+    name = os.pread(fd, int(name_length), entry.header_offset + _LOCAL.size)
+    if name != entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437"):
+        raise InputError(
+            f"{where}: record {entry.filename} is named {name.decode('utf-8', 'replace')} where it begins",
+            remedy=AGAIN,
+        )
     return entry.header_offset + _LOCAL.size + int(name_length) + int(extra_length)
 
 

@@ -12,7 +12,7 @@ import sys
 import click
 
 from embcompress.cli.boundary import Boundary
-from embcompress.cli.checkpoints import expand, factorize, report
+from embcompress.cli.checkpoints import expand, factorize, report, verify
 from embcompress.cli.classifiers import compress, finetune, train
 from embcompress.cli.distilling import distil, evaluate
 from embcompress.version import __version__
@@ -31,7 +31,7 @@ def cli() -> None:
     """
 
 
-for _command in (factorize, report, expand, train, finetune, evaluate, compress, distil):
+for _command in (factorize, report, expand, verify, train, finetune, evaluate, compress, distil):
     cli.add_command(_command)
 
 

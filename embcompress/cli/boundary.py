@@ -12,6 +12,7 @@ import click
 from embcompress.errors import EmbcompressError, printable
 
 _INTERRUPTED = 130
+_NO_MEMORY = "out of memory; close other programs or take a larger machine"
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write elsewhere with -o",
     errno.EDQUOT: "free some of the quota, or write elsewhere with -o",
@@ -43,7 +44,11 @@ class Boundary(click.Group):
             remedy = _REMEDIES.get(error.errno or 0, "")
             _fail(ctx, printable(f"{place}{reason}{'; ' if remedy else ''}{remedy}"), 1)
         except MemoryError:
-            _fail(ctx, "out of memory; close other programs or take a larger machine", 1)
+            _fail(ctx, _NO_MEMORY, 1)
+        except RuntimeError as error:
+            if "can't start new thread" not in str(error):
+                raise
+            _fail(ctx, _NO_MEMORY, 1)  # for its stack, mostly
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:

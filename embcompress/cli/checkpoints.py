@@ -1,4 +1,4 @@
-"""The commands on checkpoints of any model: factorize, report, expand."""
+"""The commands on checkpoints of any model: factorize, report, expand, verify."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from embcompress.cli.options import (
     targets,
     weighting,
 )
+from embcompress.errors import printable
 
 
 @click.command()
@@ -37,6 +38,13 @@ from embcompress.cli.options import (
     type=click.Choice(["native", "sequential", "embcompress"]),
     help="How factors are stored: in the form of the model's own library, or as nn.Sequential has them.  "
     "[default: native where it is exact]",
+)
+@click.option(
+    "--nan",
+    type=click.Choice(["error", "zero"]),
+    default="error",
+    show_default=True,
+    help="Tables that hold NaN or infinity: refuse them, or take such numbers for zeros.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
 @force
@@ -91,3 +99,26 @@ def expand(
     with progress(quiet=quiet, verbose=verbose) as bars:
         result = workflows.expand(path, output=output, force=force, progress=bars)
     show(result, as_json=as_json, quiet=quiet)
+
+
+@click.command()
+@source
+@click.option("--against", type=click.Path(path_type=Path), help="Original that PATH was made from.")
+@weighting
+@output_options
+def verify(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+    """Check that the compressed checkpoint PATH is as it was written, and all else as in its original.
+
+    Exit code 1 and a line for each difference where it is not. With --weights or --corpus, as they were
+    given to factorize, weighted errors are measured again too.
+    """
+    from embcompress import workflows
+
+    with progress(quiet=quiet, verbose=verbose) as bars:
+        result = workflows.verify(path, progress=bars, **options)
+    show(result, as_json=as_json, quiet=quiet)
+    if quiet and not as_json:
+        for difference in result.differences:
+            click.echo(f"Error: {printable(difference.line, 2000)}", err=True)
+    if not result.is_right:
+        click.get_current_context().exit(1)

@@ -110,7 +110,7 @@ _run = _options(
     click.option(
         "--learning-rate",
         type=float,
-        help="The highest.  [default: the optimizer's; to retrain 3e-3, transformers 5e-5]",
+        help="The highest.  [default: the optimizer's; to retrain 3e-3, transformers 1e-4]",
     ),
     click.option(
         "--schedule", type=click.Choice(SCHEDULES), help="How the learning rate moves.  [default: linear]"

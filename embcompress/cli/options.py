@@ -98,7 +98,7 @@ def targets(command: F) -> F:
 def weighting(command: F) -> F:
     """The options that say how much each token counts."""
     for option in reversed((
-        click.option("--weights", type=_FILE, help="Token counts: .csv, .tsv or .npy."),
+        click.option("--weights", type=_FILE, help="Token counts: .csv, .tsv, .txt or .npy."),
         click.option("--corpus", type=_FILE, help="Texts to count tokens in: .csv or .txt."),
         click.option(
             "--text-column", default="text", show_default=True, help="Header of the texts of a .csv."

@@ -23,6 +23,8 @@ Encode = Callable[[Sequence[str]], Encoded]
 COUNT_LIMIT = 1e15
 """Largest count taken: whole numbers up to there are exact in float64, and so are their sums."""
 
+_REMEDY = "give a .csv, .tsv, .txt or .npy file of counts"
+
 _BATCH = 2048
 """Texts that are encoded at a time."""
 
@@ -81,11 +83,12 @@ def read_texts(path: Path, text_column: str = "text") -> Iterator[str]:
 
 
 def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) -> Counts:
-    """Counts from ``.npy`` (V numbers), or from ``.csv`` or ``.tsv`` lines of a token or its id, and a count.
+    """Counts from ``.npy`` (V numbers), or from lines of a token or its id, and a count.
 
-    A first line whose count is no number is a header; where it calls the first column ``token`` or
-    ``id``, that is what it holds. Otherwise these are ids where all of them are whole numbers.
-    Tokens that the model does not have are passed over.
+    In ``.csv`` and ``.tsv`` files comma or tab parts the two, in ``.txt`` files, as GloVe and word2vec write
+    their vocabularies, the last white space of a line. A first line whose count is no number is a
+    header; where it calls the first column ``token`` or ``id``, that is what it holds. Otherwise these
+    are ids where all of them are whole numbers. Tokens that the model does not have are passed over.
 
     Args:
         path: the file.
@@ -98,19 +101,18 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
     """
     if not path.is_file():
         what = "is no regular file" if path.exists() else "does not exist"
-        raise UsageError(f"{path}: {what}", remedy="give a .csv, .tsv or .npy file of counts")
-    if path.suffix.lower() == ".npy":
+        raise UsageError(f"{path}: {what}", remedy=_REMEDY)
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
         return _from_array(path, rows)
-    if path.suffix.lower() not in {".csv", ".tsv"}:
-        raise UsageError(
-            f"{path}: suffix {path.suffix!r} is none of counts",
-            remedy="give a .csv, .tsv or .npy file of counts",
-        )
+    if suffix not in {".csv", ".tsv", ".txt"}:
+        raise UsageError(f"{path}: suffix {path.suffix!r} is none of counts", remedy=_REMEDY)
     header: str | None = None
     lines: list[tuple[int, str, float]] = []
     with path.open("rb") as file:
         source = Lines(file, path)
-        for record in records(source, delimiter_of(None, path)):
+        pairs = _pairs(source) if suffix == ".txt" else records(source, delimiter_of(None, path))
+        for record in pairs:
             if len(record) != 2:
                 raise source.error(f"{len(record)} fields, expected a token or id and a count", "mend it")
             count = _number(record[1])
@@ -135,6 +137,15 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
         )
     np.add.at(counts, [row for row, _ in named], [count for _, count in named])
     return counts
+
+
+def _pairs(lines: Lines) -> Iterator[list[str]]:
+    """Token and count of each line that is not blank."""
+    lines.start_record()
+    for line in lines:
+        if fields := line.rsplit(None, 1):
+            yield fields
+        lines.start_record()
 
 
 def _by_id(path: Path, lines: list[tuple[int, str, float]], rows: int) -> Counts:

@@ -7,15 +7,17 @@ itself (:meth:`RecordedTokenizer.to_dict`) goes into the checkpoint, so that a c
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from embcompress.checkpoint.base import Checkpoint
+from embcompress.data.charsmaps import check_maps
 from embcompress.data.encoded import Encoded
 from embcompress.errors import InputError, UsageError
 
@@ -31,7 +33,7 @@ _UNKNOWNS = ("[UNK]", "<unk>", "<|unk|>")
 _SPARSEST = 2
 """How many ids there may be for each token: a table has a row for every id."""
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
+WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 """Words with their apostrophes, and punctuation marks one by one."""
 
 
@@ -137,7 +139,7 @@ class Words(_Splitting):
     def split(text: str) -> list[str]:
         """See the class."""
         # One letter with its accent, however it is written down.
-        return _WORD.findall(unicodedata.normalize("NFC", text).lower())
+        return WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
 class Whitespace(_Splitting):
@@ -202,11 +204,13 @@ class TokenizerJson(RecordedTokenizer):
 
     def count(self, texts: Sequence[str]) -> Encoded:
         """Ids of each text as its model reads it: whole, and with the special tokens around it."""
-        return Encoded.of(one.ids for one in self._tokenizer.encode_batch_fast(list(texts)))
+        with _told():
+            return Encoded.of(one.ids for one in self._tokenizer.encode_batch_fast(list(texts)))
 
     def encode(self, texts: Sequence[str], max_length: int | None) -> Encoded:
         """Encode with the library, without special tokens; see the base class."""
-        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _told():
+            found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return Encoded.of(one.ids[:max_length] or [self._unknown] for one in found)
 
     @functools.cached_property
@@ -277,7 +281,17 @@ def _read(text: str) -> Any:
         raise UsageError(
             "tokenizer.json needs the library tokenizers", remedy="pip install 'embcompress[tokenizers]'"
         ) from None
-    try:
+    with _told():
+        check_maps(text)
         return tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Make an error of whatever the library raises; a panic of its Rust code is no ``Exception``."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
         raise InputError(f"tokenizer.json: cannot be read ({error})", remedy="download it again") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -102,6 +103,7 @@ def _record(
         ties=tuple(ties.values()),
         copies=tuple(ties[copy] for copy in old.copies if copy in ties),
         trained=old.trained or changed,
+        digests=tuple(_digest(part) for part in parts.values()),
     )
     kind = _dtype_name(dtype)
     if not changed and kind == old.dtype:
@@ -111,6 +113,11 @@ def _record(
     left = parts.get("0.weight")
     stored = old.stored_dtype if left is None else _dtype_name(left.dtype)
     return replace(new, dtype=kind, stored_dtype=stored, ratio=1 - size / dense)
+
+
+def _digest(part: Tensor) -> str:
+    """SHA-256 of the bytes of a tensor as they are written."""
+    return hashlib.sha256(part.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

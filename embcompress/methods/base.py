@@ -253,14 +253,24 @@ class RankedMethod(Method):
         """The layout that keeps ``rank`` components, 1 … min(V, d)."""
 
 
+_OF_BYTES = frozenset({"bits", "codes", "extra", "hot", "kept", "rates"})
+"""Last words of the suffixes of parts that are unsigned bytes; taken for such, others would mean anything."""
+
+
 def check_parts(
     parts: Parts, expected: Mapping[str, tuple[int, int]], shape: tuple[int, int], rank: int | None
 ) -> None:
-    """Refuse stored parts that are not of the shapes that a table's record calls for.
+    """Refuse stored parts that are not of the kinds and shapes that a table's record calls for.
 
     Raises:
         InputError: with what they are, and what the record says.
     """
+    for suffix, part in parts.items():
+        if suffix.rpartition(".")[2] in _OF_BYTES and part.dtype.name != "U8":
+            raise InputError(
+                f"part {suffix} is of {part.dtype.name}, expected are unsigned bytes (U8)",
+                remedy="make the file again from its source",
+            )
     if all(parts[suffix].shape == wanted for suffix, wanted in expected.items()):
         return
     found = ", ".join(f"{suffix} {list(part.shape)}" for suffix, part in parts.items())

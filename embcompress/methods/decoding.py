@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
@@ -44,4 +49,10 @@ def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = Fals
         decode = method.decoder(parts, record.shape, record.rank)
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {record.name}: {error.message}", remedy=error.remedy) from None
-    return Rows(record.shape, DTYPES[record.stored_dtype], decode)
+
+    def quietly(start: int, stop: int) -> NDArray[Any]:
+        # A stranger's scales may be of any size: whether the result is finite is asked where it is measured.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return decode(start, stop)
+
+    return Rows(record.shape, DTYPES[record.stored_dtype], quietly)

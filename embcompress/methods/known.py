@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.dtypes import Floats
+from embcompress.checkpoint.dtypes import DTYPES, Floats
 from embcompress.errors import InputError
 from embcompress.linalg.gram import gram
 from embcompress.linalg.residual import row_squares
@@ -20,6 +20,9 @@ from embcompress.rows import Rows
 SAMPLE_ROWS = 2048
 """Rows of a sample. Squared errors that differ from row to row by half their size are then known to
 1.1 %, errors to 0.6 %; rows that weigh much are always among them."""
+
+_LEAST = 1e-280
+"""Least sum of squares of a table that is not all zero: below, those of its small values are rounded away."""
 
 Weights = NDArray[np.float64]
 """How much each row of a table counts (V), all above 0."""
@@ -74,6 +77,16 @@ class Known:
     precise: bool = False
 
     @functools.cached_property
+    def fits_float32(self) -> bool:
+        """Whether a row has coefficients in float32 in whatever orthonormal basis: its norm does."""
+        return bool((self.energies <= np.square(DTYPES["F32"].largest) * self.weights_of()).all())
+
+    @property
+    def typical(self) -> float:
+        """The root mean square of its numbers."""
+        return float(np.sqrt((self.energies / self.weights_of()).mean() / self.rows.shape[1]))
+
+    @functools.cached_property
     def sample(self) -> Sample:
         """Rows drawn by weight and energy, the same each time; the whole table where it is small."""
         return draw(self, SAMPLE_ROWS)
@@ -98,7 +111,7 @@ def measure(
     are those of diag(√w) E, whose best approximation of rank r they give (Eckart & Young 1936).
 
     Raises:
-        InputError: the table holds NaN, infinity, or values whose squares overflow.
+        InputError: the table holds NaN, infinity, or values whose squares overflow or vanish.
     """
     roots = None if weights is None else np.sqrt(weights)
     energies = np.empty(rows.shape[0])
@@ -107,8 +120,7 @@ def measure(
         for start, stop in rows.spans():
             block = rows.read(start, stop)
             if roots is not None:
-                block = block.astype(np.float64) if precise else block
-                block *= roots[start:stop, None].astype(block.dtype)
+                block = _scaled(block.astype(np.float64) if precise else block, roots[start:stop, None])
             energies[start:stop] = row_squares(block)
             yield block
             if advance:
@@ -119,11 +131,23 @@ def measure(
         raise InputError(
             f"{name}: {found.bad_rows:,} of {rows.shape[0]:,} rows hold NaN or infinity, "
             f"the first is row {found.first_bad_row:,}",
-            remedy="repair the table first",
+            remedy="repair the table first, or take them for zeros with factorize --nan zero",
         )
     if not found.matrix.trace() < float("inf"):
         raise InputError(f"{name}: values beyond 1e150 cannot be squared", remedy="scale the table first")
+    if found.matrix.trace() < _LEAST and any(block.any() for block in rows.blocks()):
+        raise InputError(f"{name}: values below 1e-140 cannot be squared", remedy="scale the table first")
     return Known(name, rows, weights, energies, spectrum(found.matrix, rows.shape[0]), precise)
+
+
+def _scaled(block: NDArray[Any], factors: NDArray[np.float64]) -> NDArray[Any]:
+    """Rows times a factor each, in float64 where their own type does not hold the products."""
+    with np.errstate(over="raise", under="raise"):
+        try:
+            scaled: NDArray[Any] = block * factors.astype(block.dtype)
+        except FloatingPointError:
+            scaled = block.astype(np.float64) * factors
+    return scaled
 
 
 def draw(known: Known, count: int) -> Sample:

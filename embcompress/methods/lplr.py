@@ -84,7 +84,7 @@ class LPLR(Method):
 
     def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
         """The least foretold error of any rank and bits within the limit."""
-        plan = self.planner(known).best(limit)
+        plan = self.planner(known).best(limit) if known.fits_float32 else None
         if plan is None:
             return None
         return Layout(
@@ -101,6 +101,8 @@ class LPLR(Method):
         """What a rank cuts off and what rounding takes from Gaussian factors, at the best of all sizes."""
         ranks = np.arange(1, known.spectrum.limit + 1)
         fits = nbytes(known.rows.shape, ranks) <= limit
+        if not known.fits_float32:
+            return None
         if not fits.any() or not known.spectrum.total:
             return 0.0 if fits.any() else None
         cut = np.square(known.spectrum.relative_errors()[1:])[:, None, None]

@@ -241,6 +241,12 @@ def _limit(table: Table, target: Target, method: Method | None, settings: Settin
 def _out_of_reach(table: Table, limit: int, method: Method, settings: Settings) -> TargetError:
     rows = table.rows
     least = method.least(rows.shape, settings)
+    if limit >= least:
+        return TargetError(
+            f"{table.name} {list(rows.shape)}: {method.name} finds nothing that holds its values in "
+            f"{limit:,} bytes",
+            remedy="choose another --method, or scale the table",
+        )
     return TargetError(
         f"{table.name} {list(rows.shape)}: the target leaves it {limit:,} bytes "
         f"(ratio {1 - limit / rows.nbytes:.4g}), {method.name} takes at least {least:,} "

@@ -92,8 +92,8 @@ class Plan:
 def plans(known: Known, limit: int) -> list[Plan]:
     """The best plan within ``limit`` bytes for each way there is: classes, half bits, right factor."""
     sample = known.sample
-    if not np.isfinite(sample.rows).all():
-        return []  # beyond float32
+    if not known.fits_float32:
+        return []
     squares = np.square(sample.rows @ known.spectrum.vectors.astype(np.float32), dtype=np.float64)
     squares *= sample.weights[:, None]
     found, zeros = [], np.flatnonzero(known.energies == 0)

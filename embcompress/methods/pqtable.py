@@ -36,6 +36,7 @@ class CodedTable:
             "1.codes": (rank, packed_width(columns, bits or 8)),
             "1.scales": (rank, 1),
         }
+        check_parts(parts, {"0.codes": (rows, self._codes.shape[1])}, shape, rank)  # so that they fit memory
         hot = np.zeros(rows, np.bool_)
         if count > 1:
             expected["0.hot"] = (-(-rows // 8), 1)

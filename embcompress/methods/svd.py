@@ -154,7 +154,7 @@ class SVD(RankedMethod):
 
         def left_blocks() -> Iterator[NDArray[Any]]:
             for block in table.blocks():
-                yield _checked(block.astype(basis.dtype, copy=False) @ basis, dtype)
+                yield _checked(_product(block.astype(basis.dtype, copy=False), basis), dtype)
 
         def right_blocks() -> Iterator[NDArray[Any]]:
             yield _checked(right, dtype)
@@ -206,10 +206,17 @@ def _scales(eigenvalues: NDArray[np.float64], split: str) -> tuple[NDArray[np.fl
     return 1.0 / right, right
 
 
+def _product(block: NDArray[Any], basis: NDArray[Any]) -> NDArray[Any]:
+    """``block`` times ``basis``, in float64 where sums leave float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        product: NDArray[Any] = block @ basis
+    return product if np.isfinite(product).all() else block.astype(np.float64) @ basis
+
+
 def _checked(block: NDArray[Any], dtype: DType) -> NDArray[Any]:
     """``block``, unless a value would become infinite in ``dtype``."""
     peak = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
-    if peak > dtype.largest:
+    if not peak <= dtype.largest:
         raise TargetError(
             f"a factor reaches {peak:.3g}, {dtype.torch} ends at {dtype.largest:.5g}",
             remedy="store the factors with --dtype bfloat16 or float32, or try --split-scale even",

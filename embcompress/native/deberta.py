@@ -24,7 +24,7 @@ class DeBERTa(NativeForm):
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         """By ``model_type``; version 3 has that of version 2."""
-        return checkpoint.config.get("model_type") in {"deberta", "deberta-v2"}
+        return checkpoint.config.get("model_type") in ("deberta", "deberta-v2")  # or anything, also a list
 
     def objection(self, checkpoint: Checkpoint, table: Table, dtype: DType) -> str | None:
         """Anything that is added before the projection, or goes by the same size; see the base class."""

@@ -16,6 +16,7 @@ from rich.table import Table
 from embcompress.errors import printable
 from embcompress.reports.results import ExpandResult, FactorizeResult
 from embcompress.reports.units import human_bytes, human_error
+from embcompress.reports.verification import Verification, VerifiedTable
 
 _PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
@@ -171,6 +172,32 @@ def _(result: ExpandResult) -> None:
     console.print(f"wrote [bold]{safe(result.output)}[/]")
 
 
+@show.register
+def _(result: Verification) -> None:
+    console = stdout()
+    for difference in result.differences:
+        console.print(safe(difference.line, 2000), soft_wrap=True)
+    if result.differences:
+        return
+    for table in result.tables:
+        console.print(f"[bold]{safe(table.name)}[/]  {_verified(table)}", soft_wrap=True)
+    if result.against is not None and result.tensors:
+        console.print(f"{result.tensors:,} other tensors, byte for byte those of {safe(result.against)}")
+    if result.against is not None:
+        console.print(f"{result.others:,} files and other entries, as they should be")
+    console.print(f"[bold]{safe(result.path)}[/] is as it was written")
+
+
+def _verified(table: VerifiedTable) -> str:
+    """What was found out about a table."""
+    said = [f"{safe(table.method)}, {table.parts} parts{' by their SHA-256' if table.sealed else ''}"]
+    if table.measured_error is not None:
+        said.append(f"error {human_error(table.measured_error)} as recorded")
+    if table.measured_weighted_error is not None:
+        said.append(f"weighted {human_error(table.measured_weighted_error)}")
+    return ", ".join(said)
+
+
 def stdout() -> Console:
     """Where results go; as wide as it takes when it is no terminal."""
     console = Console(highlight=False)
@@ -203,6 +230,6 @@ def _measured(value: float | None) -> str:
     return "–" if value is None else human_error(value)
 
 
-def safe(value: object) -> str:
+def safe(value: object, limit: int = 500) -> str:
     """Text from a file or the user, with neither control characters nor markup."""
-    return escape(printable(str(value)))
+    return escape(printable(str(value), limit))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from embcompress.workflows.predicting import predict
     from embcompress.workflows.reporting import report
     from embcompress.workflows.training import train
+    from embcompress.workflows.verifying import verify
 
 __all__ = [
     "compare",
@@ -31,6 +32,7 @@ __all__ = [
     "predict",
     "report",
     "train",
+    "verify",
 ]
 
 _HOMES = {
@@ -44,6 +46,7 @@ _HOMES = {
     "predict": "predicting",
     "report": "reporting",
     "train": "training",
+    "verify": "verifying",
 }
 
 

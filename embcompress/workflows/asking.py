@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from embcompress.checkpoint.dtypes import BY_TORCH_NAME, TABLE_DTYPES, DType
 from embcompress.errors import UsageError
 from embcompress.methods.base import Method, Settings
 from embcompress.methods.planning import TARGETS, Target
 from embcompress.native.base import NativeForm
+from embcompress.rows import count_nonfinite, filled_up
+from embcompress.tables import Table
+
+NANS = ("error", "zero")
+"""What may become of numbers that are NaN or infinite: the table is refused, or they are taken for zeros."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,30 @@ def dtype_of(name: str | None) -> DType | None:
     if name is not None and (dtype is None or not dtype.is_table):
         raise UsageError(f"dtype {name!r}", remedy=f"choose from {', '.join(d.torch for d in TABLE_DTYPES)}")
     return dtype
+
+
+def check_nan(nan: str) -> None:
+    """Refuse what is none of ``NANS``.
+
+    Raises:
+        UsageError: with the choice.
+    """
+    if nan not in NANS:
+        raise UsageError(f"nan {nan!r}", remedy=f"choose from {', '.join(NANS)}")
+
+
+def filled(tables: Sequence[Table], nan: str) -> tuple[Table, ...]:
+    """The tables, with ``nan`` ``"zero"`` their numbers that are not finite taken for zeros.
+
+    That is a pass over each; tables without such numbers stay as they are.
+    """
+    if nan != "zero":
+        return tuple(tables)
+    counts = [count_nonfinite(table.rows) for table in tables]
+    return tuple(
+        replace(table, rows=filled_up(table.rows), nonfinite=count) if count else table
+        for table, count in zip(tables, counts, strict=True)
+    )
 
 
 def label_of(method: str, target: Target) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import numpy as np
 from embcompress.checkpoint.base import Checkpoint, Progress
 from embcompress.checkpoint.dtypes import Floats
 from embcompress.checkpoint.files import FILE_FORMATS
+from embcompress.checkpoint.vectors.base import suffix_of
+from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
 from embcompress.errors import EmbcompressError, InputError, UsageError
 from embcompress.linalg.residual import Residuals, residual
 from embcompress.methods.known import Weights
@@ -22,8 +24,13 @@ from embcompress.rows import Rows, wide
 _HASH_CHUNK = 1 << 20
 
 
-def default_output(source: Path, label: str) -> Path:
+def default_output(source: Path, label: str, suffix: str | None = None) -> Path:
     """A name beside the input: ``model.pt`` and ``svd-ratio-0.9`` give ``model-svd-ratio-0.9.pt``.
+
+    Args:
+        source: the input.
+        label: what is added to its name.
+        suffix: what the name of a file ends in, where that is not what the input's does.
 
     Raises:
         UsageError: the input lies in a download cache, where nothing should be added.
@@ -35,22 +42,32 @@ def default_output(source: Path, label: str) -> Path:
         )
     if source.is_dir():
         return source.with_name(f"{source.name}-{label}")
-    return source.with_name(f"{source.stem}-{label}{source.suffix}")
+    stem = Path(source.stem).stem if source.suffix.lower() == ".gz" else source.stem
+    return source.with_name(f"{stem}-{label}{source.suffix if suffix is None else suffix}")
 
 
-def check_format(place: Path, source: Checkpoint) -> None:
-    """Refuse an output whose name says another format than it will have, the input's.
+def check_format(place: Path, source: Checkpoint, *, dense: bool = False) -> None:
+    """Refuse an output whose name says another format than it will have.
+
+    Args:
+        place: the output.
+        source: the input.
+        dense: whether the output holds dense tables again.
 
     Raises:
         UsageError: with the suffix.
     """
-    for kind in FILE_FORMATS:
-        if place.suffix in kind.suffixes and kind.format != source.format:
-            raise UsageError(
-                f"{place}: the output has the format of the input, {source.format}, "
-                f"and {place.suffix} means {kind.format}",
-                remedy="give it another name with -o",
-            )
+    form, suffix = source.form(dense=dense), suffix_of(place)
+    known = [(kind.format, kind.suffixes) for kind in FILE_FORMATS]
+    if form.name != source.format:  # word vectors; a model may well be called .txt
+        known += [(kind.name, kind.suffixes) for kind in VECTOR_FORMATS]
+    meant = [name for name, suffixes in known if suffix in suffixes]
+    if meant and form.name not in meant:
+        what = "has the format of the input" if form.name == source.format else "gets another format"
+        raise UsageError(
+            f"{place}: the output {what}, {form.name}, and {suffix} means {' or '.join(meant)}",
+            remedy="give it another name with -o",
+        )
 
 
 def keep_freed_memory() -> None:
@@ -116,6 +133,10 @@ def measured_error(table: Rows, stand_in: Rows, progress: Progress, *, precise: 
     return measured_errors(table, stand_in, progress, precise=precise).plain.relative
 
 
+Look = Callable[[int, Floats, Floats], None]
+"""Called with the number of the first row of a block, its rows, and those that stand for them."""
+
+
 def measured_errors(
     table: Rows,
     stand_in: Rows,
@@ -123,8 +144,17 @@ def measured_errors(
     *,
     precise: bool = False,
     weights: Weights | None = None,
+    look: Look | None = None,
 ) -> Residuals:
     """The distance of ``stand_in`` from ``table``, block by block, with all rows alike and weighted.
+
+    Args:
+        table: what was compressed.
+        stand_in: what stands for it.
+        progress: called as ``progress(stage, done, total)``.
+        precise: compare in float64.
+        weights: of each row (V), None for all alike.
+        look: shown each block of both before they are compared.
 
     Raises:
         EmbcompressError: a value of the stand-in is not finite.
@@ -134,7 +164,10 @@ def measured_errors(
     def pairs() -> Iterator[tuple[Floats, Floats]]:
         for start, stop in table.spans():
             rows, differences = original.read(start, stop), stand_in.read(start, stop)
-            np.subtract(differences, rows, out=differences)
+            if look is not None:
+                look(start, rows, differences)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+                np.subtract(differences, rows, out=differences)
             yield rows, differences
             progress("verify", stop, table.shape[0])
 

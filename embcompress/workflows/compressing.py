@@ -157,10 +157,11 @@ def _dense_record(source: Path, place: Path) -> ClassifierRecord:
         UsageError: ``source`` is compressed already, or no classifier, or ``place`` is of another format.
     """
     with open_checkpoint(source) as checkpoint:
-        check_format(place, checkpoint)
         if checkpoint.description is not None and checkpoint.description.tables:
             raise UsageError(f"{source}: compressed already", remedy="give the dense one, or use finetune")
-    return record_of(source)
+        record = record_of(source)
+        check_format(place, checkpoint)
+    return record
 
 
 def _counts(record: ClassifierRecord, texts: LabelledTexts) -> Counts:

@@ -28,6 +28,7 @@ from embcompress.workflows.common import (
 from embcompress.workflows.comparing import open_pair, tokens_of
 from embcompress.workflows.finetuning import stored_values, with_values
 from embcompress.workflows.learning import check_read_back
+from embcompress.workflows.sealing import seal, unsealed
 from embcompress.workflows.unfinished import carry_out, check_unfinished, forget, keep_best
 
 USUAL_RECIPE = DistilRecipe()
@@ -152,7 +153,8 @@ def _write(
     assert source.description is not None, "a model without a compressed table was refused"
     with hashed(source.weight_files) as digests:
         values = stored_values(source, state, student.renamed)
-        tables = tuple(replace(t, trained=t.trained or trained) for t in source.description.tables)
+        tables = tuple(unsealed(replace(t, trained=t.trained or trained)) for t in source.description.tables)
         description = replace(source.description, source=digests.result(), tables=tables)
         source.write(target, with_values(source, values), description, progress)
+    seal(target)
     return values

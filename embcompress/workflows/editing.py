@@ -6,10 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor
-from embcompress.checkpoint.description import Description, TableRecord, part_name
-from embcompress.checkpoint.dtypes import Floats
-from embcompress.methods.base import Blocks, Layout, Method
+from embcompress.checkpoint.description import NO_DIGEST, Description, TableRecord, part_name
+from embcompress.checkpoint.dtypes import DTYPES, Floats
+from embcompress.errors import InputError
+from embcompress.methods import method_for
+from embcompress.methods.base import Blocks, Layout, Method, Part
+from embcompress.native import native_named
 from embcompress.native.base import Documents, NativeForm
+from embcompress.rows import part_rows
 from embcompress.tables import Table
 from embcompress.version import __version__
 
@@ -70,9 +74,39 @@ def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
     return edit
 
 
+def edit_behind(
+    original: Checkpoint, written: Checkpoint, described: Description, tables: Sequence[Table]
+) -> Edit:
+    """The edit that made ``written`` of ``original``, with the parts as they are in the first.
+
+    Args:
+        original: the source.
+        written: the output.
+        described: its record.
+        tables: the dense table of each record, in ``original``.
+
+    Raises:
+        UsageError: the source cannot be edited so.
+        InputError: a part is missing, or is none.
+    """
+    replacements = []
+    for record, table in zip(described.tables, tables, strict=True):
+        missing = [name for name in record.part_names if name not in written.tensors]
+        if missing:
+            raise InputError(f"{written.path}: {missing[0]} is missing")
+        read = [part_rows(written, name) for name in record.part_names]
+        parts = tuple(Part(s, rows.dtype, rows.shape) for s, rows in zip(record.parts, read, strict=True))
+        layout = Layout(parts, record.rank, DTYPES[record.stored_dtype], record.bits, 0.0, 0.0)
+        method = method_for(record.method, str(written.path))
+        form = None if record.native is None else native_named(record.native, written.path)
+        contents = tuple(rows.blocks for rows in read)
+        replacements.append(Replacement(table, method, layout, contents, form))
+    return replacing(original, replacements)
+
+
 def describe(source: Checkpoint, records: Sequence[TableRecord], command: str | None) -> Description:
     """The record before the work: errors are foretold, hashes of the source still to come."""
-    return Description(__version__, {f.name: "0" * 64 for f in source.weight_files}, tuple(records), command)
+    return Description(__version__, {f.name: NO_DIGEST for f in source.weight_files}, tuple(records), command)
 
 
 def sketch(new: Replacement, weighting: str | None) -> TableRecord:
@@ -96,6 +130,8 @@ def sketch(new: Replacement, weighting: str | None) -> TableRecord:
         seed=new.method.seed,
         native=new.form.name if new.form else None,
         names=new.names if new.form else (),
+        digests=(NO_DIGEST,) * len(new.layout.suffixes),
+        nonfinite=new.table.nonfinite,
     )
 
 

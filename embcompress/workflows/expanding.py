@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
@@ -14,13 +15,13 @@ from embcompress.methods.decoding import decoded
 from embcompress.native import native_named
 from embcompress.native.base import Documents
 from embcompress.reports.results import ExpandResult
-from embcompress.rows import Rows, rows_of
+from embcompress.rows import Rows, rows_of, within
 from embcompress.workflows.common import (
     check_format,
     check_unchanged,
     default_output,
     keep_freed_memory,
-    measured_error,
+    measured_errors,
     stamps,
 )
 
@@ -45,26 +46,33 @@ def expand(
         OSError: the output cannot be written.
     """
     keep_freed_memory()
-    with open_checkpoint(path) as source:
+    with open_checkpoint(path, progress) as source:
         before = stamps(source)
-        place = Path(output) if output is not None else default_output(source.path, "dense")
+        suffix = source.form(dense=True).suffix
+        place = Path(output) if output is not None else default_output(source.path, "dense", suffix)
         check_target(place, (source.path, *source.weight_files), force=force)
-        check_format(place, source)
+        check_format(place, source, dense=True)
         if source.description is None or not source.description.tables:
             raise UsageError(f"{source.path}: holds no compressed table", remedy="it is dense already")
         source.check_integrity(progress)
-        tables = [(record, decoded(source, record)) for record in source.description.tables]
+        tables = [(record, _decoded(source, record)) for record in source.description.tables]
         edit = _edit(source, tables)
         check_space(place, source.size_after(edit, None))
         with staged(place, force=force) as stage:
             notes = source.write(stage, edit, None, progress)
-            with open_checkpoint(stage) as written:
+            with open_checkpoint(stage, progress) as written:
                 for record, rows in tables:
                     _check(rows, rows_of(written, record.name), record, progress)
                 size = written.size
             check_unchanged(source, before)
         names = tuple(record.name for record, _ in tables)
         return ExpandResult(source.path, place, names, source.size, size, (*source.notes, *notes))
+
+
+def _decoded(source: Checkpoint, record: TableRecord) -> Rows:
+    """The table, where it is an approximation of numbers at the end of its type's range kept inside."""
+    rows, largest = decoded(source, record), DTYPES[record.dtype].largest
+    return within(rows, largest) if largest < DTYPES["F32"].largest else rows
 
 
 def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
@@ -95,8 +103,13 @@ def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
 
 def _check(rows: Rows, written: Rows, record: TableRecord, progress: Progress) -> None:
     """The written table against the product of the factors: only rounding may differ."""
-    error = measured_error(rows, written, progress)
-    if written.shape != record.shape or error > 2 * written.dtype.unit_roundoff:
+    found, dtype = measured_errors(rows, written, progress).plain, written.dtype
+    # Values next to zero are rounded to a multiple of the smallest one, which may be all that a table has.
+    allowed = 2 * dtype.unit_roundoff * math.sqrt(found.table) + dtype.smallest * math.sqrt(
+        math.prod(rows.shape)
+    )
+    if written.shape != record.shape or math.sqrt(found.difference) > allowed:
         raise EmbcompressError(
-            f"{record.name}: the written table differs from its factors by {error:.3g}, so nothing was kept"
+            f"{record.name}: the written table differs from its factors by {found.relative:.3g}, "
+            "so nothing was kept"
         )

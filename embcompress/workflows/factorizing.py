@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from embcompress.methods.planning import TablePlan, Target, plan_tables
 from embcompress.reports.results import FactorizeResult, TableResult
 from embcompress.tables import Table, locate
 from embcompress.workflows.advising import advice
-from embcompress.workflows.asking import Asked, dtype_of, label_of, target_of
+from embcompress.workflows.asking import Asked, check_nan, dtype_of, filled, label_of, target_of
+from embcompress.workflows.checking import check_tables, check_whole
 from embcompress.workflows.commands import command_line
 from embcompress.workflows.common import (
     check_format,
@@ -31,7 +32,6 @@ from embcompress.workflows.common import (
 )
 from embcompress.workflows.editing import Replacement, describe, replacing, sketch
 from embcompress.workflows.placing import place_parts
-from embcompress.workflows.verifying import check_whole, verify
 from embcompress.workflows.weighting import SMOOTHING, Weighting, weighting_for
 
 
@@ -50,6 +50,7 @@ def factorize(
     dtype: str | None = None,
     split_scale: str = "left",
     layout: str | None = None,
+    nan: str = "error",
     weights: str | Path | Counts | None = None,
     corpus: str | Path | None = None,
     importance: str | Path | None = None,
@@ -65,7 +66,7 @@ def factorize(
     and checked, or not at all.
 
     Args:
-        path: a .safetensors or PyTorch file, or a Hugging Face directory.
+        path: a .safetensors, PyTorch or ONNX file, a Hugging Face directory, or a file of word vectors.
         rank: components kept.
         ratio: fraction of each table's bytes removed, between 0 and 1.
         energy: share of the squared singular values kept, up to 1.
@@ -81,8 +82,10 @@ def factorize(
         layout: ``"native"``, in the form of the model's own library, where its outputs are those of the
             factors (taken by itself there); ``"sequential"``, the names of ``nn.Sequential(nn.Embedding,
             nn.Linear)``; or ``"embcompress"``, the same names, and codes.
-        weights: how often each token occurs, as a file (``.csv``, ``.tsv``, ``.npy``) or an array (V); errors
-            of frequent tokens then count more.
+        nan: what becomes of numbers that are NaN or infinite: with ``"error"`` the table is refused, with
+            ``"zero"`` they are taken for zeros.
+        weights: how often each token occurs, as a file (``.csv``, ``.tsv``, ``.txt``, ``.npy``) or an array
+            (V); errors of frequent tokens then count more.
         corpus: texts to count tokens in with the checkpoint's own tokenizer (``.csv``, ``.tsv``, ``.txt``).
         importance: texts by which to measure how much each token moves the predictions of a classifier
             written by ``train``; that then takes the place of counts (``.csv``, ``.tsv``, ``.txt``).
@@ -104,16 +107,18 @@ def factorize(
     if split_scale not in SPLITS:
         raise UsageError(f"split_scale {split_scale!r}", remedy=f"choose from {', '.join(SPLITS)}")
     asked = Asked(None if method == AUTO else method_for(method), dtype_of(dtype), split_scale, command)
+    check_nan(nan)
     keep_freed_memory()
-    with open_checkpoint(path) as source:
+    with open_checkpoint(path, progress) as source:
         before = stamps(source)
-        place = Path(output) if output is not None else default_output(source.path, label_of(method, target))
+        label, suffix = label_of(method, target), source.form(dense=False).suffix
+        place = Path(output) if output is not None else default_output(source.path, label, suffix)
         given = [Path(file) for file in (weights, corpus, importance) if isinstance(file, str | Path)]
         check_target(place, (source.path, *source.weight_files, *given), force=force or dry_run)
         check_format(place, source)
         source.check_editable()
         source.check_integrity(progress)
-        tables = locate(source, (keys,) if isinstance(keys, str) else keys, every=all_tables)
+        tables = filled(locate(source, (keys,) if isinstance(keys, str) else keys, every=all_tables), nan)
         placing = place_parts(source, tables, asked, layout)
         asked = replace(asked, form=placing.form)
         weighting = weighting_for(
@@ -131,14 +136,14 @@ def factorize(
         edit = replacing(source, [_replacement(plan, asked, coded) for plan in plans])
         foretold = describe(source, [_record(plan, asked, weighting) for plan in plans], asked.command)
         size = source.size_after(edit, foretold)
-        notes = (*source.notes, *placing.notes, *advice(source, plans, size))
+        notes = (*source.notes, *placing.notes, *_fillings(tables), *advice(source, plans, size))
         if dry_run:
             return _result(source, place, asked, plans, None, size, notes, weighting)
         check_space(place, size)
         with hashed(source.weight_files) as digests, staged(place, force=force) as stage:
             notes += source.write(stage, edit, foretold, progress)
             with synced_beside(stage):
-                measured = verify(stage, plans, foretold, target, progress)
+                measured = check_tables(stage, plans, foretold, target, progress)
             described = replace(foretold, source=digests.result(), tables=measured)
             type(source).amend(stage, described)
             size = check_whole(stage, described, max_size)
@@ -201,6 +206,13 @@ def _budget(
             remedy="allow more, or take further tables with --all or --key",
         )
     return max_size - rest
+
+
+def _fillings(tables: Sequence[Table]) -> Iterator[str]:
+    for table in tables:
+        if table.nonfinite:
+            numbers = f"{table.nonfinite:,} of {table.rows.shape[0] * table.rows.shape[1]:,} numbers"
+            yield f"{table.name}: {numbers} are NaN or infinite, and were taken for zeros"
 
 
 def _replacement(plan: TablePlan, asked: Asked, advance: Advance) -> Replacement:

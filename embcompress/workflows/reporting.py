@@ -20,7 +20,7 @@ from embcompress.methods.svd import SVD
 from embcompress.reports.flops import dense_flops, factored_flops
 from embcompress.reports.plots import check_plot, plot_curves
 from embcompress.reports.record import Comparison, CompressedTable, DenseTable, Option, Report
-from embcompress.rows import rows_of
+from embcompress.rows import filled_up, rows_of
 from embcompress.tables import Table, count_heads, locate
 from embcompress.workflows.common import keep_freed_memory, measured_error
 from embcompress.workflows.weighting import SMOOTHING, Weighting, weighting_for
@@ -51,7 +51,7 @@ def report(
     """Say where the bytes of a checkpoint are, and what compressing its tables would cost.
 
     Args:
-        path: a .safetensors or PyTorch file, or a Hugging Face directory.
+        path: a .safetensors, PyTorch or ONNX file, a Hugging Face directory, or a file of word vectors.
         against: the original of a compressed checkpoint; errors are then measured against it.
         keys: names of the tables; every token table when empty.
         weights: how often each token occurs; see :func:`embcompress.factorize`.
@@ -73,7 +73,7 @@ def report(
     inputs = [Path(file) for file in (path, against, weights, corpus) if isinstance(file, str | Path)]
     _check_picture(picture, inputs, force=force)
     keep_freed_memory()
-    with open_checkpoint(path) as source:
+    with open_checkpoint(path, progress) as source:
         records = source.description.tables if source.description else ()
         found = [] if records and not keys else locate(source, keys, every=True)
         if not found and (curve or picture or weights is not None or corpus is not None):
@@ -100,7 +100,7 @@ def report(
             raise UsageError(
                 f"{source.path}: holds no compressed table to compare", remedy="leave out --against"
             )
-        with open_checkpoint(against) as original:
+        with open_checkpoint(against, progress) as original:
             compressed = tuple(
                 _compressed(source, r, _error_against(original, source, r, progress)) for r in records
             )
@@ -175,7 +175,7 @@ def _dense(
         shape=rows.shape,
         dtype=rows.dtype.torch,
         nbytes=rows.nbytes,
-        share=rows.nbytes * (1 + len(table.copies)) / source.size,
+        share=rows.nbytes * (1 + len(table.copies)) / source.copied_size,
         ties=table.ties,
         heads=heads,
         flops=dense_flops(rows.shape, heads),
@@ -219,7 +219,7 @@ def _option(source: Checkpoint, table: Table, ratio: float, layout: Layout | Non
         ratio=ratio,
         rank=rank,
         table_bytes=nbytes,
-        model_bytes=source.size - rows.nbytes * (1 + len(table.copies)) + nbytes,
+        model_bytes=source.copied_size - rows.nbytes * (1 + len(table.copies)) + nbytes,
         relative_error=layout.predicted_error if layout else 1.0,
         flops=factored_flops(_SVD, rows.shape, rank, heads),
     )
@@ -258,5 +258,6 @@ def _error_against(
             remedy="give the checkpoint that was compressed with --against",
         )
     dense = rows_of(original, record.name)
+    dense = filled_up(dense) if record.nonfinite else dense
     precise = record.relative_error < PRECISE_BELOW
     return measured_error(dense, decoded(source, record, precise=precise), progress, precise=precise)

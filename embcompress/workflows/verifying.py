@@ -1,69 +1,236 @@
-"""What was written, opened again and measured before it is published."""
+"""An output looked at later: every checksum, tie, shape and error of its record, and what it left alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Progress
-from embcompress.checkpoint.description import Description, TableRecord
-from embcompress.errors import EmbcompressError, TargetError
-from embcompress.methods.decoding import decoded
-from embcompress.methods.planning import TablePlan, Target
-from embcompress.workflows.common import measured_errors
+from embcompress.checkpoint.base import Checkpoint, Progress, silent
+from embcompress.checkpoint.description import Description
+from embcompress.data.counting import Counts
+from embcompress.errors import InputError, UsageError
+from embcompress.reports.verification import Difference, Verification, VerifiedTable
+from embcompress.tables import Table, locate
+from embcompress.workflows.common import hashed, keep_freed_memory
+from embcompress.workflows.differing import Compared, other_differences, tensor_differences
+from embcompress.workflows.editing import edit_behind
+from embcompress.workflows.recorded import (
+    part_differences,
+    record_differences,
+    source_differences,
+    table_differences,
+)
+from embcompress.workflows.remeasuring import Measured, measured_again, measured_alone
+from embcompress.workflows.weighting import SMOOTHING, Weighting, weighting_for
+
+_ANOTHER = "give the checkpoint that was compressed with --against"
 
 
 def verify(
-    stage: Path, plans: Sequence[TablePlan], foretold: Description, target: Target, progress: Progress
-) -> tuple[TableRecord, ...]:
-    """Open what was written and measure each table's error on it.
+    path: str | Path,
+    *,
+    against: str | Path | None = None,
+    weights: str | Path | Counts | None = None,
+    corpus: str | Path | None = None,
+    text_column: str = "text",
+    smoothing: float = SMOOTHING,
+    progress: Progress = silent,
+) -> Verification:
+    """Check that an output is as it was written, and all but its tables as in what it was made from.
+
+    Everything is read in pieces: memory does not grow with the checkpoint.
+
+    Args:
+        path: a checkpoint written by :func:`embcompress.factorize`.
+        against: the checkpoint it was made from; without it only what the output says of itself is checked.
+        weights: how often each token occurs; weighted errors are measured again with the weights that they
+            were measured with, see :func:`embcompress.factorize`.
+        corpus: texts to count tokens in.
+        text_column: header of the texts where ``corpus`` is a CSV.
+        smoothing: exponent s of the weight (count + 1)^s.
+        progress: called as ``progress(stage, done, total)``.
+
+    Returns:
+        What was checked, and all that differs.
 
     Raises:
-        TargetError: a narrow type holds the values worse than foretold, or than asked for.
-        EmbcompressError: the error is not the one foretold, and the type is not why.
+        UsageError: there is no compressed table; ``against`` or the weights are not what it was made with.
+        InputError: a file is corrupt or unsafe, or does not fit a checksum of its format.
     """
-    measured = []
-    with open_checkpoint(stage) as written:
-        for plan, record in zip(plans, foretold.tables, strict=True):
-            stand_in = decoded(written, record, precise=plan.known.precise)
-            errors = measured_errors(
-                plan.table.rows, stand_in, progress, precise=plan.known.precise, weights=plan.known.weights
+    keep_freed_memory()
+    if against is None and (weights is not None or corpus is not None):
+        raise UsageError("weights are given, and no original", remedy="give it with --against")
+    with open_checkpoint(path, progress) as written:
+        written.check_integrity(progress)
+        described = written.description
+        if described is None or not described.tables:
+            raise UsageError(f"{written.path}: holds no compressed table", remedy="nothing is to be verified")
+        broken = [*record_differences(written, described)]
+        for record in described.tables:
+            broken += part_differences(written, record)
+        if against is None:
+            alone = [measured_alone(written, record, progress) for record in described.tables]
+            notes = (
+                *_age_notes(described),
+                "tensors beside the tables and errors are not checked: give the original with --against",
             )
-            error = errors.weighted.relative  # the one that was foretold
-            layout = plan.layout
-            # Four roundoffs more, for where rounding is all there is.
-            allowed = (1 + layout.tolerance) * layout.predicted_error + 4 * layout.dtype.unit_roundoff
-            if error > allowed:
-                narrow = layout.dtype.bits < 32
-                raise (TargetError if narrow else EmbcompressError)(
-                    f"{record.name}: the written factors have error {error:.4g}, foretold were "
-                    f"{layout.predicted_error:.4g}, so nothing was kept",
-                    remedy="some values are too small for float16: --split-scale even or --dtype float32"
-                    if narrow
-                    else "run again, and look after the disk if it comes back",
+            return _verification(written, None, described, alone, broken, notes)
+        with open_checkpoint(against, progress) as original:
+            _check_pair(original, written)
+            try:
+                tables = _tables(original, described)
+                weighting = weighting_for(
+                    original,
+                    tables,
+                    counts=weights,
+                    corpus=corpus,
+                    text_column=text_column,
+                    smoothing=smoothing,
                 )
-            if target.kind == "max_error" and error > target.value:
-                raise TargetError(
-                    f"{record.name}: the written factors have error {error:.6g}, max_error is "
-                    f"{target.value:g}",
-                    remedy="ask for a little less, or store the factors in a wider --dtype",
-                )
-            weighted = None if plan.known.weights is None else error
-            measured.append(replace(record, relative_error=errors.plain.relative, weighted_error=weighted))
-    return tuple(measured)
+                _check_weighting(weighting, described)
+            except UsageError:
+                if not broken:
+                    raise
+                # The record that says which tables there are is itself not what it was.
+                return _verification(written, original.path, described, [], broken, ())
+            return _against(original, written, tables, weighting, broken, progress)
 
 
-def check_whole(stage: Path, described: Description, max_size: int | None) -> int:
-    """Open the finished output once more; its size in bytes."""
-    with open_checkpoint(stage) as written:
-        if written.description != described:
-            raise EmbcompressError(f"{stage.name}: its description does not read back, so nothing was kept")
-        size = written.size
-    if max_size is not None and size > max_size:
-        raise TargetError(
-            f"the model would take {size:,} bytes, max_size is {max_size:,}",
-            remedy=f"ask for {2 * max_size - size:,}",
+def _against(
+    original: Checkpoint,
+    written: Checkpoint,
+    tables: Sequence[Table],
+    weighting: Weighting | None,
+    broken: Sequence[Difference],
+    progress: Progress,
+) -> Verification:
+    """Compare an output with what it was made from; ``broken`` is known to differ already."""
+    described = written.description
+    assert described is not None
+    trained = any(record.trained for record in described.tables)
+    notes = [*_age_notes(described), *_pair_notes(described, weighting)]
+    found = [*broken]
+    tensors = others = Compared(0, ())
+    with hashed(original.weight_files) as digests:
+        for record, table in zip(described.tables, tables, strict=True):
+            found += table_differences(record, table)
+        try:
+            edit = edit_behind(original, written, described, tables)
+            tensors = tensor_differences(original, written, edit, progress, by_value=not trained)
+            others = other_differences(original, written, edit, described)
+        except (UsageError, InputError) as error:
+            if not found:
+                raise
+            # The parts, of which the rest is to be remade, are not what they were.
+            found.append(Difference("what is beside the tables", f"is not compared, since {error.message}"))
+        weights = None if weighting is None else weighting.weights
+        measured = [measured_again(original, written, r, weights, progress) for r in described.tables]
+        foreign = source_differences(described, digests.result())
+    if foreign and trained:
+        notes.append(f"trained from {', '.join(described.source)}, which is not {original.path.name}")
+        foreign = []
+    found += [*foreign, *tensors.differences, *others.differences]
+    counts = (tensors.count, others.count)
+    return _verification(written, original.path, described, measured, found, (*notes, *others.notes), counts)
+
+
+def _check_pair(original: Checkpoint, written: Checkpoint) -> None:
+    """Refuse an original that cannot be one.
+
+    Raises:
+        UsageError: it is of another format, or compressed itself.
+    """
+    wanted, there = (checkpoint.form(dense=False).name for checkpoint in (original, written))
+    if wanted != there:
+        raise UsageError(
+            f"{original.path}: its copies are of the format {wanted}, {written.path} is {there}",
+            remedy=_ANOTHER,
         )
-    return size
+    if original.description is not None and original.description.tables:
+        raise UsageError(f"{original.path}: is compressed itself", remedy=_ANOTHER)
+
+
+def _tables(original: Checkpoint, described: Description) -> tuple[Table, ...]:
+    """The dense table of each record.
+
+    Raises:
+        UsageError: the original does not hold one of them.
+    """
+    for record in described.tables:
+        info = original.tensors.get(record.name)
+        if info is None or info.shape != record.shape:
+            raise UsageError(
+                f"{original.path}: holds no {record.name} of shape {list(record.shape)}", remedy=_ANOTHER
+            )
+    return tuple(locate(original, [record.name])[0] for record in described.tables)
+
+
+def _check_weighting(weighting: Weighting | None, described: Description) -> None:
+    """Refuse other weights than the errors were measured with.
+
+    Raises:
+        UsageError: with both.
+    """
+    for record in described.tables:
+        if weighting is not None and record.weighting != weighting.origin:
+            raise UsageError(
+                f"{record.name}: its rows were weighted by {record.weighting or 'nothing'}, "
+                f"given is {weighting.origin}",
+                remedy="give the weights and the --smoothing that it was made with",
+            )
+
+
+def _age_notes(described: Description) -> Iterator[str]:
+    unsealed = [record.name for record in described.tables if not record.digests]
+    if unsealed:
+        yield f"written by an older version ({described.version}): parts not checked of {', '.join(unsealed)}"
+
+
+def _pair_notes(described: Description, weighting: Weighting | None) -> Iterator[str]:
+    for record in described.tables:
+        if record.weighting is not None and weighting is None and not record.trained:
+            yield (
+                f"{record.name}: its error weighted by {record.weighting} is not measured again; "
+                "give what it was weighted by with --weights or --corpus"
+            )
+    if any(record.trained for record in described.tables):
+        yield "weights were trained afterwards: values of other tensors and errors are not compared"
+
+
+def _verification(
+    written: Checkpoint,
+    against: Path | None,
+    described: Description,
+    measured: Sequence[Measured],
+    found: Sequence[Difference],
+    notes: tuple[str, ...],
+    counts: tuple[int, int] = (0, 0),
+) -> Verification:
+    errors: Mapping[str, Measured] = {
+        record.name: one for record, one in zip(described.tables, measured, strict=False)
+    }
+    return Verification(
+        path=written.path,
+        against=against,
+        tables=tuple(
+            VerifiedTable(
+                name=record.name,
+                shape=record.shape,
+                method=record.method,
+                rank=record.rank,
+                parts=len(record.parts),
+                sealed=bool(record.digests),
+                recorded_error=record.relative_error,
+                measured_error=errors.get(record.name, Measured()).plain,
+                weighting=record.weighting,
+                weighted_error=record.weighted_error,
+                measured_weighted_error=errors.get(record.name, Measured()).weighted,
+            )
+            for record in described.tables
+        ),
+        tensors=counts[0],
+        others=counts[1],
+        differences=(*found, *(each for one in measured for each in one.differences)),
+        notes=notes,
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint, Progress, silent
 from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
-from embcompress.data.tokenizing import tokenizer_of
-from embcompress.data.vectors.vocabularies import vocabulary_of
+from embcompress.data.vectors.vocabularies import rows_by_token
+from embcompress.data.vectors.words import counting_of
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.known import Weights
 from embcompress.tables import Table
@@ -83,8 +83,8 @@ def weighting_for(
         found = importances(source, importance, text_column, rows, progress)
     elif corpus is not None:
         origin = Path(corpus).name
-        tokenizer = tokenizer_of(source)
-        found = count_texts(read_texts(Path(corpus), text_column), tokenizer.count, rows, str(source.path))
+        count = counting_of(source, rows)
+        found = count_texts(read_texts(Path(corpus), text_column), count, rows, str(source.path))
         if not found.any():
             raise InputError(
                 f"{corpus}: holds no text to count tokens in", remedy="give texts that the model reads"
@@ -93,9 +93,7 @@ def weighting_for(
         origin, found = "counts", check_counts(counts, rows)
     else:
         origin = Path(counts).name
-        found = read_counts(
-            Path(counts), rows, lambda: {token: row for row, token in vocabulary_of(source, rows)}
-        )
+        found = read_counts(Path(counts), rows, lambda: rows_by_token(source, rows))
     # Over the largest, so that nothing overflows, and equal counts are exactly 1.
     weights = ((found + 1) / (found.max() + 1)) ** smoothing
     return Weighting(weights / weights.mean(), f"{origin}, ({unit}+1)^{smoothing:g}")

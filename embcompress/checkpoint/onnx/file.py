@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embcompress.checkpoint import zipstore
 from embcompress.checkpoint.base import Checkpoint, Edit, Progress, Steps, TensorInfo, silent
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description, parse_entry
 from embcompress.checkpoint.onnx.layout import DATA_SUFFIX, Entry, Layout, arranged, tail
 from embcompress.checkpoint.onnx.model import (
     DATA_TYPES,
     METADATA,
+    Extent,
     Model,
     is_external,
     library,
@@ -97,6 +100,40 @@ class OnnxFile(Checkpoint):
             self._fds[extent.file], extent.offset + dtype.nbytes(start * columns), stored, str(self.path)
         )
         return dtype.decode(stored)
+
+    def bytes_of(self, name: str) -> Iterator[bytes]:
+        """Its bytes, in the model or in a data file; see the base class."""
+        extent = self._weights[name].extent
+        assert extent is not None
+        return self._pieces(extent)
+
+    def remainder(
+        self, edit: Edit | None = None, description: Description | None = None
+    ) -> Mapping[str, object]:
+        """The graph, node by node, and all around it; see the base class."""
+        from embcompress.checkpoint.onnx.remainder import remainder_of
+
+        proto, metadata = self._model.proto, self._metadata
+        headers = list(proto.graph.initializer)
+        if edit is not None:
+            layout = self._planned(edit, description, filled=True)
+            proto, headers = layout.proto, [entry.header for entry in layout.entries]
+            metadata = {**metadata, **layout.tail}
+        others = (weight for weight in self._weights.values() if weight.info.layout != "dense")
+        apart = {f"numbers of {weight.info.name}": weight.extent for weight in others}
+        apart |= {f"tensor {i} inside of nodes": extent for i, extent in enumerate(self._model.nested)}
+        digests = {name: self._sha256(extent) for name, extent in apart.items() if extent is not None}
+        return {**remainder_of(proto, headers, metadata), **digests}
+
+    def _pieces(self, extent: Extent) -> Iterator[bytes]:
+        whole = zipstore.Extent(extent.offset, extent.nbytes, None)
+        return zipstore.pieces(self._fds[extent.file], whole, str(extent.file))
+
+    def _sha256(self, extent: Extent) -> str:
+        digest = hashlib.sha256()
+        for piece in self._pieces(extent):
+            digest.update(piece)
+        return digest.hexdigest()
 
     def check_integrity(self, progress: Progress = silent) -> None:
         """Nothing to check: the format carries no checksums that its writers fill in."""

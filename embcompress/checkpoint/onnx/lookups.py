@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embcompress.checkpoint.dtypes import DTYPES, DType
 from embcompress.checkpoint.onnx.building import Group, Stored
 from embcompress.checkpoint.onnx.trellis import Code
-from embcompress.errors import UsageError
+from embcompress.errors import InputError, UsageError
 from embcompress.linalg.packing import widest
 
 F32 = DTYPES["F32"]
@@ -50,9 +50,15 @@ def integers(group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
 
 
 def two_integers(group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
-    """Both factors in integers of their own bits."""
+    """Both factors in integers of their own bits.
+
+    Raises:
+        InputError: no integers have so many.
+    """
     known = stored.content("0.bits")
     left, right = (_MOST, _MOST) if known is None else (int(bits) for bits in known[0])
+    if not (1 <= left <= 8 and 1 <= right <= 8):
+        raise InputError(f"factors of {left} and {right} bits", remedy="make the file again from its source")
     rank = stored.parts["1.codes"].shape[0]
     rows = _scaled(group, "0", ids, stored, rank, left)
     return group.add("MatMul", rows, _scaled(group, "1", None, stored, stored.shape[1], right)), F32

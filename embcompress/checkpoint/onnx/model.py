@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embcompress.checkpoint.base import TensorInfo
 from embcompress.checkpoint.dtypes import DTYPES, DType
-from embcompress.checkpoint.naming import check_name, check_not_pointer
+from embcompress.checkpoint.naming import FILE_NAME_LIMIT, check_name, check_not_pointer
 from embcompress.checkpoint.onnx.wire import Field, Wire, field
 from embcompress.errors import InputError, UsageError
 
@@ -28,6 +28,7 @@ INITIALIZER: Final = 5
 RAW, _FLOATS, _DOUBLES = 9, 4, 10
 """Fields of TensorProto whose bytes are those of the elements."""
 
+_MOST_AXES = 64  # the product of a long list of sizes would take hours
 _TYPES = {1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64"}
 _TYPES |= {12: "U32", 13: "U64", 14: "C64", 15: "C128", 16: "BF16", 17: "F8_E4M3", 18: "F8_E4M3FNUZ"}
 _TYPES |= {19: "F8_E5M2", 20: "F8_E5M2FNUZ", 23: "F4", 24: "F8_E8M0"}
@@ -202,8 +203,8 @@ def _skeleton(wire: Wire, path: Path) -> tuple[bytes, list[Extent | None]]:
 
 def _weight(tensor: onnx.TensorProto, extent: Extent | None, path: Path) -> Weight:
     shape, dtype = tuple(tensor.dims), _dtype(tensor)
-    if any(size < 0 for size in shape):
-        raise _corrupt(path, f"{tensor.name} has the shape {list(shape)}")
+    if len(shape) > _MOST_AXES or any(size < 0 for size in shape) or math.prod(shape) >= 1 << 63:
+        raise _corrupt(path, f"{tensor.name} has the shape {list(shape[:_MOST_AXES])}")
     expected = None if dtype is None else dtype.nbytes(math.prod(shape))
     if is_external(tensor):
         if extent is not None:
@@ -251,9 +252,7 @@ def _external(tensor: onnx.TensorProto, path: Path, expected: int | None = None)
     except ValueError:
         raise _corrupt(path, f"the place of {tensor.name} is no number") from None
     if offset < 0 or length < 0 or offset + length > size:
-        raise _corrupt(
-            path, f"the data of {tensor.name} end at byte {offset + length:,}, {place!r} holds {size:,}"
-        )
+        raise _corrupt(path, f"the data of {tensor.name} do not lie in the {size:,} bytes of {place!r}")
     return Extent(file, offset, length, 0)
 
 
@@ -271,6 +270,8 @@ def _beside(path: Path, place: str, name: str) -> Path:
     parts = place.replace("\\", "/").split("/")
     if not place or not place.isprintable() or ":" in place or place.startswith(("/", "\\")) or ".." in parts:
         raise refuse("leads out of the model's folder")
+    if len(place.encode()) > FILE_NAME_LIMIT:
+        raise refuse(f"has more than {FILE_NAME_LIMIT} bytes")
     file = path.parent / place
     homes = {path.parent.resolve(), path.resolve().parent}
     if not homes & {*file.resolve().parents}:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embcompress.errors import InputError
 from embcompress.linalg.trelliscode import code_of, coded_order
 
 
@@ -15,10 +16,16 @@ class Code:
 
     Args:
         doubled: twice the bits of each component (r), 0 where it is left out.
+
+    Raises:
+        InputError: no code has such bits.
     """
 
     def __init__(self, doubled: NDArray[Any]) -> None:
-        code, coded = code_of(doubled / 2), coded_order(doubled)
+        try:
+            code, coded = code_of(doubled / 2), coded_order(doubled)
+        except ValueError as error:
+            raise InputError(f"0.rates: {error}", remedy="make the file again from its source") from None
         self.scalars = code.scalars
         """How many components have whole bits; the others come in pairs that share one."""
         self.places: NDArray[Any] = np.zeros(len(doubled), np.int64)

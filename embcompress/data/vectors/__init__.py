@@ -5,27 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from embcompress.checkpoint.base import Progress, silent
 from embcompress.checkpoint.naming import check_not_pointer
-from embcompress.data.vectors.base import Choice, VectorFormat, WordVectors
+from embcompress.checkpoint.progress import Progress, silent
+from embcompress.checkpoint.vectors.base import VectorFormat, check_token
+from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
+from embcompress.checkpoint.vectors.stream import Stream, read_head
+from embcompress.checkpoint.vectors.streamed import StreamedFormat
+from embcompress.data.vectors.base import Choice, Kept, Matrix, WordVectors, check_finite, decode_token
 from embcompress.data.vectors.checkpoint_table import CheckpointTable
-from embcompress.data.vectors.glove import GloVe
-from embcompress.data.vectors.npy import Npy
-from embcompress.data.vectors.stream import read_head
-from embcompress.data.vectors.word2vec_binary import Word2VecBinary
-from embcompress.data.vectors.word2vec_text import Word2VecText
+from embcompress.data.vectors.gathering import gather
 from embcompress.errors import InputError, UsageError
+from embcompress.rows import Rows
 
-__all__ = ["VECTOR_FORMATS", "WordVectors", "read_vectors"]
+__all__ = ["SOURCES", "WordVectors", "read_vectors", "source_of"]
 
-VECTOR_FORMATS: tuple[VectorFormat, ...] = (
-    Npy(),
-    Word2VecText(),
-    Word2VecBinary(),
-    CheckpointTable(),
-    GloVe(),
-)
-"""Asked in this order whether they recognize a file; contract tests run over it."""
+Source = VectorFormat | CheckpointTable
+
+SOURCES: tuple[Source, ...] = (*VECTOR_FORMATS, CheckpointTable())
+"""Whatever vectors are read from, asked in this order whether they recognize a file; contract tests run
+over it. A new format of files joins ``VECTOR_FORMATS`` in ``checkpoint/vectors/registry.py``."""
 
 
 def read_vectors(
@@ -48,19 +46,8 @@ def read_vectors(
         InputError: the file is corrupt or of an unknown format.
     """
     path = Path(path)
-    if not path.is_file() and not path.is_dir():
-        what = "is no regular file" if path.exists() else "does not exist"
-        raise UsageError(f"{path}: {what}", remedy="give a file of word vectors or a checkpoint")
-    head = b"" if path.is_dir() else read_head(path)
-    check_not_pointer(head, path)
-    kind = next((kind for kind in VECTOR_FORMATS if kind.recognizes(path, head)), None)
-    if kind is None:
-        raise InputError(
-            f"{path}: is no file of word vectors that is known here",
-            remedy=f"give {', '.join(kind.name for kind in VECTOR_FORMATS)}",
-        )
-    choice = Choice(wanted)
-    matrix = kind.read(path, choice, progress)
+    kind, choice = source_of(path), Choice(wanted)
+    matrix = _matrix(kind, path, choice, progress)
     tokens = choice.tokens
     if not tokens and wanted is None:
         raise InputError(f"{path}: names no tokens at all", remedy="download it again")
@@ -71,3 +58,54 @@ def read_vectors(
             remedy="give vectors of the same language, whose tokens are words",
         )
     return WordVectors(tokens, matrix)
+
+
+def source_of(path: Path) -> Source:
+    """What the vectors in ``path`` are.
+
+    Raises:
+        UsageError: there is no such file.
+        InputError: nothing knows it.
+    """
+    if not path.is_file() and not path.is_dir():
+        what = "is no regular file" if path.exists() else "does not exist"
+        raise UsageError(f"{path}: {what}", remedy="give a file of word vectors or a checkpoint")
+    head = b"" if path.is_dir() else read_head(path)
+    check_not_pointer(head, path)
+    kind = next((kind for kind in SOURCES if kind.recognizes(path, head)), None)
+    if kind is None:
+        raise InputError(
+            f"{path}: is no file of word vectors that is known here",
+            remedy=f"give {', '.join(kind.name for kind in SOURCES)}",
+        )
+    return kind
+
+
+def _matrix(kind: Source, path: Path, choice: Choice, progress: Progress) -> Matrix:
+    """The vectors of the tokens that ``choice`` keeps, in its order; others are not looked at closely."""
+    if isinstance(kind, CheckpointTable):
+        return kind.read(path, choice, progress)
+    if isinstance(kind, StreamedFormat):
+        return _streamed(kind, path, choice, progress)
+    stored = kind.open(path, progress)
+    try:
+        rows = Rows(stored.shape, stored.dtype, stored.rows)
+        return gather(rows, enumerate(map(decode_token, stored.tokens())), choice, path, progress)
+    finally:
+        stored.close()
+
+
+def _streamed(kind: StreamedFormat, path: Path, choice: Choice, progress: Progress) -> Matrix:
+    """The same of a stream, of which only the numbers of kept tokens are parsed."""
+    with Stream(path, progress) as stream:
+        found = kind.entries(stream)
+        kept = Kept(found.dimension)
+        for token, numbers, place in found.each:
+            where = found.where(place)
+            check_token(token, where)
+            slot = choice.slot(decode_token(token))
+            if slot is not None:
+                row = found.parse(numbers, where)
+                check_finite(row, where)
+                kept.put(slot, row)
+        return kept.matrix()

@@ -1,36 +1,16 @@
-"""What every format of word vectors offers, and the choice of the vectors that are kept.
-
-A format is one file with a subclass of :class:`VectorFormat` and one line in ``VECTOR_FORMATS``
-(``data/vectors/__init__.py``); contract tests run over that registry. A format offers each token
-of its file to a :class:`Choice`, which says whether it is kept and where its vector goes.
-"""
+"""The choice of the vectors that are kept for training, and the matrix that they are put into."""
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Progress
 from embcompress.errors import InputError
 
 Matrix = NDArray[np.float32]
-
-STAGE = "reading vectors"
-"""Name of the one stage in which progress is told, in bytes of the file."""
-
-DIMENSION_LIMIT = 65_536
-"""Most numbers a vector may have; real ones have 50 … 4,096, and a header can claim anything."""
-
-TOKEN_LIMIT = 4096
-"""Longest token taken, in bytes; word2vec itself stops at 100."""
-
-AGAIN = "download or write it again"
 
 
 @dataclass(frozen=True)
@@ -113,74 +93,13 @@ class Kept:
         return self._matrix
 
 
-class VectorFormat(abc.ABC):
-    """One way in which word vectors are stored.
-
-    Attributes:
-        name: what it is called in messages.
-    """
-
-    name: ClassVar[str]
-
-    @abc.abstractmethod
-    def recognizes(self, path: Path, head: bytes) -> bool:
-        """Whether ``path`` is of this format; never raises for a wrong one.
-
-        The suffix is believed so that what is wrong can be said; without it the contents decide.
-
-        Args:
-            path: an existing file or directory.
-            head: its first bytes, decompressed; empty for a directory.
-        """
-
-    @abc.abstractmethod
-    def read(self, path: Path, choice: Choice, progress: Progress) -> Matrix:
-        """The vectors of the tokens that ``choice`` keeps, in its order.
-
-        Only kept vectors are looked at closely: a NaN in another one is not found.
-
-        Raises:
-            UsageError: a file that belongs to it is missing.
-            InputError: the file is corrupt.
-        """
-
-
-def suffix_of(path: Path) -> str:
-    """The suffix in lower case, that under ``.gz`` for a compressed file."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
-
-
-def decode_token(token: bytes, where: str) -> str:
+def decode_token(token: bytes) -> str:
     """A token's text; bytes that are no UTF-8 become U+FFFD.
 
     GoogleNews and other word2vec files hold some tokens that were cut in the middle of a letter.
     They are no reason to refuse three million others, and no sane token can be equal to them.
-
-    Raises:
-        InputError: it is empty or too long.
     """
-    if not token:
-        raise InputError(f"{where}: a vector without a token", remedy="remove it, or write the file again")
-    if len(token) > TOKEN_LIMIT:
-        raise InputError(
-            f"{where}: a token of {len(token):,} bytes, limit {TOKEN_LIMIT:,}",
-            remedy="see that it is a file of word vectors, or write it again",
-        )
     return token.decode("utf-8", "replace")
-
-
-def check_dimension(dimension: int, where: str) -> None:
-    """Refuse vectors of no numbers, or of absurdly many.
-
-    Raises:
-        InputError: with the limits.
-    """
-    if not 1 <= dimension <= DIMENSION_LIMIT:
-        raise InputError(
-            f"{where}: vectors of {dimension:,} numbers, taken are 1 to {DIMENSION_LIMIT:,}",
-            remedy="see that it is a file of word vectors",
-        )
 
 
 def check_finite(row: NDArray[np.floating], where: str) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from embcompress.checkpoint import FORMATS, open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Progress
-from embcompress.data.vectors.base import Choice, Matrix, VectorFormat, check_dimension
+from embcompress.checkpoint.vectors.base import check_dimension
+from embcompress.data.vectors.base import Choice, Matrix
 from embcompress.data.vectors.gathering import gather
 from embcompress.data.vectors.vocabularies import vocabulary_of
 from embcompress.errors import UsageError
@@ -15,8 +16,11 @@ from embcompress.rows import Rows
 from embcompress.tables import locate
 
 
-class CheckpointTable(VectorFormat):
-    """A .safetensors or PyTorch file or a Hugging Face directory, compressed by this tool or not."""
+class CheckpointTable:
+    """A .safetensors or PyTorch file or a Hugging Face directory, compressed by this tool or not.
+
+    Compressed word vectors are one of them.
+    """
 
     name = "checkpoint"
 
@@ -25,7 +29,12 @@ class CheckpointTable(VectorFormat):
         return any(kind.recognizes(path) for kind in FORMATS)
 
     def read(self, path: Path, choice: Choice, progress: Progress) -> Matrix:
-        """See the base class."""
+        """The vectors of the tokens that ``choice`` keeps, in its order.
+
+        Raises:
+            UsageError: there is no table, or nothing says which tokens its rows belong to.
+            InputError: the checkpoint is corrupt.
+        """
         with open_checkpoint(path) as checkpoint:
             rows = _rows(checkpoint)
             check_dimension(rows.shape[1], str(path))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.layout import read_json
-from embcompress.checkpoint.naming import check_not_pointer
+from embcompress.checkpoint.vectors.compressed import tokens_of
+from embcompress.checkpoint.vectors.npy import read_lines
 from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.data.vectors.base import decode_token
-from embcompress.data.vectors.stream import Stream, read_head
 from embcompress.errors import InputError, UsageError
 
 _OTHER_TOKENIZER = "take the tokenizer that belongs to this model"
@@ -26,18 +26,15 @@ def read_vocabulary_file(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         InputError: a line is empty or too long, or the file is empty.
     """
-    check_not_pointer(read_head(path), path)
-    with Stream(path) as stream:
-        for number, line in enumerate(stream.lines()):
-            yield number, decode_token(line.removesuffix(b"\r"), f"{path}: line {number + 1:,}")
+    return ((number, decode_token(token)) for number, token in enumerate(read_lines(path)))
 
 
 def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
     """Row and token for the rows of a checkpoint's table.
 
-    They are looked for in the checkpoint's own record, then in ``tokenizer.json``, then in
-    ``vocab.txt`` beside the weights. The files may name fewer tokens than there are rows, as
-    tables are often padded to a round number.
+    Word vectors have their own. Elsewhere they are looked for in the checkpoint's own record, then in
+    ``tokenizer.json``, then in ``vocab.txt`` beside the weights. The files may name fewer tokens than
+    there are rows, as tables are often padded to a round number.
 
     Args:
         checkpoint: the checkpoint of the table.
@@ -48,6 +45,9 @@ def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
         InputError: it is broken, or of another table.
     """
     path = checkpoint.path
+    own = tokens_of(checkpoint, rows)
+    if own is not None:
+        return ((row, decode_token(token)) for row, token in enumerate(own))
     recorded = _recorded(checkpoint, rows)
     if recorded is not None:
         return recorded
@@ -60,6 +60,14 @@ def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
         f"{path}: nothing says which tokens its rows belong to",
         remedy=f"put the model's tokenizer.json or vocab.txt into {folder}",
     )
+
+
+def rows_by_token(checkpoint: Checkpoint, rows: int) -> Mapping[str, int]:
+    """The first row of each token; see :func:`vocabulary_of`, whose errors it raises."""
+    found: dict[str, int] = {}
+    for row, token in vocabulary_of(checkpoint, rows):
+        found.setdefault(token, row)
+    return found
 
 
 def _recorded(checkpoint: Checkpoint, rows: int) -> NumberedTokens | None:

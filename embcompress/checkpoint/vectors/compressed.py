@@ -1,0 +1,132 @@
+"""Compressed word vectors: a .safetensors file with the parts of the table and its tokens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from embcompress.checkpoint.base import Checkpoint, Edit, Form
+from embcompress.checkpoint.description import Description
+from embcompress.checkpoint.progress import Progress, Steps, silent
+from embcompress.checkpoint.safetensors import Safetensors
+from embcompress.checkpoint.safetensors_header import Header, read_header
+from embcompress.checkpoint.tensors import NewTensor
+from embcompress.checkpoint.vectors.base import Written
+from embcompress.checkpoint.vectors.file import FORMAT
+from embcompress.checkpoint.vectors.record import RECORD_KEY, TABLE, VOCABULARY, parse_record
+from embcompress.checkpoint.vectors.registry import format_named
+from embcompress.checkpoint.vectors.streamed import split_tokens
+from embcompress.errors import InputError
+
+_LONGEST_HEADER = 1 << 18
+"""Bytes of the longest header that is looked into: what is written here takes a few thousand."""
+
+_AGAIN = "make the file again from its source"
+
+
+class CompressedVectors(Safetensors):
+    """A .safetensors file that was made from a file of word vectors, which expanding gives back."""
+
+    format = FORMAT
+
+    def __init__(self, path: Path, fd: int, header: Header, size: int) -> None:
+        super().__init__(path, fd, header, size)
+        self.record = parse_record(header.metadata, path)
+        self._kind = format_named(self.record.format, path)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """By the record in the metadata."""
+        if not super().recognizes(path):
+            return False
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if int.from_bytes(os.pread(fd, 8, 0), "little") > _LONGEST_HEADER:
+                return False
+            return RECORD_KEY in read_header(fd, os.fstat(fd).st_size, path).metadata
+        except InputError:
+            return False
+        finally:
+            os.close(fd)
+
+    def form(self, *, dense: bool) -> Form:
+        """That of the source with dense tables; see the base class."""
+        if dense:
+            return Form(self._kind.name, self.record.suffix)
+        return Form(Safetensors.format, self.path.suffix)
+
+    def remainder(
+        self, edit: Edit | None = None, description: Description | None = None
+    ) -> Mapping[str, object]:
+        """The metadata, of our own the format alone: a file may have been renamed; see the base class."""
+        return {**super().remainder(edit, description), f"metadata {RECORD_KEY}": self.record.format}
+
+    def size_after(self, edit: Edit, description: Description | None) -> int:
+        """That of the new file, nearly where it is one of word vectors; see the base class."""
+        if description is not None:
+            return super().size_after(edit, description)
+        table = self._dense(edit)
+        return self._kind.size_of(_shape(table), table.dtype, self.tensors[VOCABULARY].nbytes)
+
+    def write(
+        self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
+    ) -> tuple[str, ...]:
+        """Write the edited copy, in the format of the source where the table is dense; see the base class."""
+        if description is not None:
+            return super().write(target, edit, description, progress)
+        table = self._dense(edit)
+        shape, advance = _shape(table), Steps(progress, "write", table.nbytes)
+        tokens = tokens_of(self, shape[0]) or ()
+        self._kind.write(target, Written(shape, table.dtype, tokens, table.blocks(), advance))
+        return ()
+
+    def _dense(self, edit: Edit) -> NewTensor:
+        """The table that an edit without a description brings back.
+
+        Raises:
+            InputError: there is none, or no vocabulary of it.
+        """
+        found = next((new for new in edit.add if new.name == TABLE), None)
+        if found is None or VOCABULARY not in self.tensors:
+            missing = VOCABULARY if found else f"compressed {TABLE}"
+            raise InputError(f"{self.path}: holds no {missing}", remedy=_AGAIN)
+        return found
+
+
+def _shape(table: NewTensor) -> tuple[int, int]:
+    rows, columns = table.shape
+    return rows, columns
+
+
+def tokens_of(checkpoint: Checkpoint, rows: int) -> Iterator[bytes] | None:
+    """The token of each row of word vectors, None where the checkpoint is something else.
+
+    Args:
+        checkpoint: dense or compressed.
+        rows: rows of its table, V.
+
+    Raises:
+        InputError: the tokens are not stored as they should be, or are more or fewer than rows.
+    """
+    info = checkpoint.tensors.get(VOCABULARY)
+    if info is None:
+        return None
+    where = f"{checkpoint.path}: {VOCABULARY}"
+    if info.layout != "dense" or info.dtype is None or info.dtype.name != "U8" or len(info.shape) != 1:
+        raise InputError(f"{where} is no list of bytes", remedy=_AGAIN)
+    return _counted(split_tokens(checkpoint.bytes_of(VOCABULARY), where), rows, where)
+
+
+def _counted(tokens: Iterable[bytes], rows: int, where: str) -> Iterator[bytes]:
+    """The same tokens, found to be as many as rows."""
+    count = 0
+    for count, token in enumerate(tokens, 1):
+        if count > rows:
+            break
+        yield token
+    if count != rows:
+        found = "more" if count > rows else f"{count:,}"
+        raise InputError(
+            f"{where}: {rows:,} tokens are expected, one a row, there are {found}", remedy=_AGAIN
+        )

@@ -1,0 +1,185 @@
+"""A file of word vectors as a checkpoint: one table and its tokens."""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.checkpoint.base import Checkpoint, Edit, Form
+from embcompress.checkpoint.description import Description
+from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.checkpoint.progress import Progress, Steps, silent
+from embcompress.checkpoint.rawio import CHUNK
+from embcompress.checkpoint.safetensors import NEW_METADATA, Safetensors, size_of_new, write_tensors
+from embcompress.checkpoint.tensors import NewTensor, TensorInfo
+from embcompress.checkpoint.vectors.base import StoredVectors, VectorFormat
+from embcompress.checkpoint.vectors.record import RECORD_KEY, TABLE, VOCABULARY, VectorRecord
+from embcompress.checkpoint.vectors.registry import certain_format
+
+FORMAT = "word vectors"
+"""Format of the files here, dense or compressed."""
+
+
+class VectorFile(Checkpoint):
+    """Dense word vectors. They are read when a row, a token or their number is first asked for.
+
+    An edited copy is a .safetensors file (``vectors/compressed.py``), since no format of word vectors holds
+    anything but a dense table.
+
+    Args:
+        path: the file.
+        kind: its format.
+        progress: told while the file is read.
+    """
+
+    format = FORMAT
+
+    def __init__(self, path: Path, kind: VectorFormat, progress: Progress) -> None:
+        self.path = path
+        self.aliases: Mapping[str, str] = {}
+        self.config: Mapping[str, Any] = {}
+        self.description: Description | None = None
+        self.weight_files = kind.files(path)
+        self.size = sum(file.stat().st_size for file in self.weight_files)
+        self._kind, self._progress = kind, progress
+        self._opened: StoredVectors | None = None
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """By what the formats of word vectors say."""
+        return certain_format(path) is not None
+
+    @classmethod
+    def open(cls, path: Path, progress: Progress = silent) -> Self:
+        """Open ``path``; see the base class."""
+        kind = certain_format(path)
+        assert kind is not None, "it was recognized"
+        return cls(path, kind, progress)
+
+    @property
+    def _stored(self) -> StoredVectors:
+        if self._opened is None:
+            self._opened = self._kind.open(self.path, self._progress)
+        return self._opened
+
+    @functools.cached_property
+    def tensors(self) -> Mapping[str, TensorInfo]:  # type: ignore[override]
+        """The table, and the bytes of its tokens."""
+        shape, dtype = self._stored.shape, self._stored.dtype
+        nbytes = sum(len(token) + 1 for token in self._stored.tokens()) - 1
+        return {
+            TABLE: TensorInfo(TABLE, dtype, shape, dtype.nbytes(shape[0] * shape[1])),
+            VOCABULARY: TensorInfo(VOCABULARY, DTYPES["U8"], (nbytes,), nbytes),
+        }
+
+    @functools.cached_property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """How many tokens stand there twice; their rows are kept, as all are."""
+        # A set of the tokens themselves would take ten times the memory.
+        hashes = array("q", map(hash, self._stored.tokens()))
+        again = len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64)))
+        if not again:
+            return ()
+        return (f"{again:,} rows belong to a token that has an earlier row; they are kept",)
+
+    @property
+    def record(self) -> VectorRecord:
+        """What a compressed copy says of this file."""
+        return VectorRecord.of(self.path, self._kind.name)
+
+    @property
+    def copied_size(self) -> int:
+        """That of a .safetensors file with the same table and tokens."""
+        return size_of_new(self._entries(Edit(frozenset(), ())), self._metadata, None)
+
+    def form(self, *, dense: bool) -> Form:
+        """Its own with dense tables, else safetensors; see the base class."""
+        if dense:
+            return Form(self._kind.name, self.record.suffix)
+        return Form(Safetensors.format, *Safetensors.suffixes)
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``; see the base class."""
+        self.tensors[name].readable_dtype()
+        return self._stored.rows(start, stop)
+
+    def bytes_of(self, name: str) -> Iterator[bytes]:
+        """The tokens as they are stored in a compressed file, or the table; see the base class."""
+        return super().bytes_of(name) if name == TABLE else self._joined()
+
+    def _joined(self) -> Iterator[bytes]:
+        joined = bytearray()
+        for number, token in enumerate(self._stored.tokens()):
+            joined += b"\n" + token if number else token
+            if len(joined) >= CHUNK:
+                yield bytes(joined)
+                joined.clear()
+        yield bytes(joined)
+
+    def remainder(
+        self,
+        edit: Edit | None = None,  # noqa: ARG002 - whatever the edit, it is all carried
+        description: Description | None = None,  # noqa: ARG002
+    ) -> Mapping[str, object]:
+        """The metadata of a compressed copy, which has the format whatever the name; see the base class."""
+        found = {f"metadata {key}": value for key, value in NEW_METADATA.items()}
+        return {**found, f"metadata {RECORD_KEY}": self._kind.name}
+
+    @property
+    def _metadata(self) -> dict[str, str]:
+        return {RECORD_KEY: self.record.to_json(), **NEW_METADATA}
+
+    def check_integrity(self, progress: Progress = silent) -> None:
+        """Nothing to check: reading the file is what finds it broken."""
+
+    def beside(self, key: str) -> object:  # noqa: ARG002
+        """None: there is no place for anything else."""
+        return None
+
+    def size_after(self, edit: Edit, description: Description | None) -> int:
+        """Exactly what :meth:`write` makes; see the base class."""
+        return size_of_new(self._entries(edit), self._metadata, description)
+
+    def write(
+        self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
+    ) -> tuple[str, ...]:
+        """Write the edited copy to ``target`` as a .safetensors file; see the base class."""
+        entries = self._entries(edit)
+        advance = Steps(progress, "write", sum(entry.nbytes for entry in entries))
+        write_tensors(target, entries, self._metadata, description, advance)
+        return ()
+
+    def _entries(self, edit: Edit) -> list[NewTensor]:
+        """What a copy holds, wide types first so that every tensor is aligned; see ``Safetensors``."""
+        kept = (info for name, info in self.tensors.items() if name not in edit.remove)
+        entries = [*edit.add, *map(self._kept, kept)]
+        return sorted(entries, key=lambda entry: -entry.dtype.bits)
+
+    def _kept(self, info: TensorInfo) -> NewTensor:
+        assert info.dtype is not None
+        blocks = self._row_blocks if info.name == TABLE else self._token_blocks
+        return NewTensor(info.name, info.dtype, info.shape, info.name, blocks)
+
+    def _row_blocks(self) -> Iterator[NDArray[Any]]:
+        rows, columns = self._stored.shape
+        step = max(1, CHUNK // (4 * columns))
+        return (self._stored.rows(i, min(i + step, rows)) for i in range(0, rows, step))
+
+    def _token_blocks(self) -> Iterator[NDArray[Any]]:
+        return (np.frombuffer(piece, np.uint8) for piece in self._joined())
+
+    @classmethod
+    def amend(cls, target: Path, description: Description) -> None:
+        """See ``Safetensors.amend``."""
+        Safetensors.amend(target, description)
+
+    def close(self) -> None:
+        """Give back what was kept of the file; a second call does nothing."""
+        if self._opened is not None:
+            self._opened.close()

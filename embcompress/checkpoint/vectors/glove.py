@@ -1,0 +1,76 @@
+"""GloVe text: a token and its numbers a line, nothing else (Pennington et al. 2014)."""
+
+from __future__ import annotations
+
+import gzip
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from embcompress.checkpoint.dtypes import DType
+from embcompress.checkpoint.vectors.base import Written, check_dimension, suffix_of
+from embcompress.checkpoint.vectors.stream import Stream
+from embcompress.checkpoint.vectors.streamed import Entries, StreamedFormat
+from embcompress.checkpoint.vectors.textlines import (
+    TEXT_SUFFIXES,
+    filled,
+    is_number,
+    line_entries,
+    parse_numbers,
+    text_size,
+    write_lines,
+)
+from embcompress.errors import InputError
+
+
+class GloVe(StreamedFormat):
+    """``token v1 … vd`` lines, plain or gzip; the first line says what d is.
+
+    Tokens may hold spaces (". . ." in glove.840B), except the first one. A first line of two whole
+    numbers is the header of word2vec text instead.
+    """
+
+    name = "GloVe text"
+    suffixes = TEXT_SUFFIXES
+
+    def recognizes(self, path: Path, head: bytes) -> bool:
+        """By the suffix of a text file, or by a number behind the first word of what is text."""
+        first = head.split(b"\n", 1)[0]
+        fields = first.split(None, 2)
+        is_text = b"\0" not in first and len(fields) > 1 and is_number(fields[1])
+        return bool(head) and (suffix_of(path) in TEXT_SUFFIXES or is_text)
+
+    def is_certain(self, path: Path, head: bytes) -> bool:  # noqa: ARG002 - many files are called .txt
+        """By a first line of a word and two numbers or more, and a second one that ends in a number."""
+        lines = head.split(b"\n", 2)  # the last is cut, unless it is the whole file
+        first = lines[0].split()
+        numbers = first[1:] if len(lines) > 1 else first[1:-1]
+        second = lines[1].split() if len(lines) > 2 else []
+        return (
+            b"\0" not in head
+            and len(first) > 2
+            and all(map(is_number, numbers))
+            and (not second or is_number(second[-1]))
+        )
+
+    def entries(self, stream: Stream) -> Entries:
+        """See the base class."""
+        path = stream.path
+        lines = filled(stream.lines())
+        number, line = next(lines, (0, b""))
+        if not line:
+            raise InputError(f"{path}: holds nothing but blank lines", remedy="download it again")
+        _, *fields = line.split()
+        where = f"{path}: line {number}"
+        check_dimension(len(fields), where)
+        # Whether it is kept or not: were this line broken, every other one would be misread.
+        parse_numbers(len(fields), b" ".join(fields), where)
+        return line_entries(chain([(number, line)], lines), len(fields), path)
+
+    def write_to(self, file: BinaryIO | gzip.GzipFile, new: Written) -> None:
+        """See the base class."""
+        write_lines(file, new)
+
+    def size_of(self, shape: tuple[int, int], dtype: DType, token_bytes: int) -> int:
+        """See the base class."""
+        return text_size(shape, dtype, token_bytes)

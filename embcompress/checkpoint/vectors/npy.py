@@ -1,0 +1,196 @@
+"""A NumPy matrix NAME.npy, with its tokens beside it in NAME.vocab.txt, one a line."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from embcompress.checkpoint.dtypes import DTYPES, DType
+from embcompress.checkpoint.naming import check_not_pointer
+from embcompress.checkpoint.progress import Progress
+from embcompress.checkpoint.rawio import read_exact
+from embcompress.checkpoint.vectors.base import (
+    AGAIN,
+    StoredVectors,
+    VectorFormat,
+    Written,
+    check_dimension,
+    check_token,
+    suffix_of,
+)
+from embcompress.checkpoint.vectors.stream import Stream, read_head
+from embcompress.errors import InputError, UsageError
+
+_HEADER_LIMIT = 10_000
+"""Longest header taken, in bytes, which is NumPy's limit too."""
+_KINDS = {"f2": "F16", "f4": "F32", "f8": "F64"}
+_HEADER_LIMIT = 10_000
+"""Longest header taken, in bytes, which is NumPy's limit too."""
+_VERSIONS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
+"""Readers of headers by version of the format; a third one exists for records with names alone."""
+
+
+class Npy(VectorFormat):
+    """A matrix of float16, float32 or float64 in either order of memory, and its vocabulary."""
+
+    name = "NumPy matrix"
+    suffixes = (".npy",)
+
+    def recognizes(self, path: Path, head: bytes) -> bool:
+        """By the suffix or the magic bytes."""
+        return bool(head) and (suffix_of(path) == ".npy" or head.startswith(npy_format.MAGIC_PREFIX))
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """The matrix and its vocabulary.
+
+        Raises:
+            UsageError: there is no vocabulary.
+        """
+        vocabulary = _vocabulary(path)
+        if not vocabulary.is_file():
+            raise UsageError(
+                f"{path}: needs its tokens in {vocabulary.name} beside it", remedy="write them, one a line"
+            )
+        return path, vocabulary
+
+    def open(self, path: Path, progress: Progress) -> StoredVectors:  # noqa: ARG002 - nothing is read yet
+        """Open the file, whose rows are read where they lie; see the base class."""
+        header = _read_header(path)
+        return _Matrix(header, *self.files(path))
+
+    def write(self, target: Path, new: Written) -> None:
+        """Write both files, the matrix row by row; see the base class."""
+        if new.dtype.name not in _KINDS.values():
+            raise InputError(
+                f"{target.name}: no NumPy matrix holds {new.dtype.torch}",
+                remedy="make the compressed file again from its source",
+            )
+        header = {"descr": new.dtype.storage, "fortran_order": False, "shape": new.shape}
+        with target.open("xb") as matrix, _vocabulary(target).open("xb") as vocabulary:
+            npy_format.write_array_header_1_0(matrix, header)
+            for tokens, rows in new.entries():
+                matrix.write(new.dtype.encode(rows).tobytes())
+                vocabulary.writelines(b"%b\n" % token for token in tokens)
+            vocabulary.flush()
+            os.fsync(vocabulary.fileno())
+
+    def size_of(self, shape: tuple[int, int], dtype: DType, token_bytes: int) -> int:
+        """See the base class."""
+        return 128 + dtype.nbytes(shape[0] * shape[1]) + token_bytes + shape[0]
+
+
+def _vocabulary(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".npy") + ".vocab.txt")
+
+
+class _Matrix(StoredVectors):
+    """The two files, opened."""
+
+    def __init__(self, header: _Header, path: Path, vocabulary: Path) -> None:
+        self.shape = header.shape
+        self.dtype = DTYPES[_KINDS[header.dtype.str[1:]]]
+        self._header, self._path, self._vocabulary = header, path, vocabulary
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``; see the base class."""
+        (rows, columns), header, size = self.shape, self._header, self._header.dtype.itemsize
+        stored = np.empty((stop - start, columns), header.dtype, order="F" if header.is_fortran else "C")
+        if header.is_fortran:
+            for column in range(columns):
+                place = header.offset + (column * rows + start) * size
+                read_exact(self._fd, place, stored[:, column], str(self._path))
+        else:
+            read_exact(self._fd, header.offset + start * columns * size, stored, str(self._path))
+        return self.dtype.decode(np.ascontiguousarray(stored, self.dtype.storage))
+
+    def tokens(self) -> Iterator[bytes]:
+        """The lines of the vocabulary; see the base class."""
+        count, rows = 0, self.shape[0]
+        for number, token in enumerate(read_lines(self._vocabulary)):
+            count = number + 1
+            if count <= rows:
+                yield token
+        if count != rows:
+            raise InputError(
+                f"{self._vocabulary}: {count:,} lines, the matrix beside it has {rows:,} rows",
+                remedy="write one token a line, in the order of the rows",
+            )
+
+    def close(self) -> None:
+        """Close the matrix; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The tokens of a vocabulary file, one a line.
+
+    Raises:
+        InputError: a line is empty or too long, or the file is empty.
+    """
+    check_not_pointer(read_head(path), path)
+    with Stream(path) as stream:
+        for number, line in enumerate(stream.lines(), 1):
+            token = line.removesuffix(b"\r")
+            check_token(token, f"{path}: line {number:,}")
+            yield token
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A header that fits its file."""
+
+    shape: tuple[int, int]
+    is_fortran: bool
+    dtype: np.dtype[Any]
+    offset: int
+
+
+def _read_header(path: Path) -> _Header:
+    """Read the header and compare it with the file; no object is ever unpickled."""
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a header of Python 2 is as good as any
+        try:
+            version = npy_format.read_magic(file)
+            if version not in _VERSIONS:
+                raise ValueError(f"version {version}")
+            # NumPy reads as many bytes as the header claims before it compares them with its limit.
+            width = 2 if version == (1, 0) else 4
+            if (length := int.from_bytes(file.peek(width)[:width], "little")) > _HEADER_LIMIT:
+                raise ValueError(f"a header of {length:,} bytes, limit {_HEADER_LIMIT:,}")
+            shape, is_fortran, dtype = _VERSIONS[version](file)
+            # Some integers are no sizes (True), and in hexadecimal come longer than Python prints them.
+            if not all(type(size) is int and size < 1 << 63 for size in shape):
+                raise ValueError("a size that is no integer below 2^63")
+        except OSError:
+            raise
+        except Exception as error:  # a broken header makes NumPy raise whatever its parts do
+            raise InputError(f"{path}: is no .npy file that can be read ({error})", remedy=AGAIN) from None
+        offset, size = file.tell(), path.stat().st_size
+    if dtype.str[1:] not in _KINDS:
+        raise InputError(
+            f"{path}: elements are {dtype}, taken are float16, float32 and float64",
+            remedy="save the matrix with .astype(numpy.float32)",
+        )
+    if len(shape) != 2 or min(shape) < 1:
+        raise InputError(
+            f"{path}: shape {list(shape)}, a matrix of (tokens, numbers) is expected", remedy=AGAIN
+        )
+    check_dimension(shape[1], str(path))
+    expected = offset + shape[0] * shape[1] * dtype.itemsize
+    if expected != size:
+        raise InputError(
+            f"{path}: shape {list(shape)} of {dtype} takes {expected:,} bytes, the file has {size:,}",
+            remedy=AGAIN,
+        )
+    return _Header((shape[0], shape[1]), is_fortran, dtype, offset)

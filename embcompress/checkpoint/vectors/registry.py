@@ -1,0 +1,46 @@
+"""The formats of word vectors; a new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embcompress.checkpoint.vectors.base import VectorFormat, suffix_of
+from embcompress.checkpoint.vectors.glove import GloVe
+from embcompress.checkpoint.vectors.npy import Npy
+from embcompress.checkpoint.vectors.stream import read_head
+from embcompress.checkpoint.vectors.word2vec_binary import Word2VecBinary
+from embcompress.checkpoint.vectors.word2vec_text import Word2VecText
+from embcompress.errors import InputError
+
+VECTOR_FORMATS: tuple[VectorFormat, ...] = (Npy(), Word2VecText(), Word2VecBinary(), GloVe())
+"""Asked in this order whether they recognize a file; contract tests run over it."""
+
+_MODELS = (b"PK", b"\x80", b"\x08")
+"""How PyTorch files (zip archives, pickles) and ONNX models begin."""
+
+
+def certain_format(path: Path) -> VectorFormat | None:
+    """The format of a file that may be anything, None where it holds no word vectors; never raises for it."""
+    with path.open("rb") as file:
+        if file.read(2).startswith(_MODELS):
+            return None
+    try:
+        head = read_head(path)
+    except InputError:  # empty, which whoever else knows the suffix says, or no whole gzip stream
+        of_suffix = (kind for kind in VECTOR_FORMATS if suffix_of(path) in kind.suffixes)
+        return next(of_suffix, None) if path.suffix == ".gz" else None
+    return next((kind for kind in VECTOR_FORMATS if kind.is_certain(path, head)), None)
+
+
+def format_named(name: str, where: object) -> VectorFormat:
+    """The format that a record in ``where`` names.
+
+    Raises:
+        InputError: this version does not have it.
+    """
+    found = next((kind for kind in VECTOR_FORMATS if kind.name == name), None)
+    if found is None:
+        raise InputError(
+            f"{where}: made from vectors in the format {name!r}", remedy="install a newer embcompress"
+        )
+    return found

@@ -1,0 +1,115 @@
+"""Files read from front to back, plain or gzip, with bounded memory whatever they hold."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from embcompress.checkpoint.progress import Progress, Steps, silent
+from embcompress.errors import InputError
+
+STAGE = "reading vectors"
+"""Name of the one stage in which progress is told, in bytes of the file."""
+
+CHUNK = 1 << 20
+"""Bytes taken at a time; a gzip bomb unfolds by no more than that."""
+
+LINE_LIMIT = 4 << 20
+"""Longest line taken, in bytes: the most numbers a vector may have, 60 bytes each."""
+
+HEAD = 1 << 16
+"""Bytes from which a format is recognized."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Stream:
+    """The bytes of a file, decompressed where it is gzip; use it as a context manager.
+
+    Args:
+        path: an existing file; its first bytes tell whether it is compressed, not its suffix.
+        progress: told how many bytes of the file, as it lies on disk, are read.
+    """
+
+    def __init__(self, path: Path, progress: Progress = silent) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        self._file = path.open("rb")
+        self.compressed = self._file.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
+        self._content: gzip.GzipFile | io.BufferedReader = (
+            gzip.GzipFile(fileobj=self._file, mode="rb") if self.compressed else self._file
+        )
+        self._steps = Steps(progress, STAGE, self.size)
+        self._told = self._read = 0
+
+    def read(self, count: int = CHUNK) -> bytes:
+        """The next ``count`` bytes, fewer only where the file ends.
+
+        Raises:
+            InputError: the gzip stream is corrupt or cut short.
+        """
+        try:
+            data = self._content.read(count)
+        except EOFError:
+            raise InputError(
+                f"{self.path}: the gzip stream is cut short, behind byte {self._read:,} of its contents",
+                remedy="download it again",
+            ) from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(
+                f"{self.path}: the gzip stream is corrupt ({error})", remedy="download it again"
+            ) from None
+        if self._read == 0:
+            data = data.removeprefix(_BYTE_ORDER_MARK)
+        self._read += len(data)
+        place = self._file.tell()
+        self._steps(place - self._told)
+        self._told = place
+        return data
+
+    def lines(self) -> Iterator[bytes]:
+        """Every line, without its end; what follows the last line feed counts if it is not empty.
+
+        Raises:
+            InputError: a line is longer than ``LINE_LIMIT``.
+        """
+        rest, number = b"", 0
+        while chunk := self.read():
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from whole
+            number += len(whole)
+            if len(rest) > LINE_LIMIT:
+                raise InputError(
+                    f"{self.path}: line {number + 1} has more than {LINE_LIMIT:,} bytes",
+                    remedy="see that it is a text file of word vectors",
+                )
+        if rest:
+            yield rest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._content.close()
+        self._file.close()
+
+
+def read_head(path: Path) -> bytes:
+    """The first ``HEAD`` bytes, decompressed.
+
+    Raises:
+        InputError: the file is empty, or corrupt already there.
+    """
+    with Stream(path) as stream:
+        head = stream.read(HEAD)
+        if not head:
+            raise InputError(f"{path}: is empty, {stream.size:,} bytes on disk", remedy="download it again")
+        return head

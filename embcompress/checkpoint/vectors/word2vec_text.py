@@ -1,0 +1,66 @@
+"""word2vec text: a header "V d", then a token and its numbers a line; fastText writes it too."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from embcompress.checkpoint.dtypes import DType
+from embcompress.checkpoint.vectors.base import Written, suffix_of
+from embcompress.checkpoint.vectors.header import (
+    check_claim,
+    has_header,
+    has_text_behind_header,
+    header_line,
+    parse_header,
+)
+from embcompress.checkpoint.vectors.stream import Stream
+from embcompress.checkpoint.vectors.streamed import Entries, StreamedFormat
+from embcompress.checkpoint.vectors.textlines import (
+    TEXT_SUFFIXES,
+    filled,
+    line_entries,
+    text_size,
+    write_lines,
+)
+
+
+class Word2VecText(StreamedFormat):
+    """``V d``, then ``token v1 … vd`` lines, plain or gzip (``-binary 0``, .vec)."""
+
+    name = "word2vec text"
+    suffixes = TEXT_SUFFIXES
+
+    def recognizes(self, path: Path, head: bytes) -> bool:
+        """By the header, and by the suffix or a number in text behind the first token."""
+        if not has_header(head):
+            return False
+        suffix = suffix_of(path)
+        return suffix in TEXT_SUFFIXES or (suffix != ".bin" and has_text_behind_header(head))
+
+    def entries(self, stream: Stream) -> Entries:
+        """See the base class."""
+        lines = filled(stream.lines())
+        header = parse_header(next(lines, (0, b""))[1], stream.path)
+        return line_entries(_claimed(header.count, lines, stream.path), header.dimension, stream.path)
+
+    def write_to(self, file: BinaryIO | gzip.GzipFile, new: Written) -> None:
+        """See the base class."""
+        file.write(header_line(new.shape))
+        write_lines(file, new)
+
+    def size_of(self, shape: tuple[int, int], dtype: DType, token_bytes: int) -> int:
+        """See the base class."""
+        return len(header_line(shape)) + text_size(shape, dtype, token_bytes)
+
+
+def _claimed(count: int, lines: Iterable[tuple[int, bytes]], path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines, found to be as many as the header claims."""
+    found = 0
+    for found, line in enumerate(lines, 1):
+        if found > count:
+            check_claim(count, count, path, more=True)
+        yield line
+    check_claim(found, count, path)

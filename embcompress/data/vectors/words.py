@@ -1,0 +1,64 @@
+"""The words of texts as rows of word vectors, which bring tokens but no rule that splits texts."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.vectors.compressed import tokens_of
+from embcompress.data.encoded import Encoded
+from embcompress.data.tokenizing import WORD, tokenizer_of
+from embcompress.data.vectors.base import decode_token
+
+
+class VectorWords:
+    """Finds the row of each word of a text.
+
+    A text is split at white space ("U.S." may be a token); what the vectors do not have is split further
+    into words and punctuation marks, as the tokenizer ``words`` does it. A word takes the row of its
+    token, else of that in lower case, else of the first token whose lower-case form that is; what
+    then has no row is left out. Of rows with the same token the first is meant, as in training.
+
+    Args:
+        tokens: the token of each row.
+    """
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self._rows: dict[str, int] = {}
+        for row, token in enumerate(tokens):
+            self._rows.setdefault(token, row)
+        self._lower: dict[str, int] = {}
+        for token, row in self._rows.items():
+            if (lower := token.lower()) not in self._rows:
+                self._lower.setdefault(lower, row)
+
+    def count(self, texts: Sequence[str]) -> Encoded:
+        """Rows of each text's words."""
+        return Encoded.of([*self._rows_in(unicodedata.normalize("NFC", text))] for text in texts)
+
+    def _rows_in(self, text: str) -> Iterator[int]:
+        for run in text.split():
+            row = self._row(run)
+            found = map(self._row, WORD.findall(run)) if row is None else [row]
+            yield from (row for row in found if row is not None)
+
+    def _row(self, word: str) -> int | None:
+        lower = word.lower()
+        ways = (self._rows, word), (self._rows, lower), (self._lower, lower)
+        return next((rows[form] for rows, form in ways if form in rows), None)
+
+
+def counting_of(checkpoint: Checkpoint, rows: int) -> Callable[[Sequence[str]], Encoded]:
+    """What turns texts into rows of a table, to count them.
+
+    Args:
+        checkpoint: word vectors, or a model with its tokenizer.
+        rows: rows of the table, V.
+
+    Raises:
+        UsageError: there is no tokenizer.
+        InputError: it cannot be read.
+    """
+    own = tokens_of(checkpoint, rows)
+    return tokenizer_of(checkpoint).count if own is None else VectorWords(map(decode_token, own)).count

@@ -1,0 +1,95 @@
+"""What ``embcompress verify`` finds out, as plain records; JSON is their ``to_dict``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that is not as it should be.
+
+    Attributes:
+        name: of the tensor, the part of a file, or the record.
+        found: what is there.
+        expected: what should be; empty where that cannot be said.
+    """
+
+    name: str
+    found: str
+    expected: str = ""
+
+    @property
+    def line(self) -> str:
+        """All of it as a person reads it."""
+        return f"{self.name}: {self.found}" + (f", should be {self.expected}" if self.expected else "")
+
+
+@dataclass(frozen=True)
+class VerifiedTable:
+    """One compressed table.
+
+    Attributes:
+        name: name the dense table had.
+        shape: (V, d) of the dense table.
+        method: how it was compressed.
+        rank: components kept; None where the method keeps the table's own.
+        parts: number of stored tensors.
+        sealed: whether their bytes were compared with digests in the record.
+        recorded_error: relative error that the record states.
+        measured_error: the one measured again, None where it was not.
+        weighting: how rows were weighted, None for all alike.
+        weighted_error: the weighted error that the record states.
+        measured_weighted_error: the one measured again, None where it was not.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    method: str
+    rank: int | None
+    parts: int
+    sealed: bool
+    recorded_error: float
+    measured_error: float | None
+    weighting: str | None
+    weighted_error: float | None
+    measured_weighted_error: float | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether an output is as it was written, and all but its tables as in what it was made from.
+
+    Attributes:
+        path: the output.
+        against: the original, None without one.
+        tables: one entry a compressed table.
+        tensors: how many other tensors were compared byte by byte.
+        others: how many files, metadata entries and other data were compared.
+        differences: all that is not as it should be, one entry each.
+        notes: what was not checked and why, one sentence each.
+    """
+
+    path: Path
+    against: Path | None
+    tables: tuple[VerifiedTable, ...]
+    tensors: int
+    others: int
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing differs."""
+        return not self.differences
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result with paths as text, ready for JSON."""
+        return {
+            **asdict(self),
+            "path": str(self.path),
+            "against": None if self.against is None else str(self.against),
+            "is_right": self.is_right,
+        }
