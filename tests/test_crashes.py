@@ -56,6 +56,19 @@ def expand_shards(folder):
     return ("expand", folder / "small"), "output"
 
 
+def factorize_vectors(folder):
+    path = folder / "vectors.vec"
+    rows = "".join(f"t{i} {' '.join(map(str, row))}\n" for i, row in enumerate(table()))
+    path.write_text(f"64 16\n{rows}")
+    return ("factorize", path, "--rank", 4), "output.safetensors"
+
+
+def expand_vectors(folder):
+    command, _ = factorize_vectors(folder)
+    succeed(*command, "-o", folder / "small.safetensors")
+    return ("expand", folder / "small.safetensors"), "output.vec"
+
+
 def train_classifier(folder):
     return ("train", weather(folder / "texts.csv"), *SMALL, *RECIPE), "output.pt"
 
@@ -86,6 +99,7 @@ COMMANDS = {
     made.__name__: made
     for made in (
         *(factorize_file, factorize_torch, factorize_shards, expand_shards),
+        *(factorize_vectors, expand_vectors),
         *(train_classifier, finetune_classifier, compress_classifier, distil_directory),
     )
 }
@@ -95,8 +109,10 @@ TRAINING = ("train_classifier", "finetune_classifier", "compress_classifier", "d
 def older(folder, name, command):
     """An earlier output, which differs from what ``command`` writes."""
     old = folder / f"old-{name}"
-    if command[0] == "expand":
+    if command[0] == "expand" and (folder / "model").is_dir():
         return shutil.copytree(folder / "model", old)
+    if command[0] == "expand":
+        return shutil.copy(folder / "vectors.vec", old)
     other = [3 if part == 4 else part for part in command]
     if command[0] in ("train", "finetune", "compress"):
         other = [*command, "--seed", "7"]
@@ -160,6 +176,7 @@ def hashes(path):
 
 
 QUICK = {"factorize_file": 4, "factorize_torch": 7, "factorize_shards": 13, "expand_shards": 13,
+         "expand_vectors": 2,
          "train_classifier": 29, "finetune_classifier": 37}  # fmt: skip
 """How far apart the strikes of ``make test`` are: a few for each command."""
 

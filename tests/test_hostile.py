@@ -60,7 +60,7 @@ def is_inside(path):
     if isinstance(path, int):
         return True  # of a file that was opened, which was seen
     path = os.path.realpath(os.path.join(os.getcwd(), os.fsdecode(path)))
-    return path == "/dev/null" or path.startswith(folder + os.sep)
+    return path in ("/dev/null", folder) or path.startswith(folder + os.sep)
 
 def hook(event, args):
     if event in ELSEWHERE:
@@ -164,6 +164,7 @@ def commands(
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "1",  # each thread would set 64 MB of addresses aside
+            "TMPDIR": str(folder.resolve()),  # rows of text vectors are kept in a file without a name
             "TOKENIZERS_PARALLELISM": "false",
             "RUST_BACKTRACE": "0",
             "COLUMNS": "200",
@@ -464,7 +465,17 @@ def test_row_49_records_that_lead_elsewhere(tmp_path):
     assert [*folder.parent.iterdir()] == [folder]
 
 
-# ---- safetensors, directories and their JSON
+# ---- safetensors, directories and their JSON; word vectors
+
+
+class Shell:
+    """An object whose pickle runs a command."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (self.command,)
 
 
 @pytest.mark.parametrize(
@@ -500,6 +511,44 @@ def test_row_50_a_file_that_is_as_long_as_it_claims_and_holds_nothing(tmp_path):
         pytest.skip("no file can be that long here")
     (end,) = commands(tmp_path, ROOM, [("report", path, "--key", "b")])
     assert end.code == 0, end
+
+
+def npy(header: str, version: int = 1, claimed: int | None = None) -> bytes:
+    """The beginning of a .npy file, however wrong."""
+    width = 2 if version == 1 else 4
+    length = len(header) if claimed is None else claimed
+    return b"\x93NUMPY" + bytes([version, 0]) + length.to_bytes(width, "little") + header.encode()
+
+
+def test_row_50_word_vectors_that_claim_more_than_there_is(tmp_path):
+    """Headers of gigabytes, of expressions and of objects; a trillion vectors; a number that is too long."""
+    fields = "{{'descr': {}, 'fortran_order': False, 'shape': {}, }}\n"
+    headers = {
+        "a": npy(fields.format("'<f4'", (1 << 62, 2))),
+        "b": npy(fields.format("'<f4'", (1 << 63, 1 << 63))),
+        "c": npy(fields.format("'|O'", (2, 2))) + pickle.dumps(Shell(f"touch {tmp_path / 'ran'}")),
+        "d": npy(fields.format("'<f4'", "__import__('os').system('touch ran')")),
+        "e": npy(fields.format("'<f4'", "(9**9**9, 2)")),
+        "f": npy(fields.format("'<f4'", "(" * 5000)),
+        "g": npy(fields.format("'<f4'", (2, 2)), 2, (1 << 32) - 1),
+        "h": npy(fields.format("[('a', '<f4', (1 << 40,))]", (2, 2))),
+    }
+    for name, data in headers.items():
+        (tmp_path / f"{name}.npy").write_bytes(data)
+        (tmp_path / f"{name}.vocab.txt").write_text("a\nb\n")
+    os.truncate(tmp_path / "g.npy", 5 << 30)  # a hole: what is claimed could be read
+    for number, line in enumerate(
+        ("999999999999 300", "999999999999999999 65536", "9" * 200 + " 2", "2 65537")
+    ):
+        (tmp_path / f"{number}.bin").write_bytes(line.encode() + b"\na " + bytes(1200))
+        (tmp_path / f"{number}.txt").write_bytes(line.encode() + b"\na 0.5 0.5\n")
+    files = sorted(file for file in tmp_path.iterdir() if not file.name.endswith(".vocab.txt"))
+    sizes = {file: file.stat().st_size for file in tmp_path.iterdir()}
+    jobs = [job for file in files for job in both(file)]
+    for job, end in zip(jobs, commands(tmp_path, ROOM, jobs), strict=True):
+        assert end.code == 3, (job, end)
+        assert_one_line(end.stderr, "")
+    assert {file: file.stat().st_size for file in tmp_path.iterdir()} == sizes
 
 
 def test_row_50_good_files_of_the_same_kinds(tmp_path):

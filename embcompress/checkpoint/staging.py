@@ -214,8 +214,8 @@ def _lock(stage: Path) -> int:
 
 
 def _companions(stage: Path, place: Path) -> list[Path]:
-    """The files that were written beside the output."""
-    return sorted(entry for entry in stage.iterdir() if entry.name not in (place.name, _OLD, _DISCARDED))
+    """The files that were written beside the output; folders there are their writer's own."""
+    return sorted(entry for entry in stage.iterdir() if entry.is_file() and entry.name != place.name)
 
 
 def _publish(stage: Path, place: Path) -> None:

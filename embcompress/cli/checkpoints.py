@@ -52,6 +52,7 @@ from embcompress.errors import printable
 def factorize(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Write a smaller copy of the checkpoint PATH, its embedding table replaced by factors or codes.
 
+    PATH may be a file of word vectors too, whose copy is a .safetensors file.
     Give exactly one target. Without -o the output stands beside the input, named after the target.
     """
     from embcompress import workflows

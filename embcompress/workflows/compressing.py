@@ -92,6 +92,8 @@ def compress(
     session.check(place, (source, *wanted.files, *([tests] if tests else [])), recipe)
 
     with staged(place, force=session.force) as stage:
+        tried = stage.with_name(".tried")  # a folder, which is not published
+        tried.mkdir()
         record = _dense_record(source, place)
         split = wanted.split(recipe.seed, record)
         counts = _counts(record, split.train)
@@ -111,7 +113,7 @@ def compress(
                 split_scale=split_scale,
                 weights=counts if exponent else None,  # plain SVD by its own name
                 smoothing=exponent,
-                output=stage.with_name(f"{exponent:g}-{stage.name}"),
+                output=tried / f"{exponent:g}-{stage.name}",
                 progress=progress,
             )
             return _Candidate(result, measure(result.output, lambda _: split.dev, factory, session))

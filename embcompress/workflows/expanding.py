@@ -32,7 +32,7 @@ def expand(
     """Write a copy of a compressed checkpoint with dense tables under their old names.
 
     The tables hold the product of the factors in the element type they once had; what was lost
-    in compressing is not recovered.
+    in compressing is not recovered. Word vectors come back in the format of the file they were in.
 
     Args:
         path: a checkpoint written by :func:`embcompress.factorize`.

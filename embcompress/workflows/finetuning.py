@@ -33,7 +33,7 @@ FINETUNE_RECIPE = Recipe(epochs=3, learning_rate=3e-3)
 ratios, see examples/paper/RESULTS.md. CALR's rates fall too fast for three epochs."""
 
 PRETRAINED_RECIPE = Recipe(epochs=3, batch_size=32, optimizer="adamw", learning_rate=1e-4, clip=1.0)
-"""The same for a model of a Hugging Face directory. On all-MiniLM-L6-v2, trained on TREC-6 to 93.4 % on dev and
+"""The same for a model of a Hugging Face directory. On all-MiniLM-L6-v2, trained on TREC-6 to 93.4 % on dev,
 then with a table ten times smaller (45.8 %), rates of 2e-5, 5e-5, 1e-4 and 2e-4 came to 87.6, 88.5, 89.4 and
 89.4 %; large models want the lower ones."""
 

@@ -32,8 +32,6 @@ from embcompress.errors import InputError, UsageError
 _HEADER_LIMIT = 10_000
 """Longest header taken, in bytes, which is NumPy's limit too."""
 _KINDS = {"f2": "F16", "f4": "F32", "f8": "F64"}
-_HEADER_LIMIT = 10_000
-"""Longest header taken, in bytes, which is NumPy's limit too."""
 _VERSIONS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 """Readers of headers by version of the format; a third one exists for records with names alone."""
 

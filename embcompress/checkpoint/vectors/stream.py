@@ -69,7 +69,8 @@ class Stream:
             data = data.removeprefix(_BYTE_ORDER_MARK)
         self._read += len(data)
         place = self._file.tell()
-        self._steps(place - self._told)
+        if place > self._told:
+            self._steps(place - self._told)
         self._told = place
         return data
 
