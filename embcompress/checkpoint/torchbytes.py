@@ -30,10 +30,7 @@ def view_bytes(fd: int, archive: Archive, view: View, where: str) -> Iterator[by
     if view.span == view.numel and view.stride == _rows_first(view.shape):
         yield from pieces(fd, Extent(offset, nbytes, None), where)
     elif nbytes:
-        elements = _mapped(fd, view, offset)
-        step = max(1, CHUNK * len(elements) // nbytes)
-        for start in range(0, len(elements), step):
-            yield elements[start : start + step].tobytes()
+        yield from _gathered(_mapped(fd, view, offset))
 
 
 def _rows_first(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -47,8 +44,18 @@ def _mapped(fd: int, view: View, offset: int) -> NDArray[Any]:
     # Dimensions of size 1 order nothing; their steps may be any number, and NumPy allows 64 in all.
     steps = [(n, s * view.itemsize) for n, s in zip(view.shape, view.stride, strict=True) if n > 1]
     shape, strides = (*(n for n, _ in steps), view.itemsize), (*(s for _, s in steps), 1)
-    found: NDArray[Any] = np.ndarray(shape, np.uint8, mapped, offset, strides)
-    return found if steps else found[None]
+    return np.ndarray(shape, np.uint8, mapped, offset, strides)
+
+
+def _gathered(elements: NDArray[Any]) -> Iterator[bytes]:
+    """The bytes of a mapped tensor, its first axes cut until a piece is small."""
+    if elements.nbytes <= CHUNK or elements.ndim == 1:
+        yield elements.tobytes()
+        return
+    step = max(1, CHUNK * len(elements) // elements.nbytes)
+    for start in range(0, len(elements), step):
+        part = elements[start : start + step]
+        yield from _gathered(part[0] if len(part) == 1 else part)
 
 
 class Remainder:
@@ -102,7 +109,11 @@ class Remainder:
         view = parse_view(node, self._where)
         if view is not None:
             whole = view_bytes(self._fd, self._archive, view, self._where)
-            self._found[path] = f"{view.torch_dtype} {list(view.shape)}, SHA-256 {_sha256(whole)}"
+            kind = f"{view.torch_dtype} {list(view.shape)}"
+            if view.numel > view.span:  # of elements that lie on one another there may be any number
+                kind += f" with strides {list(view.stride)}"
+                whole = pieces(self._fd, self._looked_at(view), self._where)
+            self._found[path] = f"{kind}, SHA-256 {_sha256(whole)}"
             if not view.plain:
                 self._add(node.args[-1], f"{path} metadata")
         elif isinstance(node, StorageRef):
@@ -118,6 +129,11 @@ class Remainder:
             self._found[path] = f"{type(node).__name__} of {len(node)}"
             for number, part in enumerate(node):
                 self._add(part, f"{path}[{number}]")
+
+    def _looked_at(self, view: View) -> Extent:
+        """The bytes between the first and the last element of a tensor."""
+        offset = self._archive.storages[view.storage.key].offset
+        return Extent(offset + view.begin, view.end - view.begin, None)
 
     def _add_dict(self, node: dict[Any, Any], path: str) -> None:
         """The entries of a dict and its attributes; of the state dict without its tensors and our record."""

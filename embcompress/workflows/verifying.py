@@ -65,7 +65,7 @@ def verify(
         written.check_integrity(progress)
         described = written.description
         if described is None or not described.tables:
-            raise UsageError(f"{written.path}: holds no compressed table", remedy="nothing is to be verified")
+            return _without_record(written, against)
         broken = [*record_differences(written, described)]
         for record in described.tables:
             broken += part_differences(written, record)
@@ -95,6 +95,20 @@ def verify(
                 # The record that says which tables there are is itself not what it was.
                 return _verification(written, original.path, described, [], broken, ())
             return _against(original, written, tables, weighting, broken, progress)
+
+
+def _without_record(written: Checkpoint, against: str | Path | None) -> Verification:
+    """What can be said of an output whose record is gone, if it is one at all.
+
+    Raises:
+        UsageError: nothing tells that it is.
+    """
+    if against is not None:
+        with open_checkpoint(against) as original:
+            if written.tensors.keys() - original.tensors.keys():
+                gone = Difference("record", "is missing, so that parts are there which nothing explains")
+                return Verification(written.path, original.path, (), 0, 0, (gone,), ())
+    raise UsageError(f"{written.path}: holds no compressed table", remedy="nothing is to be verified")
 
 
 def _against(
