@@ -103,7 +103,8 @@ def test_a_coded_classifier_stays_what_it_was(shelf, made, kind, name):
     table = {part for part in before if part.startswith("embedding.")}
     assert changed(before, after) == KINDS[kind][1] | before.keys() - table
     (one,), (two,) = description(small)["tables"], description(tuned)["tables"]
-    assert {**one, "trained": True} == two
+    assert {**one, "trained": True, "digests": two["digests"]} == two
+    assert one["digests"] != two["digests"] or kind == "int4"
     assert record(small) == record(tuned)
 
 

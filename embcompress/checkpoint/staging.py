@@ -117,7 +117,8 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
         with _interrupts_wait():
             _publish(stage, place)
     except OSError as error:
-        error.filename = error.filename or str(target)  # a write by descriptor does not know its file
+        if error.errno is not None and error.filename is None:
+            error.filename = str(target)  # a write by descriptor does not know its file
         raise
     finally:
         if lock is not None:
