@@ -280,7 +280,7 @@ def test_publishing_that_fails_loses_no_training(shelf, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("embcompress.workflows.distilling._write", full)
+        patch.setattr("embcompress.workflows.distilling.write_trained", full)
         with pytest.raises(OSError, match="No space"):
             tune(shelf, tmp_path / "tuned", epochs=2)
     log = Log()

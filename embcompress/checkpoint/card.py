@@ -140,15 +140,14 @@ def _quoted(text: str) -> str:
 def _section(description: Description, *, dense: bool) -> str:
     tables = description.tables
     done = "was compressed and made dense again" if dense else "is compressed"
+    rest = ". Every other tensor is byte for byte that of the base model."
+    if any(table.trained for table in tables):
+        rest = ", and weights were trained afterwards; the errors are those before."
     lines = [
         _BEGIN,
         "## The embedding table",
         "",
-        f"The embedding table of this model {done}, by embcompress {_plain(description.version)}. "
-        "Every other tensor is byte for byte that of the base model."
-        if not any(table.trained for table in tables)
-        else f"The embedding table of this model {done}, by embcompress {_plain(description.version)}, "
-        "and weights were trained afterwards; the errors are those before.",
+        f"The embedding table of this model {done}, by embcompress {_plain(description.version)}{rest}",
         "",
         "| table | rows × columns | method | bytes | removed | relative error |",
         "|---|---|---|---|---|---|",

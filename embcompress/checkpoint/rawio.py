@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,14 @@ def write_all(fd: int, data: bytes | memoryview | NDArray[Any]) -> int:
     while done < len(view):
         done += os.write(fd, view[done : done + (1 << 30)])
     return done
+
+
+def sha256_of(pieces: Iterable[bytes]) -> str:
+    """SHA-256 of bytes that come in pieces."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:

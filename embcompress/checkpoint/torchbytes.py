@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import mmap
 from collections.abc import Collection, Iterator, Mapping
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.checkpoint.picklenodes import DROPPED, SCALARS, Call, OrderedMap, Replacements, StorageRef
-from embcompress.checkpoint.rawio import CHUNK
+from embcompress.checkpoint.rawio import CHUNK, sha256_of
 from embcompress.checkpoint.torcharchive import Archive
 from embcompress.checkpoint.torchtensors import View, parse_view
 from embcompress.checkpoint.zipstore import Extent, pieces
@@ -113,12 +112,12 @@ class Remainder:
             if view.numel > view.span:  # of elements that lie on one another there may be any number
                 kind += f" with strides {list(view.stride)}"
                 whole = pieces(self._fd, self._looked_at(view), self._where)
-            self._found[path] = f"{kind}, SHA-256 {_sha256(whole)}"
+            self._found[path] = f"{kind}, SHA-256 {sha256_of(whole)}"
             if not view.plain:
                 self._add(node.args[-1], f"{path} metadata")
         elif isinstance(node, StorageRef):
             whole = pieces(self._fd, self._archive.storages[node.key], self._where)
-            self._found[path] = f"{node.kind} of {node.numel}, SHA-256 {_sha256(whole)}"
+            self._found[path] = f"{node.kind} of {node.numel}, SHA-256 {sha256_of(whole)}"
         elif isinstance(node, Call):
             self._found[path] = str(node.function)
             for number, part in enumerate(node.args):
@@ -151,10 +150,3 @@ class Remainder:
                         self._add(value, f"{path} {name}.{key}")
             else:
                 self._add(part, f"{path} {name}")
-
-
-def _sha256(whole: Iterator[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in whole:
-        digest.update(piece)
-    return digest.hexdigest()

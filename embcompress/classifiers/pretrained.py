@@ -98,7 +98,10 @@ def is_directory(path: Path) -> bool:
 def record_of(path: Path) -> ClassifierRecord:
     """The record of a directory; see :func:`open_directory`, whose errors it raises."""
     config = config_of(path)
-    return _record(path, config, architecture_of(config, path))
+    kind = _labelling(path, config)
+    with torch.device("meta"), reading(path):
+        empty = kind(config)
+    return _record(path, empty)
 
 
 def open_directory(path: Path, factory: str | None) -> OpenedClassifier:
@@ -116,24 +119,25 @@ def open_directory(path: Path, factory: str | None) -> OpenedClassifier:
     if factory is not None:
         raise UsageError(f"--model {factory}: {path} is a Hugging Face directory", remedy="leave out --model")
     config = config_of(path)
-    kind = architecture_of(config, path)
-    record = _record(path, config, kind)
+    kind = _labelling(path, config)
     with open_checkpoint(path) as checkpoint:
         description, size = checkpoint.description, checkpoint.size
     with reading(path):
         model = kind(config)
         model.config.use_cache = False  # nothing is generated
+        record = _record(path, model)
         renamed, notes = filled(model, path)
     wrapped = SequenceClassifier(model.float().eval())
     return OpenedClassifier(record, wrapped, description, size, lambda name: f"model.{renamed(name)}", notes)
 
 
-def _record(path: Path, config: Any, kind: Any) -> ClassifierRecord:
-    """What config.json and the tokenizer's files say.
+def _labelling(path: Path, config: Any) -> Any:
+    """The class of a model that gives each text one label.
 
     Raises:
         UsageError: the model labels no texts, or not with one label each.
     """
+    kind = architecture_of(config, path)
     name = kind.__name__
     if not name.endswith(_HEAD):
         raise UsageError(
@@ -147,22 +151,31 @@ def _record(path: Path, config: Any, kind: Any) -> ClassifierRecord:
             f"{path}: is a model for {what} with {config.num_labels} scores",
             remedy="only models that give a text one of two or more labels are taken",
         )
+    return kind
+
+
+def _record(path: Path, model: Any) -> ClassifierRecord:
+    """What config.json and the tokenizer's files say of a model, whatever its weights.
+
+    Raises:
+        UsageError: there is no tokenizer, or no token that fills up.
+        InputError: they contradict each other.
+    """
+    config = model.config
     labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
     if len({*labels}) < len(labels):
         raise InputError(f"{path}: config.json gives two labels one name", remedy="name each otherwise")
-    with torch.device("meta"), reading(path):
-        empty = kind(config)
-    embedding = empty.get_input_embeddings()
+    embedding = model.get_input_embeddings()
     made = tokenizer_in(path)
     padding = made.pad_token_id
-    if padding is None or (config.pad_token_id is None and not _is_encoder(empty)):
+    if padding is None or (config.pad_token_id is None and not _is_encoder(model)):
         raise UsageError(
             f"{path}: names no padding token, so texts cannot be read side by side",
             remedy="set pad_token in tokenizer_config.json and pad_token_id in config.json",
         )
     tokenizer = DirectoryTokenizer(made, embedding.num_embeddings, padding, path)
-    longest = min(_LONGEST, int(min(made.model_max_length, 1 << 30)), positions(empty, _LONGEST))
-    architecture = Architecture(name, embedding.embedding_dim, (), 0.0)
+    longest = min(_LONGEST, int(min(made.model_max_length, 1 << 30)), positions(model, _LONGEST))
+    architecture = Architecture(type(model).__name__, embedding.embedding_dim, (), 0.0)
     return DirectoryRecord(architecture, tokenizer, labels, longest)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Progress, silent
+from embcompress.checkpoint.base import Progress, silent
 from embcompress.checkpoint.staging import check_space, check_target, staged
 from embcompress.errors import UsageError
-from embcompress.pretrained import Pretrained, open_pretrained
+from embcompress.pretrained import open_pretrained
 from embcompress.reports.comparison import DistilResult
 from embcompress.training.devices import runtime
 from embcompress.training.distillation import Distilled, Distiller, State, held_out
@@ -21,14 +20,12 @@ from embcompress.workflows.common import (
     check_format,
     check_unchanged,
     default_output,
-    hashed,
     keep_freed_memory,
     stamps,
 )
 from embcompress.workflows.comparing import open_pair, tokens_of
-from embcompress.workflows.finetuning import stored_values, with_values
+from embcompress.workflows.finetuning import write_trained
 from embcompress.workflows.learning import check_read_back
-from embcompress.workflows.sealing import seal, unsealed
 from embcompress.workflows.unfinished import carry_out, check_unfinished, forget, keep_best
 
 USUAL_RECIPE = DistilRecipe()
@@ -101,7 +98,7 @@ def distil(
         distiller = Distiller(student, original, train, held, recipe, where)
 
         def write(target: Path, done: Distilled) -> State:
-            return _write(source, target, student, done.state, progress, trained=done.changed)
+            return write_trained(source, target, done.state, student.renamed, progress, trained=done.changed)
 
         def learn(stop: Callable[[], bool], save: Callable[[], None]) -> str | None:
             if distiller.run(watcher, stop, save):
@@ -138,23 +135,3 @@ def distil(
         size=after.size,
         notes=tuple(notes),
     )
-
-
-def _write(
-    source: Checkpoint,
-    target: Path,
-    student: Pretrained,
-    state: State,
-    progress: Progress,
-    *,
-    trained: bool,
-) -> State:
-    """Write ``source`` with the trained values; these as they are stored, by their names in its files."""
-    assert source.description is not None, "a model without a compressed table was refused"
-    with hashed(source.weight_files) as digests:
-        values = stored_values(source, state, student.renamed)
-        tables = tuple(unsealed(replace(t, trained=t.trained or trained)) for t in source.description.tables)
-        description = replace(source.description, source=digests.result(), tables=tables)
-        source.write(target, with_values(source, values), description, progress)
-    seal(target)
-    return values

@@ -120,25 +120,20 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
         check_format(what.place, source)
         check_space(what.place, source.size)
 
-        def write(target: Path, learned: Learned) -> None:
-            description = opened.description
-            with hashed(source.weight_files) as digests:
-                if description is not None:
-                    trained = learned.best.epoch > 0
-                    tables = tuple(
-                        unsealed(replace(t, trained=t.trained or trained)) for t in description.tables
-                    )
-                    sources = what.sources or digests.result()
-                    description = replace(description, source=sources, tables=tables)
-                values = stored_values(source, learned.state, opened.renamed)
-                source.write(target, with_values(source, values), description, progress)
-            if description is not None:
-                seal(target)
+        def write(target: Path, learned: Learned) -> State:
+            return write_trained(
+                source,
+                target,
+                learned.state,
+                opened.renamed,
+                progress,
+                trained=learned.best.epoch > 0,
+                sources=what.sources,
+            )
 
         learned = learn(task, session, write)
-        write(stage, learned)
+        values = write(stage, learned)
         check_unchanged(source, before)
-        values = stored_values(source, learned.state, opened.renamed)
         written = check_written(stage, values, dev, session, what.factory)
     notes = [*opened.notes, *split.notes]
     if learned.best.epoch == 0:
@@ -158,6 +153,45 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
         size=written.size,
         notes=tuple(notes),
     )
+
+
+def write_trained(
+    source: Checkpoint,
+    target: Path,
+    state: State,
+    renamed: Callable[[str], str],
+    progress: Progress,
+    *,
+    trained: bool,
+    sources: Mapping[str, str] | None = None,
+) -> State:
+    """Write ``source`` with the values of a trained module.
+
+    Args:
+        source: what was trained.
+        target: does not exist yet.
+        state: state dict of the module.
+        renamed: the name in ``state`` of a name in the files.
+        progress: called as ``progress(stage, done, total)``.
+        trained: whether these are other values than those of ``source``.
+        sources: file name -> SHA-256 of what the output was made from; None for ``source`` itself.
+
+    Returns:
+        The values as they are stored, by their names in the files.
+
+    Raises:
+        TargetError: a trained value is not finite, or too large for the stored type.
+    """
+    description = source.description
+    with hashed(source.weight_files) as digests:
+        values = stored_values(source, state, renamed)
+        if description is not None:
+            tables = tuple(unsealed(replace(t, trained=t.trained or trained)) for t in description.tables)
+            description = replace(description, source=sources or digests.result(), tables=tables)
+        source.write(target, with_values(source, values), description, progress)
+    if description is not None:
+        seal(target)
+    return values
 
 
 def stored_values(source: Checkpoint, state: State, renamed: Callable[[str], str]) -> State:

@@ -58,7 +58,7 @@ class Task:
     place: Path
 
 
-def learn(task: Task, session: Session, write: Callable[[Path, Learned], None]) -> Learned:
+def learn(task: Task, session: Session, write: Callable[[Path, Learned], object]) -> Learned:
     """Train until the end, or until Ctrl-C.
 
     Args:
@@ -96,7 +96,7 @@ def _learned(trainer: Trainer) -> Learned:
     return Learned(tuple(trainer.history), trainer.best, trainer.best_state)
 
 
-def _keep(place: Path, learned: Learned, write: Callable[[Path, Learned], None]) -> str:
+def _keep(place: Path, learned: Learned, write: Callable[[Path, Learned], object]) -> str:
     """Write the best weights of an interrupted run; what to say of them."""
     if learned.best.epoch == 0:
         return "no epoch was better than the start yet"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import NO_DIGEST, TableRecord
+from embcompress.checkpoint.rawio import sha256_of
 
 
 def unsealed(record: TableRecord) -> TableRecord:
@@ -23,10 +23,7 @@ def sealed(written: Checkpoint, record: TableRecord) -> TableRecord:
 
 def digest_of(checkpoint: Checkpoint, name: str) -> str:
     """SHA-256 of the bytes of a stored tensor."""
-    digest = hashlib.sha256()
-    for piece in checkpoint.bytes_of(name):
-        digest.update(piece)
-    return digest.hexdigest()
+    return sha256_of(checkpoint.bytes_of(name))
 
 
 def seal(stage: Path) -> None:

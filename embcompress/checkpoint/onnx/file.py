@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,7 +26,7 @@ from embcompress.checkpoint.onnx.model import (
     tensors_in,
 )
 from embcompress.checkpoint.onnx.wire import Wire
-from embcompress.checkpoint.rawio import read_exact, write_all
+from embcompress.checkpoint.rawio import read_exact, sha256_of, write_all
 from embcompress.checkpoint.staging import published
 from embcompress.errors import UsageError
 
@@ -122,18 +121,14 @@ class OnnxFile(Checkpoint):
         others = (weight for weight in self._weights.values() if weight.info.layout != "dense")
         apart = {f"numbers of {weight.info.name}": weight.extent for weight in others}
         apart |= {f"tensor {i} inside of nodes": extent for i, extent in enumerate(self._model.nested)}
-        digests = {name: self._sha256(extent) for name, extent in apart.items() if extent is not None}
+        digests = {
+            name: sha256_of(self._pieces(extent)) for name, extent in apart.items() if extent is not None
+        }
         return {**remainder_of(proto, headers, metadata), **digests}
 
     def _pieces(self, extent: Extent) -> Iterator[bytes]:
         whole = zipstore.Extent(extent.offset, extent.nbytes, None)
         return zipstore.pieces(self._fds[extent.file], whole, str(extent.file))
-
-    def _sha256(self, extent: Extent) -> str:
-        digest = hashlib.sha256()
-        for piece in self._pieces(extent):
-            digest.update(piece)
-        return digest.hexdigest()
 
     def check_integrity(self, progress: Progress = silent) -> None:
         """Nothing to check: the format carries no checksums that its writers fill in."""

@@ -1,7 +1,7 @@
 """What every format of word vectors offers: tokens and their vectors, read and written.
 
 A format is one file with a subclass of :class:`VectorFormat` and one line in ``VECTOR_FORMATS``
-(``checkpoint/vectors/__init__.py``); contract tests run over that registry. Most are read from
+(``checkpoint/vectors/registry.py``); contract tests run over that registry. Most are read from
 front to back, entry by entry (``streamed.py``); all open as :class:`StoredVectors`.
 """
 
