@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,14 @@ def succeed(*args: object) -> Result:
     result = run(*args)
     assert result.exit_code == 0, result.output
     return result
+
+
+def vectors_file(path: Path, write: Callable[..., object], tokens: Sequence[str], matrix: np.ndarray) -> Path:
+    """Word vectors as ``write`` writes them, gzip where the name says so."""
+    write(path, tokens, matrix)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(path.read_bytes(), 1))
+    return path
 
 
 def start(*args: object, **options: Any) -> subprocess.Popen[str]:

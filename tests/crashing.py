@@ -137,7 +137,8 @@ def _command(arguments, striker=None):
         return code, struck, errors.read().decode()
 
 
-def _listing(folder):
+def listing(folder):
+    """SHA-256 of every file in a folder, by path."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -169,7 +170,7 @@ def main(deed, arguments, target, old, stride, first):
     forced = [*command, "--force"] if old else command
 
     def tell(code, struck, errors):
-        print(json.dumps([code, struck, errors, _listing(target.parent)]), flush=True)
+        print(json.dumps([code, struck, errors, listing(target.parent)]), flush=True)
 
     _prepare(target, old)
     tell(*_command(forced))

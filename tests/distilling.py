@@ -72,3 +72,14 @@ def tune(shelf, output, name="bert", kind="svd", *, options=None, **recipe):
 
 def compared(shelf, path, name="bert"):
     return embcompress.compare(path, shelf / name, shelf / "test.txt").likeness
+
+
+def command(folder, texts, *options):
+    """A compressed BERT, its original and texts in ``folder``; the command line that distils it."""
+    (folder / "model").mkdir()
+    torch.manual_seed(0)
+    bert(tokenizer(folder / "model")).save_pretrained(folder / "model")
+    embcompress.factorize(folder / "model", rank=6, output=folder / "small")
+    (folder / "texts.txt").write_text("\n".join(texts))
+    places = ("--teacher", folder / "model", "--texts", folder / "texts.txt")
+    return ("distil", folder / "small", *places, "--learning-rate", "0.003", "--batch-size", "16", *options)

@@ -14,11 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distilling
 import pytest
 import torch
 from checkpoints import assert_one_line, contents, directory, succeed, table
-from crashing import DEEDS, strikes
-from distilling import bert, tokenizer
+from crashing import DEEDS, listing, strikes
 from safetensors.numpy import save_file
 from weather import STILL, train, weather
 
@@ -85,14 +85,8 @@ def compress_classifier(folder):
 
 
 def distil_directory(folder):
-    (folder / "model").mkdir()
-    torch.manual_seed(0)
-    bert(tokenizer(folder / "model")).save_pretrained(folder / "model")
-    succeed("factorize", folder / "model", "--rank", 6, "-o", folder / "small")
-    (folder / "texts.txt").write_text("\n".join(f"w{i} w{i + 1} w{i + 2}" for i in range(70)))
-    options = ("--epochs", "2", "--learning-rate", "0.003", "--batch-size", "16", "-q")
-    texts = ("--teacher", folder / "model", "--texts", folder / "texts.txt")
-    return ("distil", folder / "small", *texts, *options), "output"
+    texts = (f"w{i} w{i + 1} w{i + 2}" for i in range(70))
+    return distilling.command(folder, texts, "--epochs", "2", "-q"), "output"
 
 
 COMMANDS = {
@@ -103,7 +97,6 @@ COMMANDS = {
         *(train_classifier, finetune_classifier, compress_classifier, distil_directory),
     )
 }
-TRAINING = ("train_classifier", "finetune_classifier", "compress_classifier", "distil_directory")
 
 
 def older(folder, name, command):
@@ -170,9 +163,7 @@ def assert_ended_well(run, deed, name, where):
 
 
 def hashes(path):
-    from crashing import _listing
-
-    return {p: sha for p, sha in _listing(path.parent).items() if p.split("/")[0] == path.name}
+    return {p: sha for p, sha in listing(path.parent).items() if p.split("/")[0] == path.name}
 
 
 QUICK = {"factorize_file": 4, "factorize_torch": 7, "factorize_shards": 13, "expand_shards": 13,

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distilling
 import pytest
-import torch
 from checkpoints import contents, succeed
-from distilling import bert, tokenizer
 from sequence_models import bert as labelling_bert
 from sequence_models import saved
 from weather import STILL, train, weather
@@ -96,14 +95,8 @@ def finetune_directory(folder):
 
 
 def distil(folder):
-    (folder / "model").mkdir()
-    torch.manual_seed(0)
-    bert(tokenizer(folder / "model")).save_pretrained(folder / "model")
-    succeed("factorize", folder / "model", "--rank", 6, "-o", folder / "small")
-    (folder / "texts.txt").write_text("\n".join(f"w{i % 90} w{i // 90} w{i % 7}" for i in range(1200)))
-    options = ("--epochs", "4", "--learning-rate", "0.003", "--batch-size", "16")
-    texts = ("--teacher", folder / "model", "--texts", folder / "texts.txt")
-    return ("distil", folder / "small", *texts, *options), ""
+    texts = (f"w{i % 90} w{i // 90} w{i % 7}" for i in range(1200))
+    return distilling.command(folder, texts, "--epochs", "4"), ""
 
 
 COMMANDS = {made.__name__: made for made in (finetune_file, finetune_directory, distil)}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from checkpoints import directory, raw, table
+from checkpoints import directory, raw, table, vectors_file
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -148,11 +148,7 @@ class Case:
     is_map: bool = False
 
     def make(self, folder, tokens=TOKENS, matrix=MATRIX):
-        path = folder / self.name
-        self.write(path, tokens, matrix)
-        if path.suffix == ".gz":
-            path.write_bytes(gzip.compress(path.read_bytes(), 1))
-        return path
+        return vectors_file(folder / self.name, self.write, tokens, matrix)
 
 
 CASES = [
