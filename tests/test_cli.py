@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -183,6 +187,42 @@ def test_no_bars_and_no_colour_when_piped(model):
     )
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stderr == ""
+
+
+def on_terminal(columns, *args):
+    """What a terminal of that many columns gets, without its colours."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = subprocess.Popen(
+        [sys.executable, "-m", "embcompress", *map(str, args)],
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        env={key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")},
+    )
+    os.close(theirs)
+    written = b""
+    try:
+        while piece := os.read(ours, 4096):
+            written += piece
+    except OSError:  # the other end is closed
+        pass
+    assert command.wait() == 0
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode().replace("\r\n", "\n"))
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_terminal_is_too_narrow_for_a_result(tmp_path, columns):
+    """Each figure and path is whole, a line each where a line a table does not fit."""
+    rows = np.random.default_rng(0).standard_normal((3000, 48)).astype(np.float32)
+    name = "model.decoder.embed_tokens_of_a_rather_long_name.weight"
+    save_file({name: rows}, tmp_path / "model.safetensors")
+    written = on_terminal(columns, "factorize", tmp_path / "model.safetensors", "--rank", "4")
+    headers = ("V × d", "dtype", "method", "bytes", "rank", "error", "foretold")
+    for text in (name, "3,000 × 48", "float32", "576 kB → 48.8 kB", "0.9", *headers):
+        assert text in written
+    assert f"wrote {tmp_path / 'model-svd-rank-4.safetensors'};" in written
+    assert (written.splitlines()[0] == name) == (columns < 200)
 
 
 def test_a_closed_pipe_is_no_traceback(model):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from embcompress.errors import printable
-from embcompress.reports.results import ExpandResult, FactorizeResult
+from embcompress.reports.results import ExpandResult, FactorizeResult, TableResult
 from embcompress.reports.units import human_bytes, human_error
 from embcompress.reports.verification import Verification, VerifiedTable
 
@@ -133,23 +134,8 @@ def _(result: FactorizeResult) -> None:
     console = stdout()
     weighted = any(new.weighting for new in result.tables)
     errors = ("weighted error", "foretold", "unweighted") if weighted else ("error", "foretold")
-    table = grid("table", "V × d", "dtype", "method", "bytes", "rank", *errors)
-    for new in result.tables:
-        dtype = new.dtype if new.dtype == new.stored_dtype else f"{new.dtype} → {new.stored_dtype}"
-        table.add_row(
-            f"[bold]{safe(new.name)}[/]",
-            shape_text(new.shape),
-            dtype,
-            safe(new.method),
-            f"{human_bytes(new.bytes_before)} → {human_bytes(new.bytes_after)}",
-            "–" if new.rank is None else str(new.rank),
-            _measured(new.weighted_error if new.weighting else new.relative_error),
-            human_error(new.predicted_error),
-            *([_measured(new.relative_error)] if weighted else []),
-        )
-        if new.ties:
-            table.add_row(f"  also {safe(', '.join(new.ties))}")
-    console.print(table)
+    headers = ("table", "V × d", "dtype", "method", "bytes", "rank", *errors)
+    _print_fitting(console, headers, [_factorized(new, weighted=weighted) for new in result.tables])
     for new in result.tables:
         if new.rivals:
             of = f" of {safe(new.name)}" if len(result.tables) > 1 else ""
@@ -164,6 +150,21 @@ def _(result: FactorizeResult) -> None:
         console.print(f"dry run, nothing written; the output would be {safe(result.output)}")
 
 
+def _factorized(new: TableResult, *, weighted: bool) -> tuple[str, ...]:
+    """A table that was factorized, a cell for each header; its ties below its name."""
+    return (
+        f"[bold]{safe(new.name)}[/]" + (f"\n  also {safe(', '.join(new.ties))}" if new.ties else ""),
+        shape_text(new.shape),
+        new.dtype if new.dtype == new.stored_dtype else f"{new.dtype} → {new.stored_dtype}",
+        safe(new.method),
+        f"{human_bytes(new.bytes_before)} → {human_bytes(new.bytes_after)}",
+        "–" if new.rank is None else str(new.rank),
+        _measured(new.weighted_error if new.weighting else new.relative_error),
+        human_error(new.predicted_error),
+        *([_measured(new.relative_error)] if weighted else []),
+    )
+
+
 @show.register
 def _(result: ExpandResult) -> None:
     console = stdout()
@@ -176,11 +177,11 @@ def _(result: ExpandResult) -> None:
 def _(result: Verification) -> None:
     console = stdout()
     for difference in result.differences:
-        console.print(safe(difference.line, 2000), soft_wrap=True)
+        console.print(safe(difference.line, 2000))
     if result.differences:
         return
     for table in result.tables:
-        console.print(f"[bold]{safe(table.name)}[/]  {_verified(table)}", soft_wrap=True)
+        console.print(f"[bold]{safe(table.name)}[/]  {_verified(table)}")
     if result.against is not None and result.tensors:
         console.print(f"{result.tensors:,} other tensors, byte for byte those of {safe(result.against)}")
     if result.against is not None:
@@ -199,11 +200,28 @@ def _verified(table: VerifiedTable) -> str:
 
 
 def stdout() -> Console:
-    """Where results go; as wide as it takes when it is no terminal."""
-    console = Console(highlight=False)
+    """Where results go. No line is broken: a path that is longer than the terminal can still be copied."""
+    console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console
+
+
+def _print_fitting(console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A line a row where the terminal is as wide as that; else a line a cell, below the first of its row."""
+    table = grid(*headers)
+    for row in rows:
+        table.add_row(*row)
+    boundless = console.options.update(max_width=sys.maxsize)
+    if console.measure(table, options=boundless).maximum <= console.width:
+        console.print(table)
+        return
+    for first, *others in rows:
+        console.print(first)
+        cells = Table.grid(padding=(0, 2))
+        for header, cell in zip(headers[1:], others, strict=True):
+            cells.add_row(f"  [dim]{header}[/]", cell)
+        console.print(cells)
 
 
 def grid(*headers: str) -> Table:
