@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from embcompress.errors import UsageError
 from embcompress.nn import CodedEmbedding, CodedLookup, FactorizedEmbedding, FactorizedHead, Lookup
 from embcompress.nn.coded import Manner
+from embcompress.nn.outline import outlined
 from embcompress.nn.stored import CodedTable
 
 
@@ -222,14 +223,14 @@ def _lookup(module: Lookup, left: nn.Parameter) -> Lookup:
         "padding_idx": module.padding_idx,
         "scale_grad_by_freq": module.scale_grad_by_freq,
         "sparse": module.sparse,
-        "device": "meta",  # the weight it makes is given up below
     }
     lookup: Lookup
-    if isinstance(module, nn.EmbeddingBag):
-        options |= {"mode": module.mode, "include_last_offset": module.include_last_offset}
-        lookup = nn.EmbeddingBag(rows, rank, **options)
-    else:
-        lookup = nn.Embedding(rows, rank, **options)
+    with outlined():  # the weight that is made here is given up
+        if isinstance(module, nn.EmbeddingBag):
+            options |= {"mode": module.mode, "include_last_offset": module.include_last_offset}
+            lookup = nn.EmbeddingBag(rows, rank, **options)
+        else:
+            lookup = nn.Embedding(rows, rank, **options)
     lookup.weight = left  # the parameter itself; the constructor would wrap it in a new one
     return lookup
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 import embcompress
 from embcompress import DistilRecipe, Interrupted, UsageError
-from embcompress.pretrained import encoded, open_pretrained
+from embcompress.pretrained.models import open_pretrained
+from embcompress.pretrained.tokens import encoded
 from embcompress.training.devices import runtime
 from embcompress.training.distillation import choose_trained, held_out
 from embcompress.training.likeness import batches_within, measure, neighbours_kept

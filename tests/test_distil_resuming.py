@@ -15,7 +15,8 @@ from distilling import fill, tune
 
 import embcompress
 from embcompress import DistilRecipe, Interrupted, UsageError
-from embcompress.pretrained import encoded, open_pretrained
+from embcompress.pretrained.models import open_pretrained
+from embcompress.pretrained.tokens import encoded
 from embcompress.training import distillation, snapshots
 from embcompress.training.devices import runtime
 from embcompress.training.distillation import Distiller, held_out

@@ -11,6 +11,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from checkpoints import succeed
+from weather import weather
 
 import embcompress
 
@@ -149,6 +151,16 @@ def test_torch_files_do_not_import_torch_either(tmp_path):
     torch.save({"embedding.weight": torch.randn(500, 16)}, tmp_path / "model.pt")
     loaded = loaded_by(RUN, "factorize", tmp_path / "model.pt", "--rank", "4")
     assert "torch" not in loaded
+
+
+def test_opening_a_classifier_does_not_import_the_compiler_of_torch(tmp_path):
+    """It costs half as much again as torch itself, and meta tensors that are given values load it."""
+    weather(tmp_path / "texts.csv")
+    succeed("train", tmp_path / "texts.csv", "-o", tmp_path / "dense.pt", "--epochs", "1")
+    succeed("factorize", tmp_path / "dense.pt", "--rank", "2", "-o", tmp_path / "small.pt")
+    loaded = loaded_by(RUN, "evaluate", tmp_path / "small.pt", tmp_path / "texts.csv")
+    assert "torch" in loaded
+    assert "torch._dynamo" not in loaded
 
 
 def test_import_embcompress_is_lazy_and_complete():

@@ -118,6 +118,14 @@ class Checkpoint(abc.ABC):
         return Form(self.format, self.path.suffix)
 
     @property
+    def dense_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every tensor by name, compressed tables as if they were dense."""
+        tables = self.description.tables if self.description else ()
+        parts = {part for table in tables for part in table.part_names}
+        shapes = {name: info.shape for name, info in self.tensors.items() if name not in parts}
+        return shapes | {table.name: table.shape for table in tables}
+
+    @property
     def copied_size(self) -> int:
         """Bytes of the weights in the form that compressed copies have."""
         return self.size

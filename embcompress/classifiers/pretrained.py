@@ -10,21 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embcompress.checkpoint import open_checkpoint
 from embcompress.classifiers.base import Architecture
 from embcompress.classifiers.opened import OpenedClassifier
 from embcompress.classifiers.record import ClassifierRecord
 from embcompress.data.encoded import Encoded
 from embcompress.data.tokenizing import Tokenizer
 from embcompress.errors import InputError, UsageError
-from embcompress.pretrained import (
-    architecture_of,
-    config_of,
-    filled,
-    positions,
-    reading,
-    tokenizer_in,
-)
+from embcompress.pretrained.blueprint import Blueprint, blueprint
+from embcompress.pretrained.library import reading
+from embcompress.pretrained.models import check_runs, filled
+from embcompress.pretrained.tokens import positions, tokenizer_in
 
 _HEAD = "ForSequenceClassification"
 """How the names of architectures end whose scores are of whole texts."""
@@ -97,11 +92,7 @@ def is_directory(path: Path) -> bool:
 
 def record_of(path: Path) -> ClassifierRecord:
     """The record of a directory; see :func:`open_directory`, whose errors it raises."""
-    config = config_of(path)
-    kind = _labelling(path, config)
-    with torch.device("meta"), reading(path):
-        empty = kind(config)
-    return _record(path, empty)
+    return _record(_labelling(path))
 
 
 def open_directory(path: Path, factory: str | None) -> OpenedClassifier:
@@ -118,27 +109,28 @@ def open_directory(path: Path, factory: str | None) -> OpenedClassifier:
     """
     if factory is not None:
         raise UsageError(f"--model {factory}: {path} is a Hugging Face directory", remedy="leave out --model")
-    config = config_of(path)
-    kind = _labelling(path, config)
-    with open_checkpoint(path) as checkpoint:
-        description, size = checkpoint.description, checkpoint.size
+    plan = _labelling(path)
+    record = _record(plan)
     with reading(path):
-        model = kind(config)
+        model = plan.build()
         model.config.use_cache = False  # nothing is generated
-        record = _record(path, model)
         renamed, notes = filled(model, path)
-    wrapped = SequenceClassifier(model.float().eval())
-    return OpenedClassifier(record, wrapped, description, size, lambda name: f"model.{renamed(name)}", notes)
+    model.float().eval()
+    check_runs(model, path)
+    wrapped = SequenceClassifier(model)
+    return OpenedClassifier(
+        record, wrapped, plan.description, plan.size, lambda name: f"model.{renamed(name)}", notes
+    )
 
 
-def _labelling(path: Path, config: Any) -> Any:
-    """The class of a model that gives each text one label.
+def _labelling(path: Path) -> Blueprint:
+    """The plan of a model that gives each text one label.
 
     Raises:
         UsageError: the model labels no texts, or not with one label each.
     """
-    kind = architecture_of(config, path)
-    name = kind.__name__
+    plan = blueprint(path)
+    name, config = plan.kind.__name__, plan.config
     if not name.endswith(_HEAD):
         raise UsageError(
             f"{path}: a {name} labels no texts",
@@ -151,17 +143,17 @@ def _labelling(path: Path, config: Any) -> Any:
             f"{path}: is a model for {what} with {config.num_labels} scores",
             remedy="only models that give a text one of two or more labels are taken",
         )
-    return kind
+    return plan
 
 
-def _record(path: Path, model: Any) -> ClassifierRecord:
+def _record(plan: Blueprint) -> ClassifierRecord:
     """What config.json and the tokenizer's files say of a model, whatever its weights.
 
     Raises:
         UsageError: there is no tokenizer, or no token that fills up.
         InputError: they contradict each other.
     """
-    config = model.config
+    path, config, model = plan.path, plan.config, plan.outline
     labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
     if len({*labels}) < len(labels):
         raise InputError(f"{path}: config.json gives two labels one name", remedy="name each otherwise")

@@ -20,6 +20,7 @@ from embcompress.classifiers.record import ClassifierRecord, read_record
 from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.errors import InputError, UsageError
 from embcompress.loading import fill
+from embcompress.nn.outline import outlined_for
 
 _WRITTEN = (Safetensors, TorchFile)
 """Formats that new classifiers are written in."""
@@ -59,13 +60,13 @@ def fitting_record(checkpoint: Checkpoint) -> ClassifierRecord:
     record = read_record(checkpoint)
     if record.architecture.name == MODULE:
         return record  # what its tensors should be, the user's code alone can say
+    stored = checkpoint.dense_shapes
     remedy = "record and weights are not of one model: train the classifier again"
     try:
-        with torch.device("meta"):
+        with outlined_for(len(stored), f"{checkpoint.path}: the classifier record"):
             expected = {name: tuple(value.shape) for name, value in build(record).state_dict().items()}
     except UsageError as error:  # a file is at odds with itself, not the user with us
         raise InputError(f"{checkpoint.path}: {error.message}", remedy=remedy) from None
-    stored = _dense_shapes(checkpoint)
     rows, tokens = stored.get(TABLE, ())[:1], len(record.tokenizer.vocabulary)
     if rows and rows != (tokens,):
         raise InputError(
@@ -80,14 +81,6 @@ def fitting_record(checkpoint: Checkpoint) -> ClassifierRecord:
                 f"{checkpoint.path}: {name} {found}, the classifier record says {wanted}", remedy=remedy
             )
     return record
-
-
-def _dense_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor by name, compressed tables as if they were dense."""
-    tables = checkpoint.description.tables if checkpoint.description else ()
-    parts = {part for table in tables for part in table.part_names}
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items() if name not in parts}
-    return shapes | {table.name: table.shape for table in tables}
 
 
 def new_format(path: Path) -> str:

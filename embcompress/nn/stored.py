@@ -21,6 +21,7 @@ from embcompress.methods import METHODS
 from embcompress.methods.integer import Integers
 from embcompress.nn.integer import IntegerRows
 from embcompress.nn.lookup import CodedLookup, FloatRows, agree
+from embcompress.nn.outline import outlined
 from embcompress.nn.trellis import TrellisRows
 
 Parts = Mapping[str, Tensor]
@@ -128,7 +129,8 @@ def coded_table(method: str, parts: Parts, shape: tuple[int, int]) -> CodedTable
     if right is None:
         return CodedTable(lookup, None)
     agree(right.shape[0] == shape[1], f"the right factor has {right.shape[0]} columns, not {shape[1]}")
-    projection = nn.Linear(width, shape[1], bias=False, device="meta")
+    with outlined():
+        projection = nn.Linear(width, shape[1], bias=False)
     projection.weight = nn.Parameter(right.clone())
     return CodedTable(lookup, projection)
 

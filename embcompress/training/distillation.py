@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from embcompress.data.encoded import Ids, shuffled_batches
 from embcompress.errors import UsageError
 from embcompress.nn import FactorizedHead, FactorizedPair
-from embcompress.pretrained import Pretrained, Tokens
+from embcompress.pretrained.models import Pretrained
+from embcompress.pretrained.tokens import Tokens
 from embcompress.training.devices import Runtime
 from embcompress.training.likeness import batches_within, differences, measure, most_tokens
 from embcompress.training.recovery import Check, DistilRecipe, DistilWatcher, Likeness

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from embcompress.checkpoint.base import Progress, silent
 from embcompress.data.encoded import Ids, sorted_batches
 from embcompress.errors import UsageError
-from embcompress.pretrained import Outputs, Pretrained, Tokens
+from embcompress.pretrained.models import Outputs, Pretrained
+from embcompress.pretrained.tokens import Tokens
 from embcompress.training.devices import Runtime
 from embcompress.training.recovery import Likeness
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from embcompress.checkpoint.staging import staged
 from embcompress.errors import InputError, UsageError
-from embcompress.pretrained import Tokens
+from embcompress.pretrained.tokens import Tokens
 from embcompress.training.records import Recipe
 from embcompress.training.recovery import DistilRecipe
 from embcompress.training.scoring import Dataset

@@ -7,7 +7,8 @@ from pathlib import Path
 from embcompress.checkpoint.base import Progress, silent
 from embcompress.data.counting import read_texts
 from embcompress.errors import InputError
-from embcompress.pretrained import Pretrained, Tokens, encoded, open_pretrained
+from embcompress.pretrained.models import Pretrained, open_pretrained
+from embcompress.pretrained.tokens import Tokens, encoded
 from embcompress.reports.comparison import CompareResult
 from embcompress.training.devices import runtime
 from embcompress.training.likeness import check_alike, measure

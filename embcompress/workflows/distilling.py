@@ -9,7 +9,7 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Progress, silent
 from embcompress.checkpoint.staging import check_space, check_target, staged
 from embcompress.errors import UsageError
-from embcompress.pretrained import open_pretrained
+from embcompress.pretrained.models import open_pretrained
 from embcompress.reports.comparison import DistilResult
 from embcompress.training.devices import runtime
 from embcompress.training.distillation import Distilled, Distiller, State, held_out
