@@ -110,6 +110,25 @@ class TestFactorizedHead:
         torch.testing.assert_close(head(hidden), dense)
         assert (head.in_features, head.out_features) == (D, V)
 
+    @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (4,), (2, 2), (5,), (0,), (3, 0)], ids=str)
+    @pytest.mark.parametrize("rows", [1, 31, 32, 33, 1000])
+    def test_a_few_hidden_states_have_the_same_logits_and_gradients(self, shape, rows):
+        """Up to four go another way, whatever V is divisible by: the values and gradients of float64."""
+        torch.manual_seed(0)
+        head = FactorizedHead(
+            FactorizedEmbedding(nn.Embedding(rows, R), nn.Linear(R, D, bias=False)),
+            nn.Parameter(torch.randn(rows)),
+        )
+        hidden, exact = torch.randn(*shape, D, requires_grad=True), copy.deepcopy(head).double()
+        wide = hidden.detach().double().requires_grad_()
+        logits, target = head(hidden), F.linear(wide, exact.weight, exact.bias)
+        torch.testing.assert_close(logits, target.float())
+        logits.square().sum().backward()
+        target.square().sum().backward()
+        torch.testing.assert_close(hidden.grad, wide.grad.float(), rtol=1e-4, atol=1e-4)
+        for ours, theirs in zip(head.parameters(), exact.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad.float(), rtol=1e-4, atol=1e-4)
+
     def test_shares_the_factors(self):
         """A change of the embedding is one of the head, and the head brings no parameters but its bias."""
         embedding = factorized()

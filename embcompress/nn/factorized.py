@@ -9,14 +9,21 @@ also be coded, and a table whose rows are coded as they are has no right factor.
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embcompress.nn.lookup import CodedLookup
 
 Lookup = nn.Embedding | nn.EmbeddingBag
+
+_FEW = 4
+"""Hidden states up to which :func:`_few_products` is the faster way, as for each token of generated text."""
+_BATCHES = 32
+"""Blocks of rows that it multiplies side by side, more than most machines have cores."""
 
 
 class FactorizedPair(nn.Sequential):
@@ -163,7 +170,34 @@ class FactorizedHead(FactorizedPair):
         """Logits (…, V) of hidden states (…, d): ``hidden @ rightᵀ @ leftᵀ + bias``."""
         if self.right is not None:
             hidden = F.linear(hidden, self.right)
-        if not isinstance(self.lookup, CodedLookup):
+        if isinstance(self.lookup, CodedLookup):
+            logits = self.lookup.scores(hidden)
+        elif _is_few(hidden):
+            logits = _few_products(hidden, self.lookup.weight)
+        else:
             return F.linear(hidden, self.lookup.weight, self.bias)
-        logits = self.lookup.scores(hidden)
         return logits if self.bias is None else logits + self.bias
+
+
+def _is_few(hidden: Tensor) -> bool:
+    """Whether a product is better made in batches: few rows of float32 on a CPU, and nothing is compiled."""
+    return (
+        hidden.dtype == torch.float32
+        and hidden.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and 0 < math.prod(hidden.shape[:-1]) <= _FEW
+    )
+
+
+def _few_products(hidden: Tensor, left: Tensor) -> Tensor:
+    """Logits (…, V) of a few hidden states (…, r): ``hidden @ leftᵀ`` in batches of rows of left.
+
+    On processors, torch's product of one row with the rows of a matrix runs on one core and waits for
+    memory: for 250,002×191 numbers on two cores this way took 5 ms of its 24.
+    """
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    size = len(left) // _BATCHES
+    blocks = left[: size * _BATCHES].reshape(_BATCHES, size, left.shape[1])
+    products = torch.bmm(blocks, rows.T.expand(_BATCHES, -1, -1)).reshape(size * _BATCHES, len(rows))
+    logits = torch.cat([products, left[size * _BATCHES :] @ rows.T])
+    return logits.T.reshape(*hidden.shape[:-1], len(left))
