@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from checkpoints import contents
+from checkpoints import assert_refused, contents
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +44,7 @@ def write(folder, content, name="train.csv"):
 
 
 def refused(path, kind, *says, **options):
-    """Reading ends in one line of ``kind`` that holds all of ``says``, and leaves everything as it was."""
+    """Reading, and a command that reads, end in one line of ``kind`` with all of ``says``, nothing changed."""
     before = contents(path.parent)
     with pytest.raises(kind) as caught:
         read_csv(path, **options)
@@ -57,6 +57,10 @@ def refused(path, kind, *says, **options):
     for part in says:
         assert part in line
     assert contents(path.parent) == before
+    if "known_labels" not in options:  # which are those of other rows
+        given = [x for key, value in options.items() for x in (f"--{key.replace('_', '-')}", value)]
+        output = path.with_name("classifier.pt")
+        assert_refused(path.parent, "train", path, "-o", output, *given, code=EXIT_CODES[kind], says=line)
 
 
 def of(labels):

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from checkpoints import assert_refused
 from torch import nn
 
 from embcompress.checkpoint.base import Edit
@@ -33,6 +34,7 @@ def model():
 
 
 def refused(path) -> str:
+    """What the command line, too, says of a file that it refuses, with nothing changed and nothing left."""
     before = path.read_bytes()
     assert TorchFile.recognizes(path)
     with pytest.raises(InputError) as caught:
@@ -42,7 +44,10 @@ def refused(path) -> str:
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
-    return str(caught.value)
+    said = str(caught.value)
+    output = path.with_name("small.pt")
+    assert_refused(path.parent, "factorize", path, "--rank", 1, "-o", output, code=3, says=said)
+    return said
 
 
 class Exploit:
@@ -141,7 +146,7 @@ def test_row_22_tar_format(tmp_path):
         (b"<!DOCTYPE html><html>not found</html>", "is an HTML"),
         (b"\n  <html>", "is an HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
-        (b"\x93NUMPY\x01\x00", "torch.save files do not"),
+        (b"\x89HDF\r\n\x1a\n", "torch.save files do not"),
         (b"\x80\x02]q\x00.", "none of torch.save"),
         (b"PK\x03\x04", "zip directory"),
     ],
