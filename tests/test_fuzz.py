@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +38,34 @@ from embcompress.methods import AUTO, METHODS
 FOUND = [(file.parent.name, file.name) for file in sorted(CORPUS.glob("*/*"))]
 
 
+REPLAY = r"""
+import resource, sys
+from pathlib import Path
+from fuzz.targets import CORPUS, TARGETS
+
+target, folder = sys.argv[1], Path(sys.argv[2])
+if Path("/proc/self/statm").exists():
+    space = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (space, space))
+for file in sorted((CORPUS / target).iterdir()):
+    print(file.name, flush=True)
+    TARGETS[target](file.read_bytes(), folder)
+"""
+"""Reads the corpus of a target in 64 MB beyond Python's own, and names each file before it does."""
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_fuzzers_found_is_read_or_refused_in_one_line(target, tmp_path):
-    """Every input of the corpus ends in success or in one of our errors: no warning, no other exception."""
-    for name in (name for folder, name in FOUND if folder == target):
-        try:
-            TARGETS[target]((CORPUS / target / name).read_bytes(), tmp_path)
-        except BaseException as error:
-            error.add_note(f"from {CORPUS / target / name}")
-            raise
+    """Every input of the corpus ends in success or in one of our errors, in little memory, without a warning."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", REPLAY, target, tmp_path],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"at {done.stdout.splitlines()[-1:]}: {done.stderr}"
+    assert done.stdout.split() == [name for folder, name in FOUND if folder == target]
 
 
 def test_the_corpus_is_small_and_every_target_has_one():

@@ -44,7 +44,7 @@ def write(folder, content, name="train.csv"):
 
 
 def refused(path, kind, *says, **options):
-    """Reading, and a command that reads, end in one line of ``kind`` with all of ``says``, nothing changed."""
+    """Reading, and a command that reads, end in one line of ``kind`` that holds all of ``says``."""
     before = contents(path.parent)
     with pytest.raises(kind) as caught:
         read_csv(path, **options)
