@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Checkpoint, TensorInfo
+from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description, stem
+from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.errors import UsageError
 from embcompress.rows import Rows, rows_of
 

@@ -34,11 +34,12 @@ from test_house import loaded_by
 
 import embcompress
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Edit, NewTensor
+from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import Description, part_name
 from embcompress.checkpoint.dtypes import BY_TORCH_NAME as BY_NUMPY
 from embcompress.checkpoint.onnx import OnnxFile, layout, trellis
 from embcompress.checkpoint.onnx.building import NODES_KEY, kept_text
+from embcompress.checkpoint.tensors import NewTensor
 from embcompress.linalg import trelliscode as linalg
 
 METHODS = ("svd", "int8", "int4", "int3", "lplr", "pq", "screen", "screen+svd", "screen+pq", "screen+int4")

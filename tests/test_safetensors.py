@@ -31,11 +31,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import embcompress
-from embcompress.checkpoint.base import Edit, NewTensor
+from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.checkpoint.rawio import copy_range, read_exact
 from embcompress.checkpoint.safetensors import Safetensors
+from embcompress.checkpoint.tensors import NewTensor
 from embcompress.errors import InputError
 
 # Every dtype that the library writes from torch tensors, with its name in the header.

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from embcompress.checkpoint.base import Edit, NewTensor
+from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.checkpoint.tensors import NewTensor
 from embcompress.checkpoint.torchfile import TorchFile
 from embcompress.errors import InputError, UsageError
 from embcompress.rows import rows_of

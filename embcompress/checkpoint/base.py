@@ -17,12 +17,9 @@ from typing import Any, ClassVar, Self
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.description import Description
-from embcompress.checkpoint.progress import Progress as Progress
-from embcompress.checkpoint.progress import Steps as Steps
-from embcompress.checkpoint.progress import silent as silent
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.checkpoint.rawio import CHUNK
-from embcompress.checkpoint.tensors import NewTensor as NewTensor
-from embcompress.checkpoint.tensors import TensorInfo as TensorInfo
+from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import UsageError
 
 

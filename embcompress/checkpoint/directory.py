@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Checkpoint, Edit, Progress, TensorInfo, silent
+from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.card import CARD, write_card
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
 from embcompress.checkpoint.dirfiles import (
@@ -29,7 +29,9 @@ from embcompress.checkpoint.dirfiles import (
 )
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.layout import Index, Layout, carried_files, find_layout, read_json
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.checkpoint.safetensors import NEW_METADATA, new_size, write_new
+from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.errors import InputError, UsageError
 
 _COMPARE_ROWS = 4096

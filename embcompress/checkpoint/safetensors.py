@@ -12,9 +12,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, Steps, TensorInfo, silent
+from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description, parse_entry
 from embcompress.checkpoint.naming import NAME_LIMIT
+from embcompress.checkpoint.progress import Progress, Steps, silent
 from embcompress.checkpoint.rawio import copy_range, read_exact, write_all
 from embcompress.checkpoint.safetensors_header import (
     HEADER_LIMIT,
@@ -24,6 +25,7 @@ from embcompress.checkpoint.safetensors_header import (
     offsets,
     read_header,
 )
+from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.checkpoint.zipstore import Extent, pieces
 
 NEW_METADATA = {"format": "pt"}

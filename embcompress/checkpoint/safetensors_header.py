@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embcompress.checkpoint.base import NewTensor, TensorInfo
 from embcompress.checkpoint.description import METADATA_KEY, Description
 from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.checkpoint.naming import check_name, check_not_pointer
+from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import InputError
 
 HEADER_LIMIT = 100_000_000

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from embcompress.checkpoint.base import Edit, NewTensor
+from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import METADATA_KEY, Description
 from embcompress.checkpoint.picklenodes import Call, Global, OrderedMap, Replacements, StorageRef, walk
 from embcompress.checkpoint.picklewriter import dump
+from embcompress.checkpoint.tensors import NewTensor
 from embcompress.checkpoint.torcharchive import Archive
 from embcompress.checkpoint.torchoptim import Refit, Split, refit_optimizers
 from embcompress.checkpoint.torchstate import StateDict

@@ -15,11 +15,13 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, Steps, TensorInfo, silent
+from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import Description, parse_description
 from embcompress.checkpoint.naming import check_name
 from embcompress.checkpoint.picklenodes import NO_REPLACEMENTS
+from embcompress.checkpoint.progress import Progress, Steps, silent
 from embcompress.checkpoint.rawio import read_exact
+from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.checkpoint.torcharchive import LEGACY_MAGIC, ZIP_MAGIC, Archive, read_archive
 from embcompress.checkpoint.torchbytes import Remainder, view_bytes
 from embcompress.checkpoint.torchedit import amended_pickle, described_text, plan_rewrite, refitted

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embcompress.checkpoint.base import TensorInfo
 from embcompress.checkpoint.dtypes import BY_TORCH_NAME, DType
 from embcompress.checkpoint.pickleglobals import REBUILD
 from embcompress.checkpoint.picklenodes import (
@@ -16,6 +15,7 @@ from embcompress.checkpoint.picklenodes import (
     children,
     walk,
 )
+from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.checkpoint.zipstore import AGAIN, Extent
 from embcompress.errors import InputError
 

@@ -102,7 +102,7 @@ class TerminalProgress:
         self._bar = Bar(self._console)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take a step of ``stage``; see ``checkpoint.base.Progress``."""
+        """Take a step of ``stage``; see ``checkpoint.progress.Progress``."""
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._stage_began = stage, now

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from embcompress.checkpoint.base import Progress, silent
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.data.encoded import Ids, sorted_batches
 from embcompress.errors import UsageError
 from embcompress.pretrained.models import Outputs, Pretrained

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Progress
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.checkpoint.progress import Progress
 from embcompress.errors import EmbcompressError, TargetError
 from embcompress.methods.decoding import decoded
 from embcompress.methods.planning import TablePlan, Target

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from embcompress.checkpoint.base import Checkpoint, Progress
+from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.dtypes import Floats
 from embcompress.checkpoint.files import FILE_FORMATS
+from embcompress.checkpoint.progress import Progress
 from embcompress.checkpoint.vectors.base import suffix_of
 from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
 from embcompress.errors import EmbcompressError, InputError, UsageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embcompress.checkpoint.base import Progress, silent
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.data.counting import read_texts
 from embcompress.errors import InputError
 from embcompress.pretrained.models import Pretrained, open_pretrained

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Progress, silent
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.checkpoint.staging import staged
 from embcompress.classifiers.opening import record_of
 from embcompress.classifiers.record import ClassifierRecord

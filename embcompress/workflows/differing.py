@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from embcompress.checkpoint.base import Checkpoint, Edit, Progress, Steps, TensorInfo
+from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import Description
 from embcompress.checkpoint.dtypes import DType
+from embcompress.checkpoint.progress import Progress, Steps
+from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.reports.verification import Difference
 from embcompress.version import __version__
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Progress, silent
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.checkpoint.staging import check_space, check_target, staged
 from embcompress.errors import UsageError
 from embcompress.pretrained.models import open_pretrained

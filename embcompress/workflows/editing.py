@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor
+from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import NO_DIGEST, Description, TableRecord, part_name
 from embcompress.checkpoint.dtypes import DTYPES, Floats
+from embcompress.checkpoint.tensors import NewTensor
 from embcompress.errors import InputError
 from embcompress.methods import method_for
 from embcompress.methods.base import Blocks, Layout, Method, Part

@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, silent
+from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.checkpoint.staging import check_space, check_target, staged
+from embcompress.checkpoint.tensors import NewTensor
 from embcompress.errors import EmbcompressError, UsageError
 from embcompress.methods.decoding import decoded
 from embcompress.native import native_named

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Progress, Steps, silent
+from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
+from embcompress.checkpoint.progress import Progress, Steps, silent
 from embcompress.checkpoint.staging import check_space, check_target, staged, synced_beside
 from embcompress.data.counting import Counts
 from embcompress.errors import TargetError, UsageError

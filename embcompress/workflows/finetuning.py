@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Edit, NewTensor, Progress, silent
+from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import part_name
 from embcompress.checkpoint.dtypes import DTYPES, DType, Floats
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.checkpoint.staging import check_space, staged
+from embcompress.checkpoint.tensors import NewTensor
 from embcompress.classifiers.opening import open_classifier
 from embcompress.classifiers.pretrained import is_directory
 from embcompress.errors import TargetError

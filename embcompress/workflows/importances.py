@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Checkpoint, Progress, Steps
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.progress import Progress, Steps
 from embcompress.classifiers.base import MODULE
 from embcompress.classifiers.opening import open_classifier
 from embcompress.classifiers.record import read_record

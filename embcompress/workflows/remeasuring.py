@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embcompress.checkpoint.base import Checkpoint, Progress
+from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.dtypes import DTYPES, Floats
+from embcompress.checkpoint.progress import Progress
 from embcompress.errors import EmbcompressError
 from embcompress.methods.decoding import decoded
 from embcompress.methods.known import Weights

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Progress, Steps, silent
+from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.checkpoint.progress import Progress, Steps, silent
 from embcompress.data.counting import Counts
 from embcompress.errors import UsageError
 from embcompress.methods import method_for

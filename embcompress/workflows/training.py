@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from embcompress.checkpoint.base import Progress, silent
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.checkpoint.staging import staged
 from embcompress.classifiers import classifier_for
 from embcompress.classifiers.base import Architecture

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Progress, silent
+from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.data.counting import Counts
 from embcompress.errors import InputError, UsageError
 from embcompress.reports.verification import Difference, Verification, VerifiedTable

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from embcompress.checkpoint.base import Checkpoint, Progress, silent
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.progress import Progress, silent
 from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
 from embcompress.data.vectors.vocabularies import rows_by_token
 from embcompress.data.vectors.words import counting_of

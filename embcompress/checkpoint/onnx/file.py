@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint import zipstore
-from embcompress.checkpoint.base import Checkpoint, Edit, Progress, Steps, TensorInfo, silent
+from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description, parse_entry
 from embcompress.checkpoint.onnx.layout import DATA_SUFFIX, Entry, Layout, arranged, tail
 from embcompress.checkpoint.onnx.model import (
@@ -26,8 +26,10 @@ from embcompress.checkpoint.onnx.model import (
     tensors_in,
 )
 from embcompress.checkpoint.onnx.wire import Wire
+from embcompress.checkpoint.progress import Progress, Steps, silent
 from embcompress.checkpoint.rawio import read_exact, sha256_of, write_all
 from embcompress.checkpoint.staging import published
+from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.errors import UsageError
 
 _AMEND_ROOM = 128

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from embcompress.checkpoint.base import NewTensor
 from embcompress.checkpoint.onnx.model import GRAPH, INITIALIZER, METADATA, PROTOBUF_LIMIT, RAW, Extent
 from embcompress.checkpoint.onnx.wire import field, head
 from embcompress.checkpoint.rawio import copy_range, write_all
+from embcompress.checkpoint.tensors import NewTensor
 
 if TYPE_CHECKING:
     import onnx

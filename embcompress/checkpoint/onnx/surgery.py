@@ -9,12 +9,13 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from embcompress.checkpoint.base import Edit, NewTensor, TensorInfo
+from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import part_name, stem
 from embcompress.checkpoint.onnx.building import PREFIX, Group, Stored, number_of
 from embcompress.checkpoint.onnx.model import DATA_TYPES
 from embcompress.checkpoint.onnx.rewriting import rewrite
 from embcompress.checkpoint.onnx.uses import STANDARD, TURN, graphs_in, uses_of
+from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import InputError, UsageError
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from embcompress.checkpoint import FORMATS, open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Progress
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.progress import Progress
 from embcompress.checkpoint.vectors.base import check_dimension
 from embcompress.data.vectors.base import Choice, Matrix
 from embcompress.data.vectors.gathering import gather
