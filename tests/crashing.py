@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -39,30 +40,31 @@ class Run:
     """How a run ended.
 
     Attributes:
+        deed: what was done to it, one of ``DEEDS``; empty where nothing was to be.
         code: exit code, or minus the signal.
         struck: whether it came as far as the operation.
         errors: what it said on stderr.
         files: SHA-256 of every file in the folder of its target, by path.
     """
 
+    deed: str
     code: int
     struck: bool
     errors: str
     files: dict[str, str]
 
 
-def strikes(deed, arguments, target, *, old=None, stride=1, first=0):
+def strikes(deeds, arguments, target, *, old=None, stride=1):
     """A whole run, and then pairs: one that was struck, and the next one, which has to mend it.
 
     Args:
-        deed: one of ``DEEDS``.
+        deeds: some of ``DEEDS``, done in turn.
         arguments: the command line without its output.
         target: the output, in a folder of its own.
         old: what stands there before each run, None for nothing.
         stride: how many operations lie between two strikes.
-        first: the operation of the first strike.
     """
-    what = [deed, [*map(str, arguments)], str(target), old and str(old), stride, first]
+    what = [deeds, [*map(str, arguments)], str(target), old and str(old), stride]
     package = str(Path(__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-B", __file__, json.dumps(what)],
@@ -151,7 +153,7 @@ def _prepare(target, old):
         (shutil.copytree if os.path.isdir(old) else shutil.copy)(old, target)
 
 
-def main(deed, arguments, target, old, stride, first):
+def main(deeds, arguments, target, old, stride):
     import torch
 
     import embcompress.reports.comparison_terminal
@@ -169,19 +171,19 @@ def main(deed, arguments, target, old, stride, first):
     command = [*arguments, "-o", str(target)]
     forced = [*command, "--force"] if old else command
 
-    def tell(code, struck, errors):
-        print(json.dumps([code, struck, errors, listing(target.parent)]), flush=True)
+    def tell(deed, code, struck, errors):
+        print(json.dumps([deed, code, struck, errors, listing(target.parent)]), flush=True)
 
     _prepare(target, old)
-    tell(*_command(forced))
-    moment, struck = first, True
-    while struck:
+    tell("", *_command(forced))
+    for moment, deed in zip(itertools.count(0, stride), itertools.cycle(deeds), strict=False):
         _prepare(target, old)
         code, struck, errors = _command(forced, (deed, moment))
-        tell(code, struck, errors)
+        tell(deed, code, struck, errors)
         again = ["--resume"] * Path(f"{target}.resume").exists()
-        tell(*_command([*command, *again, *["--force"] * (target.exists() or bool(old))]))
-        moment += stride
+        tell("", *_command([*command, *again, *["--force"] * (target.exists() or bool(old))]))
+        if not struck:
+            break
 
 
 if __name__ == "__main__":
