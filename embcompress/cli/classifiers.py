@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,36 +47,33 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[F], F]:
     return decorate
 
 
-class _Numbers(click.ParamType[tuple[int, ...]]):
-    """Whole numbers from 1 on with commas between them, such as ``1024,512``."""
+def _numbers(
+    ctx: click.Context | None, param: click.Parameter | None, value: str | None
+) -> tuple[int, ...] | None:
+    """Whole numbers from 1 on with commas between them, such as ``1024,512``; an option callback."""
+    if value is None:
+        return None
+    try:
+        numbers = tuple(map(int, value.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of numbers; write 1024,512", ctx, param) from None
+    if min(numbers) < 1:
+        raise click.BadParameter(f"{value!r} holds a number below 1", ctx, param)
+    return numbers
 
-    name = "N[,N]"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
+def _settings(
+    ctx: click.Context | None, param: click.Parameter | None, values: Sequence[str]
+) -> tuple[tuple[str, float], ...]:
+    """Settings of a schedule, each ``name=number``; an option callback."""
+    settings = []
+    for value in values:
+        name, _, number = value.partition("=")
         try:
-            numbers = tuple(int(part) for part in str(value).split(","))
+            settings.append((name, float(number)))
         except ValueError:
-            self.fail(f"{value!r} is no list of numbers; write 1024,512", param, ctx)
-        if min(numbers) < 1:
-            self.fail(f"{value!r} holds a number below 1", param, ctx)
-        return numbers
-
-
-class _Settings(click.ParamType[tuple[str, float]]):
-    """A setting of a schedule, ``name=number``."""
-
-    name = "NAME=X"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
-        name, _, number = str(value).partition("=")
-        try:
-            return name, float(number)
-        except ValueError:
-            self.fail(f"{value!r} is no setting; write decay=0.1", param, ctx)
+            raise click.BadParameter(f"{value!r} is no setting; write decay=0.1", ctx, param) from None
+    return tuple(settings)
 
 
 columns = _options(
@@ -116,7 +113,12 @@ _run = _options(
         "--schedule", type=click.Choice(SCHEDULES), help="How the learning rate moves.  [default: linear]"
     ),
     click.option(
-        "--schedule-option", "schedule_options", type=_Settings(), multiple=True, help="Repeats: decay=0.1."
+        "--schedule-option",
+        "schedule_options",
+        metavar="NAME=X",
+        callback=_settings,
+        multiple=True,
+        help="Repeats: decay=0.1.",
     ),
     click.option("--weight-decay", type=float, help="L2 penalty.  [default: 0]"),
     click.option(
@@ -147,7 +149,9 @@ _only_factors = click.option("--only-factors", is_flag=True, help="Train the fac
 @click.option(
     "--dimension", type=click.IntRange(min=1), help="Of the table.  [default: the vectors', or 300]"
 )
-@click.option("--hidden", type=_Numbers(), help="Units a layer.  [default: dan 1024,512, lstm 150]")
+@click.option(
+    "--hidden", metavar="N[,N]", callback=_numbers, help="Units a layer.  [default: dan 1024,512, lstm 150]"
+)
 @click.option("--dropout", type=float, help="Share of units dropped.  [default: 0.4]")
 @click.option("--bidirectional", is_flag=True, help="An LSTM that reads backwards as well.")
 @click.option("--min-count", type=click.IntRange(min=1), default=1, help="Drop rarer tokens.")
