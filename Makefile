@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process a core, each with one thread: most tests are too small for two threads to help.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test test-slow bench lint fuzz clean
+.PHONY: demo test test-slow bench lint fuzz floors clean
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
@@ -36,8 +36,15 @@ fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
 	$(BIN)/python tests/fuzz/run.py
 
+# The demo, and a picture, with the oldest packages that pyproject.toml allows.
+floors:
+	$(PYTHON) -m venv $(VENV)-floors
+	$(VENV)-floors/bin/python -m pip install --quiet --disable-pip-version-check -c tests/floors.txt ".[plot]"
+	@PATH="$(CURDIR)/$(VENV)-floors/bin:$$PATH" examples/demo.sh
+	$(VENV)-floors/bin/embcompress report build/demo/intents.pt --plot build/demo/floors.png
+
 clean:
-	rm -rf build dist $(VENV) *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist $(VENV) $(VENV)-floors *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment serves the demo and the tests: the extras are small beside torch. The stamp is written last,

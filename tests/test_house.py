@@ -203,3 +203,13 @@ def test_the_floors_of_dependencies_are_those_security_md_states():
     assert sorted(stated) == sorted(floors)
     (torch,) = (floor.removeprefix("torch>=") for floor in floors if floor.startswith("torch>="))
     assert tuple(map(int, torch.split("."))) >= (2, 10)
+
+
+def test_the_demo_is_run_with_the_floors():
+    """``make floors`` takes each package that the demo needs, but for torch, in the lowest version allowed."""
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["project"]
+    floors = [*project["dependencies"], *project["optional-dependencies"]["plot"]]
+    lowest = dict(re.findall(r"^(\w+)==([\d.]+)$", (TESTS / "floors.txt").read_text(), re.MULTILINE))
+    for name, version in (floor.split(">=") for floor in floors):
+        assert lowest.pop(name).startswith("2.13" if name == "torch" else version)
+    assert not lowest
