@@ -206,7 +206,7 @@ def test_the_floors_of_dependencies_are_those_security_md_states():
 
 
 def test_the_demo_is_run_with_the_floors():
-    """``make floors`` takes each package that the demo needs, but for torch, in the lowest version allowed."""
+    """``make floors`` takes each package that the demo needs but torch in the lowest version allowed."""
     project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["project"]
     floors = [*project["dependencies"], *project["optional-dependencies"]["plot"]]
     lowest = dict(re.findall(r"^(\w+)==([\d.]+)$", (TESTS / "floors.txt").read_text(), re.MULTILINE))
