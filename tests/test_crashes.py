@@ -107,7 +107,7 @@ def older(folder, name, command):
     if command[0] == "expand":
         return shutil.copy(folder / "vectors.vec", old)
     other = [3 if part == 4 else part for part in command]
-    if command[0] in ("train", "finetune", "compress"):
+    if command[0] in ("train", "finetune", "compress", "distil"):
         other = [*command, "--seed", "7"]
     succeed(*other, "-o", old)
     return old
@@ -184,14 +184,9 @@ STRIDES = {"compress_classifier": 7, "distil_directory": 97}
 """How far apart those of ``make test-slow`` are where a run takes seconds; at every operation elsewhere."""
 
 
-CASES = [
-    (made, over) for made in COMMANDS for over in (False, True) if (made, over) != ("distil_directory", True)
-]
-"""Commands with an older output there and without; making one of distil costs as much as all else."""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("made", "over"), CASES)
+@pytest.mark.parametrize("made", COMMANDS)
+@pytest.mark.parametrize("over", [False, True], ids=["new", "over"])
 @pytest.mark.parametrize("deed", DEEDS)
 def test_row_32_anywhere(tmp_path, made, over, deed):
     """Struck at every operation."""
