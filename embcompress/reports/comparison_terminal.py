@@ -33,11 +33,13 @@ class DistilProgress(Lines, DistilWatcher):
 def check_line(check: Check, *, best: bool) -> str:
     """One check in one line of a usual terminal; the star says that it is the best so far."""
     found = check.held_out
-    perplexity = "" if found.perplexity is None else f"  perplexity {found.perplexity:.2f}"
-    loss = "before training" if check.loss is None else f"loss {check.loss:.4f}    "
+    loss = "untrained  " if check.loss is None else f"loss {check.loss:.4f}"
+    measure = f"nearest {found.neighbours:.1%}"
+    if found.perplexity is not None:
+        measure = f"perplexity {found.perplexity:.2f}"
     return (
-        f"step {check.step:6,}  {loss}  set aside: loss {found.loss:.4f}{' *' if best else '  '} "
-        f"cosine {found.cosine:.4f}  neighbours {found.neighbours:.1%}{perplexity}  {check.seconds:.1f} s"
+        f"step {check.step:5,}  {loss}  set aside {found.loss:.4f}{' *' if best else '  '} "
+        f"cosine {found.cosine:.4f}  {measure}  {check.seconds:.0f} s"
     )
 
 
