@@ -129,6 +129,23 @@ class TestFactorizedHead:
         for ours, theirs in zip(head.parameters(), exact.parameters(), strict=True):
             torch.testing.assert_close(ours.grad, theirs.grad.float(), rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+    @pytest.mark.parametrize("way", ["export", "compile", "trace"])
+    def test_what_is_made_of_it_takes_any_number_of_hidden_states(self, way):
+        """The other way for a few is not built into a graph, whatever number it was made with."""
+        head, hidden = FactorizedHead(factorized()), torch.randn(2, 2, D)
+        if way == "export":
+            sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
+            made = torch.export.export(head, (hidden,), dynamic_shapes={"hidden": sizes}).module()
+        elif way == "compile":
+            made = torch.compile(head, dynamic=True, fullgraph=True, backend="eager")
+        else:
+            made = torch.jit.trace(head, hidden)
+            assert "bmm" not in str(made.graph)
+        for shape in ((1, 1), (2, 2), (3, 5)):
+            hidden = torch.randn(*shape, D)
+            torch.testing.assert_close(made(hidden), head(hidden))
+
     def test_shares_the_factors(self):
         """A change of the embedding is one of the head, and the head brings no parameters but its bias."""
         embedding = factorized()
