@@ -180,12 +180,12 @@ class FactorizedHead(FactorizedPair):
 
 
 def _is_few(hidden: Tensor) -> bool:
-    """Whether a product is better made in batches: few rows of float32 on a CPU, and nothing is compiled or traced."""
+    """Whether a product is better made in batches: few rows of float32 on a CPU, and no graph is made."""
     return (
         hidden.dtype == torch.float32
         and hidden.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and 0 < math.prod(hidden.shape[:-1]) <= _FEW
     )
 
