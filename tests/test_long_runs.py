@@ -63,11 +63,11 @@ while killed < kills:
     time.sleep(rng.uniform(0.05, longest))
     os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code == 0:  # it was quicker: again from the beginning, and kill earlier
-        os.rename(target, f"{target}-{killed}")
+    assert code in (0, -signal.SIGKILL), code
+    killed += code != 0
+    if os.path.exists(target):  # it was quicker, or killed when it was done: begin again, and kill earlier
+        os.rename(target, f"{target}-{killed}-{len(os.listdir(state.parent))}")
         longest = max(longest * 0.8, took / 5)
-    else:
-        killed += 1
 code = os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1])
 print(json.dumps([whole, code, killed, resumed]))
 """
