@@ -14,6 +14,7 @@ from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2TextScaledWor
 
 from embcompress.errors import UsageError
 from embcompress.nn import FactorizedEmbedding, FactorizedHead
+from embcompress.nn import factorized as nn_factorized
 from embcompress.swapping import swap
 
 V, D, R = 40, 12, 5
@@ -102,6 +103,12 @@ class TestFactorizedEmbedding:
 
 
 class TestFactorizedHead:
+    @pytest.fixture
+    def at_once(self, monkeypatch):
+        """Small tables have a few logits made as large ones do."""
+        monkeypatch.setattr(nn_factorized, "_WIDE", 1)
+        monkeypatch.setattr(nn_factorized, "_LARGE", 1)
+
     def test_multiplies_by_the_transposed_table(self):
         """Logits are those of a dense linear layer with the product as weight."""
         embedding, bias = factorized(), nn.Parameter(torch.randn(V))
@@ -110,6 +117,7 @@ class TestFactorizedHead:
         torch.testing.assert_close(head(hidden), dense)
         assert (head.in_features, head.out_features) == (D, V)
 
+    @pytest.mark.usefixtures("at_once")
     @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (4,), (2, 2), (5,), (0,), (3, 0)], ids=str)
     @pytest.mark.parametrize("rows", [1, 31, 32, 33, 1000])
     def test_a_few_hidden_states_have_the_same_logits_and_gradients(self, shape, rows):
@@ -123,14 +131,16 @@ class TestFactorizedHead:
         wide = hidden.detach().double().requires_grad_()
         logits, target = head(hidden), F.linear(wide, exact.weight, exact.bias)
         torch.testing.assert_close(logits, target.float())
+        assert logits.is_contiguous()
         logits.square().sum().backward()
         target.square().sum().backward()
         torch.testing.assert_close(hidden.grad, wide.grad.float(), rtol=1e-4, atol=1e-4)
         for ours, theirs in zip(head.parameters(), exact.parameters(), strict=True):
             torch.testing.assert_close(ours.grad, theirs.grad.float(), rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.usefixtures("at_once")
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
-    @pytest.mark.parametrize("way", ["export", "compile", "trace"])
+    @pytest.mark.parametrize("way", ["export", "compile", "trace", "fx"])
     def test_what_is_made_of_it_takes_any_number_of_hidden_states(self, way):
         """The other way for a few is not built into a graph, whatever number it was made with."""
         head, hidden = FactorizedHead(factorized()), torch.randn(2, 2, D)
@@ -139,12 +149,24 @@ class TestFactorizedHead:
             made = torch.export.export(head, (hidden,), dynamic_shapes={"hidden": sizes}).module()
         elif way == "compile":
             made = torch.compile(head, dynamic=True, fullgraph=True, backend="eager")
+        elif way == "fx":
+            made = torch.fx.symbolic_trace(head)
         else:
             made = torch.jit.trace(head, hidden)
             assert "bmm" not in str(made.graph)
         for shape in ((1, 1), (2, 2), (3, 5)):
             hidden = torch.randn(*shape, D)
             torch.testing.assert_close(made(hidden), head(hidden))
+
+    @pytest.mark.parametrize(
+        ("rows", "rank", "batched"), [(40_000, 128, True), (40_000, 64, False), (2000, 128, False)]
+    )
+    def test_only_large_tables_of_wide_rows_go_the_other_way(self, rows, rank, batched):
+        """torch's own way is the faster one for others."""
+        head = FactorizedHead(FactorizedEmbedding(nn.Embedding(rows, rank), nn.Linear(rank, D, bias=False)))
+        with torch.no_grad(), torch.profiler.profile() as profile:
+            head(torch.randn(1, D))
+        assert ("aten::bmm" in {event.key for event in profile.key_averages()}) == batched
 
     def test_shares_the_factors(self):
         """A change of the embedding is one of the head, and the head brings no parameters but its bias."""

@@ -17,8 +17,8 @@ from embcompress.data.encoded import Encoded
 from embcompress.data.tokenizing import Tokenizer
 from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.blueprint import Blueprint, blueprint
-from embcompress.pretrained.library import reading
-from embcompress.pretrained.models import check_runs, filled
+from embcompress.pretrained.library import reading, running
+from embcompress.pretrained.models import filled
 from embcompress.pretrained.tokens import positions, tokenizer_in
 
 _HEAD = "ForSequenceClassification"
@@ -61,14 +61,15 @@ class DirectoryTokenizer(Tokenizer):
 class SequenceClassifier(nn.Module):
     """A model of transformers as the classifiers here are called: ids and lengths in, scores out."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, path: Path) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._path = model, path
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Scores (B×C) for ids (B×L) and lengths (B); see ``Classifier.forward``."""
         mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()
-        scores: Tensor = self.model(input_ids=tokens, attention_mask=mask).logits
+        with running(self._path):
+            scores: Tensor = self.model(input_ids=tokens, attention_mask=mask).logits
         return scores
 
 
@@ -115,9 +116,7 @@ def open_directory(path: Path, factory: str | None) -> OpenedClassifier:
         model = plan.build()
         model.config.use_cache = False  # nothing is generated
         renamed, notes = filled(model, path)
-    model.float().eval()
-    check_runs(model, path)
-    wrapped = SequenceClassifier(model)
+    wrapped = SequenceClassifier(model.float().eval(), path)
     return OpenedClassifier(
         record, wrapped, plan.description, plan.size, lambda name: f"model.{renamed(name)}", notes
     )

@@ -16,13 +16,15 @@ from embcompress.errors import InputError, UsageError
 from embcompress.nn.outline import SAME_MODEL, outlined_for
 from embcompress.pretrained.library import OFFLINE, library, reading
 
-_COUNT = re.compile(r"(?i)(layer|label|head|expert|block|group)s?$")
+_COUNT = re.compile(r"(?i)(layer|label|head|expert|block|group|attention_type)s?$")
 """Keys of config.json for what is made one by one: layers and their kinds, names of labels."""
 _MOST = 100_000
 """The largest of such a count: more are no model."""
+_NAMES = frozenset({"id2label", "label2id", "task_specific_params"})
+"""Keys of what is named by people, where a key says nothing."""
 
 _SPARE = 1 << 24
-"""Numbers that a model may have beyond twice those of its weights: masks, positions, a head that is fresh."""
+"""Numbers of four bytes that a model may have beyond twice its weights: masks, positions, a fresh head."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def blueprint(path: Path) -> Blueprint:
     """Read what a directory says of its model.
 
     Raises:
-        UsageError: it is no directory of a model, one of an encoder with a decoder or of a model that
-            another library has quantized, or transformers has no such model or is missing.
+        UsageError: it is no directory of a model of tokens, one of an encoder with a decoder or of a model
+            that another library has quantized, or transformers has no such model or is missing.
         InputError: transformers cannot read it, or it describes another model than that of the weights.
     """
     if not (path / "config.json").is_file():
@@ -77,6 +79,7 @@ def blueprint(path: Path) -> Blueprint:
     with reading(path), outlined_for(len(shapes), f"{path}: config.json"):
         outline = kind(config)
     _check_size(path, outline, sum(map(math.prod, shapes.values())))
+    _check_embedding(path, outline)
     return Blueprint(path, kind, config, outline, description, size)
 
 
@@ -86,11 +89,26 @@ def _check_size(path: Path, outline: Any, stored: int) -> None:
     Raises:
         InputError: with both sizes.
     """
-    numbers = sum(tensor.numel() for tensor in itertools.chain(outline.parameters(), outline.buffers()))
-    if numbers > 2 * stored + _SPARE:
+    nbytes = sum(tensor.nbytes for tensor in itertools.chain(outline.parameters(), outline.buffers()))
+    if nbytes > 4 * (2 * stored + _SPARE):
         raise InputError(
-            f"{path}: config.json describes a model of {numbers:,} numbers, its weights are {stored:,}",
+            f"{path}: config.json describes a model of {nbytes:,} bytes, its weights are {stored:,} numbers",
             remedy=SAME_MODEL,
+        )
+
+
+def _check_embedding(path: Path, outline: Any) -> None:
+    """Refuse a model that does not begin with a table of tokens.
+
+    Raises:
+        UsageError: with its architecture.
+    """
+    with reading(path):
+        embedding = outline.get_input_embeddings()
+    if not hasattr(embedding, "num_embeddings"):
+        raise UsageError(
+            f"{path}: a {type(outline).__name__} begins with no nn.Embedding of tokens",
+            remedy="only models of texts are taken",
         )
 
 
@@ -109,10 +127,11 @@ def _check_counts(path: Path, raw: object) -> None:
 
 
 def _integers(value: object, key: str = "") -> Iterator[tuple[str, int]]:
-    """Every integer in plain data with the key that it stands under."""
+    """Every integer of a configuration with the key that it stands under."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _integers(inner, name)
+            if name not in _NAMES:
+                yield from _integers(inner, name)
     elif isinstance(value, list):
         for inner in value:
             yield from _integers(inner, key)

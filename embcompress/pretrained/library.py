@@ -48,11 +48,36 @@ def reading(path: Path) -> Iterator[None]:
     except (EmbcompressError, MemoryError):
         raise
     except Exception as error:  # whatever a wrong file makes of them
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{path}: transformers cannot load it ({reason})", remedy="download the directory again"
+            f"{path}: transformers cannot load it ({_reason(error)})", remedy="download the directory again"
         ) from None
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def running(path: Path) -> Iterator[None]:
+    """What a directory's model raises when it runs as one line of ours: much of config.json shows only then.
+
+    Raises:
+        InputError: it does not run.
+        MemoryError: there is too little for it.
+    """
+    try:
+        yield
+    except (EmbcompressError, MemoryError):
+        raise
+    except Exception as error:
+        if "memory" in str(error):  # of this machine, which says nothing of the model
+            raise MemoryError from error
+        raise InputError(
+            f"{path}: the model does not run ({_reason(error)})",
+            remedy="config.json must be that of these weights: download the directory again",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or its kind where it has none."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

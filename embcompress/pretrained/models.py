@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from embcompress.errors import UsageError
 from embcompress.loading import fill
 from embcompress.pretrained.blueprint import blueprint
-from embcompress.pretrained.library import OFFLINE, reading
+from embcompress.pretrained.library import OFFLINE, reading, running
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 """Endings of the names of architectures that predict the next token."""
@@ -56,11 +56,12 @@ class Pretrained:
 
     def __call__(self, tokens: Tensor, mask: Tensor) -> Outputs:
         """The outputs for token ids (B×L), of which the mask (B×L) says which are there."""
-        if not self.causal:
-            found = self.model.base_model(input_ids=tokens, attention_mask=mask)  # type: ignore[operator]
-            return Outputs(found[0], None)
-        found = self.model(input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False)
-        return Outputs(found.hidden_states[-1], found.logits)
+        given = {"input_ids": tokens, "attention_mask": mask}
+        with running(self.path):
+            if not self.causal:
+                return Outputs(self.model.base_model(**given)[0], None)  # type: ignore[operator]
+            found = self.model(**given, output_hidden_states=True, use_cache=False)
+            return Outputs(found.hidden_states[-1], found.logits)
 
 
 def open_pretrained(path: Path) -> Pretrained:
@@ -79,22 +80,9 @@ def open_pretrained(path: Path) -> Pretrained:
         else:
             model = plan.kind.from_pretrained(path, config=plan.config, dtype=torch.float32, **OFFLINE)
         model.eval()
-    check_runs(model, path)
     causal = plan.kind.__name__.endswith(_CAUSAL)
     vocabulary = model.get_input_embeddings().num_embeddings
     return Pretrained(path, model, causal, vocabulary, renamed, plan.size, notes)
-
-
-@torch.no_grad()
-def check_runs(model: nn.Module, path: Path) -> None:
-    """Refuse a model of which config.json says what shows only when it runs, as a number of heads below zero.
-
-    Raises:
-        InputError: with the reason.
-    """
-    with reading(path):
-        tokens = torch.zeros(1, 2, dtype=torch.int64)
-        model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
 
 
 def filled(model: nn.Module, path: Path) -> tuple[Callable[[str], str], tuple[str, ...]]:
