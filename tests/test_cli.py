@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 
 import numpy as np
 import pytest
@@ -191,13 +187,19 @@ def test_no_bars_and_no_colour_when_piped(model):
 
 def on_terminal(columns, *args):
     """What a terminal of that many columns gets, without its colours."""
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    termios.tcsetwinsize(theirs, (24, columns))
+    settings = {"TERM": "xterm", "COLUMNS": str(columns)}
+    others = {
+        key: value for key, value in os.environ.items() if not key.startswith(("TTY_", "FORCE_", "NO_"))
+    }
     command = subprocess.Popen(
         [sys.executable, "-m", "embcompress", *map(str, args)],
         stdout=theirs,
-        stderr=subprocess.DEVNULL,
-        env={key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")},
+        stderr=subprocess.PIPE,
+        env={**others, **settings},
+        text=True,
     )
     os.close(theirs)
     written = b""
@@ -206,12 +208,13 @@ def on_terminal(columns, *args):
             written += piece
     except OSError:  # the other end is closed
         pass
-    assert command.wait() == 0
     os.close(ours)
+    errors = command.communicate()[1]
+    assert command.returncode == 0, errors
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode().replace("\r\n", "\n"))
 
 
-@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
 def test_no_terminal_is_too_narrow_for_a_result(tmp_path, columns):
     """Each figure and path is whole, a line each where a line a table does not fit."""
     rows = np.random.default_rng(0).standard_normal((3000, 48)).astype(np.float32)
@@ -222,7 +225,20 @@ def test_no_terminal_is_too_narrow_for_a_result(tmp_path, columns):
     for text in (name, "3,000 × 48", "float32", "576 kB → 48.8 kB", "0.9", *headers):
         assert text in written
     assert f"wrote {tmp_path / 'model-svd-rank-4.safetensors'};" in written
-    assert (written.splitlines()[0] == name) == (columns < 200)
+    assert (written.splitlines()[1] == name) == (columns < 200)
+
+
+@pytest.mark.parametrize("columns", [20, 60])
+def test_no_terminal_is_too_narrow_for_a_report_or_scores(tmp_path, model, columns):
+    """The figures are those of a wide terminal."""
+    labels = ("a" * 70, "b" * 70)
+    texts = "".join(f"{'yes' if i % 2 else 'no'} word{i % 7},{labels[i % 2]}\n" for i in range(40))
+    (tmp_path / "texts.csv").write_text(f"text,label\n{texts}")
+    small = ("--arch", "dan", "--hidden", "8", "--dimension", "4", "--epochs", "1")
+    run("train", tmp_path / "texts.csv", "-o", tmp_path / "classifier.pt", *small)
+    for command in (("report", model), ("evaluate", tmp_path / "classifier.pt", tmp_path / "texts.csv")):
+        wide, narrow = (on_terminal(width, *command) for width in (200, columns))
+        assert {*re.findall(r"\d[\d.,]*", narrow)} == {*re.findall(r"\d[\d.,]*", wide)}
 
 
 def test_a_closed_pipe_is_no_traceback(model):

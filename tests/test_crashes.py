@@ -178,6 +178,7 @@ def test_row_32_now_and_then(tmp_path, made):
     print(f"{made}: {count} operations, {sorted(ends)}")
     assert count >= 8
     assert {code for code, _ in ends} >= {-signal.SIGKILL, 1, 130}
+    assert {end for _, end in ends} >= {"old", "new"}
 
 
 STRIDES = {"compress_classifier": 7, "distil_directory": 97}

@@ -34,7 +34,8 @@ def outlined_for(tensors: int, what: str) -> Iterator[None]:
     """Like :func:`outlined`, for a model whose weights are so many tensors.
 
     A description of a kilobyte can ask for millions of modules, which take memory and hours on the meta
-    device too. Their sizes cost nothing there, and are left to the caller.
+    device too. Sizes cost nothing there (addresses at most, where a class does not ask a device for its
+    parameters), and are left to the caller.
 
     Args:
         tensors: that are stored.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embcompress.reports.comparison import CompareResult, DistilResult
-from embcompress.reports.terminal import Lines, grid, safe, show, stdout
+from embcompress.reports.terminal import Lines, print_table, safe, show, stdout
 from embcompress.reports.units import human_bytes
 from embcompress.training.recovery import Check, DistilWatcher, Likeness
 
@@ -46,12 +46,19 @@ def check_line(check: Check, *, best: bool) -> str:
 def _rows(*found: tuple[str, Likeness]) -> None:
     """A row for each of some likenesses."""
     causal = found[0][1].perplexity is not None
-    table = grid("", "cosine", "neighbours kept", "hidden error", *(("perplexity",) if causal else ()))
-    for name, one in found:
-        perplexity = () if one.perplexity is None else (f"{one.perplexity:.2f}",)
-        table.add_row(name, f"{one.cosine:.4f}", f"{one.neighbours:.1%}", f"{one.error:.4f}", *perplexity)
+    headers = ("", "cosine", "neighbours kept", "hidden error", *(("perplexity",) if causal else ()))
+    rows = [
+        (
+            name,
+            f"{one.cosine:.4f}",
+            f"{one.neighbours:.1%}",
+            f"{one.error:.4f}",
+            *(() if one.perplexity is None else (f"{one.perplexity:.2f}",)),
+        )
+        for name, one in found
+    ]
     console = stdout()
-    console.print(table)
+    print_table(console, headers, rows)
     original = found[0][1].teacher_perplexity
     if original is not None:
         console.print(f"perplexity of the original: {original:.2f}")

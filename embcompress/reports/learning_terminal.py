@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embcompress.reports.learning import CompressResult, EvaluateResult, TrainingResult
-from embcompress.reports.terminal import Lines, grid, safe, show, stdout
+from embcompress.reports.terminal import Lines, print_table, safe, show, stdout
 from embcompress.reports.units import human_bytes
 from embcompress.training.records import Epoch, Watcher
 
@@ -73,34 +73,31 @@ def _(result: EvaluateResult) -> None:
         f"{safe(result.texts)}"
     )
     console.print(f"accuracy [bold]{result.accuracy:.2%}[/], macro-F1 {result.macro_f1:.4f}\n")
-    table = grid("label", "precision", "recall", "F1", "texts")
-    for score in confusion.scores:
-        table.add_row(
-            safe(score.label),
-            f"{score.precision:.4f}",
-            f"{score.recall:.4f}",
-            f"{score.f1:.4f}",
-            f"{score.support:,}",
-        )
-    console.print(table)
+    scores = [
+        (safe(one.label), f"{one.precision:.4f}", f"{one.recall:.4f}", f"{one.f1:.4f}", f"{one.support:,}")
+        for one in confusion.scores
+    ]
+    print_table(console, ("label", "precision", "recall", "F1", "texts"), scores)
     if len(confusion.labels) > _WIDEST_CONFUSION:
         console.print(f"\nthe confusion of {len(confusion.labels)} labels is in --json")
-    else:
-        numbers = [str(i + 1) for i in range(len(confusion.labels))]
-        matrix = grid("\ntrue, and predicted as", *(f"\n{number}" for number in numbers))
-        for number, label, row in zip(numbers, confusion.labels, confusion.counts, strict=True):
-            matrix.add_row(f"{number} {safe(label)}", *(f"{count:,}" for count in row))
-        console.print(matrix)
+        return
+    numbers = [str(i + 1) for i in range(len(confusion.labels))]
+    headers = ("\ntrue, and predicted as", *(f"\n{number}" for number in numbers))
+    counts = [
+        (f"{number} {safe(label)}", *(f"{count:,}" for count in row))
+        for number, label, row in zip(numbers, confusion.labels, confusion.counts, strict=True)
+    ]
+    print_table(console, headers, counts)
 
 
 @show.register
 def _(result: CompressResult) -> None:
     console = stdout()
-    table = grid("", "weights", "accuracy", "macro-F1")
     steps = (("dense", result.before), ("factorized", result.without_training), ("retrained", result.after))
-    for name, step in steps:
-        table.add_row(name, human_bytes(step.size), f"{step.accuracy:.2%}", f"{step.macro_f1:.4f}")
-    console.print(table)
+    measured = [
+        (name, human_bytes(step.size), f"{step.accuracy:.2%}", f"{step.macro_f1:.4f}") for name, step in steps
+    ]
+    print_table(console, ("", "weights", "accuracy", "macro-F1"), measured)
     console.print(
         f"\nmeasured on {result.after.confusion.counts.sum():,} texts of {safe(result.after.texts)}"
     )

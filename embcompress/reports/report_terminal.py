@@ -7,7 +7,7 @@ from rich.text import Text
 
 from embcompress.reports.chart import CURVE_TICKS, Curve, Frame, chart, error_span, marks, sparkline
 from embcompress.reports.record import Comparison, CompressedTable, DenseTable, Report, methods_of
-from embcompress.reports.terminal import grid, safe, shape_text, show, stdout
+from embcompress.reports.terminal import print_table, safe, shape_text, show, stdout
 from embcompress.reports.units import human_bytes, human_error, human_flops
 
 __all__ = ["show"]
@@ -57,20 +57,20 @@ def _show_dense(console: Console, table: DenseTable) -> None:
         f"break-even rank {table.break_even_rank}, {human_flops(table.flops)} FLOPs a token"
     )
     console.print(f"  singular values {sparkline(table.spectrum, _SPARK_WIDTH)}\n")
-    options = grid("  ratio", "rank", "table", "model", "error", "FLOPs a token")
-    for option in table.options:
-        if option.rank:
-            options.add_row(
-                f"  {option.ratio:g}",
-                str(option.rank),
-                human_bytes(option.table_bytes),
-                human_bytes(option.model_bytes),
-                human_error(option.relative_error),
-                human_flops(option.flops),
-            )
-        else:
-            options.add_row(f"  {option.ratio:g}", "–", "below rank 1")
-    console.print(options)
+    options = [
+        (
+            f"  {option.ratio:g}",
+            str(option.rank),
+            human_bytes(option.table_bytes),
+            human_bytes(option.model_bytes),
+            human_error(option.relative_error),
+            human_flops(option.flops),
+        )
+        if option.rank
+        else (f"  {option.ratio:g}", "–", "below rank 1")
+        for option in table.options
+    ]
+    print_table(console, ("  ratio", "rank", "table", "model", "error", "FLOPs a token"), options)
     _show_comparisons(console, table)
 
 
@@ -78,15 +78,15 @@ def _show_comparisons(console: Console, table: DenseTable) -> None:
     """A row a ratio, a column a method; close columns, since there may be many methods."""
     names = methods_of(table.comparisons)
     console.print(f"\n  {'weighted ' if table.weighting else ''}error of each method at the same bytes")
-    rows = grid("  ratio", *names, _BOUND)
-    rows.padding = (0, 1)
-    for comparison in table.comparisons:
-        rows.add_row(
+    rows = [
+        (
             f"  {comparison.ratio:g}",
             *(_cell(comparison, name) for name in names),
             f"[dim]{human_error(comparison.bound)}[/]",
         )
-    console.print(rows)
+        for comparison in table.comparisons
+    ]
+    print_table(console, ("  ratio", *names, _BOUND), rows, padding=1)
 
 
 def _cell(comparison: Comparison, name: str) -> str:

@@ -135,7 +135,7 @@ def _(result: FactorizeResult) -> None:
     weighted = any(new.weighting for new in result.tables)
     errors = ("weighted error", "foretold", "unweighted") if weighted else ("error", "foretold")
     headers = ("table", "V × d", "dtype", "method", "bytes", "rank", *errors)
-    _print_fitting(console, headers, [_factorized(new, weighted=weighted) for new in result.tables])
+    print_table(console, headers, [_factorized(new, weighted=weighted) for new in result.tables])
     for new in result.tables:
         if new.rivals:
             of = f" of {safe(new.name)}" if len(result.tables) > 1 else ""
@@ -207,29 +207,36 @@ def stdout() -> Console:
     return console
 
 
-def _print_fitting(console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A line a row where the terminal is as wide as that; else a line a cell, below the first of its row."""
-    table = grid(*headers)
+def print_table(
+    console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]], *, padding: int = 2
+) -> None:
+    """A borderless table, the first column left, the rest right.
+
+    Where the terminal is narrower than that, a line a cell below the first of its row: no figure is cut.
+
+    Args:
+        console: where.
+        headers: of the columns.
+        rows: markup of the cells; a row may end early.
+        padding: blanks beside each cell.
+    """
+    table = Table(box=None, padding=(0, padding), pad_edge=False, header_style="dim")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     boundless = console.options.update(max_width=sys.maxsize)
     if console.measure(table, options=boundless).maximum <= console.width:
         console.print(table)
         return
+    if headers[0]:
+        console.print(f"[dim]{headers[0]}[/]")
+    names = [header.split("\n")[-1] for header in headers[1:]]
+    widest = max(map(len, names))
     for first, *others in rows:
         console.print(first)
-        cells = Table.grid(padding=(0, 2))
-        for header, cell in zip(headers[1:], others, strict=True):
-            cells.add_row(f"  [dim]{header}[/]", cell)
-        console.print(cells)
-
-
-def grid(*headers: str) -> Table:
-    """A borderless table, first column left, the rest right."""
-    table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
-    for index, header in enumerate(headers):
-        table.add_column(header, justify="right" if index else "left", no_wrap=True, overflow="fold")
-    return table
+        for name, cell in zip(names, others, strict=False):
+            console.print(f"    [dim]{name:<{widest}}[/]  {cell}")
 
 
 def shape_text(shape: tuple[int, int]) -> str:
