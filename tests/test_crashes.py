@@ -167,7 +167,7 @@ def hashes(path):
 
 
 QUICK = {"factorize_file": 1, "factorize_torch": 2, "factorize_shards": 3, "expand_shards": 3,
-         "expand_vectors": 1, "train_classifier": 7, "finetune_classifier": 9}  # fmt: skip
+         "expand_vectors": 1, "train_classifier": 11, "finetune_classifier": 14}  # fmt: skip
 """How far apart the strikes of ``make test`` are: about a dozen for each command."""
 
 

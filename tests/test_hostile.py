@@ -165,7 +165,7 @@ def test_row_48_every_name_that_torch_allows(tmp_path, full):
     jobs = []
     for number, path in enumerate(allowed):
         every = ways(*path.rsplit(".", 1), f"touch {canary}".encode())
-        for way in every if full else ("GLOBAL", "REDUCE"):
+        for way in every if full else (("GLOBAL", "REDUCE")[number % 2],):
             jobs.append(("report", with_marker(tmp_path / f"{number}-{way}.pt", records, every[way])))
     before = contents(tmp_path)
     ended = commands(tmp_path, ROOM, jobs)
@@ -175,12 +175,12 @@ def test_row_48_every_name_that_torch_allows(tmp_path, full):
         if end.code:
             assert_one_line(end.stderr, "")
         assert_plain(end.stdout + end.stderr)
-    assert sum(end.code == 0 for end in ended) > 50
+    assert sum(end.code == 0 for end in ended) > 20
 
 
 def test_row_48_a_pickle_of_empty_objects(tmp_path):
     """An opcode is a byte and makes an object: 350 bytes at most each, ten million of them at most."""
-    count = 200_000
+    count = 100_000
     jobs = []
     for number, opcode in enumerate((b"\x8f", b"]", b"}", b"(", b"cbuiltins\nset\n", b"]r\0\0\0\0")):
         jobs.append(("report", legacy(tmp_path / f"{number}.pt", b"\x80\x02(" + opcode * count + b"t.")))
