@@ -49,7 +49,7 @@ def write_all(fd: int, data: bytes | memoryview | NDArray[Any]) -> int:
     return done
 
 
-def sha256_of(pieces: Iterable[bytes]) -> str:
+def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
     """SHA-256 of bytes that come in pieces."""
     digest = hashlib.sha256()
     for piece in pieces:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from embcompress.checkpoint.description import Description, TableRecord, part_name
 from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.checkpoint.rawio import sha256_of
 from embcompress.errors import UsageError
 from embcompress.integrations.swapping_in import SwappedTable, checksum
 from embcompress.integrations.veiling import float_type
@@ -117,7 +117,7 @@ def _record(
 
 def _digest(part: Tensor) -> str:
     """SHA-256 of the bytes of a tensor as they are written."""
-    return hashlib.sha256(part.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
+    return sha256_of([part.contiguous().view(-1).view(torch.uint8).numpy().data])
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

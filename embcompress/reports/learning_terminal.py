@@ -82,11 +82,12 @@ def _(result: EvaluateResult) -> None:
         console.print(f"\nthe confusion of {len(confusion.labels)} labels is in --json")
         return
     numbers = [str(i + 1) for i in range(len(confusion.labels))]
-    headers = ("\ntrue, and predicted as", *(f"\n{number}" for number in numbers))
+    headers = ("true, and predicted as", *numbers)
     counts = [
         (f"{number} {safe(label)}", *(f"{count:,}" for count in row))
         for number, label, row in zip(numbers, confusion.labels, confusion.counts, strict=True)
     ]
+    console.print()
     print_table(console, headers, counts)
 
 

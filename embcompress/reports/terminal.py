@@ -231,11 +231,10 @@ def print_table(
         return
     if headers[0]:
         console.print(f"[dim]{headers[0]}[/]")
-    names = [header.split("\n")[-1] for header in headers[1:]]
-    widest = max(map(len, names))
+    widest = max(map(len, headers[1:]))
     for first, *others in rows:
         console.print(first)
-        for name, cell in zip(names, others, strict=False):
+        for name, cell in zip(headers[1:], others, strict=False):
             console.print(f"    [dim]{name:<{widest}}[/]  {cell}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class _Expected:
     """
 
     kind: str
-    alias: str | None = field(default=None)
+    alias: str | None = None
     bytes: int | None = None
 
 
