@@ -14,27 +14,24 @@ from embcompress.version import __version__
 if TYPE_CHECKING:
     from embcompress.errors import EmbcompressError, InputError, Interrupted, TargetError, UsageError
     from embcompress.integrations import register
-    from embcompress.loading import load
+    from embcompress.loading.load import load
     from embcompress.nn import FactorizedEmbedding, FactorizedHead
+    from embcompress.runs.sessions import Session
+    from embcompress.runs.texts import Texts
     from embcompress.training.calr import CALR
     from embcompress.training.records import Recipe
     from embcompress.training.recovery import DistilRecipe
-    from embcompress.workflows import (
-        compare,
-        compress,
-        distil,
-        evaluate,
-        expand,
-        factorize,
-        finetune,
-        predict,
-        report,
-        train,
-        verify,
-    )
-    from embcompress.workflows.sessions import Session
-    from embcompress.workflows.texts import Texts
-    from embcompress.workflows.training import NewClassifier
+    from embcompress.workflows.compare import compare
+    from embcompress.workflows.compress import compress
+    from embcompress.workflows.distil import distil
+    from embcompress.workflows.evaluate import evaluate
+    from embcompress.workflows.expand import expand
+    from embcompress.workflows.factorize import factorize
+    from embcompress.workflows.finetune import finetune
+    from embcompress.workflows.predict import predict
+    from embcompress.workflows.report import report
+    from embcompress.workflows.train import NewClassifier, train
+    from embcompress.workflows.verify import verify
 
 __all__ = [
     "CALR",
@@ -74,31 +71,22 @@ _HOMES = {
     "FactorizedHead": "nn",
     "InputError": "errors",
     "Interrupted": "errors",
-    "NewClassifier": "workflows.training",
+    "NewClassifier": "workflows.train",
     "Recipe": "training.records",
-    "Session": "workflows.sessions",
+    "Session": "runs.sessions",
     "TargetError": "errors",
-    "Texts": "workflows.texts",
+    "Texts": "runs.texts",
     "UsageError": "errors",
-    "compare": "workflows",
-    "compress": "workflows",
-    "distil": "workflows",
-    "evaluate": "workflows",
-    "expand": "workflows",
-    "factorize": "workflows",
-    "finetune": "workflows",
-    "load": "loading",
-    "predict": "workflows",
+    "load": "loading.load",
     "register": "integrations",
-    "report": "workflows",
-    "train": "workflows",
-    "verify": "workflows",
 }
+"""Where public names live; a workflow lives in the module of its name in ``workflows/``."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = _HOMES.get(name, f"workflows.{name}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description, stem
+from embcompress.checkpoint.rows import rows_of
 from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.errors import UsageError
-from embcompress.rows import Rows, rows_of
+from embcompress.rows import Rows
 
 CLEAR_WINNER = 4
 """How many times larger than the next a table must be to be taken without asking."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from embcompress.checkpoint.dtypes import BY_TORCH_NAME, DTYPES, TABLE_DTYPES
+from embcompress.dtypes import BY_TORCH_NAME, DTYPES, TABLE_DTYPES
 
 EDGES = [0.0, -0.0, 1.0, 65504.0, 65520.0, 3.39e38, 3.4e38, 1e-40, 6e-8, np.inf, -np.inf, np.nan, 1 + 2**-8]
 

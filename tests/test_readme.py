@@ -8,16 +8,15 @@ import shlex
 from pathlib import Path
 
 import click
-import distilling
 import numpy as np
-import onnx_models
 import pytest
 import torch
 import transformers
 from click.testing import CliRunner
-from distilling import tokenizer
+from helpers import distilling, onnx_models
+from helpers.distilling import tokenizer
+from helpers.sequence_models import bert as bert_of
 from safetensors.torch import save_model
-from sequence_models import bert as bert_of
 from torch import nn
 
 import embcompress

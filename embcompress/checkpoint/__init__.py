@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.directory import Directory
+from embcompress.checkpoint.directory.checkpoint import Directory
 from embcompress.checkpoint.files import FILE_FORMATS, open_file
-from embcompress.checkpoint.progress import Progress, silent
 from embcompress.checkpoint.vectors import open_vectors
 from embcompress.errors import UsageError
+from embcompress.progress import Progress, silent
 
 FORMATS: tuple[type[Checkpoint], ...] = (*FILE_FORMATS, Directory)
 """Every format of models; contract tests run over it. Those of word vectors are ``VECTOR_FORMATS``

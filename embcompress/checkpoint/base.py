@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Self
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.description import Description
-from embcompress.checkpoint.progress import Progress, silent
-from embcompress.checkpoint.rawio import CHUNK
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import UsageError
+from embcompress.progress import Progress, silent
+from embcompress.storage.rawio import CHUNK
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from embcompress.checkpoint.dtypes import DTYPES
-from embcompress.checkpoint.naming import check_name
+from embcompress.checkpoint.names import check_name
+from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
 
 METADATA_KEY = "embcompress"

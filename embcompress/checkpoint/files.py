@@ -6,8 +6,8 @@ from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.onnx import OnnxFile
-from embcompress.checkpoint.safetensors import Safetensors
-from embcompress.checkpoint.torchfile import TorchFile
+from embcompress.checkpoint.pytorch.file import TorchFile
+from embcompress.checkpoint.safetensors.file import Safetensors
 from embcompress.errors import InputError
 
 FILE_FORMATS: tuple[type[Checkpoint], ...] = (Safetensors, TorchFile, OnnxFile)

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.dtypes import TABLE_DTYPES, DType
+from embcompress.dtypes import TABLE_DTYPES, DType
 from embcompress.errors import InputError
 
 

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.safetensors import Safetensors
-from embcompress.checkpoint.torchfile import TorchFile
+from embcompress.checkpoint.pytorch.file import TorchFile
+from embcompress.checkpoint.safetensors.file import Safetensors
 from embcompress.classifiers.base import MODULE, TABLE
 from embcompress.classifiers.building import build
 from embcompress.classifiers.opened import OpenedClassifier
 from embcompress.classifiers.record import ClassifierRecord, read_record
 from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.errors import InputError, UsageError
-from embcompress.loading import fill
+from embcompress.loading.load import fill
 from embcompress.nn.outline import outlined_for
 
 _WRITTEN = (Safetensors, TorchFile)

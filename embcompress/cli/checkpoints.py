@@ -55,10 +55,10 @@ def factorize(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **option
     PATH may be a file of word vectors too, whose copy is a .safetensors file.
     Give exactly one target. Without -o the output stands beside the input, named after the target.
     """
-    from embcompress import workflows
+    import embcompress
 
     with progress(quiet=quiet, verbose=verbose) as bars:
-        result = workflows.factorize(path, progress=bars, **options)
+        result = embcompress.factorize(path, progress=bars, **options)
     show(result, as_json=as_json, quiet=quiet)
 
 
@@ -79,10 +79,10 @@ def factorize(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **option
 @output_options
 def report(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Show where the bytes of the checkpoint PATH are and what each ratio would cost."""
-    from embcompress import workflows
+    import embcompress
 
     with progress(quiet=quiet, verbose=verbose) as bars:
-        result = workflows.report(path, progress=bars, **options)
+        result = embcompress.report(path, progress=bars, **options)
     show(result, as_json=as_json, quiet=quiet, screen="report_terminal")
 
 
@@ -95,10 +95,10 @@ def expand(
     path: Path, *, output: Path | None, force: bool, as_json: bool, quiet: bool, verbose: bool
 ) -> None:
     """Write a copy of the compressed checkpoint PATH with dense tables again."""
-    from embcompress import workflows
+    import embcompress
 
     with progress(quiet=quiet, verbose=verbose) as bars:
-        result = workflows.expand(path, output=output, force=force, progress=bars)
+        result = embcompress.expand(path, output=output, force=force, progress=bars)
     show(result, as_json=as_json, quiet=quiet)
 
 
@@ -113,10 +113,10 @@ def verify(path: Path, *, as_json: bool, quiet: bool, verbose: bool, **options: 
     Exit code 1 and a line for each difference where it is not. With --weights or --corpus, as they were
     given to factorize, weighted errors are measured again too.
     """
-    from embcompress import workflows
+    import embcompress
 
     with progress(quiet=quiet, verbose=verbose) as bars:
-        result = workflows.verify(path, progress=bars, **options)
+        result = embcompress.verify(path, progress=bars, **options)
     show(result, as_json=as_json, quiet=quiet)
     if quiet and not as_json:
         for difference in result.differences:

@@ -21,9 +21,9 @@ from embcompress.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from embcompress.runs.sessions import Session
+    from embcompress.runs.texts import Texts
     from embcompress.training.records import Recipe, Watcher
-    from embcompress.workflows.sessions import Session
-    from embcompress.workflows.texts import Texts
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -167,11 +167,11 @@ _only_factors = click.option("--only-factors", is_flag=True, help="Train the fac
 @output_options
 def train(texts: Path, *, output: Path, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Train a classifier on the labelled CSV TEXTS; it describes itself, so later commands need no flags."""
-    from embcompress import workflows
-    from embcompress.workflows.training import TRAIN_RECIPE, NewClassifier
+    import embcompress
+    from embcompress.workflows.train import TRAIN_RECIPE, NewClassifier
 
     with _watched(quiet=quiet) as watcher, progress(quiet=quiet, verbose=verbose) as bars:
-        result = workflows.train(
+        result = embcompress.train(
             _texts(texts, options),
             output=output,
             recipe=_recipe(TRAIN_RECIPE, options),
@@ -196,9 +196,11 @@ def finetune(
     path: Path, texts: Path, *, output: Path | None, as_json: bool, quiet: bool, verbose: bool, **options: Any
 ) -> None:
     """Train the classifier PATH on with the labelled CSV TEXTS, to recover what compression lost."""
-    from embcompress import workflows
+    import embcompress
 
-    _retrain(workflows.finetune, path, texts, output, options, quiet=quiet, verbose=verbose, as_json=as_json)
+    _retrain(
+        embcompress.finetune, path, texts, output, options, quiet=quiet, verbose=verbose, as_json=as_json
+    )
 
 
 @click.command()
@@ -223,9 +225,11 @@ def compress(
     path: Path, texts: Path, *, output: Path | None, as_json: bool, quiet: bool, verbose: bool, **options: Any
 ) -> None:
     """Factorize the classifier PATH, retrain it on the labelled CSV TEXTS and measure it, in one go."""
-    from embcompress import workflows
+    import embcompress
 
-    _retrain(workflows.compress, path, texts, output, options, quiet=quiet, verbose=verbose, as_json=as_json)
+    _retrain(
+        embcompress.compress, path, texts, output, options, quiet=quiet, verbose=verbose, as_json=as_json
+    )
 
 
 def _retrain(
@@ -240,7 +244,7 @@ def _retrain(
     as_json: bool,
 ) -> None:
     """Carry out a command that trains an existing classifier on; ``options`` are those of its own."""
-    from embcompress.workflows.finetuning import usual_recipe
+    from embcompress.workflows.finetune import usual_recipe
 
     with _watched(quiet=quiet) as watcher, progress(quiet=quiet, verbose=verbose) as bars:
         result = workflow(
@@ -267,7 +271,7 @@ def _take(options: dict[str, Any], kind: type[Any]) -> Mapping[str, Any]:
 
 
 def _texts(path: Path, options: dict[str, Any]) -> Texts:
-    from embcompress.workflows.texts import Texts
+    from embcompress.runs.texts import Texts
 
     return Texts(path, **_take(options, Texts))
 
@@ -289,6 +293,6 @@ def _like_rates(one: str, other: str) -> bool:
 
 
 def _session(options: dict[str, Any], watcher: Watcher) -> Session:
-    from embcompress.workflows.sessions import Session
+    from embcompress.runs.sessions import Session
 
     return Session(watcher=watcher, **_take(options, Session))

@@ -57,11 +57,11 @@ def evaluate(
         if options.pop(name) is not None:
             flag = "--model" if name == "factory" else f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{flag} is for classifiers, not for --teacher.")
-    from embcompress import workflows
+    import embcompress
 
     options["text_column"] = options["text_column"] or "text"
     with progress(quiet=quiet, verbose=verbose) as bars:
-        result = workflows.compare(path, teacher, file, progress=bars, **options)
+        result = embcompress.compare(path, teacher, file, progress=bars, **options)
     show(result, as_json=as_json, quiet=quiet, screen="comparison_terminal")
 
 
@@ -69,9 +69,9 @@ def _evaluate(
     path: Path, texts: Path, options: dict[str, Any], *, as_json: bool, quiet: bool, verbose: bool
 ) -> None:
     """Measure a classifier."""
-    from embcompress import workflows
-    from embcompress.workflows.sessions import Session
-    from embcompress.workflows.texts import Texts
+    import embcompress
+    from embcompress.runs.sessions import Session
+    from embcompress.runs.texts import Texts
 
     with progress(quiet=quiet, verbose=verbose):
         wanted = Texts(
@@ -81,7 +81,7 @@ def _evaluate(
             delimiter=options["delimiter"],
         )
         session = Session(device=options["device"])
-        result = workflows.evaluate(path, wanted, factory=options["factory"], session=session)
+        result = embcompress.evaluate(path, wanted, factory=options["factory"], session=session)
     show(result, as_json=as_json, quiet=quiet, screen="learning_terminal")
 
 
@@ -135,12 +135,12 @@ def distil(
     the texts is set aside and chooses the best weights. Ctrl-C keeps these in NAME.interrupted, and --resume
     goes on.
     """
-    from embcompress import workflows
+    import embcompress
     from embcompress.reports.comparison_terminal import DistilProgress
 
     recipe = DistilRecipe(**options)
     with DistilProgress(quiet=quiet) as watcher, progress(quiet=quiet, verbose=verbose) as bars:
-        result = workflows.distil(
+        result = embcompress.distil(
             path,
             teacher,
             texts,

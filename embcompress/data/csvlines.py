@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from embcompress.checkpoint.naming import check_not_pointer
+from embcompress.checkpoint.names import check_not_pointer
 from embcompress.errors import InputError, printable
 
 RECORD_LIMIT = 1 << 20

@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from embcompress.checkpoint.description import Description, TableRecord, part_name
-from embcompress.checkpoint.dtypes import DTYPES
-from embcompress.checkpoint.rawio import sha256_of
+from embcompress.dtypes import DTYPES
 from embcompress.errors import UsageError
-from embcompress.integrations.swapping_in import SwappedTable, checksum
-from embcompress.integrations.veiling import float_type
+from embcompress.integrations.hiding import float_type
+from embcompress.integrations.swap import SwappedTable, checksum
 from embcompress.nn import FactorizedPair
 from embcompress.nn.stored import RIGHT, right_factor, trained_right
+from embcompress.storage.rawio import sha256_of
 from embcompress.version import __version__
 
 

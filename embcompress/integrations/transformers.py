@@ -27,7 +27,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
 from embcompress.errors import UsageError
 from embcompress.integrations.saving import described, stored_state
-from embcompress.integrations.swapping_in import Swap, begin_swap
+from embcompress.integrations.swap import Swap, begin_swap
 
 if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 9):  # which cannot sort the names of parts
     raise ImportError(f"transformers {transformers.__version__} is too old, 5.9 is needed")

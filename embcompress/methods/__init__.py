@@ -6,11 +6,11 @@ from functools import cache
 
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.base import Method
-from embcompress.methods.integer import Integers
-from embcompress.methods.lplr import LPLR
-from embcompress.methods.pq import PQ
-from embcompress.methods.screen import Screen
-from embcompress.methods.svd import SVD
+from embcompress.methods.integer.method import Integers
+from embcompress.methods.lplr.method import LPLR
+from embcompress.methods.pq.method import PQ
+from embcompress.methods.screen.method import Screen
+from embcompress.methods.svd.method import SVD
 
 METHODS: dict[str, Method] = {
     m.name: m for m in (SVD(), PQ(), LPLR(), Integers(8), Integers(4), Integers(3), Screen())

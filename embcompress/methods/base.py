@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.dtypes import DType
+from embcompress.dtypes import DType
 from embcompress.errors import InputError, TargetError
-from embcompress.methods.known import Advance, Known, unheard
+from embcompress.methods.stats import Advance, Known, unheard
 from embcompress.rows import Rows
 
 SPLITS = ("left", "even", "right")

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
-from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.checkpoint.rows import part_rows
+from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
 from embcompress.methods import method_for
-from embcompress.rows import Rows, part_rows, wide
+from embcompress.rows import Rows, wide
 
 
 def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = False) -> Rows:

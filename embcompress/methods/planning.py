@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from embcompress.checkpoint.dtypes import DType
+from embcompress.dtypes import DType
 from embcompress.errors import TargetError, UsageError
 from embcompress.methods import AUTO, METHODS
 from embcompress.methods.base import Layout, Method, RankedMethod, Settings
-from embcompress.methods.known import Advance, Known, Weights, measure
+from embcompress.methods.stats import Advance, Known, Weights, measure
 from embcompress.rows import Rows
 from embcompress.tables import Table
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.dtypes import DType
+from embcompress.dtypes import DType
 from embcompress.tables import Table
 
 Documents = Mapping[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.dtypes import DType
+from embcompress.dtypes import DType
 from embcompress.native.base import Documents, NativeForm, beside
 from embcompress.tables import Table
 

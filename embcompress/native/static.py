@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.dtypes import DType
-from embcompress.checkpoint.modules import MODULES, read_modules, static_modules
+from embcompress.checkpoint.directory.modules import MODULES, read_modules, static_modules
+from embcompress.dtypes import DType
 from embcompress.native.base import Documents, NativeForm
 from embcompress.tables import Table
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from embcompress.linalg.integers import quantize, unpacked_rows
 from embcompress.linalg.packing import pack, packed_width, widest
 from embcompress.methods import METHODS
-from embcompress.methods.integer import Integers
+from embcompress.methods.integer.method import Integers
 from embcompress.nn.integer import IntegerRows
 from embcompress.nn.lookup import CodedLookup, FloatRows, agree
 from embcompress.nn.outline import outlined

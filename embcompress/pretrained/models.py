@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from embcompress.errors import UsageError
-from embcompress.loading import fill
+from embcompress.loading.load import fill
 from embcompress.pretrained.blueprint import blueprint
 from embcompress.pretrained.library import OFFLINE, reading, running
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from embcompress.checkpoint.progress import Progress, silent
 from embcompress.data.encoded import Ids, sorted_batches
 from embcompress.errors import UsageError
 from embcompress.pretrained.models import Outputs, Pretrained
 from embcompress.pretrained.tokens import Tokens
+from embcompress.progress import Progress, silent
 from embcompress.training.devices import Runtime
 from embcompress.training.recovery import Likeness
 

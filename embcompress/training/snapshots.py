@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from embcompress.checkpoint.staging import staged
 from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.tokens import Tokens
+from embcompress.storage.staging import staged
 from embcompress.training.records import Recipe
 from embcompress.training.recovery import DistilRecipe
 from embcompress.training.scoring import Dataset

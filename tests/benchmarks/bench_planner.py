@@ -18,13 +18,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.data.counting import count_texts, read_texts
 from embcompress.data.tokenizing import tokenizer_of
+from embcompress.dtypes import DTYPES
 from embcompress.methods import METHODS
 from embcompress.methods.base import Settings
-from embcompress.methods.known import measure
 from embcompress.methods.planning import bytes_for_ratio, fits
+from embcompress.methods.stats import measure
 from embcompress.rows import Rows
 
 RATIOS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98)

@@ -20,7 +20,7 @@ import numpy as np
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
-from embcompress.checkpoint.pickleglobals import ALLOWED
+from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED
 from embcompress.data.counting import read_counts, read_texts
 from embcompress.data.labelled import label_set, read_csv
 from embcompress.data.vectors import read_vectors

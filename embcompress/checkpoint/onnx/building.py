@@ -15,9 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from embcompress.checkpoint.dtypes import DTYPES, DType
 from embcompress.checkpoint.onnx.model import DATA_TYPES, has_text, tensors_in
 from embcompress.checkpoint.tensors import NewTensor
+from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
 
 PREFIX = "embcompress/"

@@ -10,10 +10,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint import zipstore
 from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description, parse_entry
-from embcompress.checkpoint.onnx.layout import DATA_SUFFIX, Entry, Layout, arranged, tail
+from embcompress.checkpoint.onnx.graph_layout import DATA_SUFFIX, Entry, Layout, arranged, tail
 from embcompress.checkpoint.onnx.model import (
     DATA_TYPES,
     METADATA,
@@ -26,11 +25,12 @@ from embcompress.checkpoint.onnx.model import (
     tensors_in,
 )
 from embcompress.checkpoint.onnx.wire import Wire
-from embcompress.checkpoint.progress import Progress, Steps, silent
-from embcompress.checkpoint.rawio import read_exact, sha256_of, write_all
-from embcompress.checkpoint.staging import published
 from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.errors import UsageError
+from embcompress.progress import Progress, Steps, silent
+from embcompress.storage import zipstore
+from embcompress.storage.rawio import read_exact, sha256_of, write_all
+from embcompress.storage.staging import published
 
 _AMEND_ROOM = 128
 """Bytes by which the record of a table may grow when figures are measured."""

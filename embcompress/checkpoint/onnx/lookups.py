@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.dtypes import DTYPES, DType
 from embcompress.checkpoint.onnx.building import Group, Stored
-from embcompress.checkpoint.onnx.trellis import Code
+from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
 from embcompress.linalg.packing import widest
+from embcompress.methods.pq.graph_code import Code
 
 F32 = DTYPES["F32"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from embcompress.checkpoint.dtypes import DTYPES, DType
-from embcompress.checkpoint.naming import FILE_NAME_LIMIT, check_name, check_not_pointer
+from embcompress.checkpoint.names import FILE_NAME_LIMIT, check_name, check_not_pointer
 from embcompress.checkpoint.onnx.wire import Field, Wire, field
 from embcompress.checkpoint.tensors import TensorInfo
+from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
 
 if TYPE_CHECKING:

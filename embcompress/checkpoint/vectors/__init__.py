@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.progress import Progress, silent
 from embcompress.checkpoint.vectors.compressed import CompressedVectors
 from embcompress.checkpoint.vectors.file import VectorFile
+from embcompress.progress import Progress, silent
 
 __all__ = ["open_vectors"]
 

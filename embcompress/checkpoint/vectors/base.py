@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.dtypes import DType
-from embcompress.checkpoint.progress import Progress
+from embcompress.dtypes import DType
 from embcompress.errors import InputError
+from embcompress.progress import Progress
 
 DIMENSION_LIMIT = 65_536
 """Most numbers a vector may have; real ones have 50 … 4,096, and a header can claim anything."""

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint, Edit, Form
 from embcompress.checkpoint.description import Description
-from embcompress.checkpoint.progress import Progress, Steps, silent
-from embcompress.checkpoint.safetensors import Safetensors
-from embcompress.checkpoint.safetensors_header import Header, read_header
+from embcompress.checkpoint.safetensors.file import Safetensors
+from embcompress.checkpoint.safetensors.header import Header, read_header
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.checkpoint.vectors.base import Written
 from embcompress.checkpoint.vectors.file import FORMAT
@@ -18,6 +17,7 @@ from embcompress.checkpoint.vectors.record import RECORD_KEY, TABLE, VOCABULARY,
 from embcompress.checkpoint.vectors.registry import format_named
 from embcompress.checkpoint.vectors.streamed import split_tokens
 from embcompress.errors import InputError
+from embcompress.progress import Progress, Steps, silent
 
 _LONGEST_HEADER = 1 << 18
 """Bytes of the longest header that is looked into: what is written here takes a few thousand."""

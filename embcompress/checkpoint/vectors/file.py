@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, Edit, Form
 from embcompress.checkpoint.description import Description
-from embcompress.checkpoint.dtypes import DTYPES
-from embcompress.checkpoint.progress import Progress, Steps, silent
-from embcompress.checkpoint.rawio import CHUNK
-from embcompress.checkpoint.safetensors import NEW_METADATA, Safetensors, size_of_new, write_tensors
+from embcompress.checkpoint.safetensors.file import NEW_METADATA, Safetensors, size_of_new, write_tensors
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.checkpoint.vectors.base import StoredVectors, VectorFormat
 from embcompress.checkpoint.vectors.record import RECORD_KEY, TABLE, VOCABULARY, VectorRecord
 from embcompress.checkpoint.vectors.registry import certain_format
+from embcompress.dtypes import DTYPES
+from embcompress.progress import Progress, Steps, silent
+from embcompress.storage.rawio import CHUNK
 
 FORMAT = "word vectors"
 """Format of the files here, dense or compressed."""

@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from embcompress.checkpoint.dtypes import DType
 from embcompress.checkpoint.vectors.base import Written, check_dimension, suffix_of
 from embcompress.checkpoint.vectors.stream import Stream
 from embcompress.checkpoint.vectors.streamed import Entries, StreamedFormat
@@ -20,6 +19,7 @@ from embcompress.checkpoint.vectors.textlines import (
     text_size,
     write_lines,
 )
+from embcompress.dtypes import DType
 from embcompress.errors import InputError
 
 

@@ -13,10 +13,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.dtypes import DTYPES, DType
-from embcompress.checkpoint.naming import check_not_pointer
-from embcompress.checkpoint.progress import Progress
-from embcompress.checkpoint.rawio import read_exact
+from embcompress.checkpoint.names import check_not_pointer
 from embcompress.checkpoint.vectors.base import (
     AGAIN,
     StoredVectors,
@@ -27,7 +24,10 @@ from embcompress.checkpoint.vectors.base import (
     suffix_of,
 )
 from embcompress.checkpoint.vectors.stream import Stream, read_head
+from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
+from embcompress.progress import Progress
+from embcompress.storage.rawio import read_exact
 
 _HEADER_LIMIT = 10_000
 """Longest header taken, in bytes, which is NumPy's limit too."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from embcompress.checkpoint.progress import Progress, Steps, silent
 from embcompress.errors import InputError
+from embcompress.progress import Progress, Steps, silent
 
 STAGE = "reading vectors"
 """Name of the one stage in which progress is told, in bytes of the file."""

@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.dtypes import DTYPES
-from embcompress.checkpoint.progress import Progress
-from embcompress.checkpoint.rawio import read_exact, write_all
 from embcompress.checkpoint.vectors.base import TOKEN_LIMIT, StoredVectors, VectorFormat, Written, check_token
 from embcompress.checkpoint.vectors.stream import CHUNK, Stream
+from embcompress.dtypes import DTYPES
 from embcompress.errors import EmbcompressError, InputError
+from embcompress.progress import Progress
+from embcompress.storage.rawio import read_exact, write_all
 
 Row = NDArray[np.float32]
 

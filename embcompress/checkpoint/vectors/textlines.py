@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from embcompress.checkpoint.dtypes import DType
 from embcompress.checkpoint.vectors.base import AGAIN, Written
 from embcompress.checkpoint.vectors.streamed import Entries, Row
+from embcompress.dtypes import DType
 from embcompress.errors import InputError
 
 TEXT_SUFFIXES = (".txt", ".vec")

@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from embcompress.checkpoint.dtypes import DType
 from embcompress.checkpoint.vectors.base import TOKEN_LIMIT, Written, suffix_of
 from embcompress.checkpoint.vectors.header import (
     HEADER_BYTES,
@@ -21,6 +20,7 @@ from embcompress.checkpoint.vectors.header import (
 )
 from embcompress.checkpoint.vectors.stream import Stream
 from embcompress.checkpoint.vectors.streamed import Entries, Row, StreamedFormat
+from embcompress.dtypes import DType
 from embcompress.errors import InputError
 
 _TORCH_MAGICS = (b"PK", b"\x80")

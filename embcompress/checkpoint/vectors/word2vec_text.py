@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from embcompress.checkpoint.dtypes import DType
 from embcompress.checkpoint.vectors.base import Written, suffix_of
 from embcompress.checkpoint.vectors.header import (
     check_claim,
@@ -25,6 +24,7 @@ from embcompress.checkpoint.vectors.textlines import (
     text_size,
     write_lines,
 )
+from embcompress.dtypes import DType
 
 
 class Word2VecText(StreamedFormat):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from embcompress.checkpoint.naming import check_not_pointer
-from embcompress.checkpoint.progress import Progress, silent
+from embcompress.checkpoint.names import check_not_pointer
 from embcompress.checkpoint.vectors.base import VectorFormat, check_token
 from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
 from embcompress.checkpoint.vectors.stream import Stream, read_head
@@ -15,6 +14,7 @@ from embcompress.data.vectors.base import Choice, Kept, Matrix, WordVectors, che
 from embcompress.data.vectors.checkpoint_table import CheckpointTable
 from embcompress.data.vectors.gathering import gather
 from embcompress.errors import InputError, UsageError
+from embcompress.progress import Progress, silent
 from embcompress.rows import Rows
 
 __all__ = ["SOURCES", "WordVectors", "read_vectors", "source_of"]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from embcompress.checkpoint import FORMATS, open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.progress import Progress
 from embcompress.checkpoint.vectors.base import check_dimension
 from embcompress.data.vectors.base import Choice, Matrix
 from embcompress.data.vectors.gathering import gather
 from embcompress.data.vectors.vocabularies import vocabulary_of
 from embcompress.errors import UsageError
 from embcompress.methods.decoding import decoded
+from embcompress.progress import Progress
 from embcompress.rows import Rows
 from embcompress.tables import locate
 

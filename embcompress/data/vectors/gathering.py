@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from embcompress.checkpoint.progress import Progress, Steps
 from embcompress.checkpoint.vectors.stream import STAGE
 from embcompress.data.vectors.base import Choice, Matrix, check_finite
+from embcompress.progress import Progress, Steps
 from embcompress.rows import Rows
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.layout import read_json
+from embcompress.checkpoint.directory.shards import read_json
 from embcompress.checkpoint.vectors.compressed import tokens_of
 from embcompress.checkpoint.vectors.npy import read_lines
 from embcompress.data.tokenizing import RECORD_KEY

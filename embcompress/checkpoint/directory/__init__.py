@@ -1,0 +1,1 @@
+"""Hugging Face directories: weight files with everything that stands beside them."""

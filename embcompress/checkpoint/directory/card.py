@@ -1,0 +1,200 @@
+"""The model card of a directory, README.md: what was done to its tables, beside what its author wrote.
+
+The section stands between two comments, so that a later run replaces it and leaves all else alone. The
+YAML block at the top gets ``base_model`` and ``base_model_relation``, as model hubs read them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from embcompress.checkpoint.description import Description, TableRecord
+from embcompress.dtypes import DTYPES
+
+CARD = "README.md"
+
+_LIMIT = 4 << 20
+"""Longest card that is edited, in bytes; a longer one is no card, and is carried along as it is."""
+_BEGIN, _END = "<!-- embcompress: begin -->", "<!-- embcompress: end -->"
+_SECTION = re.compile(rf"\n*{_BEGIN}.*?{_END}\n*", re.DOTALL)
+_FRONT = re.compile(r"---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
+_HEADING = re.compile(r"# [^\n]*, with a small embedding table")
+_FENCE = "```"
+_BASE = ("base_model", "base_model_relation")
+_CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
+
+
+def write_card(
+    folder: Path, description: Description, *, made_from: Path | None = None, dense: bool = False
+) -> None:
+    """Bring the card in ``folder`` up to date; one that is too long to be one is left alone.
+
+    Args:
+        folder: of the model that was written.
+        description: what was done.
+        made_from: directory of the base model; None where the card names it already.
+        dense: whether the tables are dense again.
+    """
+    path = folder / CARD
+    text = card_text(folder)
+    if text is None and path.exists():
+        return
+    text = text or ""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    text = _edited(text.replace("\r\n", "\n"), description, made_from, dense=dense)
+    path.write_bytes(text.replace("\n", newline).encode("utf-8", "surrogateescape"))
+
+
+def card_text(folder: Path) -> str | None:
+    """The card in ``folder``; None where there is none, or it is too long to be one."""
+    path = folder / CARD
+    if not path.is_file() or path.stat().st_size > _LIMIT:
+        return None
+    return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
+def taken_apart(
+    text: str, description: Description | None = None, made_from: Path | None = None
+) -> dict[str, object]:
+    """A card as its section, its base model and the rest, by a name for each.
+
+    With a ``description``, as :func:`write_card` makes it; ``...`` then stands for what depends on where
+    the base model lay.
+    """
+    text = text.replace("\r\n", "\n")
+    free = description is not None and made_from is not None and _names_base(_split(text)[0], made_from)
+    if description is not None:
+        text = _edited(text, description, made_from, dense=False)
+    yaml, body = _split(text)
+    section = _SECTION.search(body)
+    body = _SECTION.sub("\n\n", body).strip("\n")
+    found: dict[str, object] = {f"embcompress/{CARD}": section[0].strip("\n") if section else ""}
+    for key in _BASE:
+        entry, yaml = _entry(yaml, key)
+        found |= {f"{CARD} {key}": ... if free else entry} if entry else {}
+    return {**found, CARD: f"{yaml}\n{'' if _HEADING.fullmatch(body) else body}"}
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The YAML block of a card without its fences, and what follows it."""
+    front = _FRONT.match(text)
+    return ((front[1] or ""), text[front.end() :]) if front else ("", text)
+
+
+def _names_base(yaml: str, made_from: Path) -> bool:
+    """Whether the base model is written into a card.
+
+    What the directory was trained from is nearer to the truth than a name that no hub knows.
+    """
+    return _hub_name(made_from) is not None or not _entry(yaml, _BASE[0])[0]
+
+
+def _edited(text: str, description: Description, made_from: Path | None, *, dense: bool) -> str:
+    """The card with its section, and the base model in its YAML block."""
+    yaml, body = _split(text)
+    body = _SECTION.sub("\n\n", body).strip("\n")
+    if made_from is not None:
+        name = _hub_name(made_from) or made_from.resolve().name
+        if _names_base(yaml, made_from):
+            for key, value in zip(_BASE, (_quoted(name), "quantized"), strict=True):
+                yaml = _entry(yaml, key)[1] + f"{key}: {value}\n"
+        body = body or _heading(name)
+    parts = [f"---\n{yaml}---"] if yaml else []
+    return "\n\n".join([*parts, *([body] if body else []), _section(description, dense=dense)]) + "\n"
+
+
+def _hub_name(path: Path) -> str | None:
+    """The name on its hub of a model in a download cache, which is all that knows it.
+
+    ``_name_or_path`` of a configuration does not: it is what the model was trained from, if anything.
+    """
+    found = [match for part in path.absolute().parts if (match := _CACHED.fullmatch(part))]
+    return "/".join(found[-1].groups()) if found else None
+
+
+def _entry(yaml: str, key: str) -> tuple[str, str]:
+    """An entry on the top level of a YAML block, whatever it spans, and the block without it."""
+    own: list[str] = []
+    others: list[str] = []
+    within = False
+    for line in yaml.splitlines():
+        within = line.startswith(f"{key}:") or (within and (line[:1] in " \t-" or not line))
+        (own if within else others).append(f"{line}\n")
+    return "".join(own), "".join(others)
+
+
+def _heading(name: str) -> str:
+    """What a card begins with that has nothing else to say."""
+    return f"# {_plain(name)}, with a small embedding table"
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar: plain where that is safe, else in quotes."""
+    if re.fullmatch(r"[A-Za-z][\w./-]*", text):
+        return text
+    text = "".join(c if c.isprintable() else "_" for c in text)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _section(description: Description, *, dense: bool) -> str:
+    tables = description.tables
+    done = "was compressed and made dense again" if dense else "is compressed"
+    rest = ". Every other tensor is byte for byte that of the base model."
+    if any(table.trained for table in tables):
+        rest = ", and weights were trained afterwards; the errors are those before."
+    lines = [
+        _BEGIN,
+        "## The embedding table",
+        "",
+        f"The embedding table of this model {done}, by embcompress {_plain(description.version)}{rest}",
+        "",
+        "| table | rows × columns | method | bytes | removed | relative error |",
+        "|---|---|---|---|---|---|",
+        *map(_row, tables),
+        "",
+        "The relative error is the Frobenius norm of the difference over that of the table, measured on the "
+        "bytes written.",
+    ]
+    # A record that is read may hold anything: a line break or a fence would end the block.
+    command = description.command
+    if command is not None and command.isprintable() and _FENCE not in command:
+        lines += ["", f"{_FENCE}sh", command, _FENCE]
+    if not dense:
+        lines += ["", _loading(description)]
+    return "\n".join([*lines, _END])
+
+
+def _row(table: TableRecord) -> str:
+    rows, columns = table.shape
+    before = DTYPES[table.dtype].nbytes(rows * columns)
+    how = [_plain(table.method)]
+    if table.rank is not None:
+        how.append(f"rank {table.rank}")
+    how.append(f"{table.bits:.3g} bits")
+    error = f"{table.relative_error:.4g}"
+    if table.weighted_error is not None:
+        error += f" ({table.weighted_error:.4g} with rows weighted by {_plain(table.weighting or '')})"
+    cells = (
+        f"`{_plain(table.name)}`",
+        f"{rows:,} × {columns:,} {DTYPES[table.dtype].torch}",
+        ", ".join(how),
+        f"{before:,} → {round(before * (1 - table.ratio)):,}",
+        f"{table.ratio:.1%}",
+        error,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _plain(text: str) -> str:
+    """Text that cannot end a cell, a code span or the section."""
+    return re.sub(r"[`|<>]", "_", "".join(c if c.isprintable() else "_" for c in text))
+
+
+def _loading(description: Description) -> str:
+    if description.swapped:
+        return (
+            "To load it, `pip install embcompress`, and call `embcompress.register()` before "
+            "`from_pretrained`; `embcompress expand` makes a dense copy."
+        )
+    return "It loads as any model of its kind does, without embcompress."

@@ -1,0 +1,291 @@
+"""A Hugging Face directory: config.json, tokenizer, and weights in one file or in shards.
+
+The weight files are opened by their own formats; this one keeps the index and the configuration
+in step with them and carries everything else along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
+from embcompress.checkpoint.directory.card import CARD, write_card
+from embcompress.checkpoint.directory.files import (
+    CONFIG,
+    QUANTIZATION,
+    card_of,
+    copy_file,
+    made,
+    other_files,
+    write_config,
+    write_document,
+    write_json,
+)
+from embcompress.checkpoint.directory.shards import Index, Layout, carried_files, find_layout, read_json
+from embcompress.checkpoint.files import open_file
+from embcompress.checkpoint.safetensors.file import NEW_METADATA, new_size, write_new
+from embcompress.checkpoint.tensors import TensorInfo
+from embcompress.errors import InputError, UsageError
+from embcompress.progress import Progress, silent
+
+_COMPARE_ROWS = 4096
+
+
+class Directory(Checkpoint):
+    """A directory whose weights are one file or the shards of an index."""
+
+    format = "directory"
+
+    def __init__(self, path: Path, layout: Layout, parts: dict[str, Checkpoint]) -> None:
+        self.path = path
+        self._has_config = (path / CONFIG).exists()
+        self._has_card = self._has_config or (path / CARD).is_file()
+        self.config = read_json(path / CONFIG) if self._has_config else {}
+        self.tensors: Mapping[str, TensorInfo] = {n: t for p in parts.values() for n, t in p.tensors.items()}
+        self.aliases = {n: a for p in parts.values() for n, a in p.aliases.items()}
+        self.size = sum(p.size for p in parts.values())
+        self.weight_files = tuple(f for p in parts.values() for f in p.weight_files)
+        self._layout = layout
+        self._parts = parts
+        self.carried, left_out = carried_files(path, layout)
+        self.notes = tuple(note for p in parts.values() for note in p.notes)
+        if left_out:
+            self.notes += (f"left out, because they hold other weights: {', '.join(left_out)}",)
+        layout.check(path, parts)
+        self.description = self._find_description()
+
+    @property
+    def needs_guard(self) -> bool:
+        """Whether a stock from_pretrained could load the output, and so must be made to refuse it."""
+        return self._has_config
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Any directory; what is in it shows when it is opened."""
+        return path.is_dir()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open ``path``; see the base class."""
+        layout = find_layout(path)
+        parts: dict[str, Checkpoint] = {}
+        try:
+            for name in layout.files:
+                parts[name] = open_file(path / name)
+            return cls(path, layout, parts)
+        except BaseException:
+            for part in parts.values():
+                part.close()
+            raise
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows of a table from the file that holds it; see the base class."""
+        return self._part_of(name).rows(name, start, stop)
+
+    @property
+    def descriptions(self) -> Mapping[str, Description]:
+        """That in config.json and those in weight files; see the base class."""
+        found = {CONFIG: self.description} if self._quant_method() == METADATA_KEY else {}
+        found |= {name: part.description for name, part in self._parts.items()}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def bytes_of(self, name: str) -> Iterator[bytes]:
+        """Its bytes, from the file that holds it; see the base class."""
+        return self._part_of(name).bytes_of(name)
+
+    def remainder(
+        self, edit: Edit | None = None, description: Description | None = None
+    ) -> Mapping[str, object]:
+        """That of each weight file, the index, and all other files; see the base class."""
+        own = {n: None for n in self._parts} if edit is None else self._restricted(edit)
+        found: dict[str, object] = {}
+        for name, part_edit in own.items():
+            changed = part_edit if part_edit is not None and part_edit.remove else None
+            remainder = self._parts[name].remainder(changed, description)
+            found |= {f"{name} {key}": value for key, value in remainder.items()}
+        for new in edit.add if edit else ():
+            if new.file is not None:
+                found |= {f"{new.file} metadata {key}": value for key, value in NEW_METADATA.items()}
+        if self._layout.index is not None:
+            found |= self._index_entries(self._layout.index, edit)
+        found |= other_files(self.path, self.carried, edit.documents if edit else {})
+        return {**found, **card_of(self.path, description if self._has_card else None, self.path)}
+
+    def _index_entries(self, index: Index, edit: Edit | None) -> dict[str, object]:
+        """The index by its entries, as it becomes where there is an edit; totals are checked on opening."""
+        shards, metadata = dict(index.weight_map), dict(index.metadata)
+        keys = {*read_json(self.path / index.name)}
+        if edit is not None:
+            keys = {"metadata", "weight_map"}
+            totals = {"total_size", *(metadata.keys() & {"total_parameters"})}
+            metadata |= dict.fromkeys(totals, ...)
+            shards = {n: f for f, p in self._parts.items() for n in _indexed(p) if n not in edit.remove}
+            for file, own in self._restricted(edit).items():
+                shards |= {new.name: file for new in own.add}
+                shards |= dict.fromkeys(own.aliases, file) if self._parts[file].shares_memory else {}
+        found: dict[str, object] = {f"{index.name} keys": sorted(keys)}
+        found |= {f"{index.name} of {name}": file for name, file in shards.items()}
+        return {**found, **{f"{index.name} metadata {key}": value for key, value in metadata.items()}}
+
+    def check_integrity(self, progress: Progress = silent) -> None:
+        """Check each weight file, and that a second set of weights says the same."""
+        for part in self._parts.values():
+            part.check_integrity(progress)
+        for name in self._layout.others:
+            with open_file(self.path / name) as other:
+                self._compare(name, other)
+
+    def beside(self, key: str) -> object:
+        """An entry of config.json; see the base class."""
+        return self.config.get(key)
+
+    def size_after(self, edit: Edit, description: Description | None) -> int:
+        """The sum over the weight files; see the base class."""
+        return sum(new_size(new) for new in edit.add if new.file is not None) + sum(
+            self._parts[name].size_after(own, description) if own.remove else self._parts[name].size
+            for name, own in self._restricted(edit).items()
+        )
+
+    def _restricted(self, edit: Edit) -> dict[str, Edit]:
+        """What falls on each weight file; a file that held nothing but a copy of a table goes."""
+        own = {name: _restrict(edit, part) for name, part in self._parts.items()}
+        return {n: e for n, e in own.items() if e.add or e.remove != self._parts[n].tensors.keys()}
+
+    def write(
+        self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
+    ) -> tuple[str, ...]:
+        """Write the edited directory to ``target``; see the base class."""
+        target.mkdir()
+        warnings: list[str] = []
+        for new in edit.add:
+            if new.file is not None:
+                made(target / new.file)
+                write_new(target / new.file, new)
+        for name, own in self._restricted(edit).items():
+            made(target / name)
+            if own.remove:
+                warnings += self._parts[name].write(target / name, own, description, progress)
+            else:
+                copy_file(self.path / name, target / name)
+        for relative in self.carried:
+            copy_file(self.path / relative, made(target / relative))
+        if self._layout.index is not None:
+            self._write_index(target)
+        for name, document in edit.documents.items():
+            write_document(target / name, document)
+        if (target / CONFIG).exists():
+            write_config(target / CONFIG, description)
+        about = description or self.description
+        if about is not None and about.tables and self._has_card:
+            # One that was compressed already names its base.
+            made_from = self.path if self.description is None else None
+            write_card(target, about, made_from=made_from, dense=description is None)
+        return tuple(warnings)
+
+    @classmethod
+    def amend(cls, target: Path, description: Description) -> None:
+        """Amend each weight file that carries the description, and config.json."""
+        for name in find_layout(target).files:
+            with open_file(target / name) as part:
+                described, kind = part.description is not None, type(part)
+            if described:
+                kind.amend(target / name, description)
+        if (target / CONFIG).exists():
+            write_config(target / CONFIG, description)
+        if (target / CARD).exists():
+            write_card(target, description)
+
+    def close(self) -> None:
+        """Close every weight file."""
+        for part in self._parts.values():
+            part.close()
+
+    def _part_of(self, name: str) -> Checkpoint:
+        return next(part for part in self._parts.values() if name in part.tensors)
+
+    def _quant_method(self) -> object:
+        """Who wrote the record in config.json, None where there is none."""
+        quantization = self.config.get(QUANTIZATION)
+        return quantization.get("quant_method", "") if isinstance(quantization, dict) else quantization
+
+    def _find_description(self) -> Description | None:
+        """The record in config.json, else the one in the weights (a directory without config)."""
+        if self._quant_method() == METADATA_KEY:
+            return parse_description(self.config[QUANTIZATION], str(self.path / CONFIG))
+        return next((p.description for p in self._parts.values() if p.description is not None), None)
+
+    def check_editable(self) -> None:
+        """Refuse a model that another tool has quantized: config.json has room for one record only."""
+        if self._quant_method() not in (None, METADATA_KEY):
+            raise UsageError(
+                f"{self.path / CONFIG}: the model is quantized already "
+                f"(quant_method {self._quant_method()!r})",
+                remedy="compress the model it was made from",
+            )
+
+    def _compare(self, name: str, other: Checkpoint) -> None:
+        """Refuse two sets of weights that differ: nothing tells which one is meant."""
+
+        def refuse(what: str) -> None:
+            raise InputError(
+                f"{self.path}: {name} disagrees with {self._layout.files[0]} ({what})",
+                remedy="remove the one that is out of date",
+            )
+
+        theirs = {n: t for n, t in other.tensors.items() if n in self.tensors}
+        for tensor, info in theirs.items():
+            mine = self.tensors[tensor]
+            if (mine.shape, mine.dtype) != (info.shape, info.dtype):
+                refuse(f"{tensor} is {_kind(info)} against {_kind(mine)}")
+            if not info.is_matrix or 0 in info.shape:  # endless rows of nothing are alike
+                continue
+            for start in range(0, info.shape[0], _COMPARE_ROWS):
+                stop = min(start + _COMPARE_ROWS, info.shape[0])
+                if not np.array_equal(self.rows(tensor, start, stop), other.rows(tensor, start, stop), True):
+                    refuse(f"the values of {tensor}")
+
+    def _write_index(self, target: Path) -> None:
+        """The index of the written shards, its other metadata kept."""
+        index = self._layout.index
+        assert index is not None
+        weight_map: dict[str, str] = {}
+        total_size = total_parameters = 0
+        for name in self._layout.files:
+            if not (target / name).exists():
+                continue
+            with open_file(target / name) as part:
+                for tensor in map(part.tensors.__getitem__, _indexed(part)):
+                    weight_map[tensor.name] = name
+                    if tensor.name not in part.aliases:
+                        total_size += tensor.nbytes
+                        total_parameters += int(np.prod(tensor.shape, dtype=np.int64))
+        metadata = {**index.metadata, "total_size": total_size}
+        if "total_parameters" in metadata:
+            metadata["total_parameters"] = total_parameters
+        write_json(target / index.name, {"metadata": metadata, "weight_map": weight_map})
+
+
+def _restrict(edit: Edit, part: Checkpoint) -> Edit:
+    """The part of ``edit`` that falls on one weight file."""
+    add = tuple(new for new in edit.add if new.replaces in part.tensors and new.file is None)
+    names = {new.name for new in add}
+    return Edit(
+        frozenset(n for n in edit.remove if n in part.tensors),
+        add,
+        {alias: name for alias, name in edit.aliases.items() if name in names},
+    )
+
+
+def _kind(info: TensorInfo) -> str:
+    return f"{info.dtype.name if info.dtype else info.layout} {list(info.shape)}"
+
+
+def _indexed(part: Checkpoint) -> list[str]:
+    """Names in a weight file that an index lists."""
+    return [name for name in part.tensors if part.shares_memory or name not in part.aliases]

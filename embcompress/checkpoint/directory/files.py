@@ -1,0 +1,108 @@
+"""The files of a directory beside its weights: written, copied, and taken apart to be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from embcompress.checkpoint.description import METADATA_KEY, Description
+from embcompress.checkpoint.directory.card import CARD, card_text, taken_apart
+from embcompress.checkpoint.directory.shards import read_json
+from embcompress.storage.rawio import copy_range
+
+CONFIG = "config.json"
+QUANTIZATION = "quantization_config"
+
+
+def write_config(path: Path, description: Description | None) -> None:
+    """Put the record where transformers looks for how weights are stored, or take it away."""
+    config = {k: v for k, v in read_json(path).items() if k != QUANTIZATION}
+    if description is not None and description.swapped:
+        config[QUANTIZATION] = {"quant_method": METADATA_KEY, **description.to_dict()}
+    write_json(path, config)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON document."""
+    path.write_bytes(_json(value))
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode("ascii")
+
+
+def write_document(path: Path, document: Any) -> None:
+    """Write a JSON document, or take it away where it is None."""
+    if document is None:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    else:
+        write_json(made(path), document)
+
+
+def made(path: Path) -> Path:
+    """``path`` itself, its directory made where it was missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy contents and permission bits; a link is followed, its target is what the user has."""
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        out = os.open(
+            target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, status.st_mode & 0o777 | 0o200
+        )
+        try:
+            copy_range(fd, 0, status.st_size, out)
+        finally:
+            os.close(out)
+    finally:
+        os.close(fd)
+
+
+def other_files(folder: Path, files: Iterable[Path], documents: Mapping[str, Any]) -> dict[str, object]:
+    """A SHA-256 of each of ``files``, of which ``documents`` take the place of some; JSON by its entries.
+
+    Our own record is left out, as is the model card; see :func:`card_of`.
+    """
+    found: dict[str, object] = {}
+    config = None
+    for name in map(str, files):
+        if name == CONFIG:
+            config = read_json(folder / CONFIG)
+        elif name != CARD and name not in documents:
+            found[name] = _sha256(folder / name)
+    for name, document in documents.items():
+        if name == CONFIG:
+            config = document
+        elif document is not None:
+            found[name] = hashlib.sha256(_json(document)).hexdigest()
+    config = dict(config or {})
+    record = config.get(QUANTIZATION)
+    if isinstance(record, dict) and record.get("quant_method") == METADATA_KEY:
+        del config[QUANTIZATION]
+    return {**found, **{f"{CONFIG} {key}": value for key, value in config.items()}}
+
+
+def card_of(
+    folder: Path, description: Description | None = None, made_from: Path | None = None
+) -> dict[str, object]:
+    """The model card, taken apart, with a ``description`` as it becomes; one too long is like other files."""
+    text = card_text(folder)
+    if text is None and (folder / CARD).exists():
+        return {CARD: _sha256(folder / CARD)}
+    if text is None and description is None:
+        return {}
+    return taken_apart(text or "", description, made_from)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

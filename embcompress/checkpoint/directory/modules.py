@@ -1,0 +1,78 @@
+"""modules.json of sentence-transformers: the modules of a model in order, and where their files are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embcompress.checkpoint.names import FILE_NAME_LIMIT, check_not_pointer
+from embcompress.errors import InputError
+
+MODULES = "modules.json"
+
+_LIMIT = 1 << 20
+"""Longest modules.json taken, in bytes; real ones stay under 2 kB."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module.
+
+    Attributes:
+        folder: where its files are, a name inside the directory; empty for the directory itself.
+        kind: last part of its class's name, e.g. ``"StaticEmbedding"``.
+        entry: all that modules.json says of it.
+    """
+
+    folder: str
+    kind: str
+    entry: Mapping[str, Any]
+
+
+def read_modules(path: Path) -> tuple[Module, ...]:
+    """The modules of the directory ``path``, in order; none where it has no modules.json.
+
+    Raises:
+        InputError: modules.json is broken, or leads out of the directory.
+    """
+    file = path / MODULES
+    if not file.is_file():
+        return ()
+    with file.open("rb") as stream:
+        text = stream.read(_LIMIT + 1)
+    check_not_pointer(text[:64], file)
+    try:
+        if len(text) > _LIMIT:
+            raise ValueError(f"more than {_LIMIT:,} bytes")
+        parsed = json.loads(text)
+        return tuple(_module(entry) for entry in parsed)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{file}: is no list of modules ({type(error).__name__}: {error})", remedy="download it again"
+        ) from None
+
+
+def _module(entry: Mapping[str, Any]) -> Module:
+    folder, kind = entry["path"], entry["type"]
+    if not isinstance(folder, str) or not isinstance(kind, str):
+        raise TypeError("path and type must be text")
+    if folder in {".", ".."} or set(folder) & set("/\\:\0"):
+        raise ValueError(f"path {folder!r} leads out of the directory")
+    if len(folder.encode()) > FILE_NAME_LIMIT:
+        raise ValueError(f"a path of {len(folder):,} characters, limit {FILE_NAME_LIMIT} bytes")
+    return Module(folder, kind.rpartition(".")[2], entry)
+
+
+def static_modules(path: Path) -> tuple[Module, ...]:
+    """The StaticEmbedding that a model begins with, and a Dense directly behind it; none for other models.
+
+    Raises:
+        InputError: see :func:`read_modules`.
+    """
+    modules = read_modules(path)
+    if not modules or modules[0].kind != "StaticEmbedding":
+        return ()
+    return modules[:2] if len(modules) > 1 and modules[1].kind == "Dense" else modules[:1]

@@ -1,0 +1,235 @@
+"""Which files of a directory hold its weights, and which are carried along."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.directory.modules import static_modules
+from embcompress.checkpoint.names import FILE_NAME_LIMIT, check_name, check_not_pointer
+from embcompress.errors import InputError, UsageError
+
+JSON_LIMIT = 64 << 20
+"""Longest config.json or index taken, in bytes; real ones stay under 10 MB."""
+
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_STANDARD = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Weights in the order in which transformers looks for them."""
+
+_NOT_IN_A_FILE_NAME = set('/\\:"<>|?*')
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?", re.IGNORECASE)
+"""Names that Windows takes for a device, whatever their suffix."""
+
+_OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".gguf", ".tflite", ".mlmodel", ".pb")
+_OTHER_FOLDERS = re.compile(r"onnx|openvino|coreml|original|checkpoint-\d+|\.git|\.cache|__pycache__")
+"""Folders with the model in another format or from another time, or with nothing of the model."""
+_NO_WEIGHTS = ("training_args.bin",)
+"""Files that transformers names like weights and that are none."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """The file that says which shard holds which tensor."""
+
+    name: str
+    weight_map: Mapping[str, str]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The weights of a directory.
+
+    Attributes:
+        files: the weight files in use, in order.
+        index: the index over them, None for a single file.
+        others: a second set of weights that must agree and is not carried along.
+    """
+
+    files: tuple[str, ...]
+    index: Index | None
+    others: tuple[str, ...]
+
+    def check(self, path: Path, parts: Mapping[str, Checkpoint]) -> None:
+        """Compare the index with the tensors that the shards really hold.
+
+        Raises:
+            InputError: a tensor is not where the index says, stands in two shards, or total_size
+                is another.
+        """
+        if self.index is None:
+            return
+        where = path / self.index.name
+        for name, shard in self.index.weight_map.items():
+            if name not in parts[shard].tensors:
+                raise InputError(
+                    f"{where}: says {name} is in {shard}, which does not hold it",
+                    remedy="download the directory again",
+                )
+        first: dict[str, str] = {}
+        for shard, part in parts.items():
+            for name in part.tensors:
+                if first.setdefault(name, shard) != shard:
+                    raise InputError(
+                        f"{where}: {name} stands in both {first[name]} and {shard}",
+                        remedy="remove the one that is out of date",
+                    )
+        sizes = {n: info.nbytes for part in parts.values() for n, info in part.tensors.items()}
+        shared = sum(sizes[name] for part in parts.values() for name in part.aliases)
+        stated, found = self.index.metadata.get("total_size"), sum(sizes.values()) - shared
+        # Some writers count shared memory once a name; older transformers a tied head it did not store.
+        known = [found, found + shared, *(found + size for size in sizes.values())]
+        if stated is not None and stated not in known:
+            raise InputError(
+                f"{where}: total_size is {stated}, the shards hold {found} bytes",
+                remedy="download the directory again, or correct total_size",
+            )
+
+
+def find_layout(path: Path) -> Layout:
+    """Find the weights of the directory ``path`` as transformers or sentence-transformers would.
+
+    Raises:
+        UsageError: there are none, or several of equal standing.
+        InputError: the index is broken or leads out of the directory.
+    """
+    if static := static_modules(path):
+        return Layout(tuple(_weights_of(path, module.folder) for module in static), None, ())
+    present = [name for name in _STANDARD if (path / name).is_file()]
+    if present:
+        first, *rest = (_expand(path, name) for name in present)
+        return Layout(first.files, first.index, tuple(f for other in rest for f in other.files))
+    found = sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+    if len(found) == 1:
+        return Layout((found[0],), None, ())
+    what = f"several weight files ({', '.join(found)})" if found else "no weight file"
+    raise UsageError(
+        f"{path}: {what}; looked for {', '.join(_STANDARD)}", remedy="name the weight file itself"
+    )
+
+
+def _weights_of(path: Path, folder: str) -> str:
+    """The weight file of a module, relative to the directory.
+
+    Raises:
+        UsageError: there is none.
+    """
+    names = [str(Path(folder, name)) for name in _STANDARD if not name.endswith(".json")]
+    found = next((name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise UsageError(
+            f"{path}: no weight file; looked for {', '.join(names)}", remedy="download the directory again"
+        )
+    return found
+
+
+def _expand(path: Path, name: str) -> Layout:
+    if not name.endswith(".index.json"):
+        return Layout((name,), None, ())
+    index = _read_index(path / name)
+    return Layout(tuple(sorted(set(index.weight_map.values()))), index, ())
+
+
+def _read_index(path: Path) -> Index:
+    raw = read_json(path)
+    weight_map, metadata = raw.get("weight_map"), raw.get("metadata", {})
+    if not isinstance(weight_map, dict) or not weight_map or not isinstance(metadata, dict):
+        raise InputError(f"{path}: has no weight_map from names to shards", remedy="download it again")
+    suffix = Path(path.name.removesuffix(".index.json")).suffix
+    for name, shard in weight_map.items():
+        check_name(name, path)
+        check_name(shard, path)
+        # Any rule of any platform: drive letters and backslashes are refused on Unix too, since
+        # a directory is copied between machines.
+        is_plain = shard and not shard.startswith(".") and not shard.endswith((".", " "))
+        if not is_plain or set(shard) & _NOT_IN_A_FILE_NAME or _DEVICE.fullmatch(shard):
+            raise InputError(
+                f"{path}: shard {shard!r} leads out of the directory",
+                remedy="shards are plain file names; do not use this directory",
+            )
+        if (length := len(shard.encode())) > FILE_NAME_LIMIT:
+            raise InputError(
+                f"{path}: shard {shard[:40]}… has a name of {length:,} bytes, limit {FILE_NAME_LIMIT}",
+                remedy="download the directory again",
+            )
+        if Path(shard).suffix != suffix:
+            raise InputError(
+                f"{path}: shard {shard} is no {suffix} file", remedy="download the directory again"
+            )
+        if not (path.parent / shard).is_file():
+            raise InputError(f"{path}: shard {shard} is missing", remedy="download the directory again")
+    return Index(path.name, weight_map, metadata)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``.
+
+    Raises:
+        InputError: it is too long, no JSON or no object.
+    """
+    size = path.stat().st_size
+    if size > JSON_LIMIT:
+        raise InputError(f"{path}: {size:,} bytes, limit {JSON_LIMIT:,}", remedy="download it again")
+    text = path.read_bytes()
+    check_not_pointer(text[:64], path)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"{path}: is not JSON ({reason})", remedy="download it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds no JSON object", remedy="download it again")
+    return value
+
+
+def _is_other_weights(relative: Path) -> bool:
+    """Whether a file that is not in use holds weights; modules in folders of their own keep theirs."""
+    if relative.suffix in _OTHER_WEIGHTS:
+        return True
+    return relative.suffix in _SUFFIXES and len(relative.parts) == 1 and relative.name not in _NO_WEIGHTS
+
+
+def carried_files(path: Path, layout: Layout) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Relative paths of the files to carry along, and names of what is left out.
+
+    Left out are the weights themselves, which are written anew, and all other weights (formats,
+    precisions, training states): they hold the dense table and would undo what was saved.
+    """
+    own = {*layout.files, *((layout.index.name,) if layout.index else ())}
+    carried: list[Path] = []
+    left_out: list[str] = [*layout.others]
+    skip = {*own, *layout.others, *_STANDARD}
+
+    def visit(folder: Path) -> None:
+        for entry in sorted(folder.iterdir()):
+            relative = entry.relative_to(path)
+            mode = entry.stat().st_mode
+            if stat.S_ISDIR(mode):
+                if (
+                    _OTHER_FOLDERS.fullmatch(entry.name)
+                    or entry.is_symlink()
+                    or entry.suffix == ".embcompress"
+                ):
+                    left_out.append(f"{relative}/")
+                else:
+                    visit(entry)
+            elif str(relative) in skip:
+                continue
+            elif _is_other_weights(relative) or not stat.S_ISREG(mode):
+                left_out.append(str(relative))
+            else:
+                carried.append(relative)
+
+    visit(path)
+    return tuple(carried), tuple(left_out)

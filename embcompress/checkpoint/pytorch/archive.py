@@ -1,0 +1,150 @@
+"""Opens the two formats of ``torch.save``: the zip of torch 1.6 and later, and the one before it.
+
+Either way the outcome is the pickled object as inert nodes and the place of every storage in the file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from embcompress.checkpoint.names import check_not_pointer
+from embcompress.checkpoint.pytorch.pickle_nodes import StorageRef, walk
+from embcompress.checkpoint.pytorch.pickle_reader import PICKLE_LIMIT, SAVE_AGAIN, load
+from embcompress.checkpoint.pytorch.tensors import check_storages, storage_bytes
+from embcompress.errors import InputError
+from embcompress.storage.zipstore import AGAIN, Extent, read_directory
+
+ZIP_MAGIC: Final = b"PK\x03\x04"
+LEGACY_MAGIC: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The first pickle of the old format: a number chosen to be recognized."""
+_LEGACY_NUMBER = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file of torch.save.
+
+    Attributes:
+        root: the saved object, as inert nodes.
+        storages: storage key -> where its bytes lie.
+        records: every record of a zip by name; empty for the old format.
+    """
+
+    root: Any
+    storages: Mapping[str, Extent]
+    records: Mapping[str, Extent]
+
+
+def read_archive(fd: int, path: Path) -> Archive:
+    """Read and check everything but the tensors themselves.
+
+    Raises:
+        InputError: it is no file of torch.save, is damaged, or holds more than weights.
+    """
+    head = os.pread(fd, 512, 0)
+    if not head:
+        raise InputError(f"{path}: is empty, 0 bytes", remedy=AGAIN)
+    check_not_pointer(head, path)
+    if head.startswith(ZIP_MAGIC):
+        archive = _read_zip(fd, path)
+    elif head[:1] == b"\x80":
+        archive = _read_legacy(fd, path)
+    elif head.lstrip()[:1] == b"<":
+        raise InputError(
+            f"{path}: is an HTML or XML page, not a model", remedy="download the file itself, not its page"
+        )
+    elif head[257:262] == b"ustar":
+        raise InputError(
+            f"{path}: is a tar file, the format of torch before 0.1.10, which is not read",
+            remedy="load it with an older torch and save it again",
+        )
+    else:
+        raise InputError(f"{path}: begins with {head[:8]!r}, torch.save files do not", remedy=AGAIN)
+    check_storages(archive.root, archive.storages, str(path))
+    return archive
+
+
+def _read_zip(fd: int, path: Path) -> Archive:
+    records = read_directory(fd, str(path))
+    # Torch takes the folder of the first record for the one all records are in.
+    folder = next(iter(records), "").partition("/")[0]
+    inside = {name.removeprefix(f"{folder}/"): extent for name, extent in records.items()}
+    pickles = [name for name in records if name.endswith("/data.pkl")]
+    if len(pickles) > 1:
+        raise InputError(f"{path}: holds {len(pickles)} pickles, {pickles[0]} and {pickles[1]}", remedy=AGAIN)
+    if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
+        raise InputError(
+            f"{path}: is a TorchScript program, which is code rather than weights",
+            remedy="save its weights: torch.save(torch.jit.load(path).state_dict(), path)",
+        )
+    if "data.pkl" not in inside:
+        raise InputError(f"{path}: is a zip without data.pkl, so not one of torch.save", remedy=SAVE_AGAIN)
+    _check_byte_order(fd, inside, path)
+    extent = inside["data.pkl"]
+    if extent.size > PICKLE_LIMIT:
+        raise InputError(
+            f"{path}: its data.pkl has {extent.size:,} bytes, limit {PICKLE_LIMIT:,}", remedy=SAVE_AGAIN
+        )
+    root = load(os.pread(fd, extent.size, extent.offset), str(path)).root
+    storages = {n.removeprefix("data/"): e for n, e in inside.items() if n.startswith("data/")}
+    return Archive(root, storages, records)
+
+
+def _check_byte_order(fd: int, inside: Mapping[str, Extent], path: Path) -> None:
+    extent = inside.get("byteorder")
+    order = os.pread(fd, min(extent.size, 16), extent.offset) if extent else b"little"
+    if order != b"little":
+        raise InputError(
+            f"{path}: its byte order is {order.decode('latin1')!r}, only 'little' is read",
+            remedy="load and save it on a little-endian machine",
+        )
+
+
+def _read_legacy(fd: int, path: Path) -> Archive:
+    where = str(path)
+    size = os.fstat(fd).st_size
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
+        magic = load(data, where)
+        if magic.root != _LEGACY_NUMBER:
+            raise InputError(f"{path}: is a pickle, but none of torch.save", remedy=SAVE_AGAIN)
+        protocol = load(data, where, magic.end)
+        if protocol.root != _LEGACY_PROTOCOL:
+            raise InputError(f"{path}: has torch protocol {_brief(protocol.root)}, only 1001 is known")
+        system = load(data, where, protocol.end)
+        if not isinstance(system.root, dict) or system.root.get("little_endian") is not True:
+            raise InputError(
+                f"{path}: does not say that it is little-endian",
+                remedy="load and save it on a little-endian machine",
+            )
+        saved = load(data, where, system.end, legacy=True)
+        keys = load(data, where, saved.end)
+        if not isinstance(keys.root, list) or not all(isinstance(key, str) for key in keys.root):
+            raise InputError(f"{path}: has no list of storages behind its pickle", remedy=AGAIN)
+        refs = {node.key: node for node in walk(saved.root) if isinstance(node, StorageRef)}
+        storages: dict[str, Extent] = {}
+        position = keys.end
+        for key in keys.root:
+            if key not in refs or key in storages:
+                raise InputError(f"{path}: lists storage {key} that nothing uses, or twice", remedy=AGAIN)
+            # Each storage is its number of elements, eight bytes, and then their bytes.
+            numel = int.from_bytes(data[position : position + 8], "little", signed=True)
+            nbytes = storage_bytes(refs[key])
+            if numel != refs[key].numel or position + 8 + nbytes > size:
+                raise InputError(
+                    f"{path}: storage {key} needs {nbytes:,} bytes for {refs[key].numel:,} elements; "
+                    f"{max(0, size - position - 8):,} bytes for {numel:,} are there",
+                    remedy=AGAIN,
+                )
+            storages[key] = Extent(position + 8, nbytes, None)
+            position += 8 + nbytes
+    return Archive(saved.root, storages, {})
+
+
+def _brief(value: object) -> str:
+    return str(value) if isinstance(value, int) else type(value).__name__

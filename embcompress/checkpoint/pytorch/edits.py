@@ -1,0 +1,225 @@
+"""Plans a new torch file: the edited objects, and which bytes each of its storages takes from where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from embcompress.checkpoint.base import Edit
+from embcompress.checkpoint.description import METADATA_KEY, Description
+from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.optimizers import Refit, Split, refit_optimizers
+from embcompress.checkpoint.pytorch.pickle_nodes import (
+    Call,
+    Global,
+    OrderedMap,
+    Replacements,
+    StorageRef,
+    walk,
+)
+from embcompress.checkpoint.pytorch.pickle_writer import dump
+from embcompress.checkpoint.pytorch.state import StateDict
+from embcompress.checkpoint.pytorch.tensors import (
+    GRANULE,
+    View,
+    inside_of_tensors,
+    is_parameter,
+    parse_view,
+    storage_bytes,
+    storage_kind,
+    unwrap,
+)
+from embcompress.checkpoint.tensors import NewTensor
+from embcompress.storage.zipstore import Extent
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A new file, ready to be written.
+
+    Attributes:
+        pickle: its data.pkl.
+        storages: storage key -> the tensor that is made for it, or the bytes that are copied.
+        warnings: one sentence each.
+    """
+
+    pickle: bytes
+    storages: Mapping[str, NewTensor | Extent]
+    warnings: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all storages."""
+        return sum(s.nbytes if isinstance(s, NewTensor) else s.size for s in self.storages.values())
+
+
+def plan_rewrite(
+    archive: Archive, state: StateDict, edit: Edit, description: Description | None, where: str
+) -> Rewrite:
+    """What the file becomes under ``edit``."""
+    made = {
+        new.name: StorageRef(
+            storage_kind(new.dtype), str(i), _location(state.node[new.replaces], where), prod(new.shape)
+        )
+        for i, new in enumerate(edit.add)
+    }
+    new_state = _edited_state(state.node, edit, made)
+    refit = refitted(archive, state, edit, where)
+    replace: dict[int, object] = {**refit.replace, id(state.node): _described(new_state, description)}
+    storages: dict[str, NewTensor | Extent] = {made[new.name].key: new for new in edit.add}
+    fresh = {id(ref) for ref in made.values()}
+    for use in _uses(archive.root, replace, fresh, where):
+        source = archive.storages[use.ref.key]
+        key = str(len(storages))
+        whole = use.begin == 0 and use.end == source.size
+        size = use.end - use.begin
+        storages[key] = source if whole else Extent(source.offset + use.begin, size, None)
+        ref = StorageRef(
+            use.ref.kind, key, use.ref.location, use.ref.numel * size // source.size if source.size else 0
+        )
+        replace |= _moved(use, ref)
+    return Rewrite(dump(archive.root, replace), storages, refit.warnings)
+
+
+def refitted(archive: Archive, state: StateDict, edit: Edit, where: str) -> Refit:
+    """What becomes of the optimizers beside the state dict under ``edit``."""
+    return refit_optimizers(archive.root, _splits(state.node, edit, where), where)
+
+
+# -- the state dict ------------------------------------------------------------------------------
+
+
+def _location(node: object, where: str) -> str:
+    view = parse_view(unwrap(node), where)
+    assert view is not None, "only dense tensors are replaced"
+    return view.storage.location
+
+
+def _edited_state(old: Mapping[Any, Any], edit: Edit, made: Mapping[str, StorageRef]) -> dict[Any, Any]:
+    """The state dict with new tensors in the places of those they replace, and their further names."""
+    new: dict[Any, Any] = OrderedMap() if isinstance(old, OrderedMap) else {}
+    if isinstance(old, OrderedMap) and isinstance(new, OrderedMap):
+        new.state = old.state
+    for key, node in old.items():
+        for tensor in edit.add:
+            if tensor.replaces != key:
+                continue
+            built = _tensor(tensor, made[tensor.name], node)
+            new[tensor.name] = built
+            new |= {alias: built for alias, target in edit.aliases.items() if target == tensor.name}
+        if key not in edit.remove:
+            new[key] = node
+    return new
+
+
+def _tensor(tensor: NewTensor, ref: StorageRef, replaced: object) -> Call:
+    """The call that rebuilds a contiguous tensor, a Parameter where the replaced one was."""
+    stride = tuple(prod(tensor.shape[i + 1 :]) for i in range(len(tensor.shape)))
+    args = (ref, 0, tensor.shape, stride, False, OrderedMap())
+    plain = Call(Global("torch._utils", "_rebuild_tensor_v2"), args)
+    if not isinstance(replaced, Call) or not is_parameter(replaced):
+        return plain
+    # Codes are integers, and torch lets only floats require gradients.
+    trained = replaced.args[1] and tensor.dtype.is_table
+    return Call(Global("torch._utils", "_rebuild_parameter"), (plain, trained, OrderedMap()))
+
+
+def described_text(state: Mapping[Any, Any]) -> object:
+    """The description stored with a state dict, None without one."""
+    metadata = state.state.get("_metadata") if isinstance(state, OrderedMap) and state.state else None
+    return metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+
+
+def _described(state: dict[Any, Any], description: Description | None) -> dict[Any, Any]:
+    """The state dict with ``description`` among its metadata, or without any.
+
+    ``load_state_dict`` looks its metadata up by module name and leaves other keys alone.
+    """
+    if description is None and described_text(state) is None:
+        return state
+    attributes = dict(state.state or {}) if isinstance(state, OrderedMap) else {}
+    old = attributes.get("_metadata")
+    metadata = OrderedMap(old if isinstance(old, dict) else {})
+    metadata.pop(METADATA_KEY, None)
+    if description is not None:
+        metadata[METADATA_KEY] = description.to_json()
+    new = OrderedMap(state)
+    new.state = {**attributes, "_metadata": metadata}
+    return new
+
+
+def amended_pickle(archive: Archive, state: StateDict, description: Description) -> bytes:
+    """data.pkl with another description and all else as it was."""
+    return dump(archive.root, {id(state.node): _described(state.node, description)})
+
+
+def _splits(state: Mapping[Any, Any], edit: Edit, where: str) -> list[Split]:
+    """The parameters that are removed: names that are the same memory are one."""
+    parts: dict[tuple[str, int, tuple[int, ...], tuple[int, ...]], int] = {}
+    for name in state:
+        view = parse_view(unwrap(state[name]), where) if name in edit.remove else None
+        if view is not None:
+            memory = (view.storage.key, view.begin, view.shape, view.stride)
+            trained = sum(new.replaces == name and new.dtype.is_table for new in edit.add)
+            parts[memory] = parts.get(memory, 0) + trained
+    return [Split(memory[2], count) for memory, count in parts.items()]
+
+
+# -- storages ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A carried storage and the part of it that is still needed, in bytes."""
+
+    ref: StorageRef
+    begin: int
+    end: int
+    tensors: tuple[Call, ...]
+    direct: tuple[StorageRef, ...]
+    """References from anything but dense tensors; they need the whole storage."""
+
+
+def _uses(root: object, replace: Replacements, fresh: set[int], where: str) -> Iterator[_Use]:
+    """Every storage of the old file that the edited objects still use, in order of appearance."""
+    tensors: dict[str, list[Call]] = {}
+    direct: dict[str, list[StorageRef]] = {}
+    refs: dict[str, StorageRef] = {}
+    for node in walk(root, replace, inside_of_tensors):
+        view = parse_view(node, where)
+        if view is not None and isinstance(node, Call) and id(view.storage) not in fresh:
+            refs.setdefault(view.storage.key, view.storage)
+            tensors.setdefault(view.storage.key, []).append(node)
+        elif isinstance(node, StorageRef):
+            refs.setdefault(node.key, node)
+            direct.setdefault(node.key, []).append(node)
+    for key, ref in refs.items():
+        total = storage_bytes(ref)
+        begin, end = 0, total
+        if key not in direct:
+            views = [view for call in tensors[key] if (view := parse_view(call, where)) and view.span]
+            begin, end = _range(views, total)
+        yield _Use(ref, begin, end, tuple(tensors.get(key, ())), tuple(direct.get(key, ())))
+
+
+def _range(views: list[View], total: int) -> tuple[int, int]:
+    """The bytes that ``views`` look at, widened to where elements of every type begin and end."""
+    if not views:
+        return 0, 0
+    begin = min(view.begin for view in views)
+    end = max(view.end for view in views)
+    return begin - begin % GRANULE, min(total, end + -end % GRANULE)
+
+
+def _moved(use: _Use, ref: StorageRef) -> dict[int, object]:
+    """Replacements that make everything that used ``use`` look at the new storage ``ref``."""
+    moved: dict[int, object] = {id(old): ref for old in use.direct}
+    for call in use.tensors:
+        view = parse_view(call, "")
+        assert view is not None
+        # An empty tensor may stand anywhere, also where nothing is left.
+        offset = view.offset - use.begin // view.itemsize if view.span else 0
+        moved[id(call)] = Call(call.function, (ref, offset, *call.args[2:]))
+    return moved

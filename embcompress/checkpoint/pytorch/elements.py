@@ -1,0 +1,159 @@
+"""The bytes under tensors of a torch file in the order of their elements, and all that is no tensor."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.checkpoint.description import METADATA_KEY
+from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.pickle_nodes import (
+    DROPPED,
+    SCALARS,
+    Call,
+    OrderedMap,
+    Replacements,
+    StorageRef,
+)
+from embcompress.checkpoint.pytorch.tensors import View, parse_view
+from embcompress.storage.rawio import CHUNK, sha256_of
+from embcompress.storage.zipstore import Extent, pieces
+
+
+def view_bytes(fd: int, archive: Archive, view: View, where: str) -> Iterator[bytes]:
+    """The bytes of a tensor in pieces, its elements in row-major order however they lie in the file.
+
+    Raises:
+        InputError: the file ends before.
+    """
+    offset = archive.storages[view.storage.key].offset + view.begin
+    nbytes = view.numel * view.itemsize
+    if view.span == view.numel and view.stride == _rows_first(view.shape):
+        yield from pieces(fd, Extent(offset, nbytes, None), where)
+    elif nbytes:
+        yield from _gathered(_mapped(fd, view, offset))
+
+
+def _rows_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a tensor whose elements lie one after another."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def _mapped(fd: int, view: View, offset: int) -> NDArray[Any]:
+    """The tensor as it lies in the file, mapped; the bytes of an element are a last axis."""
+    mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+    # Dimensions of size 1 order nothing; their steps may be any number, and NumPy allows 64 in all.
+    steps = [(n, s * view.itemsize) for n, s in zip(view.shape, view.stride, strict=True) if n > 1]
+    shape, strides = (*(n for n, _ in steps), view.itemsize), (*(s for _, s in steps), 1)
+    return np.ndarray(shape, np.uint8, mapped, offset, strides)
+
+
+def _gathered(elements: NDArray[Any]) -> Iterator[bytes]:
+    """The bytes of a mapped tensor, its first axes cut until a piece is small."""
+    if elements.nbytes <= CHUNK or elements.ndim == 1:
+        yield elements.tobytes()
+        return
+    step = max(1, CHUNK * len(elements) // elements.nbytes)
+    for start in range(0, len(elements), step):
+        part = elements[start : start + step]
+        yield from _gathered(part[0] if len(part) == 1 else part)
+
+
+class Remainder:
+    """Flattens a saved object into plain data by the path to each; storages become a SHA-256.
+
+    Args:
+        fd: the file.
+        archive: what is in it.
+        state: the state dict.
+        stored: names of its dense tensors, which are left out.
+        replace: nodes that stand in the place of others.
+        where: the file, for errors.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        archive: Archive,
+        state: Mapping[Any, Any],
+        stored: Collection[str],
+        replace: Replacements,
+        where: str,
+    ) -> None:
+        self._fd, self._archive, self._where = fd, archive, where
+        self._state, self._stored, self._replace = state, stored, replace
+        self._seen: dict[int, str] = {}
+        self._found: dict[str, object] = {}
+
+    def flat(self) -> Mapping[str, object]:
+        """All of it by path."""
+        self._add(self._archive.root, "")
+        return self._found
+
+    def _add(self, node: object, path: str) -> None:
+        node = self._replace.get(id(node), node)
+        if node is DROPPED:
+            return
+        if isinstance(node, SCALARS) or node == ():
+            self._found[path] = repr(node)
+        elif isinstance(node, dict | list | tuple | Call | StorageRef):
+            # What is shared is looked at once, else a small pickle could mean billions of paths.
+            first = self._seen.setdefault(id(node), path)
+            if first != path:
+                self._found[path] = f"the same as {first or 'the whole'}"
+            else:
+                self._add_new(node, path)
+        else:
+            self._found[path] = str(node)
+
+    def _add_new(self, node: Any, path: str) -> None:
+        view = parse_view(node, self._where)
+        if view is not None:
+            whole = view_bytes(self._fd, self._archive, view, self._where)
+            kind = f"{view.torch_dtype} {list(view.shape)}"
+            if view.numel > view.span:  # of elements that lie on one another there may be any number
+                kind += f" with strides {list(view.stride)}"
+                whole = pieces(self._fd, self._looked_at(view), self._where)
+            self._found[path] = f"{kind}, SHA-256 {sha256_of(whole)}"
+            if not view.plain:
+                self._add(node.args[-1], f"{path} metadata")
+        elif isinstance(node, StorageRef):
+            whole = pieces(self._fd, self._archive.storages[node.key], self._where)
+            self._found[path] = f"{node.kind} of {node.numel}, SHA-256 {sha256_of(whole)}"
+        elif isinstance(node, Call):
+            self._found[path] = str(node.function)
+            for number, part in enumerate(node.args):
+                self._add(part, f"{path}({number})")
+        elif isinstance(node, dict):
+            self._add_dict(node, path)
+        else:
+            self._found[path] = f"{type(node).__name__} of {len(node)}"
+            for number, part in enumerate(node):
+                self._add(part, f"{path}[{number}]")
+
+    def _looked_at(self, view: View) -> Extent:
+        """The bytes between the first and the last element of a tensor."""
+        offset = self._archive.storages[view.storage.key].offset
+        return Extent(offset + view.begin, view.end - view.begin, None)
+
+    def _add_dict(self, node: dict[Any, Any], path: str) -> None:
+        """The entries of a dict and its attributes; of the state dict without its tensors and our record."""
+        ours = node is self._state
+        for key, part in node.items():
+            if not (ours and key in self._stored):
+                name = key if isinstance(key, str) else repr(key) if isinstance(key, SCALARS) else str(key)
+                self._add(part, f"{path}.{name}" if path else name)
+        attributes = node.state if isinstance(node, OrderedMap) else None
+        for name, part in (attributes or {}).items():
+            if ours and name == "_metadata" and isinstance(part, dict):
+                # Whether there is such a dict is no matter: the record needs one to stand in.
+                for key, value in part.items():
+                    if key != METADATA_KEY:
+                        self._add(value, f"{path} {name}.{key}")
+            else:
+                self._add(part, f"{path} {name}")

@@ -1,0 +1,240 @@
+"""The torch format: files of ``torch.save``, read and written without importing torch.
+
+The pickle inside is read as inert data (:mod:`embcompress.checkpoint.pytorch.pickle_reader`), the tensors by byte
+range. Both the zip format and the one before torch 1.6 are read; the zip format is written.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.description import Description, parse_description
+from embcompress.checkpoint.names import check_name
+from embcompress.checkpoint.pytorch.archive import LEGACY_MAGIC, ZIP_MAGIC, Archive, read_archive
+from embcompress.checkpoint.pytorch.edits import amended_pickle, described_text, plan_rewrite, refitted
+from embcompress.checkpoint.pytorch.elements import Remainder, view_bytes
+from embcompress.checkpoint.pytorch.pickle_nodes import NO_REPLACEMENTS
+from embcompress.checkpoint.pytorch.state import StateDict, find_state_dict
+from embcompress.checkpoint.pytorch.tensors import View, describe, is_tensor, parse_view, unwrap
+from embcompress.checkpoint.tensors import NewTensor, TensorInfo
+from embcompress.errors import InputError
+from embcompress.progress import Progress, Steps, silent
+from embcompress.storage.rawio import read_exact
+from embcompress.storage.zipstore import ZipWriter, check_record, pieces, read_directory
+
+_FOLDER: Final = "archive"
+"""Folder of the records in files we write; torch takes any."""
+_RECORD_OVERHEAD = 256
+"""Most bytes of the two headers of a record, its alignment included."""
+_PICKLE: Final = f"{_FOLDER}/data.pkl"
+
+
+class TorchFile(Checkpoint):
+    """One file of torch.save: a state dict, or a training checkpoint with one inside.
+
+    Attributes:
+        container: the keys that lead from the saved object to the state dict; empty when it is that.
+    """
+
+    format = "torch"
+    suffixes = (".pt", ".pth", ".bin", ".ckpt")
+    shares_memory = True
+
+    def __init__(self, path: Path, fd: int, archive: Archive) -> None:
+        self.path = path
+        self.size = os.fstat(fd).st_size
+        self.weight_files = (path,)
+        self.config: Mapping[str, Any] = {}
+        self._fd = fd
+        self._archive = archive
+        self._state = find_state_dict(archive.root, str(path))
+        self.container = self._state.keys
+        self.notes = _notes(self._state)
+        self.tensors = _tensors(self._state.node, path)
+        self._views = _views(self._state.node, self.tensors, path)
+        self.aliases = _aliases(self._views)
+        text = described_text(self._state.node)
+        self.description = None if text is None else parse_description(text, str(path))
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """By the magic bytes of either format, or by the suffix so that what is wrong can be said."""
+        if not path.is_file():
+            return False
+        if path.suffix in cls.suffixes:
+            return True
+        with path.open("rb") as file:
+            head = file.read(len(LEGACY_MAGIC))
+            if head == LEGACY_MAGIC:
+                return True
+            if not head.startswith(ZIP_MAGIC):
+                return False
+            try:
+                return any(name.endswith("/data.pkl") for name in read_directory(file.fileno(), str(path)))
+            except InputError:
+                return False
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open ``path``; see the base class."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return cls(path, fd, read_archive(fd, path))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``; see the base class."""
+        info = self.tensors[name]
+        dtype, columns = info.readable_dtype(), info.shape[-1]
+        view = self._views[name]
+        offset = self._archive.storages[view.storage.key].offset + view.begin
+        if view.stride == (columns, 1):
+            stored = np.empty((stop - start, columns), dtype.storage)
+            read_exact(self._fd, offset + start * columns * view.itemsize, stored, str(self.path))
+            return dtype.decode(stored)
+        return dtype.decode(self._strided(view, dtype.storage, offset)[start:stop].copy())
+
+    def _strided(self, view: View, storage: str, offset: int) -> NDArray[Any]:
+        """A table whose rows are not one after another, mapped."""
+        mapped = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
+        # The step along a single row or column is never taken, and may be any number.
+        strides = tuple(
+            s * view.itemsize if n > 1 else 0 for n, s in zip(view.shape, view.stride, strict=True)
+        )
+        return np.ndarray(view.shape, storage, mapped, offset, strides)
+
+    def bytes_of(self, name: str) -> Iterator[bytes]:
+        """Its bytes, however they lie in their storage; see the base class."""
+        return view_bytes(self._fd, self._archive, self._views[name], str(self.path))
+
+    def remainder(
+        self,
+        edit: Edit | None = None,
+        description: Description | None = None,  # noqa: ARG002
+    ) -> Mapping[str, object]:
+        """The saved object by the path to each value, optimizers and tensors that are not dense included."""
+        where, state = str(self.path), self._state
+        replace = NO_REPLACEMENTS if edit is None else refitted(self._archive, state, edit, where).replace
+        dense = {name for name, info in self.tensors.items() if info.layout == "dense"}
+        return Remainder(self._fd, self._archive, state.node, dense, replace, where).flat()
+
+    def check_integrity(self, progress: Progress = silent) -> None:
+        """Compare every record with its CRC-32, which torch itself does not do."""
+        total = sum(extent.size for extent in self._archive.records.values())
+        advance = Steps(progress, "check", total)
+        for name, extent in self._archive.records.items():
+            check_record(self._fd, name, extent, str(self.path), advance)
+
+    def beside(self, key: str) -> object:
+        """What the saved object holds beside its state dict; see the base class."""
+        return self._archive.root.get(key) if self.container else None
+
+    def size_after(self, edit: Edit, description: Description | None) -> int:
+        """Storages and pickle exactly, and the most that a zip adds for each; see the base class."""
+        plan = plan_rewrite(self._archive, self._state, edit, description, str(self.path))
+        return plan.nbytes + len(plan.pickle) + _RECORD_OVERHEAD * (len(plan.storages) + 4)
+
+    def write(
+        self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
+    ) -> tuple[str, ...]:
+        """Write the edited file to ``target`` in the zip format; see the base class."""
+        plan = plan_rewrite(self._archive, self._state, edit, description, str(self.path))
+        advance = Steps(progress, "write", plan.nbytes)
+        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            archive = ZipWriter(fd)
+            for key, source in plan.storages.items():
+                name = f"{_FOLDER}/data/{key}"
+                if isinstance(source, NewTensor):
+                    archive.add(name, source.nbytes, _counted(_encoded(source), advance))
+                elif source.crc is not None:
+                    archive.copy(name, self._fd, source, advance)
+                else:
+                    archive.add(
+                        name, source.size, _counted(pieces(self._fd, source, str(self.path)), advance)
+                    )
+            archive.add(f"{_FOLDER}/byteorder", 6, [b"little"])
+            archive.add(f"{_FOLDER}/version", 2, [b"3\n"])
+            archive.add(_PICKLE, len(plan.pickle), [plan.pickle])  # last, so that amend can replace it
+            archive.finish()
+        finally:
+            os.close(fd)
+        return plan.warnings
+
+    @classmethod
+    def amend(cls, target: Path, description: Description) -> None:
+        """Write the last record, the pickle, again with ``description``; see the base class."""
+        fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            archive = read_archive(fd, target)
+            pickle = amended_pickle(archive, find_state_dict(archive.root, str(target)), description)
+            records = dict(archive.records)
+            last, _ = records.popitem()
+            assert last == _PICKLE, f"{target} was not written by this class"
+            writer = ZipWriter.resume(fd, records)
+            writer.add(_PICKLE, len(pickle), [pickle])
+            writer.finish()
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _notes(state: StateDict) -> tuple[str, ...]:
+    """What a user of a training checkpoint should know about where its weights are."""
+    where = (f"the state dict stands under '{'.'.join(state.keys)}'",) if state.keys else ()
+    twins = ("'" + ".".join(keys) + "'" for keys in state.twins)
+    return (*where, *(f"{twin} holds tensors of the same names, which stay as they are" for twin in twins))
+
+
+def _tensors(state: Mapping[Any, Any], path: Path) -> dict[str, TensorInfo]:
+    """Every tensor of the state dict; plain values among them (counters, configs) are left out."""
+    found: dict[str, TensorInfo] = {}
+    for name, node in state.items():
+        if is_tensor(node):
+            check_name(name, path)
+            found[name] = describe(name, node, str(path))
+    return found
+
+
+def _views(state: Mapping[Any, Any], tensors: Mapping[str, TensorInfo], path: Path) -> dict[str, View]:
+    """The dense tensors among ``tensors`` as windows on storages."""
+    views = ((name, parse_view(unwrap(state[name]), str(path))) for name in tensors)
+    return {name: view for name, view in views if view is not None}
+
+
+def _aliases(views: Mapping[str, View]) -> dict[str, str]:
+    """Names that are the very memory of an earlier one; empty tensors are nobody's alias."""
+    first: dict[tuple[object, ...], str] = {}
+    aliases: dict[str, str] = {}
+    for name, view in views.items():
+        memory = (view.storage.key, view.torch_dtype, view.offset, view.shape, view.stride, view.plain)
+        if view.span and first.setdefault(memory, name) != name:
+            aliases[name] = first[memory]
+    return aliases
+
+
+def _encoded(tensor: NewTensor) -> Iterator[NDArray[Any]]:
+    return (tensor.dtype.encode(block) for block in tensor.blocks())
+
+
+def _counted(
+    data: Iterator[NDArray[Any]] | Iterator[bytes], advance: Callable[[int], None]
+) -> Iterator[bytes | NDArray[Any]]:
+    for piece in data:
+        yield piece
+        advance(len(piece) if isinstance(piece, bytes) else piece.nbytes)

@@ -1,0 +1,33 @@
+"""Stored tensors of a checkpoint as :class:`embcompress.rows.Rows`."""
+
+from __future__ import annotations
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.dtypes import DType
+from embcompress.errors import InputError
+from embcompress.rows import Rows
+
+
+def rows_of(checkpoint: Checkpoint, name: str) -> Rows:
+    """The stored matrix ``name`` as :class:`Rows`.
+
+    Raises:
+        InputError: it is no dense matrix of a float type.
+    """
+    return _rows(checkpoint, name, checkpoint.tensors[name].matrix_dtype())
+
+
+def _rows(checkpoint: Checkpoint, name: str, dtype: DType) -> Rows:
+    info = checkpoint.tensors[name]
+    if 0 in info.shape:
+        raise InputError(f"{name}: shape {list(info.shape)} holds nothing", remedy="name another with --key")
+    return Rows((info.shape[0], info.shape[1]), dtype, lambda i, j: checkpoint.rows(name, i, j))
+
+
+def part_rows(checkpoint: Checkpoint, name: str) -> Rows:
+    """The stored matrix ``name``, of floats or of integers, which are read as they are.
+
+    Raises:
+        InputError: it is no dense matrix of a type that can be read.
+    """
+    return _rows(checkpoint, name, checkpoint.tensors[name].readable_dtype())

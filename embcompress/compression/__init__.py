@@ -1,0 +1,1 @@
+"""What factorize, compress and distil share: request, weighting, plan, edit, check."""

@@ -1,0 +1,140 @@
+"""From tables and what replaces them to the edit of a checkpoint, and to the record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.description import NO_DIGEST, Description, TableRecord, part_name
+from embcompress.checkpoint.rows import part_rows
+from embcompress.checkpoint.tensors import NewTensor
+from embcompress.dtypes import DTYPES, Floats
+from embcompress.errors import InputError
+from embcompress.methods import method_for
+from embcompress.methods.base import Blocks, Layout, Method, Part
+from embcompress.native import native_named
+from embcompress.native.base import Documents, NativeForm
+from embcompress.tables import Table
+from embcompress.version import __version__
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A table and what stands in its place.
+
+    Attributes:
+        table: the table.
+        method: how it is stored.
+        layout: what is stored.
+        contents: of each part, in the method's order; None where only sizes matter.
+        form: the form of a library that the parts are stored in; None for that of this package.
+    """
+
+    table: Table
+    method: Method
+    layout: Layout
+    contents: tuple[Blocks, ...] | None = None
+    form: NativeForm | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the parts."""
+        if self.form is not None:
+            return self.form.names(self.table)
+        return tuple(part_name(self.table.name, suffix) for suffix in self.layout.suffixes)
+
+
+def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
+    """Parts in the place of each table, ties pointing at them, and a guard where one is needed.
+
+    Raises:
+        UsageError: a part would take the name of a tensor that stays.
+    """
+    remove: set[str] = set()
+    add: list[NewTensor] = []
+    aliases: dict[str, str] = {}
+    documents: Documents = {}
+    for new in replacements:
+        table = new.table
+        remove |= {table.name, *table.ties}
+        if new.form is not None:
+            documents = new.form.documents(source, table.rows.shape, new.layout.rank or 0)
+            aliases |= dict.fromkeys(table.ties, new.names[0])
+        elif source.needs_guard:
+            add.append(NewTensor(table.name, table.rows.dtype, (0,), table.name, _nothing))
+        parts = new.layout.parts
+        contents = new.contents or (_nothing,) * len(parts)
+        files = new.form.files(source) if new.form else (None,) * len(parts)
+        for name, part, blocks, file in zip(new.names, parts, contents, files, strict=True):
+            add.append(NewTensor(name, part.dtype, part.shape, table.name, blocks, file))
+            if new.form is None:
+                aliases |= {part_name(tie, part.suffix): name for tie in table.ties}
+    edit = Edit(frozenset(remove), tuple(add), aliases, documents)
+    source.check_edit(edit)
+    return edit
+
+
+def edit_behind(
+    original: Checkpoint, written: Checkpoint, described: Description, tables: Sequence[Table]
+) -> Edit:
+    """The edit that made ``written`` of ``original``, with the parts as they are in the first.
+
+    Args:
+        original: the source.
+        written: the output.
+        described: its record.
+        tables: the dense table of each record, in ``original``.
+
+    Raises:
+        UsageError: the source cannot be edited so.
+        InputError: a part is missing, or is none.
+    """
+    replacements = []
+    for record, table in zip(described.tables, tables, strict=True):
+        missing = [name for name in record.part_names if name not in written.tensors]
+        if missing:
+            raise InputError(f"{written.path}: {missing[0]} is missing")
+        read = [part_rows(written, name) for name in record.part_names]
+        parts = tuple(Part(s, rows.dtype, rows.shape) for s, rows in zip(record.parts, read, strict=True))
+        layout = Layout(parts, record.rank, DTYPES[record.stored_dtype], record.bits, 0.0, 0.0)
+        method = method_for(record.method, str(written.path))
+        form = None if record.native is None else native_named(record.native, written.path)
+        contents = tuple(rows.blocks for rows in read)
+        replacements.append(Replacement(table, method, layout, contents, form))
+    return replacing(original, replacements)
+
+
+def describe(source: Checkpoint, records: Sequence[TableRecord], command: str | None) -> Description:
+    """The record before the work: errors are foretold, hashes of the source still to come."""
+    return Description(__version__, {f.name: NO_DIGEST for f in source.weight_files}, tuple(records), command)
+
+
+def sketch(new: Replacement, weighting: str | None) -> TableRecord:
+    """The longest record that a table could get, its rows weighted as ``weighting`` says."""
+    rows = new.table.rows
+    return TableRecord(
+        name=new.table.name,
+        shape=rows.shape,
+        dtype=rows.dtype.name,
+        method=new.method.name,
+        rank=new.layout.rank,
+        stored_dtype=new.layout.dtype.name,
+        bits=new.layout.bits,
+        ratio=-1 / 3e-10,
+        relative_error=-1 / 3e-10,
+        parts=new.layout.suffixes,
+        ties=new.table.ties,
+        copies=new.table.copies,
+        weighting=weighting,
+        weighted_error=None if weighting is None else -1 / 3e-10,
+        seed=new.method.seed,
+        native=new.form.name if new.form else None,
+        names=new.names if new.form else (),
+        digests=(NO_DIGEST,) * len(new.layout.suffixes),
+        nonfinite=new.table.nonfinite,
+    )
+
+
+def _nothing() -> Iterator[Floats]:
+    return iter(())

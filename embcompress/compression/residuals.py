@@ -1,0 +1,63 @@
+"""How far what stands for a table is from the table, measured block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from embcompress.dtypes import Floats
+from embcompress.errors import EmbcompressError
+from embcompress.linalg.residual import Residuals, residual
+from embcompress.methods.stats import Weights
+from embcompress.progress import Progress
+from embcompress.rows import Rows, wide
+
+
+def measured_error(table: Rows, stand_in: Rows, progress: Progress, *, precise: bool = False) -> float:
+    """Relative Frobenius error of ``stand_in`` against ``table``; see :func:`measured_errors`."""
+    return measured_errors(table, stand_in, progress, precise=precise).plain.relative
+
+
+Look = Callable[[int, Floats, Floats], None]
+"""Called with the number of the first row of a block, its rows, and those that stand for them."""
+
+
+def measured_errors(
+    table: Rows,
+    stand_in: Rows,
+    progress: Progress,
+    *,
+    precise: bool = False,
+    weights: Weights | None = None,
+    look: Look | None = None,
+) -> Residuals:
+    """The distance of ``stand_in`` from ``table``, block by block, with all rows alike and weighted.
+
+    Args:
+        table: what was compressed.
+        stand_in: what stands for it.
+        progress: called as ``progress(stage, done, total)``.
+        precise: compare in float64.
+        weights: of each row (V), None for all alike.
+        look: shown each block of both before they are compared.
+
+    Raises:
+        EmbcompressError: a value of the stand-in is not finite.
+    """
+    original = wide(table) if precise else table
+
+    def pairs() -> Iterator[tuple[Floats, Floats]]:
+        for start, stop in table.spans():
+            rows, differences = original.read(start, stop), stand_in.read(start, stop)
+            if look is not None:
+                look(start, rows, differences)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+                np.subtract(differences, rows, out=differences)
+            yield rows, differences
+            progress("verify", stop, table.shape[0])
+
+    found = residual(pairs(), weights)
+    if not np.isfinite(found.plain.relative):
+        raise EmbcompressError(f"the result of a table {list(table.shape)} is not finite")
+    return found

@@ -1,0 +1,250 @@
+"""Put compressed tables into a transformers model that is being loaded: begin → (weights load) → finish.
+
+Before its weights load, a model has none, and its classes decide what is tied. Tables are read then,
+swapped in on the CPU, their ties forgotten, and veiled; see :mod:`embcompress.integrations.hiding`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from embcompress.checkpoint.description import TableRecord, part_name
+from embcompress.checkpoint.directory.checkpoint import Directory
+from embcompress.errors import InputError, UsageError
+from embcompress.integrations.hiding import Veil
+from embcompress.integrations.names import Names, patterns
+from embcompress.integrations.weight_files import opened, read_tensors
+from embcompress.loading.swapping import install, replacements
+from embcompress.methods.decoding import decoded
+from embcompress.nn import FactorizedEmbedding, FactorizedPair
+from embcompress.nn.stored import RIGHT_PARTS, Parts, coded_table, has_module
+
+_EXPAND = "run 'embcompress expand' and load the dense result"
+
+
+@dataclass(frozen=True)
+class SwappedTable:
+    """A compressed table in a model.
+
+    Attributes:
+        record: as it was read.
+        owners: names of the modules that hold it, that of the table first.
+        names: the record's names -> what they are in the model, if it has them.
+        dtypes: element types of its parts in the files.
+        right: the right factor where it is stored as integers; the model holds it in floats.
+        checksum: of all parts.
+    """
+
+    record: TableRecord
+    owners: tuple[str, ...]
+    names: Mapping[str, str]
+    dtypes: Mapping[str, torch.dtype]
+    right: Parts
+    checksum: int
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A swap that has begun.
+
+    Attributes:
+        tables: what was swapped in.
+        veil: over the modules.
+        fresh: biases of heads that no file holds.
+        unexpected: what the model ignores in files of its own accord.
+    """
+
+    tables: tuple[SwappedTable, ...]
+    veil: Veil
+    fresh: tuple[str, ...]
+    unexpected: set[str] | list[str] | None
+
+    def finish(self, model: PreTrainedModel) -> None:
+        """Let the tables of a model whose weights are loaded be seen, on its device.
+
+        Raises:
+            UsageError: two modules that hold a table were put on two devices.
+        """
+        model._keys_to_ignore_on_load_unexpected = self.unexpected
+        self.veil.lift()
+        for name in self.fresh:
+            nn.init.zeros_(model.get_parameter(name))  # as that of a fresh nn.Linear in these models
+        device_map = getattr(model, "hf_device_map", {})
+        if len({*map(str, device_map.values())}) > 1:  # modules are where their hooks want them
+            _check_places(self.tables, device_map)
+            return
+        factors = {id(p) for pair in self.veil.pairs for part in pair for p in part.parameters()}
+        device = next((p.device for p in model.parameters() if id(p) not in factors), torch.device("cpu"))
+        for pair in self.veil.pairs:
+            pair.to(device)
+
+
+def begin_swap(
+    model: PreTrainedModel, records: Sequence[TableRecord], files: Sequence[str], device_map: object
+) -> Swap:
+    """Swap compressed tables in, veiled from the loader.
+
+    Args:
+        model: built, without weights; it is changed.
+        records: of the tables in the files.
+        files: the weight files that will be loaded.
+        device_map: where modules will be put, as it was given to from_pretrained.
+
+    Raises:
+        UsageError: a table does not fit the model.
+        InputError: the files are not what their record says.
+    """
+    # transformers calls this within torch.device("meta"); and fresh factors, which are overwritten,
+    # cost no random numbers.
+    with torch.device("cpu"), torch.random.fork_rng([]), torch.no_grad(), opened(files) as checkpoint:
+        names = Names.of(model)
+        stored = {names.renamed(n) for n in checkpoint.tensors} - {names.renamed(r.name) for r in records}
+        modules: dict[str, nn.Module] = {}
+        tables = []
+        for record in records:
+            parts = _parts(checkpoint, record)
+            new = _replacements(model, record, parts, names, stored)
+            tables.append(_swapped(record, parts, names, new))
+            modules |= new
+    if isinstance(device_map, Mapping):
+        _check_disk(tables, device_map)
+    names.forget_ties(model, {f"{owner}.weight" for owner in modules})
+    install(model, modules)
+    pairs = {owner: module for owner, module in modules.items() if isinstance(module, FactorizedPair)}
+    biases = {f"{owner}.bias" for owner, pair in pairs.items() if getattr(pair, "bias", None) is not None}
+    unexpected = model._keys_to_ignore_on_load_unexpected
+    swap = Swap(
+        tuple(tables),
+        Veil(pairs.values()),
+        tuple(biases - stored - model.all_tied_weights_keys.keys()),
+        unexpected,
+    )
+    model._keys_to_ignore_on_load_unexpected = {*(unexpected or ()), *patterns(model, records)}
+    return swap
+
+
+def checksum(parts: Parts) -> int:
+    """A number that tells whether any part was changed, or is of another type."""
+    total = 0
+    for suffix in sorted(parts):
+        part = parts[suffix].detach().cpu().contiguous()
+        total = zlib.crc32(f"{suffix} {part.dtype} {list(part.shape)}".encode(), total)
+        total = zlib.crc32(part.view(-1).view(torch.uint8).numpy().data, total)
+    return total
+
+
+def _swapped(
+    record: TableRecord, parts: Parts, names: Names, modules: Mapping[str, nn.Module]
+) -> SwappedTable:
+    """What must be known of a table to save it."""
+    return SwappedTable(
+        record,
+        tuple(name for name, module in modules.items() if isinstance(module, FactorizedPair)),
+        {name: names.renamed(name) for name in (record.name, *record.ties)},
+        {suffix: part.dtype for suffix, part in parts.items()},
+        {suffix: part for suffix, part in parts.items() if suffix in RIGHT_PARTS},
+        checksum(parts),
+    )
+
+
+def _parts(checkpoint: Directory, record: TableRecord) -> dict[str, Tensor]:
+    """The stored parts of a table.
+
+    Raises:
+        UsageError: no module holds what its method stores.
+        InputError: they are not what the record says.
+    """
+    decoded(checkpoint, record)  # nothing is read yet: this is the check that expanding makes
+    if not has_module(record.method):
+        raise UsageError(
+            f"{checkpoint.path}: the parts of {record.name} (method {record.method}) cannot be loaded",
+            remedy=_EXPAND,
+        )
+    read = read_tensors(checkpoint, record.part_names)
+    return {suffix: read[part_name(record.name, suffix)] for suffix in record.parts}
+
+
+def _replacements(
+    model: PreTrainedModel, record: TableRecord, parts: Parts, names: Names, stored: Collection[str]
+) -> dict[str, nn.Module]:
+    """What to put where, holding the parts.
+
+    Raises:
+        UsageError: the table does not fit the model.
+        InputError: the parts contradict each other.
+    """
+    present = [n for n in map(names.renamed, (record.name, *record.ties)) if n in names.parameters]
+    if not present:
+        raise UsageError(
+            f"{type(model).__name__} has no parameter {record.name}, the table that is compressed",
+            remedy=f"use the model class that it was made from, or {_EXPAND}",
+        )
+    main, shape = present[0], tuple(names.parameters[present[0]].shape)
+    if shape != record.shape:
+        raise UsageError(
+            f"{record.name}: is {list(record.shape)}, the model has {list(shape)}",
+            remedy=f"use the sizes that it was made from, or {_EXPAND}",
+        )
+    kin = names.kin(present)
+    for name in kin:
+        if name == main or name not in stored:  # what is stored in full has its own weight
+            owner, _, leaf = name.rpartition(".")
+            _stand_in(model.get_submodule(owner), leaf)
+    try:
+        held = coded_table(record.method, parts, record.shape)
+    except InputError as error:
+        raise InputError(f"{record.name}: {error.message}", remedy=error.remedy) from None
+    new = replacements(model, main, record.rank or 0 if held is None else held, ties=kin, untie=stored)
+    if held is None:
+        pair = next(module for module in new.values() if isinstance(module, FactorizedEmbedding))
+        pair.load_state_dict(dict(parts), strict=True)
+    return new
+
+
+def _stand_in(module: nn.Module, leaf: str) -> None:
+    """Give a module a weight on the CPU, of its shape and type, that takes no memory, and its scale.
+
+    The modules that come into its place are then made there, too.
+    """
+    old = module.get_parameter(leaf)
+    blank = torch.zeros((1,) * old.dim(), dtype=old.dtype).expand(old.shape)
+    module.register_parameter(leaf, nn.Parameter(blank, requires_grad=old.requires_grad))
+    scale = getattr(module, "embed_scale", None)
+    if isinstance(scale, Tensor) and scale.is_meta:
+        value = getattr(module, "scalar_embed_scale", None)
+        if not isinstance(value, int | float):
+            raise UsageError(
+                f"a {type(module).__name__} scales its rows by a number that it does not tell", remedy=_EXPAND
+            )
+        module.register_buffer("embed_scale", torch.tensor(value, dtype=scale.dtype), persistent=False)
+
+
+def _place(module: str, device_map: Mapping[str, object]) -> str:
+    """Where a device map puts a module: what it says of it, or of the nearest that it is a part of."""
+    names = module.split(".")
+    above = (".".join(names[:i]) for i in range(len(names), -1, -1))
+    return str(next((device_map[name] for name in above if name in device_map), ""))
+
+
+def _check_disk(tables: Sequence[SwappedTable], device_map: Mapping[str, object]) -> None:
+    for owner in (owner for table in tables for owner in table.owners):
+        if _place(owner, device_map) == "disk":
+            raise UsageError(
+                f"device_map puts {owner}, a compressed table, on disk", remedy="put it on the CPU or a GPU"
+            )
+
+
+def _check_places(tables: Sequence[SwappedTable], device_map: Mapping[str, object]) -> None:
+    for table in tables:
+        places = {owner: _place(owner, device_map) for owner in table.owners}
+        if len({*places.values()}) > 1:
+            raise UsageError(
+                f"device_map puts modules that share {table.record.name} on several devices: {places}",
+                remedy="put them on one",
+            )

@@ -1,0 +1,1 @@
+"""Compressed checkpoints loaded into PyTorch models."""

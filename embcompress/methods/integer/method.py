@@ -1,0 +1,87 @@
+"""Rows as scaled integers: the plain way to make a table smaller, and the rival to beat.
+
+Each row is rounded to integers of b bits times a scale of its own, which is chosen for the least
+squared error (see ``linalg/integers.py``). The size is fixed: b bits a number and two bytes a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.dtypes import DTYPES
+from embcompress.linalg.integers import dequantize, quantize, unpacked_rows
+from embcompress.linalg.packing import pack, packed_width
+from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
+from embcompress.methods.stats import Advance, Known, unheard
+
+
+class Integers(Method):
+    """Packed integers, V×⌈d·b/8⌉ bytes, as ``X.0.codes``, and a scale a row (V×1) as ``X.0.scales``.
+
+    Args:
+        bits: of an integer, 1 to 8.
+    """
+
+    suffixes = ("0.codes", "0.scales")
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+        self.name = f"int{bits}"
+
+    def parts(self, shape: tuple[int, int]) -> tuple[Part, ...]:
+        """What is stored for a (V, d) table."""
+        codes, scales = self.suffixes
+        width = packed_width(shape[1], self.bits)
+        return Part(codes, DTYPES["U8"], (shape[0], width)), Part(scales, DTYPES["F16"], (shape[0], 1))
+
+    def least(self, shape: tuple[int, int], settings: Settings) -> int:
+        """The one size there is."""
+        return sum(part.nbytes for part in self.parts(shape))
+
+    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+        """The one layout there is, its error that of a sample of rows."""
+        shape, sample = known.rows.shape, known.sample
+        if self.least(shape, settings) > limit or not np.isfinite(sample.rows).all():
+            return None
+        found = quantize(sample.rows, self.bits)
+        return Layout(
+            parts=self.parts(shape),
+            rank=None,
+            dtype=DTYPES["F16"],
+            bits=self.bits,
+            predicted_error=sample.relative_error(dequantize(found.codes, found.scales, self.bits)),
+            tolerance=0.15,
+        )
+
+    def encode(
+        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+    ) -> tuple[Blocks, ...]:
+        """Integers and scales; the table is read and rounded once for each of the two."""
+
+        def codes() -> Iterator[NDArray[Any]]:
+            for block in known.rows.blocks():
+                yield pack(quantize(block, self.bits).codes, self.bits)
+
+        def scales() -> Iterator[NDArray[Any]]:
+            for block in known.rows.blocks():
+                yield quantize(block, self.bits).scales[:, None]
+
+        return codes, scales
+
+    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
+        """Integers times their row's scale; see the base class."""
+        codes, scales = (parts[suffix] for suffix in self.suffixes)
+        check_parts(parts, {part.suffix: part.shape for part in self.parts(shape)}, shape, rank)
+
+        def read(start: int, stop: int) -> NDArray[np.float32]:
+            return unpacked_rows(codes.read(start, stop), scales.read(start, stop), shape[1], self.bits)
+
+        return read
+
+    def flops(self, shape: tuple[int, int], rank: int | None) -> int:
+        """2·d: each integer is moved to its level and scaled."""
+        return 2 * shape[1]

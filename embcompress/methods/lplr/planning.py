@@ -1,0 +1,300 @@
+"""Which rank and how many bits an LPLR of a table has, and the error foretold for it.
+
+A small table is coded on trial. Of a large one a sample of rows is rounded, and what the fit of the right
+factor makes of that is worked out: one that is made for a sample looks better than it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from embcompress.linalg.integers import dequantize, quantize
+from embcompress.linalg.packing import packed_width
+from embcompress.methods.stats import SAMPLE_ROWS, Known
+
+LEFT_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
+"""Bits of a number in the left factor that are tried."""
+
+RIGHT_BITS = (4, 6, 8)
+"""Bits of a number in the right factor that are tried."""
+
+LOSSES = (1.0, 0.3634, 0.1188, 0.0374, 0.0115, 0.0035, 0.00104, 0.0003, 0.000088)
+"""Share of the squares of a Gaussian that is lost by the best uniform rounding to 0 … 8 bits (Max 1960,
+"Quantizing for minimum distortion", table II, which ends at 5 bits; the rest by its equations)."""
+
+SEED = 0
+"""Of the rotations."""
+
+_USUAL = 8
+"""Root mean square that the left factor's numbers are brought to, amid what float16 scales can hold."""
+
+_EACH, _STEPS = 32, 6
+"""Ranks up to the first are tried one by one, then the second of them for each doubling."""
+
+_VALUES, _LEAST_ROWS = 1 << 20, 256
+"""Numbers in the sketch of a trial, but for large ranks, and the least rows of one."""
+
+_ENOUGH = 8
+"""Rows for each component from which a trial makes the whole fit."""
+
+_RIGHT_ROWS = 64
+"""Rows of the right factor that are rounded in a trial."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is settled before a table is coded.
+
+    Attributes:
+        rank: components.
+        bits: of a number in the left and in the right factor.
+        error: relative Frobenius error foretold.
+    """
+
+    rank: int
+    bits: tuple[int, int]
+    error: float
+
+
+class Planner:
+    """Finds plans for a table, and remembers what it tried."""
+
+    def __init__(self, known: Known) -> None:
+        self._known, (count, _) = known, known.rows.shape
+        small = count <= SAMPLE_ROWS and count * known.spectrum.limit <= _VALUES
+        # A rotation of each trial is held: few of them.
+        trial = lru_cache(4)(lambda rank: (_Whole if small else _Trial)(known, rank))
+        self._tried = cache(lambda rank, left: np.array(trial(rank).shares(LEFT_BITS[left])))
+
+    def best(self, limit: int) -> Plan | None:
+        """The plan with the least foretold error in ``limit`` bytes, the smaller one where two have it.
+
+        The error foretold for a plan does not depend on the limit. With K the squares that a rank keeps,
+        it is in squares what the rank cuts off and a share of K, which is tried out at some ranks and
+        taken to be straight in log r between them.
+        """
+        shape, cut = self._known.rows.shape, np.square(self._known.spectrum.relative_errors())
+        least: tuple[float, int] = (np.inf, 0)
+        plan: Plan | None = None
+        for left, low, high, top in _stretches(shape, limit, cut):
+            if cut[top] >= least[0]:
+                continue
+            within = np.arange(low, top + 1)
+            shares = np.zeros((len(within), len(RIGHT_BITS)))
+            if self._known.spectrum.total > 0:
+                ends = self._tried(low, left), self._tried(high, left)
+                for j in range(len(RIGHT_BITS)):
+                    shares[:, j] = np.interp(np.log(within), np.log([low, high]), [end[j] for end in ends])
+            squares = cut[within, None] + np.maximum(shares, 0) * (1 - cut[within, None])
+            sizes = nbytes(shape, within)[:, left]
+            squares[sizes > limit] = np.inf
+            place = int(np.lexsort((sizes.ravel(), squares.ravel()))[0])
+            found = float(squares.flat[place]), int(sizes.flat[place])
+            if found < least:
+                least, (row, right) = found, divmod(place, len(RIGHT_BITS))
+                bits = (LEFT_BITS[left], RIGHT_BITS[right])
+                plan = Plan(int(within[row]), bits, float(np.sqrt(found[0])))
+        return plan
+
+
+def nbytes(shape: tuple[int, int], ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bytes of each of the ranks with each of ``LEFT_BITS`` and of ``RIGHT_BITS`` (three axes)."""
+    ranks = ranks[:, None, None]
+    left = -(-ranks * np.array(LEFT_BITS)[:, None] // 8)
+    right = np.array([packed_width(shape[1], bits) for bits in RIGHT_BITS])
+    sizes: NDArray[np.int64] = shape[0] * (left + 2) + ranks * (right + 4) + 2
+    return sizes
+
+
+def sketch(known: Known, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """S = V_r Q (d×r) times a power of two that brings E S to about ``_USUAL``, and Q (r×r).
+
+    Q is the QR of a Gaussian matrix with signs fixed, so uniform over the rotations (Mezzadri 2007,
+    "How to generate random matrices from the classical compact groups", section 5).
+    """
+    kept = known.spectrum.eigenvalues[:rank].sum()
+    weight = known.rows.shape[0] if known.weights is None else known.weights.sum()
+    # Clipped to what leaves the basis finite in float32.
+    power = 0.0 if kept == 0 else np.clip(np.log2(_USUAL) - np.log2(kept / (weight * rank)) / 2, -120, 120)
+    q, triangle = np.linalg.qr(np.random.default_rng(SEED).standard_normal((rank, rank)))
+    q *= np.copysign(1, triangle.diagonal())
+    return known.spectrum.vectors[:, :rank] @ q * 2.0 ** round(power), q
+
+
+def fitted(squares: NDArray[np.float64], products: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
+    """R = (A + μI)⁻¹ B for A = LᵀWL, B = LᵀWE and μ as in ``lplr.py``, for R of so many bits."""
+    price = LOSSES[bits] * squares.trace() / len(squares)
+    # Where the price is 0 all left rows are zeros, and so are the products, which then do as well.
+    return np.linalg.solve(squares + price * np.eye(len(squares)), products) if price > 0 else products
+
+
+def _tried(limit: int) -> list[int]:
+    """Ranks at which a trial is made, ascending from 1 to the limit."""
+    doublings = np.arange(0, np.log2(limit), 1 / _STEPS)
+    each = range(1, min(_EACH, limit) + 1)
+    return sorted({*each, *(int(r) for r in np.rint(2**doublings) if r <= limit), limit})
+
+
+def _stretches(
+    shape: tuple[int, int], limit: int, cut: NDArray[np.float64]
+) -> Iterator[tuple[int, int, int, int]]:
+    """Stretches of ranks between trials as (place in LEFT_BITS, first, last, last that fits).
+
+    The most promising come first, by what is cut off and ``LOSSES``.
+    """
+    ranks, found = _tried(min(shape)), []
+    tops = (nbytes(shape, np.arange(1, min(shape) + 1)).min(axis=2) <= limit).sum(axis=0).tolist()
+    for left, bits in enumerate(LEFT_BITS):
+        for low, high in zip(ranks, [*ranks[1:], ranks[-1]], strict=True):
+            if low <= tops[left]:
+                top = min(high, tops[left])
+                found.append((cut[top] + LOSSES[bits] * (1 - cut[top]), left, low, high, top))
+    return (stretch[1:] for stretch in sorted(found))
+
+
+class _Whole:
+    """A small table, coded at one rank."""
+
+    def __init__(self, known: Known, rank: int) -> None:
+        self._rows, self._weights = known.sample.rows.astype(np.float64), known.sample.weights
+        self._sketch = known.sample.rows @ sketch(known, rank)[0].astype(np.float32)
+        self._total = self._weights @ np.vecdot(self._rows, self._rows)
+        self._cut = float(known.spectrum.relative_errors()[rank] ** 2)
+
+    def shares(self, bits: int) -> list[float]:
+        """Squared error beyond what is cut off, as a share of what is kept, for each of ``RIGHT_BITS``."""
+        left = (self._sketch + _noise(self._sketch, bits)).astype(np.float64)
+        weighted = (left * self._weights[:, None]).T
+        squares, products = weighted @ left, weighted @ self._rows
+        found = []
+        for right_bits in RIGHT_BITS:
+            right = fitted(squares, products, right_bits)
+            right += _noise(right, right_bits, np.float32)
+            lost = self._total + (right * (squares @ right - 2 * products)).sum()
+            found.append(float((lost / self._total - self._cut) / (1 - self._cut)))
+        return found
+
+
+class _Trial:
+    """The sketch of some rows at one rank, from which the error of the whole table is foretold.
+
+    Matrices over the components are stacks of blocks on the diagonal: one of r×r where there are rows
+    enough for a fit, else r of 1×1, each component by itself, since a fit would fit the sample.
+    """
+
+    def __init__(self, known: Known, rank: int) -> None:
+        sample, eigenvalues, self._rank = known.sample, known.spectrum.eigenvalues, rank
+        every = -(-len(sample.rows) // max(_LEAST_ROWS, _VALUES // rank))
+        rows, weights = sample.rows[::every], sample.weights[::every]
+        self._joint = len(rows) >= _ENOUGH * rank
+        basis, self._rotation = (factor.astype(np.float32) for factor in sketch(known, rank))
+        self._sketch = rows @ basis
+        self._roots = np.sqrt(weights)[:, None].astype(np.float32)
+        self._clean = self._turned(self._sketch * self._roots)
+        self._eigenvalues = eigenvalues[:rank, None, None]
+        self._kept, self._tail = eigenvalues[:rank].sum(), eigenvalues[rank:].sum()
+        sums = np.square(self._clean, dtype=np.float64).sum()
+        self._unit = self._kept / sums if sums > 0 else 0.0
+        right = np.ascontiguousarray(basis[:, :_RIGHT_ROWS].T)
+        self._rough = {
+            bits: float(np.square(_noise(right, bits, np.float32)).sum() / np.square(right).sum())
+            for bits in RIGHT_BITS
+        }
+        # Fitting to V rows leaves less than fitting to infinitely many would.
+        energies = known.energies[sample.places]
+        counts = sample.weights if known.weights is None else sample.weights / known.weights[sample.places]
+        self._left, self._left_here = _left_over(energies, counts, rank), 1.0
+        if self._joint:
+            own = (energies * counts)[::every]
+            self._left_here = _left_over(own, np.ones(len(own)), rank)
+
+    def shares(self, bits: int) -> list[float]:
+        """What ``_Whole`` measures, foretold.
+
+        With X = E V_r Q and L = X + N the rounded left rows, the fit gives X as L (A + μI)⁻¹ LᵀX for
+        A = LᵀL: it is off by L M - N with M = (A + μI)⁻¹ (LᵀN + μI), and R is (I - M) Sᵀ.
+        """
+        noise = self._turned(_noise(self._sketch, bits) * self._roots)
+        own, mixed = (self._products(x, noise) * self._unit for x in (noise, self._clean))
+        if self._joint:
+            squares = self._products(self._clean + noise, self._clean + noise) * self._unit
+        else:
+            squares = np.maximum(self._eigenvalues + 2 * mixed + own, 0)
+        cross, energy, one = own + mixed, _trace(squares), np.eye(squares.shape[-1])
+        if energy == 0:
+            return [0.0 for _ in RIGHT_BITS]
+        found = []
+        for right_bits in RIGHT_BITS:
+            price = LOSSES[right_bits] * energy / self._rank * one
+            off = np.linalg.solve(squares + price, cross + price)
+            missed = float((off * (squares @ off - 2 * cross)).sum()) + _trace(own)
+            idle = 1 - energy / self._kept * (1 - _trace(off) / self._rank)
+            idle = min(1.0, max(0.0, idle))
+            missed *= _left_of(idle, self._left) / _left_of(idle, self._left_here)
+            rounded = self._rough[right_bits] * np.square(one - off).sum() * energy / self._rank
+            # As much of L as is noise is fitted to what is cut off.
+            gained = (1 - self._left) * idle * self._tail
+            found.append(float(missed + rounded - gained) / self._kept)
+        return found
+
+    def _turned(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Rows that were rotated, turned back to the components if they are looked at one by one."""
+        return rows if self._joint else rows @ self._rotation.T
+
+    def _products(self, left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
+        blocks = (left.T @ right)[None] if self._joint else np.vecdot(left.T, right.T)[:, None, None]
+        products: NDArray[np.float64] = blocks.astype(np.float64)
+        return products
+
+
+def _noise(rows: NDArray[Any], bits: int, scale_type: DTypeLike = np.float16) -> NDArray[Any]:
+    """What rounding adds to rows."""
+    found = quantize(rows, bits, scale_type)
+    noise: NDArray[Any] = dequantize(found.codes, found.scales, bits) - rows
+    return noise
+
+
+def _trace(blocks: NDArray[Any]) -> float:
+    return float(np.trace(blocks, axis1=1, axis2=2).sum())
+
+
+def _left_of(noise: float, left: float) -> float:
+    """Share of the error of predicting X by L = X + N that a fit to V rows leaves.
+
+    If L tells nothing of X that is ``left``. Else more, since noise that by chance looks like X makes
+    the L M of ``_Trial.shares`` worse than its absence would make it better; to the first order in s for
+    rows that are orthonormal, where E tr((I + εG)(I + εG)ᵀ)⁻¹ = r/(1 - ε²) for Gaussian noise εG/√r.
+
+    Args:
+        noise: s, the share of L that is noise.
+        left: what the fit leaves of pure noise.
+    """
+    return left / (1 - 2 * (1 - left) * noise * (1 - noise))
+
+
+def _left_over(energies: NDArray[np.float64], counts: NDArray[np.float64], rank: int) -> float:
+    """Share of pure noise that a least-squares fit on r columns leaves, at least a twentieth.
+
+    A row of energy e_i, in the left factor as in the noise, has a leverage of about τe_i/(1 + τe_i),
+    which is what the fit takes of its noise; τ is such that they add up to r. Equal rows leave 1 - r/V.
+
+    Args:
+        energies: e_i of some rows.
+        counts: of how many rows each stands for.
+        rank: r.
+    """
+    total = counts @ energies
+    if total == 0:
+        return 1.0
+    low, high = 0.0, 60.0  # of log₂ of τ times the total
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        scaled = energies * (2**middle / total)
+        low, high = (middle, high) if counts @ (scaled / (1 + scaled)) < rank else (low, middle)
+    return max(0.05, float(counts @ (energies / (1 + energies * (2**high / total))) / total))

@@ -1,0 +1,102 @@
+"""Stored parts of a trellis-coded table, opened for reading; ``methods/pq/method.py`` says what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.errors import InputError
+from embcompress.linalg.integers import unpacked_rows
+from embcompress.linalg.packing import packed_width, widest
+from embcompress.linalg.trelliscode import code_of
+from embcompress.methods.base import Parts, check_parts
+from embcompress.methods.pq.row_code import RowCode
+from embcompress.rows import Rows
+
+
+class CodedTable:
+    """Stored parts, all but the codes read, and checked against each other.
+
+    Raises:
+        InputError: they are not those of a table of this shape and rank.
+    """
+
+    def __init__(self, parts: Parts, shape: tuple[int, int], rank: int) -> None:
+        rows, columns = shape
+        self._codes, self._extra = parts["0.codes"], parts.get("0.extra")
+        if ("0.hot" in parts) != ("0.extra" in parts):
+            raise _corrupt("of 0.hot and 0.extra one is missing")
+        count = 2 if "0.hot" in parts else 1
+        bits = widest(columns, parts["1.codes"].shape[1])
+        expected = {
+            "0.rates": (count, rank),
+            "0.scales": (count, rank),
+            "1.codes": (rank, packed_width(columns, bits or 8)),
+            "1.scales": (rank, 1),
+        }
+        check_parts(parts, {"0.codes": (rows, self._codes.shape[1])}, shape, rank)  # so that they fit memory
+        hot = np.zeros(rows, np.bool_)
+        if count > 1:
+            expected["0.hot"] = (-(-rows // 8), 1)
+            check_parts(parts, expected, shape, rank)
+            hot = np.unpackbits(_whole(parts["0.hot"])[:, 0], count=rows).astype(np.bool_)
+        check_parts(parts, expected, shape, rank)
+        for suffix in ("0.codebooks", "0.scales", "1.scales"):
+            if not np.isfinite(_whole(parts[suffix])).all():
+                raise _corrupt(f"{suffix}: a value is not finite")
+        rates = _whole(parts["0.rates"]) / 2
+        try:
+            codes = [code_of(each) for each in rates]
+        except ValueError as error:
+            raise _corrupt(f"0.rates: {error}") from None
+        sizes = [code.book_size for code in codes]
+        expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, sum(sizes))}
+        if count > 1:
+            expected["0.extra"] = (int(hot.sum()), codes[1].row_bytes - codes[0].row_bytes)
+        if "0.zeros" in parts:
+            expected["0.zeros"] = (parts["0.zeros"].shape[0], 1)
+        check_parts(parts, expected, shape, rank)
+        books = np.split(_whole(parts["0.codebooks"])[0], np.cumsum(sizes)[:-1])
+        scales = _whole(parts["0.scales"])
+        self._classes = [RowCode(*each) for each in zip(rates, scales, books, strict=True)]
+        self._hot = hot
+        self._before = np.concatenate([[0], np.cumsum(hot)])
+        self._zero = np.zeros(rows, np.bool_)
+        if "0.zeros" in parts:
+            zeros = _whole(parts["0.zeros"])[:, 0]
+            if not ((zeros >= 0) & (zeros < rows)).all():
+                raise _corrupt(f"0.zeros: rows beyond {rows - 1:,}")
+            self._zero[zeros] = True
+        with _quiet():
+            self._right = unpacked_rows(_whole(parts["1.codes"]), _whole(parts["1.scales"]), columns, bits)
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Those rows of the table."""
+        codes = self._codes.read(start, stop)
+        hot = self._hot[start:stop]
+        coefficients = np.empty((stop - start, len(self._right)), np.float32)
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # a stranger's scales: what comes of them is measured
+            coefficients[~hot] = self._classes[0].decode(codes[~hot])
+            if self._extra is not None and hot.any():
+                extra = self._extra.read(int(self._before[start]), int(self._before[stop]))
+                coefficients[hot] = self._classes[1].decode(np.concatenate([codes[hot], extra], axis=1))
+            rows = coefficients @ self._right
+        rows[self._zero[start:stop]] = 0
+        return rows
+
+
+def _quiet() -> np.errstate:
+    """A stranger's scales may be of any size: whether the result is finite is asked where it is measured."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+def _whole(part: Rows) -> NDArray[Any]:
+    return part.read(0, part.shape[0])
+
+
+def _corrupt(what: str) -> InputError:
+    return InputError(what, remedy="make the file again from its source")

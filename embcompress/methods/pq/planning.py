@@ -1,0 +1,264 @@
+"""What a trellis-coded table will look like: classes of rows, rates and sizes, by a model of the coder."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.linalg.allocation import allocate, distortion, hot_rows, split_bits
+from embcompress.linalg.packing import packed_width, widest
+from embcompress.linalg.trelliscode import MEMORY, code_of
+from embcompress.methods.stats import Known
+
+_LEAST_ROW = 2
+"""Bytes of the shortest row, which holds the trellis's first state and one component or more."""
+
+_ROUNDS = 6
+"""Most times that sizes and rates are adapted to each other."""
+
+_SHORTER = 17
+"""Lengths of rows tried where sizes and rates do not agree."""
+
+_RANKS = 24
+"""Numbers of components tried, at equal ratios."""
+
+_WORTH = 0.98
+"""What a second class of rows must leave of the distortion to be looked at."""
+
+_MEMBERS = 64
+"""Fewest rows of a class in a sample: its scales are estimated from them."""
+
+_NOISE = {5: 10**-2.51, 6: 10**-3.09, 7: 10**-3.69, 8: 10**-4.30}
+"""Relative squared error of a right factor in integers of so many bits, with a scale for each row."""
+
+
+@dataclass(frozen=True)
+class _Classing:
+    """Classes of rows, and what all plans with them share.
+
+    Attributes:
+        classes: of each row (V), 0 or 1.
+        counts: rows of each class (c).
+        variances: weighted squares of the components of each class's rows (c×r), by a sample.
+        zeros: rows that are all zero.
+        columns: d.
+    """
+
+    classes: NDArray[np.uint8]
+    counts: NDArray[np.int64]
+    variances: NDArray[np.float64]
+    zeros: NDArray[np.intp]
+    columns: int
+
+    @property
+    def nbytes(self) -> int:
+        """What marks hot rows and zero rows."""
+        return 4 * len(self.zeros) + (-(-len(self.classes) // 8) if len(self.counts) > 1 else 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Classes of rows, their rates, and what all of it takes.
+
+    Attributes:
+        classes: of each row (V), 0 or 1.
+        counts: rows of each class (c).
+        rates: bits of each component (r), one array a class.
+        row_bytes: bytes of a row of each class (c).
+        zeros: rows that are all zero.
+        bits: of the right factor's integers.
+        distortion: what the model leaves of the weighted squares, right factor included.
+    """
+
+    classes: NDArray[np.uint8]
+    counts: NDArray[np.int64]
+    rates: tuple[NDArray[np.float64], ...]
+    row_bytes: NDArray[np.int64]
+    zeros: NDArray[np.intp]
+    bits: int
+    distortion: float
+
+    @property
+    def rank(self) -> int:
+        """Components kept."""
+        return len(self.rates[0])
+
+
+def plans(known: Known, limit: int) -> list[Plan]:
+    """The best plan within ``limit`` bytes for each way there is: classes, half bits, right factor."""
+    sample = known.sample
+    if not known.fits_float32:
+        return []
+    squares = np.square(sample.rows @ known.spectrum.vectors.astype(np.float32), dtype=np.float64)
+    squares *= sample.weights[:, None]
+    found, zeros = [], np.flatnonzero(known.energies == 0)
+    for classes in _classings(known):
+        counts = np.bincount(classes)
+        member = classes[sample.places]
+        variances = np.stack([squares[member == index].sum(axis=0) for index in range(len(counts))])
+        classing = _Classing(classes, counts, variances, zeros, known.rows.shape[1])
+        promising = _promising_rank(known, limit, variances.sum(axis=0))
+        # Rows that get more bytes than the others may be worth more components than all are together.
+        ranks = {min(factor * promising, variances.shape[1]) for factor in (1, 2, variances.shape[1])}
+        choices = _right_choices(known.rows.shape[1])
+        for rank, pairs, bits in itertools.product(sorted(ranks), (True, False), choices):
+            plan = _plan(classing, limit, rank, pairs=pairs, bits=bits)
+            if plan is not None:
+                found.append(plan)
+    return found
+
+
+def smallest(shape: tuple[int, int]) -> int:
+    """Fewest bytes of a (V, d) table: one component of one bit in one class."""
+    rates = np.ones(1)
+    right = min(packed_width(shape[1], bits) for bits in _right_choices(shape[1]))
+    return shape[0] * code_of(rates).row_bytes + _fixed_bytes([rates]) + right
+
+
+def _right_choices(columns: int) -> list[int]:
+    """Widths of integers that a reader can tell from the bytes of a row."""
+    return [bits for bits in _NOISE if widest(columns, packed_width(columns, bits)) == bits]
+
+
+def _classings(known: Known) -> Iterator[NDArray[np.uint8]]:
+    """The class of each row: all alike, and the rows with the most energy apart if that may pay."""
+    energies = known.energies
+    alike = np.zeros(len(energies), np.uint8)
+    yield alike
+    count, left = hot_rows(energies)
+    if left > _WORTH:
+        return
+    hot = alike.copy()
+    hot[np.argsort(-energies, kind="stable")[:count]] = 1
+    drawn = int(hot[known.sample.places].sum())
+    if _MEMBERS <= drawn <= len(known.sample.places) - _MEMBERS:
+        yield hot
+
+
+def _plan(classing: _Classing, limit: int, rank: int, *, pairs: bool, bits: int) -> Plan | None:
+    """Rates of at most ``rank`` components within ``limit``; None where not even the shortest rows fit.
+
+    What stands beside the rows depends on how many components are used and at which rates, and those
+    on what is left for the rows: this goes back and forth until it fits and stays. In a small table it may
+    never, since the codebooks of long rows leave no room for them; shorter rows are then tried.
+    """
+    width = packed_width(classing.columns, bits)
+    most = limit - _beside(classing, [np.ones(rank) for _ in classing.counts], width)
+    tried = _coded(classing, most, rank, width, pairs=pairs)
+    for _ in range(_ROUNDS - 1):
+        if tried is None or (tried.rank == rank and tried.nbytes <= limit):
+            break
+        rank = tried.rank
+        tried = _coded(classing, limit - _beside(classing, tried.rates, width), rank, width, pairs=pairs)
+    if len(classing.counts) == 1 and (tried is None or tried.nbytes > limit):
+        budgets = np.linspace(most, _LEAST_ROW * int(classing.counts[0]), _SHORTER).astype(int)
+        shorter = (_coded(classing, budget, rank, width, pairs=pairs) for budget in budgets)
+        shortest = _measured(classing, (np.ones(1),), width)
+        found = (one for one in (*shorter, shortest) if one is not None and one.nbytes <= limit)
+        tried = next(found, None)
+    if tried is None or tried.nbytes > limit:
+        return None
+    left = sum(
+        distortion(of_class[: tried.rank], rates) + of_class[tried.rank :].sum()
+        for of_class, rates in zip(classing.variances, tried.rates, strict=True)
+    )
+    noise = _NOISE[bits] * float(classing.variances.sum())
+    return Plan(
+        classing.classes, classing.counts, tried.rates, tried.row_bytes, classing.zeros, bits, left + noise
+    )
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """Rates of each class, and what comes of them.
+
+    Attributes:
+        rates: bits of each component (r), one array a class.
+        row_bytes: bytes of a row of each class (c).
+        nbytes: of all that is stored.
+    """
+
+    rates: tuple[NDArray[np.float64], ...]
+    row_bytes: NDArray[np.int64]
+    nbytes: int
+
+    @property
+    def rank(self) -> int:
+        return len(self.rates[0])
+
+
+def _coded(classing: _Classing, budget: int, rank: int, width: int, *, pairs: bool) -> _Coded | None:
+    """Rates where all rows together have ``budget`` bytes; None if that is too few, or classes do not pay."""
+    counts, variances = classing.counts, classing.variances[:, :rank]
+    lengths = _row_lengths(variances, counts, budget)
+    if lengths is None:
+        return None
+    found = [
+        _rates(v, 8 * length - MEMORY, pairs=pairs) for v, length in zip(variances, lengths, strict=True)
+    ]
+    used = 1 + max(int(np.flatnonzero(each)[-1]) for each in found)
+    coded = _measured(classing, tuple(each[:used] for each in found), width)
+    if len(counts) > 1 and coded.row_bytes[1] <= coded.row_bytes[0]:
+        return None  # all have the most bits there are: one class does as well
+    return coded
+
+
+def _measured(classing: _Classing, rates: tuple[NDArray[np.float64], ...], width: int) -> _Coded:
+    """What rates come to, with right factors of ``width`` bytes a component."""
+    row_bytes = np.array([code_of(each).row_bytes for each in rates])
+    return _Coded(rates, row_bytes, _beside(classing, rates, width) + int(row_bytes @ classing.counts))
+
+
+def _beside(classing: _Classing, rates: Sequence[NDArray[np.float64]], width: int) -> int:
+    """Bytes of everything but the rows."""
+    return classing.nbytes + len(rates[0]) * width + _fixed_bytes(rates)
+
+
+def _promising_rank(known: Known, limit: int, variances: NDArray[np.float64]) -> int:
+    """How many components are worth a row of the right factor, were all rows alike.
+
+    Few rows share the right factor of a small table, and it may well take more bytes than they do.
+    """
+    rows, columns = known.rows.shape
+    bits = min(_right_choices(columns), key=lambda b: abs(b - 6))
+    best, least = 1, math.inf
+    for rank in np.unique(np.geomspace(1, len(variances), _RANKS).astype(int)):
+        beside = _fixed_bytes([np.ones(rank)]) + rank * packed_width(columns, bits)
+        spare = 8 * (limit - beside) / rows - MEMORY
+        if spare >= 1:
+            left = distortion(variances[:rank], allocate(variances[:rank], spare)) + variances[rank:].sum()
+            best, least = (int(rank), left) if left < least else (best, least)
+    return best
+
+
+def _row_lengths(variances: NDArray[np.float64], counts: NDArray[np.int64], rest: int) -> list[int] | None:
+    """Bytes of a row of each class, all rows together at most ``rest``; None where they do not fit."""
+    rows = int(counts.sum())
+    if rest < _LEAST_ROW * rows:
+        return None
+    if len(counts) == 1:
+        return [rest // rows]
+    cold_bits, _ = split_bits(variances, counts, 8.0 * rest - MEMORY * rows)
+    cold = max(_LEAST_ROW, int((cold_bits + MEMORY) // 8))
+    hot = (rest - cold * int(counts[0])) // int(counts[1])
+    return [cold, hot] if hot > cold else None
+
+
+def _rates(variances: NDArray[np.float64], bits: int, *, pairs: bool) -> NDArray[np.float64]:
+    """Rates of the components, with one bit at least for the first."""
+    rates = allocate(variances, bits, pairs=pairs)
+    if not rates.any():
+        rates[0] = 1
+    return rates
+
+
+def _fixed_bytes(rates: Sequence[NDArray[np.float64]]) -> int:
+    """Bytes of rates, scales and codebooks, and of the scales of the right factor."""
+    books = sum(code_of(each).book_size for each in rates)
+    rank = len(rates[0])
+    return 2 * books + 5 * len(rates) * rank + 4 * rank

@@ -1,0 +1,73 @@
+"""A table as it is: what is stored where a method only chooses rows. Not in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.errors import TargetError
+from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
+from embcompress.methods.stats import Advance, Known, unheard
+
+_ROUNDING = 0.392
+"""Relative error of rounding a table, in unit roundoffs u: 1/sqrt(3·E[m²]) for significands m spread
+log-uniformly over [1, 2)."""
+
+
+class Dense(Method):
+    """The rows as they are, ``X.0.weight`` (V×d): what ``screen`` stores by itself. Not in the registry."""
+
+    name = ""
+    suffixes = ("0.weight",)
+
+    def parts(self, shape: tuple[int, int], settings: Settings) -> tuple[Part, ...]:
+        """The rows."""
+        return (Part(self.suffixes[0], settings.dtype, shape),)
+
+    def least(self, shape: tuple[int, int], settings: Settings) -> int:
+        """The one size there is."""
+        return sum(part.nbytes for part in self.parts(shape, settings))
+
+    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+        """The one layout there is, its error that of rounding to a narrower type."""
+        if self.least(known.rows.shape, settings) > limit:
+            return None
+        narrower = settings.dtype.significand < known.rows.dtype.significand
+        return Layout(
+            parts=self.parts(known.rows.shape, settings),
+            rank=None,
+            dtype=settings.dtype,
+            bits=settings.dtype.bits,
+            predicted_error=_ROUNDING * settings.dtype.unit_roundoff if narrower else 0.0,
+            tolerance=0.02,
+        )
+
+    def encode(
+        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+    ) -> tuple[Blocks, ...]:
+        """The rows, where the type holds them; see the base class."""
+
+        def blocks() -> Iterator[NDArray[Any]]:
+            for block in known.rows.blocks():
+                peak = float(np.abs(block).max(initial=0.0))
+                if peak > layout.dtype.largest:
+                    raise TargetError(
+                        f"a row reaches {peak:.3g}, {layout.dtype.torch} ends at {layout.dtype.largest:.5g}",
+                        remedy="store the rows with --dtype bfloat16 or float32",
+                    )
+                yield block
+
+        return (blocks,)
+
+    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
+        """The rows; see the base class."""
+        check_parts(parts, {self.suffixes[0]: shape}, shape, rank)
+        part = parts[self.suffixes[0]]
+        return lambda start, stop: part.read(start, stop).copy()
+
+    def flops(self, shape: tuple[int, int], rank: int | None) -> int:
+        """A gather."""
+        return 0

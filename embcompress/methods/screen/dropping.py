@@ -1,0 +1,162 @@
+"""Which rows of a table may share one, in what order, and what that loses; for ``methods/screen/method.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.methods.stats import Known
+from embcompress.rows import Rows
+
+_BUCKETS = 1024
+"""Parts of the order whose sums are kept; what lies between is read again, a few rows at a time."""
+
+_GAP = 64
+"""Unwanted rows that are read along rather than begin to read anew behind them."""
+
+_MANY_ZEROS = 8
+"""Where more than this share of the rows, 1/8, is all zero, giving each a row of its own costs too much."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Rows without a place of their own, and the row that stands for all of them.
+
+    Attributes:
+        kept: which rows keep theirs (V).
+        shared: what stands for the others (d): their weighted mean, or zeros where zero rows are among them.
+        weight: of the others, together.
+        loss: Σ w_i ‖E_i − shared‖² over them.
+    """
+
+    kept: NDArray[np.bool_] = field(repr=False)
+    shared: NDArray[np.float64] = field(repr=False)
+    weight: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The order in which the rows of a table are dropped, and what is needed to tell the loss of any number.
+
+    Attributes:
+        known: the table.
+        order: its rows but for zero ones, the first to be dropped first (N).
+        centre: what sums are taken from, near the rows dropped first (d).
+        edges: of the buckets, positions in ``order`` from 0 to N (K+1).
+        sums: Σ w_i (E_i − centre) over the order up to each edge (K+1×d).
+        losses: Σ w_i ‖E_i − centre‖² over the order up to each position (N+1).
+        to_zero: the rows of ``order``, the first to be dropped first where zeros stand for them (N).
+    """
+
+    known: Known
+    order: NDArray[np.intp] = field(repr=False)
+    centre: NDArray[np.float64] = field(repr=False)
+    edges: NDArray[np.intp] = field(repr=False)
+    sums: NDArray[np.float64] = field(repr=False)
+    losses: NDArray[np.float64] = field(repr=False)
+    to_zero: NDArray[np.intp] = field(repr=False)
+
+    def drop(self, keep: int) -> Dropped:
+        """The best way to keep at most ``keep`` rows, 0 … V; more rows never lose more.
+
+        Rows of zeros are kept, so that they stay zeros; where there are many of them, or more than rows to
+        keep, they are dropped for a shared row of zeros.
+        """
+        rows, nonzero = self.known.rows.shape[0], len(self.order)
+        zeros = rows - nonzero
+        found = []
+        if zeros:
+            # Few zeros: only where there are fewer rows than zeros, or so few more that those lose more.
+            most = rows if _MANY_ZEROS * zeros > rows else zeros - 1
+            found.append(self._for_zeros(max(0, nonzero - min(keep, most))))
+        if keep >= zeros:
+            found.append(self._for_mean(rows - keep))
+        return min(found, key=lambda one: one.loss)
+
+    def _for_zeros(self, count: int) -> Dropped:
+        weights, kept = self.known.weights_of(), self.known.energies > 0
+        kept[self.to_zero[:count]] = False
+        loss = self.known.energies[self.to_zero[:count]].sum()
+        return Dropped(kept, np.zeros(len(self.centre)), float(weights[~kept].sum()), float(loss))
+
+    def _for_mean(self, count: int) -> Dropped:
+        """The squares about the mean are those about the centre less weight times their distance squared."""
+        weights = self.known.weights_of()
+        kept = np.ones(len(weights), bool)
+        kept[self.order[:count]] = False
+        weight = float(weights[~kept].sum())
+        edge = int(np.searchsorted(self.edges, count, "right")) - 1
+        total = self.sums[edge].copy()
+        rest = np.sort(self.order[self.edges[edge] : count])
+        if rest.size:
+            total += weights[rest] @ (picked(self.known.rows, rest).astype(np.float64) - self.centre)
+        if not count:
+            return Dropped(kept, np.zeros_like(total), 0.0, 0.0)
+        loss = max(0.0, float(self.losses[count] - total @ total / weight))
+        return Dropped(kept, self.centre + total / weight, weight, loss)
+
+
+def ranking(known: Known) -> Ranking:
+    """Rank the rows of a table: the least weight first, of equal ones the nearest to what stands for them.
+
+    That is the mean of all rows that weigh no more, which is where the shared row will be. Without
+    weights it decides alone: rows near the mean go first. Three passes over the table.
+    """
+    weights = known.weights_of()
+    nonzero = np.flatnonzero(known.energies > 0)
+    order = nonzero[np.argsort(weights[nonzero], kind="stable")]
+    edges = np.linspace(0, len(order), min(_BUCKETS, len(order)) + 1).astype(np.intp)
+    origin = np.zeros(known.rows.shape[1])
+    sums, _ = _sums(known, order, edges, origin)
+    means = sums[1:] / np.maximum(np.append(0.0, np.cumsum(weights[order]))[edges[1:], None], 1e-300)
+    # The bucket that holds the last row of the same weight: what comes before it weighs no more.
+    ends = np.searchsorted(weights[order], weights[order], "right")
+    bucket = np.zeros(len(weights), np.intp)
+    bucket[order] = np.searchsorted(edges[1:], ends)
+    distances = np.zeros(len(weights))
+    if len(order):
+        for start, stop in known.rows.spans():
+            from_mean = known.rows.read(start, stop) - means[bucket[start:stop]]
+            distances[start:stop] = np.vecdot(from_mean, from_mean)
+    order = nonzero[np.lexsort((distances[nonzero], weights[nonzero]))]
+    to_zero = nonzero[np.lexsort((known.energies[nonzero], weights[nonzero]))]
+    centre = means[bucket[order[0]]] if len(order) else origin
+    sums, squares = _sums(known, order, edges, centre)
+    losses = np.append(0.0, np.cumsum(weights[order] * squares[order]))
+    return Ranking(known, order, centre, edges, sums, losses, to_zero)
+
+
+def picked(rows: Rows, places: NDArray[np.intp]) -> NDArray[Any]:
+    """Some rows of a matrix, their places ascending, read in spans that leave wide gaps out."""
+    blocks = [np.empty((0, rows.shape[1]), np.float32)]
+    cuts = np.flatnonzero(np.diff(places) > _GAP) + 1
+    for near in np.split(places, cuts) if places.size else ():
+        while near.size:
+            fitting = int(np.searchsorted(near, near[0] + rows.block_rows))
+            now, near = near[:fitting], near[fitting:]
+            blocks.append(rows.read(int(now[0]), int(now[-1]) + 1)[now - now[0]])
+    return np.concatenate(blocks[1:] or blocks)
+
+
+def _sums(
+    known: Known, order: NDArray[np.intp], edges: NDArray[np.intp], centre: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Σ w_i (E_i − centre) over the order up to each edge (K+1×d), and ‖E_i − centre‖² of each row (V)."""
+    weights = known.weights_of()
+    squares, sums = np.zeros(len(weights)), np.zeros((len(edges), len(centre)))
+    bucket = np.full(len(weights), -1)
+    bucket[order] = np.searchsorted(edges, np.arange(len(order)), "right")
+    for start, stop in known.rows.spans():
+        of = bucket[start:stop]
+        shifted = known.rows.read(start, stop) - centre
+        squares[start:stop] = np.vecdot(shifted, shifted)
+        sorted_rows = np.argsort(of, kind="stable")[int((of < 0).sum()) :]
+        if sorted_rows.size:
+            shifted *= weights[start:stop, None]
+            firsts = np.flatnonzero(np.diff(of[sorted_rows], prepend=-1))
+            sums[of[sorted_rows[firsts]]] += np.add.reduceat(shifted[sorted_rows], firsts)
+    return np.cumsum(sums, axis=0), squares

@@ -1,0 +1,224 @@
+"""Truncated SVD: two float factors, the best of their rank.
+
+Acharya, Goel, Metallinou & Dhillon 2019 (arXiv:1811.00641) replace the table E by W_a W_b with
+W_a = U_k and W_b = S_k V_kᵀ. Here the factors come from the Gram matrix: with V_r its top
+eigenvectors, E V_r = U_r S_r, so one pass gives the spectrum and a second the left factor, and a
+table never needs to fit in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.dtypes import DType
+from embcompress.errors import InputError, TargetError
+from embcompress.linalg.spectrum import Spectrum
+from embcompress.methods.base import Blocks, Layout, Part, Parts, RankedMethod, Read, Settings, check_parts
+from embcompress.methods.stats import Advance, Known, unheard
+from embcompress.rows import Rows
+
+MIRROR = "out.weight"
+"""Suffix of the right factor's transpose (r×d), where it is stored too; no name on disk has it."""
+
+_ROUNDING = 0.555
+"""Relative error of a product of two rounded factors, in unit roundoffs u. A value m·2^e is off by
+up to u·2^e, evenly, so a factor loses u/sqrt(3·E[m²]) = 0.392 u of its norm for significands m
+spread log-uniformly over [1, 2); two independent losses add in squares."""
+
+
+class SVD(RankedMethod):
+    """Float factors: left (V×r) as ``X.0.weight``, right (d×r, transposed) as ``X.1.weight``.
+
+    A model with an output projection of its own for a tied head holds the right factor once more, r×d.
+    """
+
+    name = "svd"
+    suffixes = ("0.weight", "1.weight", MIRROR)
+    optional = frozenset({MIRROR})
+    is_factors = True
+    margin = 0.0
+    by_spectrum = True
+
+    def parts(self, shape: tuple[int, int], rank: int, settings: Settings) -> tuple[Part, ...]:
+        """V×r and d×r, and r×d where it is asked for."""
+        shapes = [(shape[0], rank), (shape[1], rank), (rank, shape[1])][: 3 if settings.mirrored else 2]
+        return tuple(
+            Part(suffix, settings.dtype, size) for suffix, size in zip(self.suffixes, shapes, strict=False)
+        )
+
+    def nbytes(self, shape: tuple[int, int], rank: int, settings: Settings) -> int:
+        """Bytes of the factors of a (V, d) table at ``rank``."""
+        return sum(part.nbytes for part in self.parts(shape, rank, settings))
+
+    def largest_rank(self, shape: tuple[int, int], limit: int, settings: Settings) -> int:
+        """Largest rank up to min(V, d) whose factors take at most ``limit`` bytes, 0 where none does."""
+        return min(*shape, max(0, limit) // self.nbytes(shape, 1, settings))
+
+    def break_even(self, rows: Rows, settings: Settings) -> int:
+        """Largest rank that takes fewer bytes than the table, at most min(V, d); 0 where none does."""
+        return self.largest_rank(rows.shape, rows.nbytes - 1, settings)
+
+    def predicted_error(self, spectrum: Spectrum, rank: int, dtype: DType) -> float:
+        """Eckart–Young for what is cut off, and the rounding of the stored factors on what is kept."""
+        cut = spectrum.relative_errors()[rank]
+        rounding = _ROUNDING * dtype.unit_roundoff
+        return float(np.sqrt(cut**2 + rounding**2 * (1 - cut**2))) if spectrum.total > 0 else 0.0
+
+    def widest(self, shape: tuple[int, int], settings: Settings) -> Layout:
+        """Without the transposed right factor where none is asked for; see the base class."""
+        return replace(super().widest(shape, settings), parts=self.parts(shape, min(shape), settings))
+
+    def least(self, shape: tuple[int, int], settings: Settings) -> int:
+        """Rank 1."""
+        return self.nbytes(shape, 1, settings)
+
+    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+        """The largest rank within the limit."""
+        rank = self.largest_rank(known.rows.shape, limit, settings)
+        return self.at_rank(known, rank, settings) if rank else None
+
+    def at_rank(self, known: Known, rank: int, settings: Settings) -> Layout:
+        """The one layout there is; see the base class."""
+        dtype = settings.dtype
+        return Layout(
+            parts=self.parts(known.rows.shape, rank, settings),
+            rank=rank,
+            dtype=dtype,
+            bits=dtype.bits,
+            predicted_error=self.predicted_error(known.spectrum, rank, dtype),
+            tolerance=0.02,  # of the rounding model; what is cut off is exact
+        )
+
+    def check_rank(self, rows: Rows, name: str, rank: int, settings: Settings) -> None:
+        """Up to the break-even rank; see the base class."""
+        limit = self.break_even(rows, settings)
+        if rank <= limit:
+            return
+        needed = self.nbytes(rows.shape, rank, settings)
+        what = (
+            f"rank {rank} is above min(V, d) = {min(rows.shape)}"
+            if rank > min(rows.shape)
+            else f"rank {rank} would take {needed:,} bytes, the table takes {rows.nbytes:,}"
+        )
+        remedy = f"its break-even rank is {limit}" if limit else "no rank makes it smaller, leave it dense"
+        raise TargetError(f"{name} {list(rows.shape)}: {what}", remedy=remedy)
+
+    def cheapest(self, known: Known, error: float, settings: Settings) -> Layout:
+        """The smallest rank, straight from the spectrum; see the base class."""
+        found, dtype = known.spectrum, settings.dtype
+        rank = found.rank_for_error(error)
+
+        def promised() -> float:
+            # Rounding to a short type adds to what is cut off; how much is foretold to a fifth of a roundoff.
+            return self.predicted_error(found, rank, dtype) + 0.2 * dtype.unit_roundoff
+
+        while rank < found.limit and promised() > error:
+            rank += 1
+        if promised() > error:
+            raise TargetError(
+                f"{known.name}: error {error:.3g} is below the rounding of {dtype.torch}, "
+                f"which can promise {promised():.3g} at full rank {rank}",
+                remedy="allow more, or store the factors in a wider --dtype",
+            )
+        self.check_rank(known.rows, known.name, rank, settings)
+        return self.at_rank(known, rank, settings)
+
+    def for_energy(self, known: Known, energy: float, settings: Settings) -> Layout:
+        """The smallest rank whose components hold the share, whatever rounding adds; see the base class."""
+        rank = known.spectrum.rank_for_energy(energy)
+        self.check_rank(known.rows, known.name, rank, settings)
+        return self.at_rank(known, rank, settings)
+
+    def limits(self, rows: Rows, settings: Settings) -> str:
+        """From rank 1 to the break-even rank."""
+        limit = self.break_even(rows, settings)
+        return (
+            f"ask for less: it pays from rank 1 to its break-even rank {limit}" if limit else "leave it dense"
+        )
+
+    def encode(
+        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+    ) -> tuple[Blocks, ...]:
+        """Left = E V_r scaled, right = V_r scaled back; see the base class."""
+        table, found, dtype = known.rows, known.spectrum, layout.dtype
+        vectors = found.vectors[:, : layout.rank]
+        left_scale, right_scale = _scales(found.eigenvalues[: layout.rank], settings.split_scale)
+        wide = known.precise or table.dtype.name == "F64"
+        basis = (vectors * left_scale).astype(np.float64 if wide else np.float32)
+        right = vectors * right_scale
+
+        def left_blocks() -> Iterator[NDArray[Any]]:
+            for block in table.blocks():
+                yield _checked(_product(block.astype(basis.dtype, copy=False), basis), dtype)
+
+        def right_blocks() -> Iterator[NDArray[Any]]:
+            yield _checked(right, dtype)
+
+        def mirror_blocks() -> Iterator[NDArray[Any]]:
+            yield _checked(right.T, dtype)
+
+        return (left_blocks, right_blocks, mirror_blocks)[: len(layout.parts)]
+
+    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
+        """Left rows times the right factor; see the base class.
+
+        Raises:
+            InputError: also where a second right factor, trained apart from the first, is another by now.
+        """
+        left, right = (parts[suffix] for suffix in self.suffixes[:2])
+        sizes = ((shape[0], rank or 0), (shape[1], rank or 0), (rank or 0, shape[1]))
+        expected = {s: size for s, size in zip(self.suffixes, sizes, strict=True) if s in parts}
+        check_parts(parts, expected, shape, rank)
+        mirror = parts.get(MIRROR)
+        if mirror is not None and not np.array_equal(
+            mirror.read(0, mirror.shape[0]).T, right.read(0, right.shape[0])
+        ):
+            raise InputError(
+                "the projections to and from the factors differ, as they do once they are trained: "
+                "there is no one table any more",
+                remedy="load it with the library of the model",
+            )
+
+        def read(start: int, stop: int) -> NDArray[Any]:
+            rows: NDArray[Any] = left.read(start, stop) @ right.read(0, right.shape[0]).T
+            return rows
+
+        return read
+
+    def flops(self, shape: tuple[int, int], rank: int | None) -> int:
+        """2·r·d: one row of the left factor times the right one."""
+        assert rank is not None
+        return 2 * rank * shape[1]
+
+
+def _scales(eigenvalues: NDArray[np.float64], split: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Factors for the columns of E V_r (= U S) and of V_r, whose product is 1 for each component."""
+    singular = np.sqrt(eigenvalues)
+    # Directions that the table does not have stay as they are: dividing by them would give NaN.
+    present = singular > singular.max(initial=0.0) * 1e-12
+    power = {"left": 0.0, "even": 0.5, "right": 1.0}[split]
+    right = np.where(present, singular, 1.0) ** power
+    return 1.0 / right, right
+
+
+def _product(block: NDArray[Any], basis: NDArray[Any]) -> NDArray[Any]:
+    """``block`` times ``basis``, in float64 where sums leave float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        product: NDArray[Any] = block @ basis
+    return product if np.isfinite(product).all() else block.astype(np.float64) @ basis
+
+
+def _checked(block: NDArray[Any], dtype: DType) -> NDArray[Any]:
+    """``block``, unless a value would become infinite in ``dtype``."""
+    peak = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
+    if not peak <= dtype.largest:
+        raise TargetError(
+            f"a factor reaches {peak:.3g}, {dtype.torch} ends at {dtype.largest:.5g}",
+            remedy="store the factors with --dtype bfloat16 or float32, or try --split-scale even",
+        )
+    return block

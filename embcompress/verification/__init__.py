@@ -1,0 +1,1 @@
+"""What an output says of itself, compared with what it holds and with what it was made from."""

@@ -1,0 +1,182 @@
+"""Where two checkpoints differ that should be the same but for their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.description import Description
+from embcompress.checkpoint.tensors import TensorInfo
+from embcompress.dtypes import DType
+from embcompress.progress import Progress, Steps
+from embcompress.reports.verification import Difference
+from embcompress.version import __version__
+
+OURS = "embcompress/"
+"""What names of data begin with that this package makes from the record: they depend on its version."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was looked at, and where it differs.
+
+    Attributes:
+        count: how many things were compared.
+        differences: one entry each.
+        notes: one sentence each.
+    """
+
+    count: int
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """A tensor that the output should hold.
+
+    Attributes:
+        kind: its type and shape, in words.
+        alias: the earlier name of the same memory, None where it has its own.
+        bytes: of how many bytes it should be those of the original; None for a new one.
+    """
+
+    kind: str
+    alias: str | None = None
+    bytes: int | None = None
+
+
+def tensor_differences(
+    original: Checkpoint, written: Checkpoint, edit: Edit, progress: Progress, *, by_value: bool
+) -> Compared:
+    """Compare what ``written`` holds with ``original`` after ``edit``.
+
+    Args:
+        original: the checkpoint that was edited.
+        written: the outcome.
+        edit: what was replaced by what; the contents of the new tensors are not looked at.
+        progress: called as ``progress(stage, done, total)``.
+        by_value: compare the bytes of tensors that stayed, not only their types and shapes.
+    """
+    expected = _expected(original, written, edit)
+    found: list[Difference] = []
+    same: dict[str, int] = {}
+    for name, wanted in expected.items():
+        info = written.tensors.get(name)
+        if info is None:
+            found.append(Difference(name, "is missing", wanted.kind))
+        elif kind_of(info) != wanted.kind:
+            found.append(Difference(name, kind_of(info), wanted.kind))
+        elif written.aliases.get(name) != wanted.alias:
+            found.append(Difference(name, _memory(written.aliases.get(name)), _memory(wanted.alias)))
+        elif by_value and wanted.bytes is not None:
+            same[name] = wanted.bytes
+    extra = (name for name in written.tensors if name not in expected)
+    found += [Difference(n, f"{kind_of(written.tensors[n])} is there", "left out") for n in extra]
+    advance = Steps(progress, "compare", sum(same.values()))
+    for name, count in same.items():
+        found += _byte_difference(name, original.bytes_of(name), written.bytes_of(name))
+        advance(count)
+    return Compared(len(same), tuple(found))
+
+
+def _expected(original: Checkpoint, written: Checkpoint, edit: Edit) -> Mapping[str, _Expected]:
+    expected: dict[str, _Expected] = {}
+    for name, info in original.tensors.items():
+        if name not in edit.remove:
+            alias = original.aliases.get(name)
+            compared = info.nbytes if alias is None and info.layout == "dense" else None
+            expected[name] = _Expected(kind_of(info), alias, compared)
+    kinds = {new.name: _kind(new.dtype, new.shape, "dense") for new in edit.add}
+    expected |= {name: _Expected(kind) for name, kind in kinds.items()}
+    for alias, name in edit.aliases.items():
+        # Formats without shared memory note further names only where their source noted any.
+        if alias in written.tensors or written.shares_memory or original.aliases:
+            expected[alias] = _Expected(kinds[name], name)
+    return expected
+
+
+def kind_of(info: TensorInfo) -> str:
+    """Type and shape of a tensor, in words."""
+    return _kind(info.dtype, info.shape, info.layout)
+
+
+def _kind(dtype: DType | None, shape: tuple[int, ...], layout: str) -> str:
+    name = "unnamed type" if dtype is None else dtype.torch or dtype.name
+    return f"{'' if layout == 'dense' else f'{layout} '}{name} {list(shape)}"
+
+
+def _memory(alias: str | None) -> str:
+    return "stored by itself" if alias is None else f"the memory of {alias}"
+
+
+def _byte_difference(name: str, wanted: Iterator[bytes], there: Iterator[bytes]) -> list[Difference]:
+    """The first byte that differs, whatever pieces both come in; none where all are the same."""
+    here, there_now, offset = b"", b"", 0
+    while True:
+        here, there_now = here or next(wanted, b""), there_now or next(there, b"")
+        count = min(len(here), len(there_now))
+        if not count:
+            return [] if here == there_now else [Difference(name, f"ends at byte {offset:,}")]
+        one, other = np.frombuffer(here, np.uint8, count), np.frombuffer(there_now, np.uint8, count)
+        if not np.array_equal(one, other):
+            place = int(np.flatnonzero(one != other)[0])
+            found = f"byte {offset + place:,} is 0x{other[place]:02x}"
+            return [Difference(name, found, f"0x{one[place]:02x} as in the original")]
+        here, there_now, offset = here[count:], there_now[count:], offset + count
+
+
+def other_differences(
+    original: Checkpoint, written: Checkpoint, edit: Edit, described: Description
+) -> Compared:
+    """Compare files, metadata, graphs, and whatever else stands beside the tensors.
+
+    Raises:
+        UsageError: the original cannot be edited so.
+        InputError: something cannot be read.
+    """
+    wanted, there = original.remainder(edit, described), written.remainder()
+    notes: tuple[str, ...] = ()
+    if described.version != __version__:
+        ours = {name for name in (*wanted, *there) if name.startswith(OURS)}
+        wanted, there = _without(wanted, ours), _without(there, ours)
+        if ours:
+            notes = (
+                f"written by version {described.version}: what embcompress itself added beside the tables is "
+                "not compared",
+            )
+    names = dict.fromkeys([*wanted, *there])
+    found = [each for name in names for each in _value_difference(name, wanted, there)]
+    return Compared(len(names), tuple(found), notes)
+
+
+def _without(values: Mapping[str, object], names: Iterable[str]) -> Mapping[str, object]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _value_difference(
+    name: str, wanted: Mapping[str, object], there: Mapping[str, object]
+) -> list[Difference]:
+    if name not in there:
+        return [Difference(name, "is missing", _text(wanted[name]))]
+    if name not in wanted:
+        return [Difference(name, f"{_text(there[name])} is there", "left out")]
+    # NaN, which JSON of Python may hold, equals itself only as text.
+    if wanted[name] is ... or wanted[name] == there[name] or repr(wanted[name]) == repr(there[name]):
+        return []
+    found, expected = _text(there[name]), _text(wanted[name])
+    if found == expected:  # as far as they are shown
+        return [Difference(name, "is not what it was")]
+    return [Difference(name, found, expected)]
+
+
+def _text(value: object, limit: int = 80) -> str:
+    """A value in one short line."""
+    if value is ...:
+        return "there"
+    text = value if isinstance(value, str) else repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -1,0 +1,85 @@
+"""Where the record of an output does not fit what it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.description import Description, TableRecord
+from embcompress.compression.digests import digest_of
+from embcompress.dtypes import DTYPES
+from embcompress.errors import EmbcompressError
+from embcompress.methods.decoding import decoded
+from embcompress.reports.verification import Difference
+from embcompress.tables import Table
+
+
+def record_differences(written: Checkpoint, described: Description) -> Iterator[Difference]:
+    """A record that was changed, says two things, or is missing where loaders look for it."""
+    places = written.descriptions
+    for place, each in places.items():
+        if each.intact is False:
+            yield Difference(f"record in {place}", "does not fit its own SHA-256")
+        elif each.intact is None and any(record.digests for record in each.tables):
+            yield Difference(f"record in {place}", "has no SHA-256 of its own any more")
+        elif each != described:
+            yield Difference(f"record in {place}", f"is not that in {next(iter(places))}")
+    if written.needs_guard and described.swapped and "config.json" not in places:
+        yield Difference("record in config.json", "is missing, so that stock loaders would not know")
+
+
+def part_differences(written: Checkpoint, record: TableRecord) -> Iterator[Difference]:
+    """Parts that are missing, of other shapes or types than they must be, or of other bytes than written."""
+    present = [name for name in record.part_names if name in written.tensors]
+    if has_one_table(record):
+        try:
+            decoded(written, record)
+        except EmbcompressError as error:
+            yield Difference(record.name, error.message)
+    if len(present) == len(record.part_names):
+        taken = sum(written.tensors[name].nbytes for name in present)
+        ratio = 1 - taken / DTYPES[record.dtype].nbytes(record.shape[0] * record.shape[1])
+        if abs(ratio - record.ratio) > 1e-12:
+            yield Difference(record.name, f"ratio {ratio:.12g}", f"{record.ratio:.12g} by its record")
+    if len(record.digests) not in (0, len(record.parts)):
+        yield Difference(record.name, f"{len(record.digests)} digests of {len(record.parts)} parts")
+    for name, digest in zip(record.part_names, record.digests, strict=False):
+        if name in present and (found := digest_of(written, name)) != digest:
+            yield Difference(name, f"SHA-256 {found}", digest)
+
+
+def has_one_table(record: TableRecord) -> bool:
+    """Whether parts stand for one table: a library may train the two projections of its own form apart."""
+    return not (record.trained and record.native)
+
+
+def table_differences(record: TableRecord, table: Table) -> Iterator[Difference]:
+    """A record that does not fit the dense table it was made from."""
+    if record.name != table.name:
+        yield Difference(record.name, "is another name of the table", table.name)
+    if DTYPES[record.dtype] != table.rows.dtype:
+        yield Difference(record.name, f"{record.dtype} by its record", table.rows.dtype.name)
+    for what, stated, there in (
+        ("ties", record.ties, table.ties),
+        ("copies among the ties", record.copies, table.copies),
+    ):
+        if {*stated} != {*there}:
+            yield Difference(record.name, f"{what}: {_list(stated)} by its record", _list(there))
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def source_differences(described: Description, digests: Mapping[str, str]) -> list[Difference]:
+    """Files that the output was made from and that are not among those given, whatever they are called now.
+
+    Args:
+        described: the record.
+        digests: SHA-256 of each file given, by name.
+    """
+    return [
+        Difference(f"source {name}", f"SHA-256 {digests.get(name, 'of no file of that name')}", digest)
+        for name, digest in described.source.items()
+        if digest != digests.get(name) and digest not in digests.values()
+    ]

@@ -1,0 +1,133 @@
+"""open both models → tokens → learn from the teacher → the same write path as finetune → check → publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from embcompress.checkpoint import open_checkpoint
+from embcompress.compression.outputs import check_format, default_output
+from embcompress.compression.sources import check_unchanged, stamps
+from embcompress.errors import UsageError
+from embcompress.pretrained.models import open_pretrained
+from embcompress.progress import Progress, silent
+from embcompress.reports.comparison import DistilResult
+from embcompress.rows import keep_freed_memory
+from embcompress.runs.learning import check_read_back
+from embcompress.runs.trained import write_trained
+from embcompress.runs.unfinished import carry_out, check_unfinished, forget, keep_best
+from embcompress.storage.staging import check_space, check_target, staged
+from embcompress.training.devices import runtime
+from embcompress.training.distillation import Distilled, Distiller, State, held_out
+from embcompress.training.likeness import measure
+from embcompress.training.recovery import DistilRecipe, DistilWatcher
+from embcompress.training.snapshots import Snapshots, fingerprint
+from embcompress.workflows.compare import open_pair, tokens_of
+
+USUAL_RECIPE = DistilRecipe()
+QUIET_WATCHER = DistilWatcher()
+
+
+def distil(
+    path: str | Path,
+    teacher: str | Path,
+    texts: str | Path,
+    *,
+    output: str | Path | None = None,
+    recipe: DistilRecipe = USUAL_RECIPE,
+    text_column: str = "text",
+    device: str = "auto",
+    resume: bool = False,
+    force: bool = False,
+    watcher: DistilWatcher = QUIET_WATCHER,
+    progress: Progress = silent,
+) -> DistilResult:
+    """Bring a compressed model of a Hugging Face directory nearer to its original, on texts without labels.
+
+    Codes stay; what is trained is written in the types it is stored in, all else byte for byte. A
+    part of the texts is set aside and chooses the best weights; where training makes nothing better
+    on them, these are the ones it began with.
+
+    Args:
+        path: the directory of the compressed model.
+        teacher: that of the model it was made from.
+        texts: a CSV with texts, or a text in each line.
+        output: where to write; by default beside the input with ``-tuned`` in its name.
+        recipe: what is trained, and how.
+        text_column: header of the texts where it is a CSV.
+        device: where to compute.
+        resume: go on with an interrupted run, on a CPU to bitwise the same model; one that is limited by
+            time has what was left of it.
+        force: replace an existing output, or what is left of an interrupted run.
+        watcher: is told how training goes.
+        progress: called as ``progress(stage, done, total)`` while it is written.
+
+    Raises:
+        UsageError: the request cannot be carried out as it stands.
+        InputError: a model or the texts are corrupt.
+        TargetError: a trained value is too large for the stored type.
+        Interrupted: by Ctrl-C; the state and the best weights so far are on disk.
+        OSError: the output cannot be written.
+    """
+    keep_freed_memory()
+    student_path, teacher_path, file = Path(path), Path(teacher), Path(texts)
+    where = runtime(device)
+    place = Path(output) if output is not None else default_output(student_path, "tuned")
+    check_target(place, (student_path, teacher_path, file), force=force)
+    check_unfinished(place, resume=resume, force=force)
+    with open_checkpoint(student_path) as source:
+        before = stamps(source)
+        if source.description is None or not source.description.tables:
+            raise UsageError(
+                f"{student_path}: holds no compressed table", remedy="run 'embcompress factorize' first"
+            )
+        check_format(place, source)
+        check_space(place, source.size)
+        student, original = open_pair(student_path, teacher_path)
+        data = tokens_of(student, file, text_column, recipe.max_length)
+        train, held = (data.take(rows) for rows in held_out(len(data), recipe.seed))
+        begun_with = fingerprint(
+            {"the starting model": student.model, "the teacher": original.model},
+            {"the training texts": train, "the texts set aside": held},
+            recipe,
+        )
+        distiller = Distiller(student, original, train, held, recipe, where)
+
+        def write(target: Path, done: Distilled) -> State:
+            return write_trained(source, target, done.state, student.renamed, progress, trained=done.changed)
+
+        def learn(stop: Callable[[], bool], save: Callable[[], None]) -> str | None:
+            if distiller.run(watcher, stop, save):
+                return None
+            found, kept = distiller.stopped(watcher), "nothing was better than the start yet"
+            if found.changed:
+                kept = f"the best so far is {keep_best(place, lambda target: write(target, found))}"
+            return f"interrupted after step {found.steps:,}; {kept}"
+
+        with staged(place, force=force) as stage:
+            carry_out(distiller, Snapshots(place, begun_with), learn, watcher, resume=resume)
+            done = distiller.result
+            written = write(stage, done)
+            check_unchanged(source, before)
+            after = open_pretrained(stage)
+            check_read_back(stage, written, after.model, student.renamed)
+            after.model.to(where.device)
+            found = measure(after, original, held, where)
+    forget(place)
+    notes = list(student.notes)
+    if not done.changed:
+        notes.append("training made nothing better on the texts set aside: the weights are as they were")
+    return DistilResult(
+        source=student_path,
+        teacher=teacher_path,
+        output=place,
+        recipe=recipe,
+        train_texts=len(train),
+        steps=done.steps,
+        parameters=sum({id(value): value.numel() for value in done.state.values()}.values()),
+        checks=done.checks,
+        best=done.checks.index(done.best),
+        after=found.likeness,
+        size=after.size,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,265 @@
+"""open → locate → sizes, FLOPs and what each ratio would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.description import TableRecord
+from embcompress.checkpoint.rows import rows_of
+from embcompress.compression.residuals import measured_error
+from embcompress.compression.weighting import SMOOTHING, Weighting, weighting_for
+from embcompress.data.counting import Counts
+from embcompress.dtypes import DTYPES
+from embcompress.errors import UsageError
+from embcompress.methods import method_for
+from embcompress.methods.base import Layout, Settings
+from embcompress.methods.decoding import decoded
+from embcompress.methods.planning import PRECISE_BELOW, bytes_for_ratio, foretold
+from embcompress.methods.stats import Known, measure
+from embcompress.methods.svd.method import SVD
+from embcompress.progress import Progress, Steps, silent
+from embcompress.reports.flops import dense_flops, factored_flops
+from embcompress.reports.plots import check_plot, plot_curves
+from embcompress.reports.record import Comparison, CompressedTable, DenseTable, Option, Report
+from embcompress.rows import filled_up, keep_freed_memory
+from embcompress.tables import Table, count_heads, locate
+
+_SVD = SVD()
+
+RATIOS = (0.5, 0.75, 0.9, 0.95)
+"""Ratios a report looks at."""
+
+CURVE = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.925, 0.94, 0.95, 0.96, 0.97, 0.98)
+"""Ratios of its curves, those above among them."""
+
+
+def report(
+    path: str | Path,
+    *,
+    against: str | Path | None = None,
+    keys: Sequence[str] = (),
+    weights: str | Path | Counts | None = None,
+    corpus: str | Path | None = None,
+    text_column: str = "text",
+    smoothing: float = SMOOTHING,
+    curve: bool = False,
+    plot: str | Path | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Report:
+    """Say where the bytes of a checkpoint are, and what compressing its tables would cost.
+
+    Args:
+        path: a .safetensors, PyTorch or ONNX file, a Hugging Face directory, or a file of word vectors.
+        against: the original of a compressed checkpoint; errors are then measured against it.
+        keys: names of the tables; every token table when empty.
+        weights: how often each token occurs; see :func:`embcompress.factorize`.
+        corpus: texts to count tokens in.
+        text_column: header of the texts where ``corpus`` is a CSV.
+        smoothing: exponent s of the weight (count + 1)^s.
+        curve: compare the methods at the ratios of ``CURVE`` too.
+        plot: picture of that comparison (.png, .svg, .pdf); needs ``embcompress[plot]``.
+        force: replace an existing picture.
+        progress: called as ``progress(stage, done, total)``.
+
+    Raises:
+        UsageError: there is no table, or not the kind that is asked about; ``against`` does not hold the same
+            tables; weights or picture do not fit.
+        InputError: a file is corrupt or unsafe.
+        OSError: the picture cannot be written.
+    """
+    picture = None if plot is None else Path(plot)
+    inputs = [Path(file) for file in (path, against, weights, corpus) if isinstance(file, str | Path)]
+    _check_picture(picture, inputs, force=force)
+    keep_freed_memory()
+    with open_checkpoint(path, progress) as source:
+        records = source.description.tables if source.description else ()
+        found = [] if records and not keys else locate(source, keys, every=True)
+        if not found and (curve or picture or weights is not None or corpus is not None):
+            raise UsageError(
+                f"{source.path}: holds no dense table to compare methods on",
+                remedy="give the checkpoint that was compressed",
+            )
+        weighting = weighting_for(
+            source,
+            found,
+            counts=weights,
+            corpus=corpus,
+            text_column=text_column,
+            smoothing=smoothing,
+        )
+        ratios = CURVE if curve or picture else RATIOS
+        tables = tuple(_dense(source, table, ratios, weighting, progress) for table in found)
+        if picture is not None:
+            plot_curves(tables, picture)
+        if against is None:
+            compressed = tuple(_compressed(source, record, None) for record in records)
+            return _report(source, tables, compressed, None, None, chart=curve, plot=picture)
+        if not records:
+            raise UsageError(
+                f"{source.path}: holds no compressed table to compare", remedy="leave out --against"
+            )
+        with open_checkpoint(against, progress) as original:
+            compressed = tuple(
+                _compressed(source, r, _error_against(original, source, r, progress)) for r in records
+            )
+            return _report(
+                source, tables, compressed, original.path, original.size, chart=curve, plot=picture
+            )
+
+
+def _check_picture(picture: Path | None, inputs: Sequence[Path], *, force: bool) -> None:
+    """Refuse a picture that could not be drawn or must not be written, before the work.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    if picture is None:
+        return
+    check_plot(picture)
+    if picture.resolve() in {file.resolve() for file in inputs}:
+        raise UsageError(f"{picture}: is an input", remedy="name another file")
+    if not picture.absolute().parent.is_dir():
+        raise UsageError(f"{picture}: there is no directory {picture.parent}", remedy="make it first")
+    if picture.exists() and not force:
+        raise UsageError(f"{picture}: exists already", remedy="pass --force to replace it")
+
+
+def _report(
+    source: Checkpoint,
+    tables: tuple[DenseTable, ...],
+    compressed: tuple[CompressedTable, ...],
+    against: Path | None,
+    against_size: int | None,
+    *,
+    chart: bool,
+    plot: Path | None,
+) -> Report:
+    return Report(
+        path=source.path,
+        format=source.format,
+        size=source.size,
+        tensors=len(source.tensors),
+        tables=tables,
+        compressed=compressed,
+        against=against,
+        against_size=against_size,
+        chart=chart,
+        plot=plot,
+        notes=source.notes,
+    )
+
+
+def _dense(
+    source: Checkpoint,
+    table: Table,
+    ratios: Sequence[float],
+    weighting: Weighting | None,
+    progress: Progress,
+) -> DenseTable:
+    rows, settings = table.rows, Settings(table.rows.dtype)
+    weights = weighting.weights if weighting else None
+    advance = Steps(progress, f"spectrum of {table.name}", rows.shape[0])
+    known = measure(rows, table.name, advance=advance, weights=weights)
+    heads = count_heads(source, table)
+    limits = [bytes_for_ratio(rows, ratio) for ratio in RATIOS]
+    layouts = [_SVD.fit(known, limit, settings) for limit in limits]
+    if any(layout and layout.predicted_error < PRECISE_BELOW for layout in layouts):
+        known = measure(rows, table.name, precise=True, advance=advance, weights=weights)
+        layouts = [_SVD.fit(known, limit, settings) for limit in limits]
+    largest = float(known.spectrum.eigenvalues[0]) or 1.0
+    compared = _compared(known, ratios, settings, progress)
+    return DenseTable(
+        name=table.name,
+        shape=rows.shape,
+        dtype=rows.dtype.torch,
+        nbytes=rows.nbytes,
+        share=rows.nbytes * (1 + len(table.copies)) / source.copied_size,
+        ties=table.ties,
+        heads=heads,
+        flops=dense_flops(rows.shape, heads),
+        effective_rank=known.spectrum.effective_rank,
+        break_even_rank=_SVD.break_even(rows, settings),
+        spectrum=tuple(float((value / largest) ** 0.5) for value in known.spectrum.eigenvalues),
+        options=tuple(
+            _option(source, table, ratio, layout, heads)
+            for ratio, layout in zip(RATIOS, layouts, strict=True)
+        ),
+        comparisons=tuple(each for each in compared if each.ratio in RATIOS),
+        curve=compared if ratios is CURVE else (),
+        weighting=weighting.origin if weighting else None,
+    )
+
+
+def _compared(
+    known: Known, ratios: Sequence[float], settings: Settings, progress: Progress
+) -> tuple[Comparison, ...]:
+    """What each method is foretold to make of a table at each ratio."""
+    advance = Steps(progress, f"methods on {known.name}", len(ratios))
+    compared = []
+    for ratio in ratios:
+        limit = bytes_for_ratio(known.rows, ratio)
+        compared.append(
+            Comparison(
+                ratio=ratio,
+                nbytes=limit,
+                errors=foretold(known, limit, settings),
+                bound=known.spectrum.gaussian_bound(8 * limit / known.rows.shape[0]),
+            )
+        )
+        advance(1)
+    return tuple(compared)
+
+
+def _option(source: Checkpoint, table: Table, ratio: float, layout: Layout | None, heads: int) -> Option:
+    rows = table.rows
+    rank, nbytes = (layout.rank or 0, layout.nbytes) if layout else (0, 0)
+    return Option(
+        ratio=ratio,
+        rank=rank,
+        table_bytes=nbytes,
+        model_bytes=source.copied_size - rows.nbytes * (1 + len(table.copies)) + nbytes,
+        relative_error=layout.predicted_error if layout else 1.0,
+        flops=factored_flops(_SVD, rows.shape, rank, heads),
+    )
+
+
+def _compressed(source: Checkpoint, record: TableRecord, measured: float | None) -> CompressedTable:
+    method = method_for(record.method, str(source.path))
+    stand_in = Table(record.name, decoded(source, record), record.ties, record.copies)
+    dense = DTYPES[record.dtype]
+    return CompressedTable(
+        name=record.name,
+        shape=record.shape,
+        dtype=dense.torch,
+        method=record.method,
+        rank=record.rank,
+        stored_dtype=DTYPES[record.stored_dtype].torch,
+        ties=record.ties,
+        dense_bytes=dense.nbytes(record.shape[0] * record.shape[1]),
+        nbytes=sum(source.tensors[name].nbytes for name in record.part_names),
+        flops=factored_flops(method, record.shape, record.rank, count_heads(source, stand_in)),
+        recorded_error=record.relative_error,
+        trained=record.trained,
+        weighting=record.weighting,
+        weighted_error=record.weighted_error,
+        measured_error=measured,
+    )
+
+
+def _error_against(
+    original: Checkpoint, source: Checkpoint, record: TableRecord, progress: Progress
+) -> float:
+    """Relative error of a compressed table against the dense one in ``original``."""
+    if record.name not in original.tensors or original.tensors[record.name].shape != record.shape:
+        raise UsageError(
+            f"{original.path}: holds no {record.name} of shape {list(record.shape)}",
+            remedy="give the checkpoint that was compressed with --against",
+        )
+    dense = rows_of(original, record.name)
+    dense = filled_up(dense) if record.nonfinite else dense
+    precise = record.relative_error < PRECISE_BELOW
+    return measured_error(dense, decoded(source, record, precise=precise), progress, precise=precise)

@@ -1,0 +1,250 @@
+"""Classifiers, models and texts made to harm, given to the commands that train and run models.
+
+As in test_hostile.py: real commands in little memory, whose every deed is noted. PyTorch and transformers are
+loaded before the bound is drawn, since they alone take a gigabyte of addresses.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from helpers import sequence_models
+from helpers.checkpoints import assert_one_line
+from helpers.hostile import MB, READING, Ended, commands, needs_proc
+from helpers.weather import weather
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from embcompress.data.tokenizing import RECORD_KEY
+
+pytestmark = needs_proc
+
+LEARNING = (
+    *READING,
+    *(f"embcompress.workflows.{name}" for name in ("training", "finetuning", "evaluating", "compressing")),
+    *("embcompress.reports.learning_terminal", "embcompress.training.loop", "torch.optim"),
+)
+"""What train, finetune, evaluate and compress load."""
+DISTILLING = (
+    *LEARNING,
+    *("embcompress.workflows.distil", "embcompress.reports.comparison_terminal"),
+    *("transformers.models.bert.modeling_bert", "transformers.models.auto.tokenization_auto"),
+)
+"""What distil and evaluate load for a Hugging Face directory of a BERT."""
+ROOM = 192 * MB
+"""Address space for PyTorch to compute in; a good run of each command takes less."""
+ONCE = ("--epochs", 1, "--batch-size", 8)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Good inputs of each kind, each of which passes under the bound."""
+    folder = tmp_path_factory.mktemp("good")
+    weather(folder / "texts.csv")
+    texts = (folder / "texts.csv").read_text().splitlines()[1:]
+    (folder / "texts.txt").write_text("\n".join(line.rsplit(",", 1)[0] for line in texts))
+    sequence_models.saved(folder / "model", sequence_models.bert())
+    jobs = [
+        ("train", folder / "texts.csv", "-o", folder / "dense.safetensors", *ONCE),
+        ("factorize", folder / "dense.safetensors", "--rank", 2, "-o", folder / "small.safetensors"),
+        ("finetune", folder / "small.safetensors", folder / "texts.csv", "-o", folder / "t.safetensors",
+         *ONCE),
+        ("evaluate", folder / "small.safetensors", folder / "texts.csv"),
+        ("factorize", folder / "model", "--rank", 4, "-o", folder / "small"),
+        ("evaluate", folder / "small", folder / "texts.csv"),
+        ("evaluate", folder / "small", "--teacher", folder / "model", "--texts", folder / "texts.txt"),
+        ("finetune", folder / "small", folder / "texts.csv", "-o", folder / "tuned", *ONCE),
+        ("distil", folder / "small", "--teacher", folder / "model", "--texts", folder / "texts.txt",
+         "-o", folder / "distilled", *ONCE),
+    ]  # fmt: skip
+    for job, end in zip(jobs, commands(folder, ROOM, jobs, DISTILLING), strict=True):
+        assert end.code == 0, (job, end)
+    return folder
+
+
+def stamped(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of the last change of all in a folder, some of which is too large to be read."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def assert_refused(folder: Path, jobs: Sequence[Sequence[object]]) -> list[Ended]:
+    """Each of ``jobs`` fails with one line, and ``folder`` is as it was."""
+    before = stamped(folder)
+    ended = commands(folder, ROOM, jobs, DISTILLING)
+    for job, end in zip(jobs, ended, strict=True):
+        assert end.code in (2, 3), (job, end)
+        assert end.stdout == "", job
+        assert_one_line(end.stderr, "")
+        assert "out of memory" not in end.stderr, job
+    assert stamped(folder) == before
+    return ended
+
+
+# ---- texts
+
+
+def hole(path: Path) -> Path:
+    """A terabyte of zeros that takes no place on a disk."""
+    path.write_bytes(b"text,label\n")
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    return path
+
+
+def test_row_59_texts_without_end(good, tmp_path):
+    """A record is limited wherever texts are read, and no layer is made for a label of each text."""
+    small, model, out = good / "small", good / "model", tmp_path / "out"
+    quote, columns = tmp_path / "quote.csv", tmp_path / "columns.csv"
+    quote.write_bytes(b'text,label\n"' + b"x\n" * (8 * MB))
+    columns.write_bytes(b"text,label" + b",x" * (8 * MB))
+    jobs: list[tuple[object, ...]] = []
+    for texts in (hole(tmp_path / "hole.csv"), quote, columns):
+        jobs += [
+            ("train", texts, "-o", out.with_suffix(".pt")),
+            ("finetune", f"{small}.safetensors", texts, "-o", f"{out}.safetensors"),
+            ("evaluate", f"{small}.safetensors", texts),
+            ("finetune", small, texts, "-o", out),
+        ]
+    for texts in (quote, hole(tmp_path / "hole.txt")):
+        jobs += [
+            ("distil", small, "--teacher", model, "--texts", texts, "-o", out),
+            ("evaluate", small, "--teacher", model, "--texts", texts),
+            ("factorize", model, "--rank", 4, "--corpus", texts, "-o", out),
+        ]
+    labels = tmp_path / "labels.csv"
+    labels.write_text("text,label\n" + "".join(f"a,{number}\n" for number in range(100_000)))
+    *ended, last = assert_refused(tmp_path, [*jobs, ("train", labels, "-o", out.with_suffix(".pt"))])
+    for end in ended:
+        assert end.code == 3
+        assert re.search("line [12]: .* limit", end.stderr), end
+    assert "no label has 2 texts (labels: 100,000)" in last.stderr
+
+
+# ---- classifiers
+
+
+MORE = "describes a model of far more tensors than its weights"
+RECORDS = {
+    "dimension": (
+        {"architecture": {"dimension": (1 << 24) - 1}},
+        3,
+        "record says [30, 16777215]",
+    ),
+    "hidden": (
+        {"architecture": {"hidden": [(1 << 24) - 1] * 2}},
+        3,
+        "record says [67108860",
+    ),
+    "layers": ({"architecture": {"hidden": [1] * 200_000}}, 3, MORE),
+    "labels": (
+        {"labels": [str(number) for number in range(200_000)]},
+        3,
+        "record says [200000, ",
+    ),
+    "code": ({"architecture": {"name": "module", "factory": "os:system"}}, 2, "if you trust that code"),
+    "length": ({"max_length": 10**4000}, 0, ""),
+}
+"""Changes of a classifier's record, and what comes of them."""
+
+
+def test_row_60_records_of_classifiers_that_claim_more_than_there_is(good, tmp_path):
+    """Nothing is built that the stored weights do not fill; a number that limits is no size."""
+    with safe_open(good / "dense.safetensors", "pt") as file:
+        metadata = file.metadata()
+    jobs = []
+    for name, (changes, *_) in RECORDS.items():
+        record = json.loads(metadata[RECORD_KEY])
+        for key, value in changes.items():
+            record[key] = {**record[key], **value} if isinstance(value, dict) else value
+        path = tmp_path / f"{name}.safetensors"
+        save_file(load_file(good / "dense.safetensors"), path, {**metadata, RECORD_KEY: json.dumps(record)})
+        jobs.append(("evaluate", path, good / "texts.csv"))
+    ended = commands(tmp_path, ROOM, jobs, LEARNING)
+    for end, (name, (_, code, words)) in zip(ended, RECORDS.items(), strict=True):
+        assert end.code == code, (name, end)
+        assert words in end.stderr, (name, end)
+
+
+# ---- directories
+
+
+BILLION = 10**9
+COUNT = "limit 100,000"
+CONFIGS = {
+    **{
+        key: ({key: BILLION}, 3, "its weights are")
+        for key in ("hidden_size", "vocab_size", "intermediate_size", "max_position_embeddings")
+    },
+    **{key: ({key: BILLION}, 3, COUNT) for key in ("num_hidden_layers", "num_labels", "num_attention_heads")},
+    "layers": ({"num_hidden_layers": 99_000}, 3, MORE),
+    "labels": ({"id2label": {str(number): str(number) for number in range(200_000)}}, 2, "another shape"),
+    "heads": ({"num_attention_heads": -1}, 3, "the model does not run"),
+    "code": ({"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}, 0, ""),
+    "kernel": ({"attn_implementation": "someone/kernel"}, 0, ""),
+    "experts": ({"experts_implementation": "someone/kernel"}, 3, "not supported"),
+    "dotted": ({"architectures": ["os.system"]}, 2, "code that comes with a model is not run"),
+    "class": ({"architectures": ["Trainer"]}, 2, "architecture Trainer is none of transformers"),
+    "quantized": ({"quantization_config": {"quant_method": "bitsandbytes"}}, 2, "quantized by bitsandbytes"),
+    "function": ({"hidden_act": "os.system"}, 3, "os.system"),
+    "dtype": ({"dtype": "system"}, 3, "system"),
+    "chunks": ({"chunk_size_feed_forward": BILLION}, 0, ""),
+}
+"""Changes of a config.json, and what comes of them."""
+
+
+def with_config(source: Path, target: Path, changes: Mapping[str, object]) -> Path:
+    """A copy of a directory with changes of its config.json, and code beside it."""
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text())
+    if "num_labels" in changes:
+        del config["id2label"], config["label2id"]
+    (target / "config.json").write_text(json.dumps({**config, **changes}))
+    (target / "evil.py").write_text(f"open({str(target.parent / 'ran')!r}, 'w')\n")
+    return target
+
+
+def test_row_61_configurations_that_claim_more_than_there_is(good, tmp_path):
+    """Nothing is built that the stored weights do not fill, nothing fetched, and no name leads to code.
+
+    Dense directories, as those of teachers, are loaded by transformers itself, after the same check.
+    """
+    jobs, expected = [], []
+    for name, (changes, *outcome) in CONFIGS.items():
+        jobs.append(("evaluate", with_config(good / "small", tmp_path / name, changes), good / "texts.csv"))
+        expected.append(outcome)
+    for name in ("hidden_size", "num_hidden_layers", "layers", "code"):
+        changes, *outcome = CONFIGS[name]
+        teacher = with_config(good / "model", tmp_path / f"{name}-teacher", changes)
+        jobs.append(("evaluate", good / "small", "--teacher", teacher, "--texts", good / "texts.txt"))
+        expected.append(outcome)
+    ended = commands(tmp_path, ROOM, jobs, DISTILLING)
+    for job, end, (code, words) in zip(jobs, ended, expected, strict=True):
+        assert end.code == code, (job, end)
+        assert words in end.stderr, (job, end)
+    assert not (tmp_path / "ran").exists()
+
+
+VALUES = (-1, 0, 3, BILLION, 10**30, 1e300, True, None, "x", [], {}, [BILLION] * 3)
+
+
+@pytest.mark.slow
+def test_row_61_any_value_of_any_key(good, tmp_path):
+    """An answer or one line, never a traceback."""
+    config = json.loads((good / "small" / "config.json").read_text())
+    jobs = []
+    for key in (key for key in config if key != "quantization_config"):
+        for number, value in enumerate(VALUES):
+            path = with_config(good / "small", tmp_path / f"{key}-{number}", {key: value})
+            jobs.append(("evaluate", path, good / "texts.csv"))
+    assert len(jobs) > 250
+    ended = commands(tmp_path, ROOM, jobs, DISTILLING)
+    odd = [(job[1].name, end) for job, end in zip(jobs, ended, strict=True) if end.code not in (0, 2, 3)]
+    assert odd == []
+    for end in ended:
+        if end.code:
+            assert_one_line(end.stderr, "")

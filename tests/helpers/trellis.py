@@ -1,0 +1,64 @@
+"""Stored parts of a trellis-coded table, decoded bit by bit from their description alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def number(bits, start, count):
+    """The number that so many bits from ``start`` on make."""
+    return int("".join(map(str, bits[start : start + count])) or "0", 2)
+
+
+def slowly(parts, shape):
+    """The table that parts stand for, bit by bit, from the layout as it is written down."""
+    whole = {suffix: part.read(0, part.shape[0]) for suffix, part in parts.items()}
+    rows, columns = shape
+    rank = whole["0.rates"].shape[1]
+    hot = [0] * rows
+    if "0.hot" in whole:
+        hot = [int(whole["0.hot"][i // 8, 0]) >> (7 - i % 8) & 1 for i in range(rows)]
+    books, at = [], 0
+    for rates in whole["0.rates"]:
+        found = {}
+        for twice in sorted({*rates.tolist()} - {0}, reverse=True):
+            size = 2 << 9 if twice == 1 else 2 << twice // 2
+            found[twice], at = whole["0.codebooks"][0, at : at + size], at + size
+        books.append(found)
+    width = whole["1.codes"].shape[1]
+    bits_each = max(b for b in range(1, 9) if -(-columns * b // 8) == width)
+    right = np.zeros((rank, columns))
+    for j in range(rank):
+        bits = np.unpackbits(whole["1.codes"][j])
+        for c in range(columns):
+            level = number(bits, c * bits_each, bits_each) - (2**bits_each - 1) / 2
+            right[j, c] = level * whole["1.scales"][j, 0]
+    taps = (0o515, 0o362)
+    decoded = np.zeros((rows, rank))
+    seen = 0
+    for i in range(rows):
+        code = whole["0.codes"][i]
+        if hot[i]:
+            code, seen = np.concatenate([code, whole["0.extra"][seen]]), seen + 1
+        bits = np.unpackbits(code)
+        rates = whole["0.rates"][hot[i]].astype(int)
+        order = [j for twice in range(16, 0, -1) for j in range(rank) if rates[j] == twice]
+        singles = sum(rates[j] > 1 for j in order)
+        steps = singles + (len(order) - singles) // 2
+        at = 8 + steps
+        for n, j in enumerate(order):
+            step = n if rates[j] > 1 else singles + (n - singles) // 2
+            window = number(bits, step, 9)
+            book = books[hot[i]][rates[j]]
+            if rates[j] == 1:
+                value = book[2 * window + (n - singles) % 2]
+            else:
+                subset = 2 * ((window & taps[0]).bit_count() % 2) + (window & taps[1]).bit_count() % 2
+                uncoded = rates[j] // 2 - 1
+                value = book[4 * number(bits, at, uncoded) + subset]
+                at += uncoded
+            decoded[i, j] = value * whole["0.scales"][hot[i], j]
+    found = decoded @ right
+    for i in whole.get("0.zeros", np.zeros((0, 1), int))[:, 0]:
+        found[i] = 0
+    return found

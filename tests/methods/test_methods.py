@@ -1,0 +1,135 @@
+"""The contract of every method in the registry, and what the SVD must reach."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.coding import (
+    F32,
+    at_rank,
+    known_of,
+    relative_error,
+    table_of,
+    through,
+)
+from helpers.method_contract import MethodContract
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embcompress.dtypes import DTYPES, TABLE_DTYPES
+from embcompress.errors import InputError, TargetError, UsageError
+from embcompress.methods import METHODS, method_for
+from embcompress.methods.base import SPLITS, RankedMethod, Settings
+from embcompress.methods.planning import bytes_for_ratio, fits
+
+
+@pytest.fixture(params=METHODS.values(), ids=lambda m: m.name)
+def method(request):
+    return request.param
+
+
+class TestContract(MethodContract):
+    """The contract, of every method in the registry."""
+
+
+def test_a_sample_of_methods_in_one_budget():
+    """Every method that fits a budget is looked at, each within it."""
+    known = known_of(table_of(2000))
+    limit = bytes_for_ratio(known.rows, 0.5)
+    found = fits(known, limit, Settings(F32))
+    assert "svd" in found
+    assert all(layout.nbytes <= limit for layout in found.values())
+
+
+class TestRankedContract:
+    """What --rank relies on, for methods that go by it."""
+
+    @pytest.fixture(params=[m for m in METHODS.values() if isinstance(m, RankedMethod)], ids=lambda m: m.name)
+    def ranked(self, request):
+        return request.param
+
+    def test_bytes_grow_with_the_rank_and_errors_fall(self, ranked):
+        """A larger rank costs more and is foretold to lose no more."""
+        known = known_of(table_of())
+        found = [ranked.at_rank(known, rank, Settings(F32)) for rank in range(1, 25)]
+        sizes, errors = [layout.nbytes for layout in found], [layout.predicted_error for layout in found]
+        assert sizes == sorted({*sizes})
+        assert errors == sorted(errors, reverse=True)
+        assert [layout.rank for layout in found] == [*range(1, 25)]
+
+    @pytest.mark.parametrize("split", SPLITS)
+    @pytest.mark.parametrize("dtype", TABLE_DTYPES, ids=lambda d: d.name)
+    def test_predicted_error_is_the_measured_one(self, ranked, dtype, split):
+        """The error foretold is met within one per cent, and a fifth of the type's rounding."""
+        table, asked = table_of(decay=2.0), Settings(dtype, split)
+        known = known_of(table, precise=True)
+        for rank in (1, 8, 16, 24):
+            layout = ranked.at_rank(known, rank, asked)
+            measured = relative_error(through(ranked, known, layout, asked), table)
+            slack = 0.2 * dtype.unit_roundoff + 1e-7
+            assert measured == pytest.approx(layout.predicted_error, rel=0.01, abs=slack)
+
+    @pytest.mark.parametrize("split", SPLITS)
+    def test_splits_keep_zero_rows_and_lacking_directions(self, ranked, split):
+        """Where the singular values stand changes neither."""
+        for table in (np.outer(np.arange(9), [1, 2, 3, 4]).astype(np.float32), np.zeros((5, 4), np.float32)):
+            known, asked = known_of(table), Settings(F32, split)
+            decoded = through(ranked, known, ranked.at_rank(known, 3, asked), asked)
+            np.testing.assert_allclose(decoded, table, atol=1e-5)
+            assert not decoded[0].any()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 80), st.integers(1, 20), st.data())
+def test_svd_reaches_the_eckart_young_optimum(rows, columns, data):
+    """No matrix of this rank is closer, so the dense SVD's error is met and never beaten."""
+    table = table_of(rows, columns, data.draw(st.integers(0, 2**32 - 1)), data.draw(st.floats(0, 3)))
+    rank = data.draw(st.integers(1, min(rows, columns)))
+    _, decoded = at_rank(table, Settings(F32), rank, precise=True)
+    singular = np.linalg.svd(table.astype(np.float64), compute_uv=False)
+    optimum = np.sqrt(np.sum(singular[rank:] ** 2) / np.sum(singular**2))
+    assert relative_error(decoded, table) == pytest.approx(optimum, rel=1e-5, abs=4e-7)
+
+
+def test_svd_beats_other_factors_of_its_rank():
+    """A random subspace and the first columns lose: the test above can tell methods apart."""
+    table = table_of(decay=0.5)
+    _, decoded = at_rank(table, Settings(F32), 8)
+    best = relative_error(decoded, table)
+    basis, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((24, 8)))
+    for weaker in (basis, np.eye(24)[:, 16:]):
+        loss = np.linalg.norm(table - table @ weaker @ weaker.T) / np.linalg.norm(table)
+        assert loss > 1.1 * best
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_singular_values_go_where_they_are_sent(split):
+    """left: columns of the right factor are orthonormal; right: those of the left; even: equal norms."""
+    table = table_of()
+    parts, _ = at_rank(table, Settings(F32, split), 6)
+    left, right = parts.values()
+    norms_left = np.linalg.norm(left.read(0, 300), axis=0)
+    norms_right = np.linalg.norm(right.read(0, 24), axis=0)
+    singular = np.linalg.svd(table, compute_uv=False)[:6]
+    expected = {
+        "left": (singular, np.ones(6)),
+        "even": (singular**0.5, singular**0.5),
+        "right": (np.ones(6), singular),
+    }
+    np.testing.assert_allclose(norms_left, expected[split][0], rtol=1e-4)
+    np.testing.assert_allclose(norms_right, expected[split][1], rtol=1e-4)
+
+
+def test_float16_overflow_is_refused():
+    """A factor beyond 65504 is refused with a wider type as the remedy, not stored as infinity."""
+    table = np.full((4, 40), 60000, np.float32)
+    with pytest.raises(TargetError, match=r"65504.*bfloat16"):
+        at_rank(table, Settings(DTYPES["F16"]), 1)
+
+
+def test_unknown_methods_are_told_apart():
+    """A name the user typed is a usage error, one in a file an input error."""
+    with pytest.raises(UsageError, match="svd"):
+        method_for("pca")
+    with pytest.raises(InputError, match="newer embcompress"):
+        method_for("pca", "small.pt")

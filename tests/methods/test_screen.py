@@ -1,0 +1,342 @@
+"""Dictionary screening: which rows are kept, what stands for the others, and what it is good for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.coding import F32, known_of, relative_error, rows_of, stored, table_of, through, zipf
+from helpers.method_contract import MethodContract
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embcompress.dtypes import DTYPES
+from embcompress.errors import InputError, TargetError, UsageError
+from embcompress.methods import METHODS, method_for
+from embcompress.methods.base import Settings
+from embcompress.methods.planning import bytes_for_ratio
+from embcompress.methods.screen.dropping import picked, ranking
+from embcompress.methods.screen.method import dropping
+from embcompress.methods.stats import measure
+from embcompress.rows import Rows
+
+SCREEN = METHODS["screen"]
+COMBINED = ("screen+svd", "screen+int8", "screen+int3", "screen+pq")
+AS_F32 = Settings(F32)
+
+
+class TestCombined(MethodContract):
+    """What holds for every method in the registry holds for screening before another one."""
+
+    @pytest.fixture(params=COMBINED)
+    def method(self, request):
+        return method_for(request.param)
+
+    def test_name_is_its_key(self, method):
+        """A combination is one object under its own name, and takes no place in the registry."""
+        assert method_for(method.name) is method
+        assert method.name not in METHODS
+        assert method.suffixes == ("0.kept", *method.inner.suffixes)
+        assert method.optional == method.inner.optional
+
+
+def at(table, ratio, weights=None, method=SCREEN):
+    """The layout at a ratio, and the table as it comes back."""
+    known = known_of(table, weights)
+    layout = method.fit(known, bytes_for_ratio(known.rows, ratio), AS_F32)
+    return layout, through(method, known, layout)
+
+
+def kept_by(layout):
+    return layout.state.dropped.kept
+
+
+def test_what_is_not_registered_is_refused():
+    """An unknown inner method, and screening what is screened already."""
+    for name in ("screen+pca", "screen+", "screen+screen", "screen+screen+svd", "svd+screen", "screen+auto"):
+        with pytest.raises(UsageError, match=r"screen\+METHOD"):
+            method_for(name)
+        with pytest.raises(InputError, match="newer embcompress"):
+            method_for(name, "small.pt")
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.9])
+def test_kept_rows_are_exact_and_dropped_ones_are_their_weighted_mean(ratio):
+    """The tokens of most weight come back to the bit; all others are one row, the float64 mean of theirs."""
+    table, weights = table_of(3000), zipf(3000)
+    layout, decoded = at(table, ratio, weights)
+    kept = kept_by(layout)
+    assert kept.sum() == (bytes_for_ratio(rows_of(table), ratio) - 375) // 96 - 1
+    assert weights[kept].min() > weights[~kept].max()
+    np.testing.assert_array_equal(decoded[kept], table[kept])
+    mean = np.average(table[~kept].astype(np.float64), axis=0, weights=weights[~kept])
+    np.testing.assert_allclose(decoded[~kept], np.tile(mean, ((~kept).sum(), 1)), rtol=1e-6, atol=1e-8)
+    assert layout.predicted_error == pytest.approx(relative_error(decoded, table, weights), rel=1e-6)
+
+
+def test_no_other_shared_row_is_better():
+    """The weighted mean is the least-squares choice: by lstsq in float64, and any step away from it loses."""
+    table, weights = table_of(500, 6), zipf(500)
+    layout, decoded = at(table, 0.6, weights)
+    dropped = ~kept_by(layout)
+    roots = np.sqrt(weights[dropped])[:, None]
+    best, *_ = np.linalg.lstsq(roots, roots * table[dropped].astype(np.float64), rcond=None)
+    np.testing.assert_allclose(decoded[dropped][0], best[0], rtol=1e-5, atol=1e-7)
+    for column in range(6):
+        for step in (-0.05, 0.05):
+            other = decoded.astype(np.float64)
+            other[dropped, column] += step
+            assert relative_error(other, table, weights) > layout.predicted_error
+
+
+def screened(table, weights, kept):
+    """The error where these rows are kept and the mean of the others stands for them."""
+    stand_in = table.astype(np.float64)
+    stand_in[~kept] = np.average(stand_in[~kept], axis=0, weights=weights[~kept])
+    return relative_error(stand_in, table, weights)
+
+
+def test_dropping_the_wrong_tokens_loses():
+    """As many tokens dropped at random lose more, and those that matter most lose most."""
+    table, weights = table_of(3000), zipf(3000)
+    layout, _ = at(table, 0.7, weights)
+    count = int(kept_by(layout).sum())
+    least_first = np.isin(np.arange(3000), np.argsort(weights)[:count])
+    at_random = np.random.default_rng(1).permutation(3000) < count
+    assert layout.predicted_error == pytest.approx(screened(table, weights, kept_by(layout)), rel=1e-6)
+    assert screened(table, weights, at_random) > 1.1 * layout.predicted_error
+    assert screened(table, weights, least_first) > 1.04 * screened(table, weights, at_random)
+
+
+def test_ties_drop_what_is_nearest_to_the_mean():
+    """Among tokens of one weight those go that the shared row stands for best, as without any weights."""
+    table = table_of(1000)
+    table[::2] *= 0.05
+    table += 1
+    for weights in (None, np.ones(1000), np.full(1000, 3.0)):
+        layout, decoded = at(table, 0.5, weights)
+        distances = np.linalg.norm(table - table.mean(axis=0), axis=1)
+        assert distances[kept_by(layout)].min() >= distances[~kept_by(layout)].max()
+        any_half = np.random.default_rng(0).permutation(1000) < kept_by(layout).sum()
+        assert relative_error(decoded, table) < 0.5 * screened(table, np.ones(1000), any_half)
+    seen = np.where(np.arange(1000) % 4 == 0, 5.0, 1.0)
+    layout, _ = at(table, 0.5, seen)
+    kept = kept_by(layout)
+    assert kept[seen > 1].all(), "weight comes before distance"
+    means = table[seen == 1].mean(axis=0)
+    distances = np.linalg.norm(table - means, axis=1)
+    assert distances[kept & (seen == 1)].min() >= distances[~kept].max()
+
+
+def test_losses_are_exact_for_every_number(monkeypatch):
+    """Between the sums that are kept too: against float64 by hand, and falling with every row."""
+    monkeypatch.setattr(dropping, "_BUCKETS", 7)
+    table, weights = table_of(60, 5), np.round(zipf(60))
+    table[[4, 9]] = 0
+    ranked = ranking(known_of(table, weights))
+    losses = []
+    for keep in range(61):
+        found = ranked.drop(keep)
+        assert found.kept.sum() <= keep
+        stand_in = np.where(found.kept[:, None], table.astype(np.float64), found.shared)
+        squares = ((table - stand_in) ** 2).sum(axis=1)
+        assert found.loss == pytest.approx(weights @ squares, rel=1e-6, abs=1e-12)
+        assert found.weight == pytest.approx(weights[~found.kept].sum())
+        assert not stand_in[[4, 9]].any()
+        losses.append(found.loss)
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] == 0
+
+
+@pytest.mark.parametrize("zeros", [3, 150, 400, 999, 1000])
+@pytest.mark.parametrize("name", ["screen", *COMBINED])
+def test_many_zero_rows(name, zeros):
+    """However many there are they stay zeros, at every size, and more bytes lose no more."""
+    table = table_of(1000)
+    table[np.random.default_rng(0).permutation(1000) < zeros] = 0
+    weights, method = zipf(1000), method_for(name)
+    known, errors = known_of(table, weights), []
+    for limit in range(2000, 90_000, 8000):
+        layout = method.fit(known, limit, AS_F32)
+        errors.append(1.0 if layout is None else layout.predicted_error)
+        if layout is not None:
+            decoded = through(method, known, layout)
+            assert not decoded[~table.any(axis=1)].any()
+            measured = relative_error(decoded, table, weights) if zeros < 1000 else 0
+            assert measured == pytest.approx(layout.predicted_error, rel=layout.tolerance, abs=3e-7)
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_a_table_of_one_row():
+    """It cannot become smaller; given the bytes, its one row is the shared one."""
+    for table in (table_of(1), np.zeros((1, 24), np.float32)):
+        known = known_of(table)
+        assert SCREEN.fit(known, known.rows.nbytes - 1, AS_F32) is None
+        layout = SCREEN.fit(known, known.rows.nbytes + 1, AS_F32)
+        np.testing.assert_allclose(through(SCREEN, known, layout), table, rtol=1e-6)
+        with pytest.raises(TargetError):
+            SCREEN.cheapest(known, 0.5, AS_F32)
+
+
+def test_a_narrower_type_is_foretold_and_its_range_kept():
+    """Kept rows are rounded, which is part of the error; what float16 cannot hold is refused."""
+    table, weights = table_of(2000, decay=0.2), zipf(2000)
+    known = known_of(table, weights)
+    for name in ("F16", "BF16"):
+        asked = Settings(DTYPES[name])
+        for limit in (40_000, 90_000, 96_000):
+            layout = SCREEN.fit(known, limit, asked)
+            measured = relative_error(through(SCREEN, known, layout, asked), table, weights)
+            assert measured == pytest.approx(layout.predicted_error, rel=0.02)
+    table[weights.argmax()] = 1e5
+    known = known_of(table, weights)
+    layout = SCREEN.fit(known, 40_000, Settings(DTYPES["F16"]))
+    with pytest.raises(TargetError, match=r"65504.*bfloat16"):
+        through(SCREEN, known, layout, Settings(DTYPES["F16"]))
+
+
+def half_never_seen(rows=4000):
+    """A table, and weights of tokens every second of which no text holds."""
+    counts = np.where(np.arange(rows) % 2, 0, np.random.default_rng(0).integers(50, 5000, rows))
+    return table_of(rows, 48, decay=0.1), counts + 1.0
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("screen+svd", 0.8), ("screen+pq", 0.97)])
+def test_it_pays_where_half_of_the_tokens_are_never_seen(name, ratio):
+    """At equal bytes, errors weighted by counts, the combination beats the same method alone."""
+    table, weights = half_never_seen()
+    known, errors = known_of(table, weights), []
+    for method in map(method_for, (name, name.removeprefix("screen+"))):
+        layout = method.fit(known, bytes_for_ratio(known.rows, ratio), AS_F32)
+        errors.append(relative_error(through(method, known, layout), table, weights))
+        assert errors[-1] == pytest.approx(layout.predicted_error, rel=layout.tolerance)
+    assert errors[0] < 0.85 * errors[1]
+
+
+def test_half_of_the_bytes_where_half_of_the_tokens_are_never_seen():
+    """A method of one size keeps its error at half of the size, where alone it cannot go."""
+    table, weights = half_never_seen()
+    known = known_of(table, weights)
+    alone, both = METHODS["int4"], method_for("screen+int4")
+    whole = alone.least(known.rows.shape, AS_F32)
+    layout = both.fit(known, int(0.515 * whole), AS_F32)
+    assert layout.predicted_error < 1.05 * alone.fit(known, whole, AS_F32).predicted_error
+    assert relative_error(through(both, known, layout), table, weights) < 1.01 * layout.predicted_error
+    assert kept_by(layout).sum() == 2000, "the tokens that are seen are one of the numbers tried"
+    assert alone.fit(known, whole - 1, AS_F32) is None
+
+
+def test_it_is_no_loss_where_all_tokens_matter():
+    """Keeping all rows is one of the choices: a flat table costs the combination one row and the bits."""
+    table = table_of(2000, 24, decay=1.5)
+    known = known_of(table)
+    both = [method_for(name).fit(known, 60_000, AS_F32) for name in ("screen+svd", "svd")]
+    assert both[0].predicted_error <= 1.1 * both[1].predicted_error
+
+
+def test_ids_stay_valid():
+    """Every id from 0 to V-1 has a row, whatever spans are read, and the bits say whose it is."""
+    table, weights = table_of(1003), zipf(1003)
+    known = known_of(table, weights)
+    for name in ("screen", "screen+int8"):
+        method = method_for(name)
+        layout = method.fit(known, 15_000, AS_F32)
+        parts = stored(method, known, layout)
+        bits = np.unpackbits(parts["0.kept"].read(0, 126).ravel())
+        np.testing.assert_array_equal(bits[:1003], kept_by(layout))
+        assert bits[1003:].all()
+        read = method.decoder(parts, table.shape, layout.rank)
+        whole = read(0, 1003)
+        for token in (0, 1, 500, 1001, 1002):
+            np.testing.assert_array_equal(read(token, token + 1), whole[token : token + 1])
+        assert len(np.unique(whole[~kept_by(layout)], axis=0)) == 1
+        assert read(0, 1003).flags.writeable
+
+
+def test_bits_of_another_table_are_refused():
+    """Ones where there is no token, and a number of rows that is not theirs."""
+    table = table_of(1003)
+    known = known_of(table)
+    layout = SCREEN.fit(known, 15_000, AS_F32)
+    parts = stored(SCREEN, known, layout)
+    bits = np.unpackbits(parts["0.kept"].read(0, 126).ravel())
+    for place in (0, 1002, 1003, 1007):
+        flipped = bits.copy()
+        flipped[place] ^= 1
+        other = rows_of(np.packbits(flipped)[:, None], DTYPES["U8"])
+        with pytest.raises(InputError, match=r"not those of a table \[1003, 24\], as its record says"):
+            SCREEN.decoder({**parts, "0.kept": other}, table.shape, None)
+
+
+def test_the_table_is_read_in_blocks(monkeypatch):
+    """Few reads, none of the whole table, and as many passes for all sizes as for one."""
+    monkeypatch.setattr("embcompress.rows.BLOCK_BYTES", 40_000)
+    table = table_of(4000)
+    reads = []
+
+    def read(start, stop):
+        reads.append(stop - start)
+        return table[start:stop].copy()
+
+    known = measure(Rows(table.shape, F32, read), "e.weight", weights=zipf(4000))
+    for work, passes in (
+        (lambda: SCREEN.fit(known, 100_000, AS_F32), 3),
+        (lambda: SCREEN.cheapest(known, 0.5, AS_F32), 3),
+    ):
+        reads.clear()
+        layout = work()
+        assert max(reads) <= 416
+        assert sum(size for size in reads if size > 64) == passes * 4000
+    reads.clear()
+    through(SCREEN, known, layout)
+    assert sum(reads) <= 4000
+    assert max(reads) <= 416
+    assert len(reads) < 500
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 999), unique=True), st.integers(1, 300))
+def test_picked_rows_are_the_ones_asked_for(places, block_rows):
+    """In their order, however they lie."""
+    table = np.arange(2000, dtype=np.float32).reshape(1000, 2)
+    wanted = np.sort(np.array(places, int))
+    rows = rows_of(table)
+    object.__setattr__(rows, "shape", (1000, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("embcompress.rows.BLOCK_BYTES", 8 * block_rows)
+        np.testing.assert_array_equal(picked(rows, wanted), table[wanted])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 90), st.integers(1, 6), st.integers(0, 2**32 - 1), st.data())
+def test_any_table_at_any_size(rows, columns, seed, data):
+    """With ties, copies and zero rows: the error foretold is the measured one, and falls with the bytes."""
+    rng = np.random.default_rng(seed)
+    table = rng.standard_normal((rows, columns)).astype(np.float32)[rng.integers(0, rows, rows)]
+    table[rng.random(rows) < data.draw(st.sampled_from([0, 0.05, 0.4]))] = 0
+    weights = data.draw(st.sampled_from([None, rng.integers(1, 4, rows).astype(float), zipf(rows)]))
+    known, errors = known_of(table, weights), []
+    for limit in np.linspace(0, known.rows.nbytes + 50, 9).astype(int).tolist():
+        layout = SCREEN.fit(known, limit, AS_F32)
+        if layout is None:
+            assert limit < SCREEN.least(table.shape, AS_F32)
+            continue
+        assert layout.nbytes <= limit
+        errors.append(layout.predicted_error)
+        decoded = through(SCREEN, known, layout)
+        assert not decoded[~table.any(axis=1)].any()
+        if table.any():
+            assert relative_error(decoded, table, weights) == pytest.approx(errors[-1], rel=1e-4, abs=3e-7)
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_precise_tables_are_ranked_alike():
+    """A float64 table keeps its digits."""
+    table = table_of(300).astype(np.float64) + 1e-9
+    known = replace(measure(rows_of(table, DTYPES["F64"]), "e.weight", precise=True, weights=zipf(300)))
+    layout = SCREEN.fit(known, 30_000, Settings(DTYPES["F64"]))
+    decoded = through(SCREEN, known, layout, Settings(DTYPES["F64"]))
+    np.testing.assert_array_equal(decoded[kept_by(layout)], table[kept_by(layout)])
+    assert math.isclose(relative_error(decoded, table, zipf(300)), layout.predicted_error, rel_tol=1e-9)
