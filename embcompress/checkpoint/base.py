@@ -169,7 +169,7 @@ class Checkpoint(abc.ABC):
         """
 
     @abc.abstractmethod
-    def beside(self, key: str) -> object:
+    def sidecar(self, key: str) -> object:
         """Plain data that stand beside the tensors under ``key``, None where there are none.
 
         In a PyTorch file an entry beside the state dict, in a safetensors file a metadata entry that

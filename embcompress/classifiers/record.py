@@ -85,7 +85,7 @@ def read_record(checkpoint: Checkpoint) -> ClassifierRecord:
         UsageError: it holds none, so it is no classifier made here.
         InputError: the record is broken or of a newer layout.
     """
-    raw = checkpoint.beside(RECORD_KEY)
+    raw = checkpoint.sidecar(RECORD_KEY)
     if raw is None:
         raise UsageError(
             f"{checkpoint.path}: says nothing of a vocabulary, labels and an architecture",

@@ -19,7 +19,7 @@ from embcompress.progress import Progress
 
 
 def check_tables(
-    stage: Path, plans: Sequence[TablePlan], foretold: Description, target: Target, progress: Progress
+    stage: Path, plans: Sequence[TablePlan], predicted: Description, target: Target, progress: Progress
 ) -> tuple[TableRecord, ...]:
     """Open what was written, measure each table's error on it, and take digests of its parts.
 
@@ -31,18 +31,18 @@ def check_tables(
         EmbcompressError: the error is not the one foretold, and the type is not why.
     """
     measured = []
-    with open_checkpoint(stage) as written, ThreadPoolExecutor(1) as beside:
-        seals = [beside.submit(sealed, written, record) for record in foretold.tables]
-        for plan, record in zip(plans, foretold.tables, strict=True):
-            stand_in = decoded(written, record, precise=plan.known.precise)
+    with open_checkpoint(stage) as written, ThreadPoolExecutor(1) as executor:
+        seals = [executor.submit(sealed, written, record) for record in predicted.tables]
+        for plan, record in zip(plans, predicted.tables, strict=True):
+            stand_in = decoded(written, record, precise=plan.stats.precise)
             errors = measured_errors(
-                plan.table.rows, stand_in, progress, precise=plan.known.precise, weights=plan.known.weights
+                plan.table.rows, stand_in, progress, precise=plan.stats.precise, weights=plan.stats.weights
             )
             error = errors.weighted.relative  # the one that was foretold
             layout = plan.layout
             # Four roundoffs more, for where rounding is all there is, also next to zero.
             allowed = (1 + layout.tolerance) * layout.predicted_error + 4 * layout.dtype.unit_roundoff
-            allowed += 4 * DTYPES["F32"].smallest / plan.known.typical if plan.known.typical else 0
+            allowed += 4 * DTYPES["F32"].smallest / plan.stats.typical if plan.stats.typical else 0
             if error > allowed:
                 narrow = layout.dtype.bits < 32
                 raise (TargetError if narrow else EmbcompressError)(
@@ -58,7 +58,7 @@ def check_tables(
                     f"{target.value:g}",
                     remedy="ask for a little less, or store the factors in a wider --dtype",
                 )
-            weighted = None if plan.known.weights is None else error
+            weighted = None if plan.stats.weights is None else error
             measured.append((errors.plain.relative, weighted))
         records = [seal.result() for seal in seals]
     return tuple(

@@ -12,7 +12,7 @@ from embcompress.checkpoint.tensors import NewTensor
 from embcompress.dtypes import DTYPES, Floats
 from embcompress.errors import InputError
 from embcompress.methods import method_for
-from embcompress.methods.base import Blocks, Layout, Method, Part
+from embcompress.methods.base import Blocks, Method, Part, TableLayout
 from embcompress.native import native_named
 from embcompress.native.base import Documents, NativeForm
 from embcompress.tables import Table
@@ -33,7 +33,7 @@ class Replacement:
 
     table: Table
     method: Method
-    layout: Layout
+    layout: TableLayout
     contents: tuple[Blocks, ...] | None = None
     form: NativeForm | None = None
 
@@ -97,7 +97,7 @@ def edit_behind(
             raise InputError(f"{written.path}: {missing[0]} is missing")
         read = [part_rows(written, name) for name in record.part_names]
         parts = tuple(Part(s, rows.dtype, rows.shape) for s, rows in zip(record.parts, read, strict=True))
-        layout = Layout(parts, record.rank, DTYPES[record.stored_dtype], record.bits, 0.0, 0.0)
+        layout = TableLayout(parts, record.rank, DTYPES[record.stored_dtype], record.bits, 0.0, 0.0)
         method = method_for(record.method, str(written.path))
         form = None if record.native is None else native_named(record.native, written.path)
         contents = tuple(rows.blocks for rows in read)

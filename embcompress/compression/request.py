@@ -18,7 +18,7 @@ NANS = ("error", "zero")
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """How the user wants it done.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.compression.request import Asked
+from embcompress.compression.request import Request
 from embcompress.errors import UsageError
 from embcompress.native import native_form
 from embcompress.native.base import NativeForm
@@ -18,7 +18,7 @@ nn.Linear)``, or whatever this package reads, which for float factors is the sam
 
 
 @dataclass(frozen=True)
-class Placing:
+class StorageLayout:
     """What was settled.
 
     Attributes:
@@ -30,13 +30,15 @@ class Placing:
     notes: tuple[str, ...] = ()
 
 
-def place_parts(source: Checkpoint, tables: Sequence[Table], asked: Asked, layout: str | None) -> Placing:
+def storage_layout(
+    source: Checkpoint, tables: Sequence[Table], request: Request, layout: str | None
+) -> StorageLayout:
     """Settle the layout: the one asked for, or the native one where it is exact.
 
     Args:
         source: the checkpoint.
         tables: those to be compressed.
-        asked: how they are to be compressed.
+        request: how they are to be compressed.
         layout: one of ``LAYOUTS``, or None.
 
     Raises:
@@ -44,7 +46,7 @@ def place_parts(source: Checkpoint, tables: Sequence[Table], asked: Asked, layou
     """
     if layout is not None and layout not in LAYOUTS:
         raise UsageError(f"layout {layout!r}", remedy=f"choose from {', '.join(LAYOUTS)}")
-    method = asked.method
+    method = request.method
     factors = method is not None and method.is_factors
     if layout in {"native", "sequential"} and not factors:
         stored = "codes" if method else "what is found best"
@@ -54,15 +56,15 @@ def place_parts(source: Checkpoint, tables: Sequence[Table], asked: Asked, layou
             remedy="choose --method svd, or leave out --layout",
         )
     if layout in {"sequential", "embcompress"} or not factors:
-        return Placing()
+        return StorageLayout()
     form = native_form(source)
     reason = "the model's library has no form for factors"
     if form is not None:
-        types = ((table, asked.dtype or table.rows.dtype) for table in tables)
+        types = ((table, request.dtype or table.rows.dtype) for table in tables)
         reason = next(filter(None, (form.objection(source, *each) for each in types)), "")
         if not reason:
-            return Placing(form, ("it loads with the library of the model, without embcompress",))
+            return StorageLayout(form, ("it loads with the library of the model, without embcompress",))
         reason = f"{form.name}'s own form would not be exact: {reason}"
     if layout == "native":
         raise UsageError(f"{source.path}: {reason}", remedy="leave out --layout; embcompress loads it then")
-    return Placing(None, () if form is None else (f"stored for embcompress, since {reason}",))
+    return StorageLayout(None, () if form is None else (f"stored for embcompress, since {reason}",))

@@ -254,7 +254,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
         UsageError: there is none.
         InputError: it cannot be read.
     """
-    record = checkpoint.beside(RECORD_KEY)
+    record = checkpoint.sidecar(RECORD_KEY)
     if isinstance(record, dict):
         try:
             return tokenizer_from_dict(record["tokenizer"])

@@ -13,7 +13,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from embcompress.checkpoint.description import Description, TableRecord, part_name
 from embcompress.dtypes import DTYPES
 from embcompress.errors import UsageError
-from embcompress.integrations.hiding import float_type
+from embcompress.integrations.hidden_modules import float_type
 from embcompress.integrations.swap import SwappedTable, checksum
 from embcompress.nn import FactorizedPair
 from embcompress.nn.stored import RIGHT, right_factor, trained_right

@@ -1,7 +1,7 @@
 """Put compressed tables into a transformers model that is being loaded: begin → (weights load) → finish.
 
 Before its weights load, a model has none, and its classes decide what is tied. Tables are read then,
-swapped in on the CPU, their ties forgotten, and veiled; see :mod:`embcompress.integrations.hiding`.
+swapped in on the CPU, their ties forgotten, and veiled; see :mod:`embcompress.integrations.hidden_modules`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.directory.checkpoint import Directory
 from embcompress.errors import InputError, UsageError
-from embcompress.integrations.hiding import Veil
+from embcompress.integrations.hidden_modules import HiddenModules
 from embcompress.integrations.names import Names, patterns
 from embcompress.integrations.weight_files import opened, read_tensors
 from embcompress.loading.swapping import install, replacements
@@ -55,13 +55,13 @@ class Swap:
 
     Attributes:
         tables: what was swapped in.
-        veil: over the modules.
+        hidden: over the modules.
         fresh: biases of heads that no file holds.
         unexpected: what the model ignores in files of its own accord.
     """
 
     tables: tuple[SwappedTable, ...]
-    veil: Veil
+    hidden: HiddenModules
     fresh: tuple[str, ...]
     unexpected: set[str] | list[str] | None
 
@@ -72,16 +72,16 @@ class Swap:
             UsageError: two modules that hold a table were put on two devices.
         """
         model._keys_to_ignore_on_load_unexpected = self.unexpected
-        self.veil.lift()
+        self.hidden.reveal()
         for name in self.fresh:
             nn.init.zeros_(model.get_parameter(name))  # as that of a fresh nn.Linear in these models
         device_map = getattr(model, "hf_device_map", {})
         if len({*map(str, device_map.values())}) > 1:  # modules are where their hooks want them
             _check_places(self.tables, device_map)
             return
-        factors = {id(p) for pair in self.veil.pairs for part in pair for p in part.parameters()}
+        factors = {id(p) for pair in self.hidden.pairs for part in pair for p in part.parameters()}
         device = next((p.device for p in model.parameters() if id(p) not in factors), torch.device("cpu"))
-        for pair in self.veil.pairs:
+        for pair in self.hidden.pairs:
             pair.to(device)
 
 
@@ -121,7 +121,7 @@ def begin_swap(
     unexpected = model._keys_to_ignore_on_load_unexpected
     swap = Swap(
         tuple(tables),
-        Veil(pairs.values()),
+        HiddenModules(pairs.values()),
         tuple(biases - stored - model.all_tied_weights_keys.keys()),
         unexpected,
     )

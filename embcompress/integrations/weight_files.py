@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from embcompress.checkpoint.directory.checkpoint import Directory
-from embcompress.checkpoint.directory.shards import Layout
+from embcompress.checkpoint.directory.shards import ShardLayout
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.safetensors.file import Safetensors
 
@@ -21,7 +21,7 @@ def opened(files: Sequence[str]) -> Directory:
     folder = Path(files[0]).parent
     with ExitStack() as undo:
         parts = {Path(name).name: undo.enter_context(open_file(Path(name))) for name in files}
-        checkpoint = Directory(folder, Layout(tuple(parts), None, ()), parts)
+        checkpoint = Directory(folder, ShardLayout(tuple(parts), None, ()), parts)
         checkpoint.check_integrity()
         undo.pop_all()
     return checkpoint

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.linalg.trelliscode import PAIR, POLYNOMIALS, Code, Indices
+from embcompress.linalg.trelliscode import PAIR, POLYNOMIALS, Indices, TrellisCode
 
 _Floats = NDArray[np.float32]
 
@@ -25,7 +25,7 @@ _SPREADS = (1.05, 1.22, 1.34, 1.42, 1.49, 1.57, 1.57, 1.57)
 """Standard deviations whose quantiles are the best levels for 1 … 8 bits, measured with 64 states."""
 
 
-def initial_codebooks(code: Code) -> _Floats:
+def initial_codebooks(code: TrellisCode) -> _Floats:
     """Flat codebooks for Gaussian coefficients of unit variance, a few rounds of training from the best.
 
     Levels are quantiles of a wider Gaussian. Pairs lie on a circle, a quarter turn for each subset,
@@ -42,7 +42,7 @@ def initial_codebooks(code: Code) -> _Floats:
     return np.concatenate(books).astype(np.float32)
 
 
-def encode(rows: _Floats, code: Code, codebooks: _Floats) -> NDArray[np.uint8]:
+def encode(rows: _Floats, code: TrellisCode, codebooks: _Floats) -> NDArray[np.uint8]:
     """Codes (N×``row_bytes``) of the paths that are nearest to rows (N×r, finite).
 
     Each row is encoded by itself, so that threads may share a table by its rows.
@@ -55,7 +55,7 @@ def encode(rows: _Floats, code: Code, codebooks: _Floats) -> NDArray[np.uint8]:
     return codes
 
 
-def decode(codes: NDArray[np.uint8], code: Code, codebooks: _Floats) -> _Floats:
+def decode(codes: NDArray[np.uint8], code: TrellisCode, codebooks: _Floats) -> _Floats:
     """The coefficients (N×r) that codes stand for."""
     rows = np.empty((len(codes), len(code.rates)), np.float32)
     values = {rate: codebooks[levels] for rate, levels in code.levels.items()}
@@ -65,7 +65,7 @@ def decode(codes: NDArray[np.uint8], code: Code, codebooks: _Floats) -> _Floats:
 
 
 def train(
-    rows: _Floats, weights: NDArray[np.float64] | None, code: Code, codebooks: _Floats, rounds: int
+    rows: _Floats, weights: NDArray[np.float64] | None, code: TrellisCode, codebooks: _Floats, rounds: int
 ) -> _Floats:
     """Fit codebooks to rows by Lloyd's algorithm: encode, then move each level to its members' mean.
 
@@ -91,7 +91,7 @@ def train(
     return codebooks
 
 
-def _symbols(codes: NDArray[np.uint8], code: Code) -> Iterator[tuple[slice, float, slice, Indices]]:
+def _symbols(codes: NDArray[np.uint8], code: TrellisCode) -> Iterator[tuple[slice, float, slice, Indices]]:
     """Blocks of rows and runs of components of one rate, with their symbols (components×rows)."""
     for start in range(0, len(codes), 1024):
         block = slice(start, start + 1024)
@@ -123,7 +123,7 @@ class _Viterbi:
     Rows run along the last axis, so that each operation is a sweep over contiguous numbers.
     """
 
-    def __init__(self, code: Code, codebooks: _Floats, width: int) -> None:
+    def __init__(self, code: TrellisCode, codebooks: _Floats, width: int) -> None:
         states = 1 << code.memory
         self.code, self.codebooks = code, codebooks
         self.costs = np.empty((states, width), np.float32)

@@ -20,7 +20,7 @@ PAIR = 0.5
 
 
 @dataclass(frozen=True)
-class Code:
+class TrellisCode:
     """How the coefficients of a row become bits.
 
     A row is a path of steps with one coded bit each. A step is one component of k ≥ 1 bits, k - 1
@@ -128,10 +128,10 @@ def coded_order(rates: NDArray[np.float64]) -> Indices:
     return np.argsort(-rates, kind="stable")[: np.count_nonzero(rates)]
 
 
-def code_of(rates: NDArray[np.float64]) -> Code:
+def code_of(rates: NDArray[np.float64]) -> TrellisCode:
     """The code of the components that have bits.
 
     Raises:
         ValueError: no code has such rates.
     """
-    return Code(MEMORY, tuple(float(rate) for rate in rates[coded_order(rates)]))
+    return TrellisCode(MEMORY, tuple(float(rate) for rate in rates[coded_order(rates)]))

@@ -22,7 +22,7 @@ from embcompress.checkpoint.vectors.record import VOCABULARY
 from embcompress.errors import InputError, UsageError, printable
 from embcompress.loading.swapping import install, replacements
 from embcompress.methods.decoding import decoded
-from embcompress.nn.stored import CodedTable, coded_table, has_module, module_parts
+from embcompress.nn.stored import TableModules, coded_table, has_module, module_parts
 
 _RIGHT_MODEL = "use the model class and the sizes that it was made from"
 
@@ -138,7 +138,7 @@ def _tables(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
     return swapped
 
 
-def _held(weights: dict[str, Any], table: TableRecord, path: str | Path) -> int | CodedTable:
+def _held(weights: dict[str, Any], table: TableRecord, path: str | Path) -> int | TableModules:
     """What holds a table: factors of a rank, or coded parts; these get the names that they have there.
 
     Args:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from embcompress.errors import UsageError
 from embcompress.nn import CodedEmbedding, CodedLookup, FactorizedEmbedding, FactorizedHead, Lookup
-from embcompress.nn.coded import Manner
+from embcompress.nn.coded import LookupOptions
 from embcompress.nn.outline import outlined
-from embcompress.nn.stored import CodedTable
+from embcompress.nn.stored import TableModules
 
 
 def swap(
@@ -58,7 +58,7 @@ def install(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
 def replacements(
     model: nn.Module,
     table_name: str,
-    rank: int | CodedTable,
+    rank: int | TableModules,
     *,
     dtype: torch.dtype | None = None,
     ties: Collection[str] = (),
@@ -87,7 +87,7 @@ def replacements(
     for name, module in factored.items():
         _check(name, module, main.weight.shape)
 
-    if isinstance(rank, CodedTable):
+    if isinstance(rank, TableModules):
         embedding = _coded(main, rank, table_name)
     else:
         embedding = _factorized(main, rank, dtype or main.weight.dtype)
@@ -187,7 +187,7 @@ def _factorized(module: Lookup, rank: int, dtype: torch.dtype) -> FactorizedEmbe
     return embedding.requires_grad_(table.requires_grad).train(module.training)
 
 
-def _coded(module: Lookup, table: CodedTable, name: str) -> FactorizedEmbedding:
+def _coded(module: Lookup, table: TableModules, name: str) -> FactorizedEmbedding:
     """An embedding of a coded table in the place of ``module``, in the same mode, on the same device.
 
     Raises:
@@ -199,7 +199,7 @@ def _coded(module: Lookup, table: CodedTable, name: str) -> FactorizedEmbedding:
             remedy="use the model class and the sizes that it was made from",
         )
     held = table.to(module.weight)
-    embedding = CodedEmbedding(held.lookup, held.projection, _scale(module), Manner.of(module))
+    embedding = CodedEmbedding(held.lookup, held.projection, _scale(module), LookupOptions.of(module))
     return embedding.requires_grad_(module.weight.requires_grad).train(module.training)
 
 
@@ -207,7 +207,9 @@ def _tied(module: nn.Module, embedding: FactorizedEmbedding) -> nn.Module:
     """What stands for ``module`` when its weight is the table that ``embedding`` holds as factors."""
     tied: nn.Module
     if isinstance(module, Lookup) and isinstance(embedding.lookup, CodedLookup):
-        tied = CodedEmbedding(embedding.lookup, embedding.projection, _scale(module), Manner.of(module))
+        tied = CodedEmbedding(
+            embedding.lookup, embedding.projection, _scale(module), LookupOptions.of(module)
+        )
     elif isinstance(module, Lookup):
         lookup = _lookup(module, cast(nn.Parameter, embedding.left))
         tied = FactorizedEmbedding(lookup, embedding.projection, _scale(module))

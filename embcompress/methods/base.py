@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embcompress.dtypes import DType
 from embcompress.errors import InputError, TargetError
-from embcompress.methods.stats import Advance, Known, unheard
+from embcompress.methods.stats import Advance, TableStats, ignore_progress
 from embcompress.rows import Rows
 
 SPLITS = ("left", "even", "right")
@@ -63,7 +63,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """How a method will store one table: all that is decided before the work.
 
     Attributes:
@@ -131,39 +131,39 @@ class Method(abc.ABC):
         """Fewest bytes that it can make of a (V, d) table, by the shape alone."""
 
     @abc.abstractmethod
-    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+    def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """The layout with the smallest foretold error in at most ``limit`` bytes; None where there is none.
 
         More bytes never foretell a larger error.
         """
 
-    def foretell(self, known: Known, limit: int, settings: Settings) -> float | None:
+    def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
         """About the error of :meth:`fit`, and at once; None where nothing fits in ``limit`` bytes.
 
         It is for comparing methods. One that codes a sample to know its error gives what a model of
         itself says instead.
         """
-        layout = self.fit(known, limit, settings)
+        layout = self.fit(stats, limit, settings)
         return None if layout is None else layout.predicted_error
 
-    def cheapest(self, known: Known, error: float, settings: Settings) -> Layout:
+    def cheapest(self, stats: TableStats, error: float, settings: Settings) -> TableLayout:
         """The smallest layout with a foretold error of at most ``error`` (0 to 1), to 0.1 % of its bytes.
 
         Raises:
             TargetError: no layout smaller than the table is as good.
         """
-        limit = known.rows.nbytes - 1
-        best = self.fit(known, limit, settings)
+        limit = stats.rows.nbytes - 1
+        best = self.fit(stats, limit, settings)
         wanted = error * (1 - self.margin)
         if best is None or best.predicted_error > wanted:
             least = (
                 "nothing smaller than the table" if best is None else f"{best.predicted_error:.3g} at best"
             )
             raise TargetError(
-                f"{known.name}: error {error:.3g} is asked for, {self.name} can promise {least}",
+                f"{stats.name}: error {error:.3g} is asked for, {self.name} can promise {least}",
                 remedy="allow more, or choose another --method",
             )
-        low, high, above = self.least(known.rows.shape, settings) - 1, best.nbytes, 1.0
+        low, high, above = self.least(stats.rows.shape, settings) - 1, best.nbytes, 1.0
         for turn in itertools.count():
             if high - low <= max(1, high // 1000):
                 return best
@@ -172,14 +172,14 @@ class Method(abc.ABC):
             if turn % 2 == 0 and 0 < best.predicted_error < wanted < above:
                 share = math.log(above / wanted) / math.log(above / best.predicted_error)
             middle = low + max(1, min(high - low - 1, round(share * (high - low))))
-            found = self.fit(known, middle, settings)
+            found = self.fit(stats, middle, settings)
             if found is not None and found.predicted_error <= wanted:
                 best, high = found, min(middle, found.nbytes)
             else:
                 low, above = middle, found.predicted_error if found else above
         raise AssertionError("unreachable")
 
-    def for_energy(self, known: Known, energy: float, settings: Settings) -> Layout:
+    def for_energy(self, stats: TableStats, energy: float, settings: Settings) -> TableLayout:
         """The smallest layout that keeps the share ``energy`` of the squared singular values, up to 1.
 
         What is not kept is the square of the relative error.
@@ -187,12 +187,12 @@ class Method(abc.ABC):
         Raises:
             TargetError: see :meth:`cheapest`.
         """
-        return self.cheapest(known, math.sqrt(1 - energy), settings)
+        return self.cheapest(stats, math.sqrt(1 - energy), settings)
 
-    def widest(self, shape: tuple[int, int], settings: Settings) -> Layout:
+    def widest(self, shape: tuple[int, int], settings: Settings) -> TableLayout:
         """A layout whose names and figures are as long as any of a (V, d) table; its bytes mean nothing."""
         parts = tuple(Part(suffix, settings.dtype, shape) for suffix in self.suffixes)
-        return Layout(parts, min(shape), settings.dtype, -1 / 3e-10, -1 / 3e-10, 0.0)
+        return TableLayout(parts, min(shape), settings.dtype, -1 / 3e-10, -1 / 3e-10, 0.0)
 
     def limits(self, rows: Rows, settings: Settings) -> str:
         """What of a table can be asked for, as the remedy of a target that is out of reach."""
@@ -203,14 +203,14 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def encode(
-        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+        self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> tuple[Blocks, ...]:
         """The contents of the parts; the table is read again when the first of them is.
 
         The table's all-zero rows are decoded as exact zeros.
 
         Args:
-            known: the table.
+            stats: the table.
             layout: what :meth:`fit` made of it.
             settings: those it was made with.
             advance: called with the number of rows coded, by methods that take their time.
@@ -249,7 +249,7 @@ class RankedMethod(Method):
         """
 
     @abc.abstractmethod
-    def at_rank(self, known: Known, rank: int, settings: Settings) -> Layout:
+    def at_rank(self, stats: TableStats, rank: int, settings: Settings) -> TableLayout:
         """The layout that keeps ``rank`` components, 1 … min(V, d)."""
 
 

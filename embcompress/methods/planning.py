@@ -12,8 +12,8 @@ import numpy as np
 from embcompress.dtypes import DType
 from embcompress.errors import TargetError, UsageError
 from embcompress.methods import AUTO, METHODS
-from embcompress.methods.base import Layout, Method, RankedMethod, Settings
-from embcompress.methods.stats import Advance, Known, Weights, measure
+from embcompress.methods.base import Method, RankedMethod, Settings, TableLayout
+from embcompress.methods.stats import Advance, TableStats, Weights, measure
 from embcompress.rows import Rows
 from embcompress.tables import Table
 
@@ -63,15 +63,15 @@ class TablePlan:
         method: how it is compressed.
         layout: what is stored, and the error foretold.
         settings: what else was asked for.
-        known: the table as it was measured; error and spectrum are weighted by its weights.
+        stats: the table as it was measured; error and spectrum are weighted by its weights.
         rivals: about what error each method would have in no more bytes, by name.
     """
 
     table: Table
     method: Method
-    layout: Layout
+    layout: TableLayout
     settings: Settings
-    known: Known = field(repr=False)
+    stats: TableStats = field(repr=False)
     rivals: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -133,14 +133,14 @@ def plan_tables(
     limits = [_limit(t, target, method, s, share) for t, s in zip(tables, wanted, strict=True)]
     plans = []
     for table, settings, limit in zip(tables, wanted, limits, strict=True):
-        known = measure(table.rows, table.name, advance=advance, weights=weights)
-        plan = _plan(table, known, target, method, settings, limit)
+        stats = measure(table.rows, table.name, advance=advance, weights=weights)
+        plan = _plan(table, stats, target, method, settings, limit)
         if plan.method.by_spectrum and plan.layout.predicted_error < PRECISE_BELOW:
-            known = measure(table.rows, table.name, precise=True, advance=advance, weights=weights)
-            plan = _plan(table, known, target, method, settings, limit)
+            stats = measure(table.rows, table.name, precise=True, advance=advance, weights=weights)
+            plan = _plan(table, stats, target, method, settings, limit)
         if not plan.rivals:
             others = [m for m in METHODS.values() if m.name != plan.method.name]
-            rivals = foretold(known, plan.layout.nbytes, settings, others)
+            rivals = predicted_errors(stats, plan.layout.nbytes, settings, others)
             plan = replace(plan, rivals={**rivals, plan.method.name: plan.layout.predicted_error})
         plans.append(plan)
     return tuple(plans)
@@ -152,15 +152,15 @@ def bytes_for_ratio(rows: Rows, ratio: float) -> int:
     return min(rows.nbytes - 1, int((1 - ratio) * rows.nbytes + 1e-6))
 
 
-def foretold(
-    known: Known, limit: int, settings: Settings, methods: Iterable[Method] | None = None
+def predicted_errors(
+    stats: TableStats, limit: int, settings: Settings, methods: Iterable[Method] | None = None
 ) -> dict[str, float]:
     """About the error of methods in ``limit`` bytes, by name.
 
     Without those that do not fit, or cannot count with values of such a size.
 
     Args:
-        known: the table.
+        stats: the table.
         limit: bytes.
         settings: what else is asked for.
         methods: those that are looked at, all when None.
@@ -168,47 +168,47 @@ def foretold(
     found = {}
     for method in METHODS.values() if methods is None else methods:
         with contextlib.suppress(FloatingPointError), np.errstate(all="ignore", over="raise"):
-            error = method.foretell(known, limit, settings)
+            error = method.predict_error(stats, limit, settings)
             if error is not None and math.isfinite(error):
                 found[method.name] = error
     return found
 
 
-def fits(known: Known, limit: int, settings: Settings) -> dict[str, Layout]:
+def fits(stats: TableStats, limit: int, settings: Settings) -> dict[str, TableLayout]:
     """What each method would make of a table in ``limit`` bytes, by name; without those that cannot."""
-    found = {name: method.fit(known, limit, settings) for name, method in METHODS.items()}
+    found = {name: method.fit(stats, limit, settings) for name, method in METHODS.items()}
     return {name: layout for name, layout in found.items() if layout is not None}
 
 
 def _plan(
-    table: Table, known: Known, target: Target, method: Method | None, settings: Settings, limit: int
+    table: Table, stats: TableStats, target: Target, method: Method | None, settings: Settings, limit: int
 ) -> TablePlan:
     if method is None:
-        return _best_plan(table, known, target, settings, limit)
+        return _best_plan(table, stats, target, settings, limit)
     if isinstance(method, RankedMethod) and target.kind == "rank":
-        layout = method.at_rank(known, int(target.value), settings)
+        layout = method.at_rank(stats, int(target.value), settings)
     elif limit:
-        fitting = method.fit(known, limit, settings)
+        fitting = method.fit(stats, limit, settings)
         if fitting is None:
             raise _out_of_reach(table, limit, method, settings)
         layout = fitting
     elif target.kind == "energy":
-        layout = method.for_energy(known, target.value, settings)
+        layout = method.for_energy(stats, target.value, settings)
     else:
-        layout = method.cheapest(known, target.value, settings)
-    return TablePlan(table, method, layout, settings, known)
+        layout = method.cheapest(stats, target.value, settings)
+    return TablePlan(table, method, layout, settings, stats)
 
 
-def _best_plan(table: Table, known: Known, target: Target, settings: Settings, limit: int) -> TablePlan:
+def _best_plan(table: Table, stats: TableStats, target: Target, settings: Settings, limit: int) -> TablePlan:
     """By whichever method has the least error in ``limit`` bytes, or the fewest bytes for an error."""
     if limit:
-        layouts = fits(known, limit, settings)
+        layouts = fits(stats, limit, settings)
     else:
         error = target.value if target.kind == "max_error" else float(np.sqrt(1 - target.value))
         layouts = {}
         for name, method in METHODS.items():
             with contextlib.suppress(TargetError):
-                layouts[name] = method.cheapest(known, error, settings)
+                layouts[name] = method.cheapest(stats, error, settings)
     if not layouts:
         raise TargetError(
             f"{table.name} {list(table.rows.shape)}: no method reaches the target",
@@ -217,9 +217,9 @@ def _best_plan(table: Table, known: Known, target: Target, settings: Settings, l
     loss = {name: one.predicted_error if limit else one.nbytes for name, one in layouts.items()}
     # What is foretold from samples is known to a per cent or two: of those as good, the quickest lookup.
     alike = [name for name in loss if loss[name] <= _ALIKE * min(loss.values())]
-    best = min(alike, key=lambda n: METHODS[n].flops(known.rows.shape, layouts[n].rank))
+    best = min(alike, key=lambda n: METHODS[n].flops(stats.rows.shape, layouts[n].rank))
     rivals = {name: layout.predicted_error for name, layout in layouts.items()} if limit else {}
-    return TablePlan(table, METHODS[best], layouts[best], settings, known, rivals)
+    return TablePlan(table, METHODS[best], layouts[best], settings, stats, rivals)
 
 
 def _limit(table: Table, target: Target, method: Method | None, settings: Settings, share: float) -> int:

@@ -31,7 +31,7 @@ Advance = Callable[[int], None]
 """Called with the number of rows read."""
 
 
-def unheard(count: int) -> None:
+def ignore_progress(count: int) -> None:
     """The callback of callers that need none."""
 
 
@@ -57,7 +57,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Known:
+class TableStats:
     """A table and what was measured of it, in one pass.
 
     Attributes:
@@ -104,7 +104,7 @@ def measure(
     precise: bool = False,
     advance: Advance | None = None,
     weights: Weights | None = None,
-) -> Known:
+) -> TableStats:
     """Measure the spectrum of a table E, in one pass; with row weights w that of Eᵀ diag(w) E.
 
     The top eigenvectors V_r of the weighted matrix minimize Σ_i w_i ‖E_i − E_i V_r V_rᵀ‖²: the rows
@@ -137,7 +137,7 @@ def measure(
         raise InputError(f"{name}: values beyond 1e150 cannot be squared", remedy="scale the table first")
     if found.matrix.trace() < _LEAST and any(block.any() for block in rows.blocks()):
         raise InputError(f"{name}: values below 1e-140 cannot be squared", remedy="scale the table first")
-    return Known(name, rows, weights, energies, spectrum(found.matrix, rows.shape[0]), precise)
+    return TableStats(name, rows, weights, energies, spectrum(found.matrix, rows.shape[0]), precise)
 
 
 def _scaled(block: NDArray[Any], factors: NDArray[np.float64]) -> NDArray[Any]:
@@ -150,7 +150,7 @@ def _scaled(block: NDArray[Any], factors: NDArray[np.float64]) -> NDArray[Any]:
     return scaled
 
 
-def draw(known: Known, count: int) -> Sample:
+def draw(stats: TableStats, count: int) -> Sample:
     """About ``count`` rows, half of the chances in proportion to weights, half to energies.
 
     Errors are about as large as rows are, and a few large rows may hold much of them: with chances by
@@ -158,14 +158,14 @@ def draw(known: Known, count: int) -> Sample:
     Systematic sampling (Madow 1949): the cumulated chances are cut at equal steps from a fixed
     start. A row whose chance would be over one is taken for sure and stands for itself.
     """
-    rows, total = known.rows, known.rows.shape[0]
-    weights = known.weights_of()
+    rows, total = stats.rows, stats.rows.shape[0]
+    weights = stats.weights_of()
     if total <= count:
         places, scaled = np.arange(total), weights
     else:
         sizes = weights / weights.sum()
-        if known.spectrum.total > 0:
-            sizes = (sizes + known.energies / known.energies.sum()) / 2
+        if stats.spectrum.total > 0:
+            sizes = (sizes + stats.energies / stats.energies.sum()) / 2
         chances = _chances(sizes, count)
         # A shuffled order, since neighbours in a vocabulary are alike; the seed is part of the method.
         order = np.random.default_rng(0).permutation(total)

@@ -65,6 +65,6 @@ def owner(table: str) -> str:
     return table.rpartition(".")[0].rpartition(".")[0]
 
 
-def beside(table: str, module: str) -> str:
+def sibling(table: str, module: str) -> str:
     """Name of the weight of a module that stands beside the table's."""
     return ".".join(filter(None, (owner(table), module, "weight")))

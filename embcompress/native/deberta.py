@@ -6,7 +6,7 @@ import re
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.dtypes import DType
-from embcompress.native.base import Documents, NativeForm, beside
+from embcompress.native.base import Documents, NativeForm, sibling
 from embcompress.tables import Table
 
 _HEAD = re.compile(r"(^|\.)(lm_predictions|mask_predictions|cls\.predictions|lm_head)\.")
@@ -45,7 +45,7 @@ class DeBERTa(NativeForm):
 
     def names(self, table: Table) -> tuple[str, ...]:
         """The table's own, and ``embed_proj`` beside it."""
-        return table.name, beside(table.name, "embed_proj")
+        return table.name, sibling(table.name, "embed_proj")
 
     def documents(self, checkpoint: Checkpoint, shape: tuple[int, int], rank: int) -> Documents:
         """``embedding_size`` in config.json."""

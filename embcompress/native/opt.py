@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.dtypes import DType
-from embcompress.native.base import Documents, NativeForm, beside
+from embcompress.native.base import Documents, NativeForm, sibling
 from embcompress.tables import Table
 
 
@@ -38,7 +38,7 @@ class OPT(NativeForm):
 
     def names(self, table: Table) -> tuple[str, ...]:
         """The table's own, and the two projections beside it."""
-        return table.name, beside(table.name, "project_in"), beside(table.name, "project_out")
+        return table.name, sibling(table.name, "project_in"), sibling(table.name, "project_out")
 
     def documents(self, checkpoint: Checkpoint, shape: tuple[int, int], rank: int) -> Documents:
         """``word_embed_proj_dim`` in config.json."""

@@ -15,7 +15,7 @@ from embcompress.nn.lookup import CodedLookup
 
 
 @dataclass(frozen=True)
-class Manner:
+class LookupOptions:
     """How rows are looked up, the options of a dense embedding that still mean something.
 
     Codes have no gradient, so that ``sparse`` and ``scale_grad_by_freq`` mean nothing.
@@ -49,7 +49,7 @@ class CodedEmbedding(FactorizedEmbedding):
         lookup: rows of left.
         projection: ``nn.Linear(r, d, bias=False)``; None where the rows are those of the table.
         scale: see the base class.
-        manner: how rows are looked up.
+        options: how rows are looked up.
     """
 
     def __init__(
@@ -57,21 +57,21 @@ class CodedEmbedding(FactorizedEmbedding):
         lookup: CodedLookup,
         projection: nn.Linear | None,
         scale: Tensor | float | None = None,
-        manner: Manner = Manner(),
+        options: LookupOptions = LookupOptions(),
     ) -> None:
         super().__init__(lookup, projection, scale)
-        self.manner = manner
+        self.options = options
 
     @property
     def padding_idx(self) -> int | None:
         """The row that gets no gradient and, in a bag, is not counted."""
-        return self.manner.padding_idx
+        return self.options.padding_idx
 
     def _look_up(
         self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
     ) -> Tensor:
-        padding = self.manner.padding_idx
-        if self.manner.mode is not None:
+        padding = self.options.padding_idx
+        if self.options.mode is not None:
             return self._bags(input, offsets, per_sample_weights)
         rows: Tensor = self.lookup(input)
         if padding is None or not torch.is_grad_enabled():
@@ -83,13 +83,13 @@ class CodedEmbedding(FactorizedEmbedding):
 
         Padding counts with weight 0: torch's own ``padding_idx`` cannot be exported for any number of rows.
         """
-        padding, mode = self.manner.padding_idx, str(self.manner.mode)
+        padding, mode = self.options.padding_idx, str(self.options.mode)
         rows: Tensor = self.lookup(ids.flatten())
         bags = partial(
             F.embedding_bag,
             torch.arange(ids.numel(), device=ids.device, dtype=ids.dtype).view_as(ids),
             offsets=offsets,
-            include_last_offset=self.manner.include_last_offset,
+            include_last_offset=self.options.include_last_offset,
         )
         if padding is None or (weights is not None and mode != "sum"):  # which torch refuses
             return bags(rows, mode=mode, per_sample_weights=weights)
@@ -99,4 +99,4 @@ class CodedEmbedding(FactorizedEmbedding):
 
     def extra_repr(self) -> str:
         """How rows are looked up, for printing."""
-        return str(self.manner)
+        return str(self.options)

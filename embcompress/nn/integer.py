@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from embcompress.linalg.packing import packed_width
-from embcompress.nn.lookup import CodedLookup, agree
+from embcompress.nn.lookup import CodedLookup, require
 
 
 class IntegerRows(CodedLookup):
@@ -57,13 +57,13 @@ class IntegerRows(CodedLookup):
         """See the base class."""
         super().derive()
         if self.bits is not None:
-            agree(self.bits.shape == (1, 2), f"bits are {list(self.bits.shape)}")
+            require(self.bits.shape == (1, 2), f"bits are {list(self.bits.shape)}")
             self._bits = int(self.bits[0, 0])
-        agree(1 <= self._bits <= 8, f"integers of {self._bits} bits")
+        require(1 <= self._bits <= 8, f"integers of {self._bits} bits")
         wanted = packed_width(self.embedding_dim, self._bits)
         found = f"{self.codes.shape[1]} bytes hold {self.embedding_dim} integers of {self._bits} bits"
-        agree(self.codes.shape[1] == wanted, found)
-        agree(self.scales.shape == (len(self.codes), 1), f"scales are {list(self.scales.shape)}")
+        require(self.codes.shape[1] == wanted, found)
+        require(self.scales.shape == (len(self.codes), 1), f"scales are {list(self.scales.shape)}")
 
     def rows(self, numbers: Tensor) -> Tensor:
         """See the base class."""

@@ -68,7 +68,7 @@ class CodedLookup(nn.Module, abc.ABC):
             row_of = np.where(marks, np.cumsum(marks), 0).astype(np.int32)
             self.row_of = torch.from_numpy(row_of).to(self.kept.device)
             rows = 1 + int(marks.sum())
-        agree(len(self.stored) == rows, f"{len(self.stored):,} rows are stored for {rows:,}")
+        require(len(self.stored) == rows, f"{len(self.stored):,} rows are stored for {rows:,}")
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows (…×width) of token ids (…)."""
@@ -130,7 +130,7 @@ class FloatRows(CodedLookup):
         return F.embedding(numbers, self.weight)
 
 
-def agree(whether: bool, otherwise: str) -> None:
+def require(whether: bool, otherwise: str) -> None:
     """Refuse parts of a table that contradict each other.
 
     Raises:
@@ -145,5 +145,5 @@ def agree(whether: bool, otherwise: str) -> None:
 
 def marked(bits: Tensor, count: int, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Whether each of ``count`` rows is marked, by packed bits (⌈count/8⌉×1)."""
-    agree(bits.shape == (-(-count // 8), 1), f"{name} is {list(bits.shape)} for {count:,} rows")
+    require(bits.shape == (-(-count // 8), 1), f"{name} is {list(bits.shape)} for {count:,} rows")
     return np.unpackbits(bits.cpu().numpy()[:, 0], count=count).astype(np.bool_)

@@ -20,7 +20,7 @@ from embcompress.linalg.packing import pack, packed_width, widest
 from embcompress.methods import METHODS
 from embcompress.methods.integer.method import Integers
 from embcompress.nn.integer import IntegerRows
-from embcompress.nn.lookup import CodedLookup, FloatRows, agree
+from embcompress.nn.lookup import CodedLookup, FloatRows, require
 from embcompress.nn.outline import outlined
 from embcompress.nn.trellis import TrellisRows
 
@@ -41,7 +41,7 @@ _TYPES = {"zeros": torch.int32}
 
 
 @dataclass(frozen=True)
-class CodedTable:
+class TableModules:
     """What stands for a table.
 
     Attributes:
@@ -58,7 +58,7 @@ class CodedTable:
         width = self.lookup.embedding_dim if self.projection is None else self.projection.out_features
         return self.lookup.num_embeddings, width
 
-    def to(self, like: Tensor) -> CodedTable:
+    def to(self, like: Tensor) -> TableModules:
         """The same, its floats of the type of ``like``, all of it on the device of ``like``; in place."""
         for part in (self.lookup, self.projection):
             if part is not None:
@@ -67,7 +67,7 @@ class CodedTable:
 
 
 def _floats(rows: dict[str, Tensor], width: int, **which: Any) -> CodedLookup:
-    agree(rows["weight"].shape[1] == width, f"rows are {rows['weight'].shape[1]} wide, not {width}")
+    require(rows["weight"].shape[1] == width, f"rows are {rows['weight'].shape[1]} wide, not {width}")
     return FloatRows(rows["weight"], **which)
 
 
@@ -76,7 +76,7 @@ def _integers(rows: dict[str, Tensor], width: int, *, bits: int | None = None, *
 
 
 def _trellis(rows: dict[str, Any], width: int, **which: Any) -> CodedLookup:
-    agree(rows["rates"].shape[1] == width, f"rates are of {rows['rates'].shape[1]} components, not {width}")
+    require(rows["rates"].shape[1] == width, f"rates are of {rows['rates'].shape[1]} components, not {width}")
     return TrellisRows(**rows, **which)
 
 
@@ -101,7 +101,7 @@ def has_module(method: str) -> bool:
     return method.removeprefix(_SCREENED) in LOOKUPS
 
 
-def coded_table(method: str, parts: Parts, shape: tuple[int, int]) -> CodedTable | None:
+def coded_table(method: str, parts: Parts, shape: tuple[int, int]) -> TableModules | None:
     """The modules that hold stored parts, as copies: tensors that were read may still hang on their file.
 
     Args:
@@ -120,19 +120,19 @@ def coded_table(method: str, parts: Parts, shape: tuple[int, int]) -> CodedTable
     for suffix, part in parts.items():
         leaf = suffix.rpartition(".")[2]
         known = part.is_floating_point() if leaf in _FLOATS else part.dtype == _TYPES.get(leaf, torch.uint8)
-        agree(known and part.dim() == 2, f"{suffix} is {part.dtype} of shape {list(part.shape)}")
+        require(known and part.dim() == 2, f"{suffix} is {part.dtype} of shape {list(part.shape)}")
     right = right_factor(parts, shape[1])
     rows = {s.removeprefix("0."): part.clone() for s, part in parts.items() if s.startswith("0.")}
     which = {"tokens": shape[0], "kept": rows.pop("kept", None)}
     width = shape[1] if right is None else right.shape[1]
     lookup = LOOKUPS[method.removeprefix(_SCREENED)](rows, width, **which)
     if right is None:
-        return CodedTable(lookup, None)
-    agree(right.shape[0] == shape[1], f"the right factor has {right.shape[0]} columns, not {shape[1]}")
+        return TableModules(lookup, None)
+    require(right.shape[0] == shape[1], f"the right factor has {right.shape[0]} columns, not {shape[1]}")
     with outlined():
         projection = nn.Linear(width, shape[1], bias=False)
     projection.weight = nn.Parameter(right.clone())
-    return CodedTable(lookup, projection)
+    return TableModules(lookup, projection)
 
 
 def right_factor(parts: Parts, columns: int) -> Tensor | None:
@@ -145,7 +145,7 @@ def right_factor(parts: Parts, columns: int) -> Tensor | None:
         return parts.get(RIGHT)
     codes, scales = (parts[suffix].numpy() for suffix in _INTEGERS)
     bits = _right_bits(parts, columns)
-    agree(scales.shape == (len(codes), 1), f"1.scales are {list(scales.shape)}")
+    require(scales.shape == (len(codes), 1), f"1.scales are {list(scales.shape)}")
     floats = unpacked_rows(codes, scales, columns, bits)
     return torch.from_numpy(floats).T.contiguous()
 
@@ -178,5 +178,5 @@ def _right_bits(parts: Parts, columns: int) -> int:
     width = parts["1.codes"].shape[1]
     bits = int(parts[_BITS][0, -1]) if _BITS in parts else widest(columns, width)
     fits = 1 <= bits <= 8 and packed_width(columns, bits) == width
-    agree(fits, f"{width} bytes hold no {columns} integers of {bits or 'any'} bits")
+    require(fits, f"{width} bytes hold no {columns} integers of {bits or 'any'} bits")
     return bits

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embcompress.linalg.trelliscode import MEMORY, PAIR, code_of, coded_order
-from embcompress.nn.lookup import CodedLookup, agree, marked
+from embcompress.nn.lookup import CodedLookup, marked, require
 
 _WINDOW = 2 << MEMORY
 """Number of windows; symbols of the same uncoded bits lie next to each other."""
@@ -86,19 +86,19 @@ class TrellisRows(CodedLookup):
         """See the base class."""
         super().derive()
         classes, device = len(self.rates), self.codes.device
-        agree(classes == (1 if self.hot is None else 2), f"{classes} classes of rows")
-        agree((self.hot is None) == (self.extra is None), "hot rows and extra go together")
-        agree(self.scales.shape == self.rates.shape, f"scales are {list(self.scales.shape)}")
+        require(classes == (1 if self.hot is None else 2), f"{classes} classes of rows")
+        require((self.hot is None) == (self.extra is None), "hot rows and extra go together")
+        require(self.scales.shape == self.rates.shape, f"scales are {list(self.scales.shape)}")
         try:
             found = [_Class.of(rates) for rates in self.rates.cpu().numpy() / 2]
         except ValueError as error:
-            agree(False, f"rates: {error}")
+            require(False, f"rates: {error}")
         more = 0 if self.extra is None else self.extra.shape[1]
         for each, width in zip(found, (self.codes.shape[1], self.codes.shape[1] + more), strict=False):
-            agree(each.row_bytes == width, f"{width} bytes hold codes of {each.row_bytes}")
+            require(each.row_bytes == width, f"{width} bytes hold codes of {each.row_bytes}")
         starts = np.cumsum([0, *(each.level_count for each in found)])
         count = int(starts[-1])
-        agree(self.codebooks.shape == (1, count), f"codebooks are {list(self.codebooks.shape)} for {count}")
+        require(self.codebooks.shape == (1, count), f"codebooks are {list(self.codebooks.shape)} for {count}")
         levels = [each.levels + start for each, start in zip(found, starts, strict=False)]
         firsts = np.cumsum([0, *map(len, levels)])
         levels.append(np.full(_WINDOW, count))  # of components without bits, whatever the window
@@ -116,15 +116,15 @@ class TrellisRows(CodedLookup):
         numbered = np.full(len(self.codes), _PLAIN, np.int32)
         if self.hot is not None and self.extra is not None:
             hot = marked(self.hot, len(self.codes), "hot")
-            agree(
+            require(
                 int(hot.sum()) == len(self.extra),
                 f"{hot.sum():,} rows are hot, extra has {len(self.extra):,}",
             )
             numbered[hot] = np.arange(len(self.extra))
         if self.zeros is not None:
             zeros = self.zeros.flatten().cpu().numpy()
-            agree(self.zeros.shape == (len(zeros), 1), f"zeros are {list(self.zeros.shape)}")
-            agree(
+            require(self.zeros.shape == (len(zeros), 1), f"zeros are {list(self.zeros.shape)}")
+            require(
                 bool(((zeros >= 0) & (zeros < len(numbered))).all()),
                 f"zeros beyond row {len(numbered) - 1:,}",
             )

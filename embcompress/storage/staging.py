@@ -176,7 +176,7 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def synced_beside(path: Path) -> Iterator[None]:
+def synced_in_background(path: Path) -> Iterator[None]:
     """Bring what stands under ``path`` to the disk while the block runs.
 
     The disk works while the processor does, and the sync before the rename waits for little.
@@ -184,8 +184,8 @@ def synced_beside(path: Path) -> Iterator[None]:
     Raises:
         OSError: the disk could not take it; told here because the kernel tells it only once.
     """
-    with ThreadPoolExecutor(1) as beside:
-        syncing = beside.submit(_sync, path)
+    with ThreadPoolExecutor(1) as executor:
+        syncing = executor.submit(_sync, path)
         yield
         syncing.result()
 

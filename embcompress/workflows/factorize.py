@@ -14,9 +14,9 @@ from embcompress.compression.check import check_tables, check_whole
 from embcompress.compression.command_line import command_line
 from embcompress.compression.edit import Replacement, describe, replacing, sketch
 from embcompress.compression.outputs import check_format, default_output
-from embcompress.compression.request import Asked, check_nan, dtype_of, filled, label_of, target_of
+from embcompress.compression.request import Request, check_nan, dtype_of, filled, label_of, target_of
 from embcompress.compression.sources import check_unchanged, hashed, stamps
-from embcompress.compression.storage_layout import place_parts
+from embcompress.compression.storage_layout import storage_layout
 from embcompress.compression.weighting import SMOOTHING, Weighting, weighting_for
 from embcompress.data.counting import Counts
 from embcompress.errors import TargetError, UsageError
@@ -27,7 +27,7 @@ from embcompress.methods.stats import Advance
 from embcompress.progress import Progress, Steps, silent
 from embcompress.reports.results import FactorizeResult, TableResult
 from embcompress.rows import keep_freed_memory
-from embcompress.storage.staging import check_space, check_target, staged, synced_beside
+from embcompress.storage.staging import check_space, check_target, staged, synced_in_background
 from embcompress.tables import Table, locate
 
 
@@ -102,7 +102,7 @@ def factorize(
     target = target_of(rank=rank, ratio=ratio, energy=energy, max_error=max_error, max_size=max_size)
     if split_scale not in SPLITS:
         raise UsageError(f"split_scale {split_scale!r}", remedy=f"choose from {', '.join(SPLITS)}")
-    asked = Asked(None if method == AUTO else method_for(method), dtype_of(dtype), split_scale, command)
+    request = Request(None if method == AUTO else method_for(method), dtype_of(dtype), split_scale, command)
     check_nan(nan)
     keep_freed_memory()
     with open_checkpoint(path, progress) as source:
@@ -115,8 +115,8 @@ def factorize(
         source.check_editable()
         source.check_integrity(progress)
         tables = filled(locate(source, (keys,) if isinstance(keys, str) else keys, every=all_tables), nan)
-        placing = place_parts(source, tables, asked, layout)
-        asked = replace(asked, form=placing.form)
+        storage = storage_layout(source, tables, request, layout)
+        request = replace(request, form=storage.form)
         weighting = weighting_for(
             source,
             tables,
@@ -127,44 +127,44 @@ def factorize(
             smoothing=smoothing,
             progress=progress,
         )
-        plans = _plan(source, tables, target, asked, progress, weighting)
+        plans = _plan(source, tables, target, request, progress, weighting)
         coded = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
-        edit = replacing(source, [_replacement(plan, asked, coded) for plan in plans])
-        foretold = describe(source, [_record(plan, asked, weighting) for plan in plans], asked.command)
-        size = source.size_after(edit, foretold)
-        notes = (*source.notes, *placing.notes, *_fillings(tables), *advice(source, plans, size))
+        edit = replacing(source, [_replacement(plan, request, coded) for plan in plans])
+        predicted = describe(source, [_record(plan, request, weighting) for plan in plans], request.command)
+        size = source.size_after(edit, predicted)
+        notes = (*source.notes, *storage.notes, *_fillings(tables), *advice(source, plans, size))
         if dry_run:
-            return _result(source, place, asked, plans, None, size, notes, weighting)
+            return _result(source, place, request, plans, None, size, notes, weighting)
         check_space(place, size)
         with hashed(source.weight_files) as digests, staged(place, force=force) as stage:
-            notes += source.write(stage, edit, foretold, progress)
-            with synced_beside(stage):
-                measured = check_tables(stage, plans, foretold, target, progress)
-            described = replace(foretold, source=digests.result(), tables=measured)
+            notes += source.write(stage, edit, predicted, progress)
+            with synced_in_background(stage):
+                measured = check_tables(stage, plans, predicted, target, progress)
+            described = replace(predicted, source=digests.result(), tables=measured)
             type(source).amend(stage, described)
             size = check_whole(stage, described, max_size)
             check_unchanged(source, before)
-        return _result(source, place, asked, plans, measured, size, notes, weighting)
+        return _result(source, place, request, plans, measured, size, notes, weighting)
 
 
 def _plan(
     source: Checkpoint,
     tables: Sequence[Table],
     target: Target,
-    asked: Asked,
+    request: Request,
     progress: Progress,
     weighting: Weighting | None,
 ) -> tuple[TablePlan, ...]:
     budget = 0
     if target.kind == "max_size":
-        budget = _budget(source, tables, int(target.value), asked, weighting)
+        budget = _budget(source, tables, int(target.value), request, weighting)
     return plan_tables(
         tables,
         target,
-        asked.method,
-        asked.dtype,
-        split_scale=asked.split_scale,
-        mirrored=asked.mirrored,
+        request.method,
+        request.dtype,
+        split_scale=request.split_scale,
+        mirrored=request.mirrored,
         budget=budget,
         advance=Steps(progress, "spectrum", sum(t.rows.shape[0] for t in tables)),
         weights=None if weighting is None else weighting.weights,
@@ -175,7 +175,7 @@ def _budget(
     source: Checkpoint,
     tables: Sequence[Table],
     max_size: int,
-    asked: Asked,
+    request: Request,
     weighting: Weighting | None,
 ) -> int:
     """Bytes that all parts may take together so that the weight files take at most ``max_size``.
@@ -188,13 +188,13 @@ def _budget(
             f"{source.path}: takes {source.size:,} bytes, which max_size {max_size:,} allows",
             remedy="nothing needs to be done; ask for less to make it smaller still",
         )
-    method = asked.method or max(METHODS.values(), key=lambda m: len(m.suffixes))
+    method = request.method or max(METHODS.values(), key=lambda m: len(m.suffixes))
     largest = [
-        Replacement(t, method, method.widest(t.rows.shape, asked.settings(t.rows.dtype)), form=asked.form)
+        Replacement(t, method, method.widest(t.rows.shape, request.settings(t.rows.dtype)), form=request.form)
         for t in tables
     ]
     records = [sketch(new, weighting.origin if weighting else None) for new in largest]
-    whole = source.size_after(replacing(source, largest), describe(source, records, asked.command))
+    whole = source.size_after(replacing(source, largest), describe(source, records, request.command))
     rest = whole - sum(new.layout.nbytes for new in largest)
     if rest >= max_size:
         raise TargetError(
@@ -211,13 +211,13 @@ def _fillings(tables: Sequence[Table]) -> Iterator[str]:
             yield f"{table.name}: {numbers} are NaN or infinite, and were taken for zeros"
 
 
-def _replacement(plan: TablePlan, asked: Asked, advance: Advance) -> Replacement:
-    contents = plan.method.encode(plan.known, plan.layout, plan.settings, advance)
-    return Replacement(plan.table, plan.method, plan.layout, contents, asked.form)
+def _replacement(plan: TablePlan, request: Request, advance: Advance) -> Replacement:
+    contents = plan.method.encode(plan.stats, plan.layout, plan.settings, advance)
+    return Replacement(plan.table, plan.method, plan.layout, contents, request.form)
 
 
-def _record(plan: TablePlan, asked: Asked, weighting: Weighting | None) -> TableRecord:
-    new = Replacement(plan.table, plan.method, plan.layout, form=asked.form)
+def _record(plan: TablePlan, request: Request, weighting: Weighting | None) -> TableRecord:
+    new = Replacement(plan.table, plan.method, plan.layout, form=request.form)
     error = plan.layout.predicted_error
     return replace(
         sketch(new, weighting.origin if weighting else None),
@@ -230,7 +230,7 @@ def _record(plan: TablePlan, asked: Asked, weighting: Weighting | None) -> Table
 def _result(
     source: Checkpoint,
     place: Path,
-    asked: Asked,
+    request: Request,
     plans: Sequence[TablePlan],
     measured: Sequence[TableRecord] | None,
     size: int,
@@ -244,7 +244,7 @@ def _result(
             shape=plan.table.rows.shape,
             dtype=plan.table.rows.dtype.torch,
             method=plan.method.name,
-            layout=asked.layout_of(plan.method),
+            layout=request.layout_of(plan.method),
             rank=plan.layout.rank,
             stored_dtype=plan.layout.dtype.torch,
             bytes_before=plan.bytes_before,
@@ -254,7 +254,7 @@ def _result(
             relative_error=measured[i].relative_error if measured else None,
             weighting=weighting.origin if weighting else None,
             weighted_error=measured[i].weighted_error if measured else None,
-            rivals=plan.rivals if asked.method is None else {},
+            rivals=plan.rivals if request.method is None else {},
         )
         for i, plan in enumerate(plans)
     )

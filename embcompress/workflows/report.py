@@ -15,10 +15,10 @@ from embcompress.data.counting import Counts
 from embcompress.dtypes import DTYPES
 from embcompress.errors import UsageError
 from embcompress.methods import method_for
-from embcompress.methods.base import Layout, Settings
+from embcompress.methods.base import Settings, TableLayout
 from embcompress.methods.decoding import decoded
-from embcompress.methods.planning import PRECISE_BELOW, bytes_for_ratio, foretold
-from embcompress.methods.stats import Known, measure
+from embcompress.methods.planning import PRECISE_BELOW, bytes_for_ratio, predicted_errors
+from embcompress.methods.stats import TableStats, measure
 from embcompress.methods.svd.method import SVD
 from embcompress.progress import Progress, Steps, silent
 from embcompress.reports.flops import dense_flops, factored_flops
@@ -163,15 +163,15 @@ def _dense(
     rows, settings = table.rows, Settings(table.rows.dtype)
     weights = weighting.weights if weighting else None
     advance = Steps(progress, f"spectrum of {table.name}", rows.shape[0])
-    known = measure(rows, table.name, advance=advance, weights=weights)
+    stats = measure(rows, table.name, advance=advance, weights=weights)
     heads = count_heads(source, table)
     limits = [bytes_for_ratio(rows, ratio) for ratio in RATIOS]
-    layouts = [_SVD.fit(known, limit, settings) for limit in limits]
+    layouts = [_SVD.fit(stats, limit, settings) for limit in limits]
     if any(layout and layout.predicted_error < PRECISE_BELOW for layout in layouts):
-        known = measure(rows, table.name, precise=True, advance=advance, weights=weights)
-        layouts = [_SVD.fit(known, limit, settings) for limit in limits]
-    largest = float(known.spectrum.eigenvalues[0]) or 1.0
-    compared = _compared(known, ratios, settings, progress)
+        stats = measure(rows, table.name, precise=True, advance=advance, weights=weights)
+        layouts = [_SVD.fit(stats, limit, settings) for limit in limits]
+    largest = float(stats.spectrum.eigenvalues[0]) or 1.0
+    compared = _compared(stats, ratios, settings, progress)
     return DenseTable(
         name=table.name,
         shape=rows.shape,
@@ -181,9 +181,9 @@ def _dense(
         ties=table.ties,
         heads=heads,
         flops=dense_flops(rows.shape, heads),
-        effective_rank=known.spectrum.effective_rank,
+        effective_rank=stats.spectrum.effective_rank,
         break_even_rank=_SVD.break_even(rows, settings),
-        spectrum=tuple(float((value / largest) ** 0.5) for value in known.spectrum.eigenvalues),
+        spectrum=tuple(float((value / largest) ** 0.5) for value in stats.spectrum.eigenvalues),
         options=tuple(
             _option(source, table, ratio, layout, heads)
             for ratio, layout in zip(RATIOS, layouts, strict=True)
@@ -195,26 +195,26 @@ def _dense(
 
 
 def _compared(
-    known: Known, ratios: Sequence[float], settings: Settings, progress: Progress
+    stats: TableStats, ratios: Sequence[float], settings: Settings, progress: Progress
 ) -> tuple[Comparison, ...]:
     """What each method is foretold to make of a table at each ratio."""
-    advance = Steps(progress, f"methods on {known.name}", len(ratios))
+    advance = Steps(progress, f"methods on {stats.name}", len(ratios))
     compared = []
     for ratio in ratios:
-        limit = bytes_for_ratio(known.rows, ratio)
+        limit = bytes_for_ratio(stats.rows, ratio)
         compared.append(
             Comparison(
                 ratio=ratio,
                 nbytes=limit,
-                errors=foretold(known, limit, settings),
-                bound=known.spectrum.gaussian_bound(8 * limit / known.rows.shape[0]),
+                errors=predicted_errors(stats, limit, settings),
+                bound=stats.spectrum.gaussian_bound(8 * limit / stats.rows.shape[0]),
             )
         )
         advance(1)
     return tuple(compared)
 
 
-def _option(source: Checkpoint, table: Table, ratio: float, layout: Layout | None, heads: int) -> Option:
+def _option(source: Checkpoint, table: Table, ratio: float, layout: TableLayout | None, heads: int) -> Option:
     rows = table.rows
     rank, nbytes = (layout.rank or 0, layout.nbytes) if layout else (0, 0)
     return Option(

@@ -85,17 +85,17 @@ class NewClassifier:
                 raise UsageError(f"{name} {value}", remedy="give a whole number from 1 on")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UsageError(f"dropout {self.dropout}", remedy="give a share from 0 to below 1")
-        unheard = []
+        ignored = []
         if self.factory is not None:
             own = {"dimension": None, "hidden": None, "dropout": None, "bidirectional": False}
-            unheard = [name for name, usual in own.items() if getattr(self, name) != usual]
+            ignored = [name for name, usual in own.items() if getattr(self, name) != usual]
             why = "a module of your own decides it"
         elif self.bidirectional and self.arch != "lstm":
-            unheard, why = ["bidirectional"], f"a {self.arch} reads in no direction"
+            ignored, why = ["bidirectional"], f"a {self.arch} reads in no direction"
         elif self.tokenizer not in SPLITTING and (self.min_count > 1 or self.max_tokens is not None):
-            unheard, why = ["min_count, max_tokens"], "a tokenizer.json brings its own vocabulary"
-        if unheard:
-            raise UsageError(f"{', '.join(unheard)}: {why}", remedy="leave it out")
+            ignored, why = ["min_count, max_tokens"], "a tokenizer.json brings its own vocabulary"
+        if ignored:
+            raise UsageError(f"{', '.join(ignored)}: {why}", remedy="leave it out")
 
 
 def train(

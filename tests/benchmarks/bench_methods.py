@@ -96,7 +96,7 @@ class Row:
         weighted: whether it was given the counts.
         nbytes: bytes of all that stands for the table.
         seconds: of the whole call of ``factorize``.
-        foretold: relative error before the work, weighted where ``weighted``, else with all rows alike.
+        predicted: relative error before the work, weighted where ``weighted``, else with all rows alike.
         told: weighted error as the package measured it, None where not ``weighted``.
         error: weighted error as measured here.
         decibels: weighted signal-to-error ratio.
@@ -111,7 +111,7 @@ class Row:
     weighted: bool
     nbytes: int
     seconds: float
-    foretold: float
+    predicted: float
     told: float | None
     error: float
     decibels: float
@@ -288,7 +288,7 @@ def compare(
                     weighted=weights is not None,
                     nbytes=table.bytes_after,
                     seconds=seconds,
-                    foretold=table.predicted_error,
+                    predicted=table.predicted_error,
                     told=table.weighted_error,
                     error=error,
                     decibels=-20 * float(np.log10(error)),
@@ -387,11 +387,11 @@ def measure_big(methods: Sequence[str], counts: Counts | None, folder: Path) -> 
 
 def names(text: str) -> list[str]:
     """Method names between commas."""
-    known = (*METHODS, "auto")
+    choices = (*METHODS, "auto")
     found = text.split(",")
     for name in found:
-        if name not in known:
-            raise argparse.ArgumentTypeError(f"method {name!r}, choose from {', '.join(known)}")
+        if name not in choices:
+            raise argparse.ArgumentTypeError(f"method {name!r}, choose from {', '.join(choices)}")
     return found
 
 

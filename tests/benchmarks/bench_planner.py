@@ -36,10 +36,10 @@ def rows_of(values, dtype="F32"):
     return Rows(values.shape, DTYPES[dtype], lambda start, stop: values[start:stop].copy())
 
 
-def measured(method, known, layout, table, weights):
+def measured(method, stats, layout, table, weights):
     """The weighted relative error of a table after it was stored and decoded."""
     parts = {}
-    contents = method.encode(known, layout, Settings(DTYPES["F32"]))
+    contents = method.encode(stats, layout, Settings(DTYPES["F32"]))
     for part, blocks in zip(layout.parts, contents, strict=True):
         stored = part.dtype.encode(np.concatenate(list(blocks())))
         parts[part.suffix] = rows_of(part.dtype.decode(stored), part.dtype.name)
@@ -80,12 +80,12 @@ def main() -> None:
     print("|---|---:|---|---:|---:|---|---:|")
     worst_told, worst_choice = 0.0, 0.0
     for name, table, weights in tables(args):
-        known = measure(rows_of(table), name, weights=weights)
+        stats = measure(rows_of(table), name, weights=weights)
         for ratio in RATIOS:
-            layouts = fits(known, bytes_for_ratio(known.rows, ratio), Settings(DTYPES["F32"]))
+            layouts = fits(stats, bytes_for_ratio(stats.rows, ratio), Settings(DTYPES["F32"]))
             if not layouts:
                 continue
-            found = {n: measured(METHODS[n], known, layout, table, weights) for n, layout in layouts.items()}
+            found = {n: measured(METHODS[n], stats, layout, table, weights) for n, layout in layouts.items()}
             chosen = min(layouts, key=lambda n: layouts[n].predicted_error)
             rivals = {n: error for n, error in found.items() if n not in ("pq", "screen")}
             rival = min(rivals, key=rivals.__getitem__, default=chosen)

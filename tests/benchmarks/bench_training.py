@@ -49,8 +49,8 @@ class PlainDAN(nn.Module):
         self.layers, self.output = like.get_submodule("layers"), like.get_submodule("output")
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        known = (tokens != 0).unsqueeze(-1)
-        mean = (self.embedding(tokens) * known).sum(dim=1) / lengths.unsqueeze(-1)
+        stats = (tokens != 0).unsqueeze(-1)
+        mean = (self.embedding(tokens) * stats).sum(dim=1) / lengths.unsqueeze(-1)
         return self.output(self.layers(mean))
 
 

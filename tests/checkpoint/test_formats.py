@@ -174,9 +174,9 @@ def test_max_size_bounds_the_written_file(writer, tmp_path):
 def test_the_size_is_foretold(writer, tmp_path):
     """A dry run tells the size of the written weights, to a few hundred bytes a tensor."""
     path = saved(writer, tmp_path, model(rows=4000, columns=64))
-    foretold = embcompress.factorize(path, rank=9, dry_run=True).size_after
+    predicted_errors = embcompress.factorize(path, rank=9, dry_run=True).size_after
     written = embcompress.factorize(path, rank=9).size_after
-    assert written <= foretold <= written + 256 * 12
+    assert written <= predicted_errors <= written + 256 * 12
 
 
 def test_max_size_counts_what_an_optimizer_loses(tmp_path):

@@ -41,7 +41,7 @@ from embcompress.checkpoint.onnx.building import NODES_KEY, kept_text
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.dtypes import BY_TORCH_NAME as BY_NUMPY
 from embcompress.linalg import trelliscode as linalg
-from embcompress.methods.pq.method import graph_code as trellis
+from embcompress.methods.pq import graph_code as trellis
 
 METHODS = ("svd", "int8", "int4", "int3", "lplr", "pq", "screen", "screen+svd", "screen+pq", "screen+int4")
 TURN = helper.make_node("Transpose", [NAME], ["turned"], "turn", perm=[1, 0])
@@ -141,9 +141,9 @@ def test_every_kind_of_parts_is_decoded(tmp_path, kind, opset):
 def test_the_layout_of_trellis_codes_is_that_of_the_coder():
     """What a graph is built from stands where the coder puts it."""
     for rates in (coded_tables.PLAIN, coded_tables.HOT, (16,) * 3, (1, 1), (0, 2, 0, 14)):
-        ours = trellis.Code(np.array(rates))
+        ours = trellis.GraphCode(np.array(rates))
         order = sorted((j for j in range(len(rates)) if rates[j]), key=lambda j: -rates[j])
-        theirs = linalg.Code(linalg.MEMORY, tuple(rates[j] / 2 for j in order))
+        theirs = linalg.TrellisCode(linalg.MEMORY, tuple(rates[j] / 2 for j in order))
         np.testing.assert_array_equal(ours.subsets, theirs.subsets)
         assert ours.scalars == theirs.scalars
         assert ours.book_size == theirs.book_size

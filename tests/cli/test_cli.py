@@ -52,8 +52,8 @@ def test_summary_shows_both_errors_and_sizes(model):
     """The predicted and the measured error are printed, and what was saved."""
     done = run("factorize", model, "--rank", "5")
     error = json.loads(run("factorize", model, "--rank", "5", "--dry-run", "--json").stdout)
-    foretold = f"{error['tables'][0]['predicted_error']:.4f}"
-    assert done.stdout.count(foretold) == 2
+    predicted_errors = f"{error['tables'][0]['predicted_error']:.4f}"
+    assert done.stdout.count(predicted_errors) == 2
     assert "smaller" in done.stdout
 
 

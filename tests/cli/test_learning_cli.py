@@ -15,7 +15,7 @@ from helpers.checkpoints import assert_refused, run, succeed
 from helpers.weather import QUICK, STILL, TABLE, record, result, same, tensors, train, weather
 from matplotlib.image import imread
 
-from embcompress import workflows
+import embcompress
 from embcompress.classifiers import CLASSIFIERS
 from embcompress.cli import classifiers as commands
 from embcompress.cli import cli
@@ -82,7 +82,7 @@ def called(monkeypatch, command, *options):
         positional = ("texts",) if command == "train" else ("path", "texts")
         raise ReachedError(dict(zip(positional, args, strict=True)) | kwargs)
 
-    monkeypatch.setattr(workflows, command, workflow, raising=False)
+    monkeypatch.setattr(embcompress, command, workflow, raising=False)
     fixed = {"train": ["t.csv", "-o", "o.pt"], "compress": ["m.pt", "t.csv", "--rank", "2"]}
     done = CliRunner().invoke(cli, [command, *fixed.get(command, ["m.pt", "t.csv"]), *options])
     assert isinstance(done.exception, ReachedError), done.output

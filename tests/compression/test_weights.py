@@ -272,8 +272,8 @@ def test_both_errors_are_those_of_the_written_bytes(tmp_path, counts_file, suffi
     }
     lines = shown.splitlines()
     assert re.split(r"\s{2,}", lines[0].strip())[-3:] == ["weighted error", "foretold", "unweighted"]
-    foretold = error(optimum(dense, weights, R), dense, weights)
-    assert lines[1].split()[-3:] == [f"{x:.4f}" for x in (weighted, foretold, plain)]
+    predicted_errors = error(optimum(dense, weights, R), dense, weights)
+    assert lines[1].split()[-3:] == [f"{x:.4f}" for x in (weighted, predicted_errors, plain)]
 
 
 def test_without_weights_there_is_one_error(model):
@@ -939,7 +939,7 @@ def test_both_passes_over_a_steep_table_are_weighted():
 
     table = Table(KEY, Rows(dense.shape, DTYPES["F32"], read))
     (plan,) = plan_tables([table], Target("rank", 8), METHODS["svd"], weights=weights)
-    assert plan.known.precise
+    assert plan.stats.precise
     assert len(reads) > 2
     singular = spectrum_of(dense.astype(np.float64), weights)
     best = np.sqrt((singular[8:] ** 2).sum() / (singular**2).sum())

@@ -86,7 +86,7 @@ def _read_checkpoint(path: Path) -> None:
             refusable(lambda: checkpoint.check_integrity())
             refusable(lambda: checkpoint.remainder())
             refusable(lambda: locate(checkpoint, every=True))
-            refusable(lambda: checkpoint.beside("classifier"))
+            refusable(lambda: checkpoint.sidecar("classifier"))
             for name, info in checkpoint.tensors.items():
                 assert name.isprintable()
                 if info.is_readable and 0 not in info.shape:

@@ -26,7 +26,7 @@ pytestmark = needs_proc
 
 LEARNING = (
     *READING,
-    *(f"embcompress.workflows.{name}" for name in ("training", "finetuning", "evaluating", "compressing")),
+    *(f"embcompress.workflows.{name}" for name in ("train", "finetune", "evaluate", "compress")),
     *("embcompress.reports.learning_terminal", "embcompress.training.loop", "torch.optim"),
 )
 """What train, finetune, evaluate and compress load."""

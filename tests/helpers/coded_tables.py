@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from embcompress.checkpoint.description import Description, TableRecord, part_name
 from embcompress.linalg.integers import dequantize, quantize
 from embcompress.linalg.packing import pack
-from embcompress.linalg.trellis import Code, decode, encode, initial_codebooks
+from embcompress.linalg.trellis import TrellisCode, decode, encode, initial_codebooks
 
 PLAIN = (8, 2, 2, 0, 1, 4, 1, 0, 6)
 """Twice the bits of each component: neither sorted nor all coded, with a pair of half bits."""
@@ -137,7 +137,7 @@ def trellis(
     codes, books = [], []
     for each, wanted in enumerate(rates):
         order = sorted((j for j in range(len(wanted)) if wanted[j]), key=lambda j: -wanted[j])
-        code = Code(8, tuple(wanted[j] / 2 for j in order))
+        code = TrellisCode(8, tuple(wanted[j] / 2 for j in order))
         book = (initial_codebooks(code) * rng.uniform(0.9, 1.1)).astype(np.float16).astype(np.float32)
         codes.append(encode(coefficients[:, order], code, book))
         decoded[np.ix_(kind == each, order)] = decode(codes[-1], code, book)[kind == each]

@@ -27,14 +27,14 @@ def table_of(rows=300, columns=24, seed=0, decay=1.0):
     return (rng.standard_normal((rows, columns)) * np.logspace(0, -decay, columns)).astype(np.float32)
 
 
-def known_of(table, weights=None, *, precise=False):
+def stats_of(table, weights=None, *, precise=False):
     return measure(rows_of(table), "e.weight", precise=precise, weights=weights)
 
 
-def stored(method, known, layout, asked=None):
+def stored(method, stats, layout, asked=None):
     """The parts of a table as they would be on disk, rounded to their type."""
     parts = {}
-    contents = method.encode(known, layout, asked or Settings(layout.dtype))
+    contents = method.encode(stats, layout, asked or Settings(layout.dtype))
     for part, blocks in zip(layout.parts, contents, strict=True):
         values = np.concatenate(list(blocks()))
         assert values.shape == part.shape
@@ -44,19 +44,19 @@ def stored(method, known, layout, asked=None):
 
 def at_rank(table, asked, rank, *, precise=False):
     """The SVD's parts at a rank, and what they decode to."""
-    known = known_of(table, precise=precise)
-    layout = SVD.at_rank(known, rank, asked)
-    parts = stored(SVD, known, layout, asked)
-    return parts, back(SVD, parts, known, layout)
+    stats = stats_of(table, precise=precise)
+    layout = SVD.at_rank(stats, rank, asked)
+    parts = stored(SVD, stats, layout, asked)
+    return parts, back(SVD, parts, stats, layout)
 
 
-def back(method, parts, known, layout):
-    return method.decoder(parts, known.rows.shape, layout.rank)(0, known.rows.shape[0])
+def back(method, parts, stats, layout):
+    return method.decoder(parts, stats.rows.shape, layout.rank)(0, stats.rows.shape[0])
 
 
-def through(method, known, layout, asked=None):
+def through(method, stats, layout, asked=None):
     """The table after it was stored and decoded."""
-    return back(method, stored(method, known, layout, asked), known, layout)
+    return back(method, stored(method, stats, layout, asked), stats, layout)
 
 
 def relative_error(decoded, table, weights=None):

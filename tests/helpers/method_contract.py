@@ -7,8 +7,8 @@ import pytest
 from helpers.coding import (
     F32,
     back,
-    known_of,
     relative_error,
+    stats_of,
     stored,
     table_of,
     through,
@@ -25,9 +25,9 @@ from embcompress.rows import Rows
 RATIOS = (0.3, 0.5, 0.75, 0.9)
 
 
-def layouts(method, known, dtype=F32):
+def layouts(method, stats, dtype=F32):
     """What the method makes of each of ``RATIOS``, where it can."""
-    found = (method.fit(known, bytes_for_ratio(known.rows, r), Settings(dtype)) for r in RATIOS)
+    found = (method.fit(stats, bytes_for_ratio(stats.rows, r), Settings(dtype)) for r in RATIOS)
     return [layout for layout in found if layout is not None]
 
 
@@ -42,81 +42,81 @@ class MethodContract:
     def test_parts_take_the_bytes_that_are_foretold(self, method, dtype):
         """The size of the stored parts is the size planned with, and their shapes tell the table's."""
         table = table_of(2000)
-        known = known_of(table)
-        for layout in layouts(method, known, dtype):
-            parts = stored(method, known, layout)
+        stats = stats_of(table)
+        for layout in layouts(method, stats, dtype):
+            parts = stored(method, stats, layout)
             assert {*layout.suffixes} <= {*method.suffixes}
             assert sum(part.nbytes for part in parts.values()) == layout.nbytes
-            assert back(method, parts, known, layout).shape == table.shape
+            assert back(method, parts, stats, layout).shape == table.shape
 
     def test_limits_are_kept_and_errors_fall_with_bytes(self, method):
         """No layout exceeds its limit; more bytes foretell no larger error; below the least there is none."""
-        known = known_of(table_of(2000))
-        whole = known.rows.nbytes
+        stats = stats_of(table_of(2000))
+        whole = stats.rows.nbytes
         errors = []
         for limit in range(whole // 20, whole, whole // 20):
-            layout = method.fit(known, limit, Settings(F32))
+            layout = method.fit(stats, limit, Settings(F32))
             if layout is not None:
                 assert layout.nbytes <= limit
             errors.append(1.0 if layout is None else layout.predicted_error)
         assert errors == sorted(errors, reverse=True)
-        assert method.fit(known, method.least(known.rows.shape, Settings(F32)) - 1, Settings(F32)) is None
+        assert method.fit(stats, method.least(stats.rows.shape, Settings(F32)) - 1, Settings(F32)) is None
 
     @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
     @pytest.mark.parametrize("rows", [300, 6000])
     def test_predicted_error_is_the_measured_one(self, method, rows, weighted):
         """The error foretold is met within the tolerance, weighted or not, by sample or in full."""
         table, weights = table_of(rows, decay=2.0), zipf(rows) if weighted else None
-        known = known_of(table, weights)
-        for layout in layouts(method, known):
-            measured = relative_error(through(method, known, layout), table, weights)
+        stats = stats_of(table, weights)
+        for layout in layouts(method, stats):
+            measured = relative_error(through(method, stats, layout), table, weights)
             assert measured == pytest.approx(
                 layout.predicted_error, rel=min(0.05, layout.tolerance), abs=1e-7
             )
 
     def test_cheapest_meets_an_error(self, method):
         """The smallest layout for an error keeps it, and clearly fewer bytes would not."""
-        known = known_of(table_of(2000))
-        for layout in layouts(method, known):
+        stats = stats_of(table_of(2000))
+        for layout in layouts(method, stats):
             error = layout.predicted_error
             if 0 < error < 1:
-                cheapest = method.cheapest(known, 1.03 * error, Settings(F32))
+                cheapest = method.cheapest(stats, 1.03 * error, Settings(F32))
                 assert cheapest.predicted_error <= 1.03 * error
                 assert cheapest.nbytes <= layout.nbytes
-                less = method.fit(known, int(0.98 * cheapest.nbytes), Settings(F32))
+                less = method.fit(stats, int(0.98 * cheapest.nbytes), Settings(F32))
                 assert less is None or less.predicted_error > error
 
     def test_an_error_out_of_reach_is_refused(self, method):
         """What no layout smaller than the table can promise is said, with the best there is."""
         with pytest.raises(TargetError, match=r"e\.weight"):
-            method.cheapest(known_of(table_of(decay=0)), 1e-9, Settings(DTYPES["BF16"]))
+            method.cheapest(stats_of(table_of(decay=0)), 1e-9, Settings(DTYPES["BF16"]))
 
     @pytest.mark.parametrize("dtype", TABLE_DTYPES, ids=lambda d: d.name)
     def test_a_zero_row_stays_exactly_zero(self, method, dtype):
         """The padding row comes back as zeros, not as something small."""
         table = table_of(2000)
         table[[0, 17]] = 0
-        known = known_of(table)
-        for layout in layouts(method, known, dtype):
-            decoded = through(method, known, layout)
+        stats = stats_of(table)
+        for layout in layouts(method, stats, dtype):
+            decoded = through(method, stats, layout)
             assert not decoded[[0, 17]].any()
             assert decoded[1:17].any(axis=1).mean() > 0.2
 
     def test_rows_are_decoded_one_by_one_as_together(self, method):
         """A lookup of some rows gives what the whole table has there."""
         table = table_of(2000)
-        known = known_of(table, zipf(2000))
-        for layout in layouts(method, known):
-            read = method.decoder(stored(method, known, layout), table.shape, layout.rank)
+        stats = stats_of(table, zipf(2000))
+        for layout in layouts(method, stats):
+            read = method.decoder(stored(method, stats, layout), table.shape, layout.rank)
             whole = read(0, 2000)
             np.testing.assert_allclose(read(1123, 1130), whole[1123:1130], rtol=1e-5, atol=1e-7)
             np.testing.assert_allclose(read(1999, 2000), whole[1999:], rtol=1e-5, atol=1e-7)
 
     def test_the_same_table_gives_the_same_bytes(self, method):
         """Nothing random is left to chance."""
-        known = known_of(table_of(2000))
-        for layout, again in zip(layouts(method, known), layouts(method, known), strict=True):
-            first, second = stored(method, known, layout), stored(method, known, again)
+        stats = stats_of(table_of(2000))
+        for layout, again in zip(layouts(method, stats), layouts(method, stats), strict=True):
+            first, second = stored(method, stats, layout), stored(method, stats, again)
             for suffix, part in first.items():
                 np.testing.assert_array_equal(
                     part.read(0, part.shape[0]), second[suffix].read(0, part.shape[0])
@@ -128,9 +128,9 @@ class MethodContract:
             np.outer(np.arange(90), [1, 2, 3, 4]).astype(np.float32),
             np.zeros((50, 4), np.float32),
         ):
-            known = known_of(table)
-            for layout in layouts(method, known):
-                decoded = through(method, known, layout)
+            stats = stats_of(table)
+            for layout in layouts(method, stats):
+                decoded = through(method, stats, layout)
                 assert np.isfinite(decoded).all()
                 assert np.linalg.norm(decoded - table) <= (layout.predicted_error * 1.05 + 1e-6) * (
                     np.linalg.norm(table)
@@ -140,17 +140,17 @@ class MethodContract:
         """One row, one column, fewer rows than columns: a layout that fits, or none."""
         for shape in ((1, 1), (1, 24), (24, 1), (2, 3), (5, 40)):
             table = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-            known = known_of(table)
-            for layout in layouts(method, known):
-                decoded = through(method, known, layout)
+            stats = stats_of(table)
+            for layout in layouts(method, stats):
+                decoded = through(method, stats, layout)
                 assert relative_error(decoded, table) <= layout.predicted_error * 1.05 + 1e-6
 
     def test_parts_that_do_not_fit_are_refused(self, method):
         """Shapes that cannot be of one table are corrupt input."""
         table = table_of(2000)
-        known = known_of(table, zipf(2000))
-        layout = layouts(method, known)[0]
-        parts = stored(method, known, layout)
+        stats = stats_of(table, zipf(2000))
+        layout = layouts(method, stats)[0]
+        parts = stored(method, stats, layout)
         for suffix, part in parts.items():
             columns = part.shape[1] + 1
             other = Rows((part.shape[0], columns), part.dtype, lambda a, b, n=columns: np.zeros((b - a, n)))

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from embcompress.linalg.trellis import Code, decode, encode, initial_codebooks, train
+from embcompress.linalg.trellis import TrellisCode, decode, encode, initial_codebooks, train
 
 POLYNOMIALS = {3: (0o13, 0o04), 5: (0o45, 0o10), 6: (0o103, 0o024), 8: (0o515, 0o362)}
 MIXED = (8, 5, 5, 3, 2, 2, 1, 1, 0.5, 0.5, 0.5, 0.5)
@@ -58,7 +58,7 @@ def decibels(rows, found):
 @cache
 def gain(rate, components=1024, memory=6):
     """Signal-to-noise ratio on fresh Gaussian rows, long enough for the free first state not to count."""
-    code = Code(memory, (rate,) * components)
+    code = TrellisCode(memory, (rate,) * components)
     codebooks = train(gaussian(40, components), None, code, initial_codebooks(code), 8)
     rows = gaussian(64, components, 1)
     return decibels(rows, decode(encode(rows, code, codebooks), code, codebooks))
@@ -67,7 +67,7 @@ def gain(rate, components=1024, memory=6):
 @pytest.mark.parametrize("memory", POLYNOMIALS)
 @pytest.mark.parametrize("rates", [MIXED, (1,), (8,), (0.5, 0.5), (4,) * 9, (7, 0.5, 0.5)])
 def test_decodes_any_bits_as_the_format_is_defined(memory, rates):
-    code = Code(memory, rates)
+    code = TrellisCode(memory, rates)
     codebooks = initial_codebooks(code)
     codes = np.random.default_rng(0).integers(0, 256, (20, code.row_bytes), dtype=np.uint8)
     expected = [slow_decode("".join(f"{byte:08b}" for byte in row), code, codebooks) for row in codes]
@@ -79,7 +79,7 @@ def test_decodes_any_bits_as_the_format_is_defined(memory, rates):
 )
 def test_no_path_is_nearer(rates):
     """Of all rows of bits there are, none decodes to less squared error than the encoder's."""
-    code = Code(3, rates)
+    code = TrellisCode(3, rates)
     codebooks = initial_codebooks(code)
     bits = int(3 + sum(rates))
     numbers = np.array(list(itertools.product((0, 1), repeat=bits)), np.uint8)
@@ -122,7 +122,7 @@ def test_more_states_lose_less():
 
 def test_training_follows_weights_and_shared_levels():
     """Rows of no weight do not count; each round lessens the weighted error."""
-    code = Code(4, (2, 2, 1, 0.5, 0.5))
+    code = TrellisCode(4, (2, 2, 1, 0.5, 0.5))
     rows = gaussian(600, 5)
     rows[300:] *= 3
     weights = np.repeat([2.0, 0.0], 300)
@@ -142,7 +142,7 @@ def test_training_follows_weights_and_shared_levels():
 
 
 def test_levels_without_members_stay():
-    code = Code(3, (5,))
+    code = TrellisCode(3, (5,))
     start = initial_codebooks(code)
     books = train(np.full((4, 1), start[20]), None, code, start, 1)
     np.testing.assert_allclose(books, start)
@@ -150,7 +150,7 @@ def test_levels_without_members_stay():
 
 def test_rows_do_not_depend_on_each_other():
     """Slices, in threads, encode to the same as all at once, over the edges of blocks."""
-    code = Code(8, MIXED)
+    code = TrellisCode(8, MIXED)
     codebooks = initial_codebooks(code)
     rows = gaussian(700, len(MIXED))
     codes = encode(rows, code, codebooks)
@@ -165,7 +165,7 @@ def test_rows_do_not_depend_on_each_other():
 
 @pytest.mark.parametrize("rates", [(1,), MIXED])
 def test_no_rows(rates):
-    code = Code(6, rates)
+    code = TrellisCode(6, rates)
     codebooks = initial_codebooks(code)
     codes = encode(gaussian(0, len(rates)), code, codebooks)
     assert codes.shape == (0, code.row_bytes)
@@ -174,7 +174,7 @@ def test_no_rows(rates):
 
 
 def test_rows_of_zeros_and_large_rows():
-    code = Code(6, MIXED)
+    code = TrellisCode(6, MIXED)
     codebooks = initial_codebooks(code)
     found = decode(encode(np.zeros((3, len(MIXED)), np.float32), code, codebooks), code, codebooks)
     assert np.abs(found[:, 0]).max() < 0.05
@@ -184,7 +184,7 @@ def test_rows_of_zeros_and_large_rows():
 
 
 def test_levels_survive_half_precision():
-    code = Code(6, (5,) * 64)
+    code = TrellisCode(6, (5,) * 64)
     codebooks = train(gaussian(200, 64), None, code, initial_codebooks(code), 3)
     rounded = codebooks.astype(np.float16).astype(np.float32)
     rows = gaussian(100, 64, 1)
@@ -198,4 +198,4 @@ def test_levels_survive_half_precision():
 )
 def test_codes_that_are_none(memory, rates):
     with pytest.raises(ValueError, match=r"memory|rates"):
-        Code(memory, rates)
+        TrellisCode(memory, rates)

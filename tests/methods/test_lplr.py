@@ -8,8 +8,8 @@ import pytest
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError, TargetError
 from embcompress.methods import METHODS
-from embcompress.methods.base import Layout, Settings
-from embcompress.methods.lplr.planning import LEFT_BITS, LOSSES, RIGHT_BITS, Plan, _left_of, _left_over
+from embcompress.methods.base import Settings, TableLayout
+from embcompress.methods.lplr.planning import LEFT_BITS, LOSSES, RIGHT_BITS, FactorPlan, _left_of, _left_over
 from embcompress.methods.stats import SAMPLE_ROWS, measure
 from embcompress.rows import Rows
 
@@ -22,7 +22,7 @@ def rows_of(table, dtype=F32):
     return Rows(table.shape, dtype, lambda start, stop: table[start:stop].copy())
 
 
-def known_of(table, weights=None, dtype=F32):
+def stats_of(table, weights=None, dtype=F32):
     return measure(rows_of(table, dtype), "e.weight", weights=weights)
 
 
@@ -40,13 +40,13 @@ def weights_of(rows, seed=1):
 def layout_of(shape, rank, bits):
     """What ``fit`` makes of a table, for a rank and bits of our choice."""
     parts = METHOD.parts(shape, rank, bits)
-    return Layout(parts, rank, DTYPES["F16"], bits[0], 0.0, 0.05, Plan(rank, bits, 0.0))
+    return TableLayout(parts, rank, DTYPES["F16"], bits[0], 0.0, 0.05, FactorPlan(rank, bits, 0.0))
 
 
-def stored(known, layout):
+def stored(stats, layout):
     """The parts, by suffix."""
     found = {}
-    for part, blocks in zip(layout.parts, METHOD.encode(known, layout, ASKED), strict=True):
+    for part, blocks in zip(layout.parts, METHOD.encode(stats, layout, ASKED), strict=True):
         values = np.concatenate(list(blocks()))
         assert values.shape == part.shape
         assert values.dtype == {"U8": np.uint8, "F16": np.float16, "F32": np.float32}[part.dtype.name]
@@ -54,12 +54,12 @@ def stored(known, layout):
     return found
 
 
-def decoded(known, layout):
-    return METHOD.decoder(stored(known, layout), known.rows.shape, layout.rank)(0, known.rows.shape[0])
+def decoded(stats, layout):
+    return METHOD.decoder(stored(stats, layout), stats.rows.shape, layout.rank)(0, stats.rows.shape[0])
 
 
 def coded(table, rank, bits, weights=None):
-    return decoded(known_of(table, weights), layout_of(table.shape, rank, bits))
+    return decoded(stats_of(table, weights), layout_of(table.shape, rank, bits))
 
 
 def error_of(stand_in, table, weights=None):
@@ -170,8 +170,8 @@ class TestBytes:
     def test_a_slow_reader_finds_the_same_table(self, rank, bits):
         """Bits from the left, levels about zero, scales of float16 and float32."""
         table = table_of(30, 13)
-        known, layout = known_of(table), layout_of((30, 13), rank, bits)
-        parts = {suffix: part.read(0, part.shape[0]) for suffix, part in stored(known, layout).items()}
+        stats, layout = stats_of(table), layout_of((30, 13), rank, bits)
+        parts = {suffix: part.read(0, part.shape[0]) for suffix, part in stored(stats, layout).items()}
         assert [*parts] == ["0.codes", "0.scales", "1.codes", "1.scales", "0.bits"]
         assert sum(part.nbytes for part in parts.values()) == layout.nbytes
         assert parts["0.bits"].tolist() == [[*bits]]
@@ -186,13 +186,13 @@ class TestBytes:
 
         left = read(parts["0.codes"], parts["0.scales"], rank, bits[0])
         right = read(parts["1.codes"], parts["1.scales"], 13, bits[1])
-        np.testing.assert_allclose(decoded(known, layout), left @ right, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(decoded(stats, layout), left @ right, rtol=1e-4, atol=1e-6)
 
     def test_other_bits_than_the_codes_are_refused(self):
         """Widths that no version knows, or that the codes do not have."""
         table = table_of(30, 13)
-        known, layout = known_of(table), layout_of((30, 13), 7, (3, 6))
-        parts = stored(known, layout)
+        stats, layout = stats_of(table), layout_of((30, 13), 7, (3, 6))
+        parts = stored(stats, layout)
         for bits, words in (
             ((9, 6), "9 and 6 bits"),
             ((0, 6), "knows"),
@@ -215,9 +215,9 @@ class TestBytes:
             return table[start:stop].copy()
 
         rows = Rows(table.shape, F32, read)
-        known = measure(rows, "e.weight")
+        stats = measure(rows, "e.weight")
         seen.clear()
-        contents = METHOD.encode(known, layout_of(table.shape, 9, (4, 8)), ASKED, heard.append)
+        contents = METHOD.encode(stats, layout_of(table.shape, 9, (4, 8)), ASKED, heard.append)
         assert not seen
         for _ in range(2):
             for blocks in contents:
@@ -249,7 +249,7 @@ class TestOddTables:
         table[[0, 13]] = 0
         found = coded(table, 4, (1, 4))
         assert np.flatnonzero(~found.any(axis=1)).tolist() == [0, 13]
-        layout = METHOD.fit(known_of(np.zeros((50, 6), np.float32)), 1000, ASKED)
+        layout = METHOD.fit(stats_of(np.zeros((50, 6), np.float32)), 1000, ASKED)
         assert layout.predicted_error == 0
         assert layout.nbytes == METHOD.least((50, 6), ASKED)
 
@@ -265,7 +265,7 @@ class TestOddTables:
         """The right factor's scales would be infinite."""
         table = table_of(50, 8).astype(np.float64) * 1e60
         with pytest.raises(TargetError, match="right factor"):
-            decoded(known_of(table, dtype=DTYPES["F64"]), layout_of((50, 8), 4, (4, 8)))
+            decoded(stats_of(table, dtype=DTYPES["F64"]), layout_of((50, 8), 4, (4, 8)))
 
 
 class TestPlans:
@@ -276,10 +276,10 @@ class TestPlans:
     def test_more_bytes_never_foretell_more(self, rows, weighted):
         """Fine steps of the limit, for a table that is coded on trial and one that is sampled."""
         table = table_of(rows, 24)
-        known = known_of(table, weights_of(rows) if weighted else None)
+        stats = stats_of(table, weights_of(rows) if weighted else None)
         least = METHOD.least(table.shape, ASKED)
-        assert METHOD.fit(known, least - 1, ASKED) is None
-        layouts = [METHOD.fit(known, int(limit), ASKED) for limit in np.geomspace(least, table.nbytes, 7)]
+        assert METHOD.fit(stats, least - 1, ASKED) is None
+        layouts = [METHOD.fit(stats, int(limit), ASKED) for limit in np.geomspace(least, table.nbytes, 7)]
         errors = [layout.predicted_error for layout in layouts]
         assert errors == sorted(errors, reverse=True)
         assert layouts[0].nbytes == least
@@ -292,27 +292,27 @@ class TestPlans:
         """Where the fit is made on the sample, and where there are too few rows for that."""
         table = table_of(SAMPLE_ROWS + 1500, columns, 0.7)
         weights = weights_of(len(table)) if weighted else None
-        known = known_of(table, weights)
-        layout = METHOD.fit(known, int((1 - ratio) * table.nbytes), ASKED)
-        measured = error_of(decoded(known, layout), table, weights)
+        stats = stats_of(table, weights)
+        layout = METHOD.fit(stats, int((1 - ratio) * table.nbytes), ASKED)
+        measured = error_of(decoded(stats, layout), table, weights)
         assert measured == pytest.approx(layout.predicted_error, rel=layout.tolerance)
 
     def test_a_small_table_is_foretold_exactly(self):
         """It is coded on trial, so that few rows for the rank do not matter."""
         table = table_of(60, 30)
-        known = known_of(table)
-        layout = METHOD.fit(known, int(0.2 * table.nbytes), ASKED)
-        assert error_of(decoded(known, layout), table) == pytest.approx(layout.predicted_error, rel=1e-5)
+        stats = stats_of(table)
+        layout = METHOD.fit(stats, int(0.2 * table.nbytes), ASKED)
+        assert error_of(decoded(stats, layout), table) == pytest.approx(layout.predicted_error, rel=1e-5)
 
     def test_no_other_plan_of_its_size_is_better(self):
         """All ranks and bits that fit are tried in full."""
         table = table_of(300, 16)
-        known, limit = known_of(table), int(0.1 * 4 * 300 * 16)
-        layout = METHOD.fit(known, limit, ASKED)
+        stats, limit = stats_of(table), int(0.1 * 4 * 300 * 16)
+        layout = METHOD.fit(stats, limit, ASKED)
         others = [
             layout_of(table.shape, r, (a, b)) for r in range(1, 17) for a in LEFT_BITS for b in RIGHT_BITS
         ]
-        errors = [error_of(decoded(known, other), table) for other in others if other.nbytes <= limit]
+        errors = [error_of(decoded(stats, other), table) for other in others if other.nbytes <= limit]
         assert layout.predicted_error == pytest.approx(min(errors), rel=1e-5)
 
     def test_losses_are_those_of_a_gaussian(self):

@@ -7,8 +7,8 @@ import pytest
 from helpers.coding import (
     F32,
     at_rank,
-    known_of,
     relative_error,
+    stats_of,
     table_of,
     through,
 )
@@ -34,9 +34,9 @@ class TestContract(MethodContract):
 
 def test_a_sample_of_methods_in_one_budget():
     """Every method that fits a budget is looked at, each within it."""
-    known = known_of(table_of(2000))
-    limit = bytes_for_ratio(known.rows, 0.5)
-    found = fits(known, limit, Settings(F32))
+    stats = stats_of(table_of(2000))
+    limit = bytes_for_ratio(stats.rows, 0.5)
+    found = fits(stats, limit, Settings(F32))
     assert "svd" in found
     assert all(layout.nbytes <= limit for layout in found.values())
 
@@ -50,8 +50,8 @@ class TestRankedContract:
 
     def test_bytes_grow_with_the_rank_and_errors_fall(self, ranked):
         """A larger rank costs more and is foretold to lose no more."""
-        known = known_of(table_of())
-        found = [ranked.at_rank(known, rank, Settings(F32)) for rank in range(1, 25)]
+        stats = stats_of(table_of())
+        found = [ranked.at_rank(stats, rank, Settings(F32)) for rank in range(1, 25)]
         sizes, errors = [layout.nbytes for layout in found], [layout.predicted_error for layout in found]
         assert sizes == sorted({*sizes})
         assert errors == sorted(errors, reverse=True)
@@ -62,10 +62,10 @@ class TestRankedContract:
     def test_predicted_error_is_the_measured_one(self, ranked, dtype, split):
         """The error foretold is met within one per cent, and a fifth of the type's rounding."""
         table, asked = table_of(decay=2.0), Settings(dtype, split)
-        known = known_of(table, precise=True)
+        stats = stats_of(table, precise=True)
         for rank in (1, 8, 16, 24):
-            layout = ranked.at_rank(known, rank, asked)
-            measured = relative_error(through(ranked, known, layout, asked), table)
+            layout = ranked.at_rank(stats, rank, asked)
+            measured = relative_error(through(ranked, stats, layout, asked), table)
             slack = 0.2 * dtype.unit_roundoff + 1e-7
             assert measured == pytest.approx(layout.predicted_error, rel=0.01, abs=slack)
 
@@ -73,8 +73,8 @@ class TestRankedContract:
     def test_splits_keep_zero_rows_and_lacking_directions(self, ranked, split):
         """Where the singular values stand changes neither."""
         for table in (np.outer(np.arange(9), [1, 2, 3, 4]).astype(np.float32), np.zeros((5, 4), np.float32)):
-            known, asked = known_of(table), Settings(F32, split)
-            decoded = through(ranked, known, ranked.at_rank(known, 3, asked), asked)
+            stats, asked = stats_of(table), Settings(F32, split)
+            decoded = through(ranked, stats, ranked.at_rank(stats, 3, asked), asked)
             np.testing.assert_allclose(decoded, table, atol=1e-5)
             assert not decoded[0].any()
 

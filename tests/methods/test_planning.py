@@ -115,7 +115,7 @@ def test_max_error_is_met_by_the_smallest_rank(seed, error):
     (plan,) = plan_tables([table], Target("max_error", error), SVD)
     assert plan.layout.predicted_error <= error
     assert (
-        plan.layout.rank == 1 or SVD.predicted_error(plan.known.spectrum, plan.layout.rank - 1, F32) > error
+        plan.layout.rank == 1 or SVD.predicted_error(plan.stats.spectrum, plan.layout.rank - 1, F32) > error
     )
 
 
@@ -162,9 +162,9 @@ def test_float64_is_used_where_float32_cannot_foretell():
     steep = (rng.standard_normal((500, 16)) * np.logspace(0, -7, 16)).astype(np.float32)
     table = Table("e.weight", Rows(steep.shape, F32, lambda a, b: steep[a:b]))
     (plan,) = plan_tables([table], Target("rank", 12), SVD)
-    assert plan.known.precise
+    assert plan.stats.precise
     (flat,) = plan_tables([random_table()], Target("rank", 2), SVD)
-    assert not flat.known.precise
+    assert not flat.stats.precise
 
 
 @pytest.mark.parametrize(

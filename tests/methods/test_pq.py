@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.coding import F32, known_of, relative_error, rows_of, stored, through, zipf
+from helpers.coding import F32, relative_error, rows_of, stats_of, stored, through, zipf
 from helpers.trellis import slowly
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,8 +27,8 @@ def gaussian(rows=8000, columns=64, seed=0, decay=1.0):
 
 
 def fitted(table, ratio, weights=None):
-    known = known_of(table, weights)
-    return known, PQ.fit(known, bytes_for_ratio(known.rows, ratio), Settings(F32))
+    stats = stats_of(table, weights)
+    return stats, PQ.fit(stats, bytes_for_ratio(stats.rows, ratio), Settings(F32))
 
 
 def decibels(error):
@@ -40,8 +40,8 @@ def test_bits_mean_what_is_written_down(ratio, weighted):
     """A decoder in plain Python, from the documented layout alone, reads the same table."""
     table = gaussian(1200, 40)
     table[[3, 700]] = 0
-    known, layout = fitted(table, ratio, zipf(1200) if weighted else None)
-    parts = stored(PQ, known, layout)
+    stats, layout = fitted(table, ratio, zipf(1200) if weighted else None)
+    parts = stored(PQ, stats, layout)
     assert ("0.hot" in parts) == weighted
     expected = PQ.decoder(parts, table.shape, layout.rank)(0, len(table))
     np.testing.assert_allclose(slowly(parts, table.shape), expected, atol=2e-5 * np.abs(table).max())
@@ -51,9 +51,9 @@ def test_bits_mean_what_is_written_down(ratio, weighted):
 def test_it_stays_near_the_bound(ratio):
     """Gaussian rows are coded within 2.7 dB of the rate–distortion bound, all that is stored counted."""
     table = gaussian(20000, 64)
-    known, layout = fitted(table, ratio)
-    error = relative_error(through(PQ, known, layout), table)
-    bound = known.spectrum.gaussian_bound(8 * layout.nbytes / len(table))
+    stats, layout = fitted(table, ratio)
+    error = relative_error(through(PQ, stats, layout), table)
+    bound = stats.spectrum.gaussian_bound(8 * layout.nbytes / len(table))
     assert decibels(error) > decibels(bound) - 2.7
 
 
@@ -61,9 +61,9 @@ def test_it_stays_near_the_bound(ratio):
 def test_simpler_codes_lose(ratio):
     """Negative controls at no fewer bytes: cutting components off, and the same bits for all of them."""
     table = gaussian(20000, 64)
-    known, layout = fitted(table, ratio)
-    error = decibels(relative_error(through(PQ, known, layout), table))
-    svd = METHODS["svd"].fit(known, layout.nbytes, Settings(F32))
+    stats, layout = fitted(table, ratio)
+    error = decibels(relative_error(through(PQ, stats, layout), table))
+    svd = METHODS["svd"].fit(stats, layout.nbytes, Settings(F32))
     assert error > decibels(svd.predicted_error) + 3
     bits = 8 * layout.nbytes / table.size
     even = decibels(2.0**-bits)  # the bound itself, were all components alike and none transformed
@@ -73,13 +73,13 @@ def test_simpler_codes_lose(ratio):
 def test_kmeans_of_one_byte_a_group_loses():
     """What product quantization does with the same bytes a row and codebooks for nothing: 2 dB less."""
     table = gaussian(6000, 32)
-    known, layout = fitted(table, 0.9)
-    error = decibels(relative_error(through(PQ, known, layout), table))
-    rng, coefficients = np.random.default_rng(0), table @ known.spectrum.vectors.astype(np.float32)
+    stats, layout = fitted(table, 0.9)
+    error = decibels(relative_error(through(PQ, stats, layout), table))
+    rng, coefficients = np.random.default_rng(0), table @ stats.spectrum.vectors.astype(np.float32)
     count = int(layout.parts[0].shape[1])
     # Groups of about equal bits under reverse water-filling.
-    level = np.sort(known.spectrum.eigenvalues)[0]
-    share = np.cumsum(np.log2(known.spectrum.eigenvalues / level))
+    level = np.sort(stats.spectrum.eigenvalues)[0]
+    share = np.cumsum(np.log2(stats.spectrum.eigenvalues / level))
     groups = np.minimum((share / share[-1] * count).astype(int), count - 1)
     decoded = np.zeros_like(coefficients)
     for group in range(count):
@@ -100,9 +100,9 @@ def test_kmeans_of_one_byte_a_group_loses():
 def test_frequent_rows_get_more_bytes():
     """Weighted error is lower with two classes than rows of one length can have it."""
     table, weights = gaussian(8000, 48), zipf(8000) ** 4
-    known, layout = fitted(table, 0.9, weights)
+    stats, layout = fitted(table, 0.9, weights)
     assert len(layout.state.classes) == 2
-    weighted = relative_error(through(PQ, known, layout), table, weights)
+    weighted = relative_error(through(PQ, stats, layout), table, weights)
     alike, plain = fitted(table, 0.9)
     assert weighted < 0.8 * relative_error(through(PQ, alike, plain), table, weights)
 
@@ -111,20 +111,20 @@ def test_frequent_rows_get_more_bytes():
 def test_a_second_class_needs_bytes_to_get(ratio):
     """Where all rows have the most bits there are, there is one class and no empty part."""
     table = gaussian(1500, 24) * np.float32(0.9) ** np.arange(24, dtype=np.float32)
-    known, layout = fitted(table, ratio)
+    stats, layout = fitted(table, ratio)
     assert all(0 not in part.shape for part in layout.parts)
-    assert relative_error(through(PQ, known, layout), table) < 0.02
+    assert relative_error(through(PQ, stats, layout), table) < 0.02
 
 
 def test_the_refitted_right_factor_is_better_than_the_basis():
     """Least squares against the coded left factor gains on the basis it started from."""
     table = gaussian(3000, 32, decay=0.5)
-    known, layout = fitted(table, 0.93)
-    parts = stored(PQ, known, layout)
+    stats, layout = fitted(table, 0.93)
+    parts = stored(PQ, stats, layout)
     read = PQ.decoder(parts, table.shape, layout.rank)
     refitted = relative_error(read(0, len(table)), table)
     coder = layout.state
-    basis = known.spectrum.vectors[:, : layout.rank].astype(np.float32)
+    basis = stats.spectrum.vectors[:, : layout.rank].astype(np.float32)
     coefficients = coder.classes[0].decode(parts["0.codes"].read(0, len(table)))
     assert refitted < 0.995 * relative_error(coefficients @ basis.T, table)
 
@@ -134,7 +134,7 @@ def test_codebooks_are_stored_as_they_were_planned():
     _, layout = fitted(gaussian(3000, 32), 0.9)
     for code in layout.state.classes:
         np.testing.assert_array_equal(code.codebooks, code.codebooks.astype(np.float16))
-        assert code.code == trellis.Code(8, code.code.rates)
+        assert code.code == trellis.TrellisCode(8, code.code.rates)
 
 
 def changed(parts, suffix, values):
@@ -149,8 +149,8 @@ class TestCorruptParts:
     def made(cls):
         table = gaussian(1200, 40)
         table[5] = 0
-        known, layout = fitted(table, 0.9, zipf(1200))
-        return table.shape, layout.rank, stored(PQ, known, layout)
+        stats, layout = fitted(table, 0.9, zipf(1200))
+        return table.shape, layout.rank, stored(PQ, stats, layout)
 
     @pytest.mark.parametrize("case", ["rates", "rate of 17", "odd halves", "hot rows", "zeros", "no bits"])
     def test_values_that_cannot_be(self, made, case):
@@ -200,8 +200,8 @@ class TestCorruptParts:
 def test_values_beyond_float32_are_not_coded():
     """A float64 table whose squares leave float32's range has no layout, and nothing is infinite."""
     table = gaussian(600, 16).astype(np.float64) * 1e60
-    known = known_of(table)
-    assert PQ.fit(known, known.rows.nbytes // 10, Settings(F32)) is None
+    stats = stats_of(table)
+    assert PQ.fit(stats, stats.rows.nbytes // 10, Settings(F32)) is None
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e17])
@@ -210,8 +210,8 @@ def test_the_size_of_numbers_does_not_matter(scale):
     table = gaussian(2000, 32)
     errors = []
     for each in (table, (table * np.float32(scale)).astype(np.float32)):
-        known, layout = fitted(each, 0.9)
-        errors.append(relative_error(through(PQ, known, layout).astype(np.float64), each.astype(np.float64)))
+        stats, layout = fitted(each, 0.9)
+        errors.append(relative_error(through(PQ, stats, layout).astype(np.float64), each.astype(np.float64)))
     assert errors[1] == pytest.approx(errors[0], rel=0.01)
 
 
@@ -220,9 +220,9 @@ def test_the_size_of_numbers_does_not_matter(scale):
 def test_small_tables_fit_wherever_they_are_said_to(shape, share):
     """From the least bytes that it names upwards there is a layout, however large codebooks would be."""
     rows = gaussian(*shape)
-    known = known_of(rows)
+    stats = stats_of(rows)
     limit = int(share * rows.nbytes)
-    found = PQ.fit(known, limit, Settings(F32))
+    found = PQ.fit(stats, limit, Settings(F32))
     assert (found is not None) == (limit >= PQ.least(shape, Settings(F32)))
     if found is not None:
         assert found.nbytes <= limit

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.coding import F32, known_of, relative_error, rows_of, stored, table_of, through, zipf
+from helpers.coding import F32, relative_error, rows_of, stats_of, stored, table_of, through, zipf
 from helpers.method_contract import MethodContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +17,8 @@ from embcompress.errors import InputError, TargetError, UsageError
 from embcompress.methods import METHODS, method_for
 from embcompress.methods.base import Settings
 from embcompress.methods.planning import bytes_for_ratio
+from embcompress.methods.screen import dropping
 from embcompress.methods.screen.dropping import picked, ranking
-from embcompress.methods.screen.method import dropping
 from embcompress.methods.stats import measure
 from embcompress.rows import Rows
 
@@ -44,9 +44,9 @@ class TestCombined(MethodContract):
 
 def at(table, ratio, weights=None, method=SCREEN):
     """The layout at a ratio, and the table as it comes back."""
-    known = known_of(table, weights)
-    layout = method.fit(known, bytes_for_ratio(known.rows, ratio), AS_F32)
-    return layout, through(method, known, layout)
+    stats = stats_of(table, weights)
+    layout = method.fit(stats, bytes_for_ratio(stats.rows, ratio), AS_F32)
+    return layout, through(method, stats, layout)
 
 
 def kept_by(layout):
@@ -135,7 +135,7 @@ def test_losses_are_exact_for_every_number(monkeypatch):
     monkeypatch.setattr(dropping, "_BUCKETS", 7)
     table, weights = table_of(60, 5), np.round(zipf(60))
     table[[4, 9]] = 0
-    ranked = ranking(known_of(table, weights))
+    ranked = ranking(stats_of(table, weights))
     losses = []
     for keep in range(61):
         found = ranked.drop(keep)
@@ -157,12 +157,12 @@ def test_many_zero_rows(name, zeros):
     table = table_of(1000)
     table[np.random.default_rng(0).permutation(1000) < zeros] = 0
     weights, method = zipf(1000), method_for(name)
-    known, errors = known_of(table, weights), []
+    stats, errors = stats_of(table, weights), []
     for limit in range(2000, 90_000, 8000):
-        layout = method.fit(known, limit, AS_F32)
+        layout = method.fit(stats, limit, AS_F32)
         errors.append(1.0 if layout is None else layout.predicted_error)
         if layout is not None:
-            decoded = through(method, known, layout)
+            decoded = through(method, stats, layout)
             assert not decoded[~table.any(axis=1)].any()
             measured = relative_error(decoded, table, weights) if zeros < 1000 else 0
             assert measured == pytest.approx(layout.predicted_error, rel=layout.tolerance, abs=3e-7)
@@ -172,29 +172,29 @@ def test_many_zero_rows(name, zeros):
 def test_a_table_of_one_row():
     """It cannot become smaller; given the bytes, its one row is the shared one."""
     for table in (table_of(1), np.zeros((1, 24), np.float32)):
-        known = known_of(table)
-        assert SCREEN.fit(known, known.rows.nbytes - 1, AS_F32) is None
-        layout = SCREEN.fit(known, known.rows.nbytes + 1, AS_F32)
-        np.testing.assert_allclose(through(SCREEN, known, layout), table, rtol=1e-6)
+        stats = stats_of(table)
+        assert SCREEN.fit(stats, stats.rows.nbytes - 1, AS_F32) is None
+        layout = SCREEN.fit(stats, stats.rows.nbytes + 1, AS_F32)
+        np.testing.assert_allclose(through(SCREEN, stats, layout), table, rtol=1e-6)
         with pytest.raises(TargetError):
-            SCREEN.cheapest(known, 0.5, AS_F32)
+            SCREEN.cheapest(stats, 0.5, AS_F32)
 
 
 def test_a_narrower_type_is_foretold_and_its_range_kept():
     """Kept rows are rounded, which is part of the error; what float16 cannot hold is refused."""
     table, weights = table_of(2000, decay=0.2), zipf(2000)
-    known = known_of(table, weights)
+    stats = stats_of(table, weights)
     for name in ("F16", "BF16"):
         asked = Settings(DTYPES[name])
         for limit in (40_000, 90_000, 96_000):
-            layout = SCREEN.fit(known, limit, asked)
-            measured = relative_error(through(SCREEN, known, layout, asked), table, weights)
+            layout = SCREEN.fit(stats, limit, asked)
+            measured = relative_error(through(SCREEN, stats, layout, asked), table, weights)
             assert measured == pytest.approx(layout.predicted_error, rel=0.02)
     table[weights.argmax()] = 1e5
-    known = known_of(table, weights)
-    layout = SCREEN.fit(known, 40_000, Settings(DTYPES["F16"]))
+    stats = stats_of(table, weights)
+    layout = SCREEN.fit(stats, 40_000, Settings(DTYPES["F16"]))
     with pytest.raises(TargetError, match=r"65504.*bfloat16"):
-        through(SCREEN, known, layout, Settings(DTYPES["F16"]))
+        through(SCREEN, stats, layout, Settings(DTYPES["F16"]))
 
 
 def half_never_seen(rows=4000):
@@ -207,10 +207,10 @@ def half_never_seen(rows=4000):
 def test_it_pays_where_half_of_the_tokens_are_never_seen(name, ratio):
     """At equal bytes, errors weighted by counts, the combination beats the same method alone."""
     table, weights = half_never_seen()
-    known, errors = known_of(table, weights), []
+    stats, errors = stats_of(table, weights), []
     for method in map(method_for, (name, name.removeprefix("screen+"))):
-        layout = method.fit(known, bytes_for_ratio(known.rows, ratio), AS_F32)
-        errors.append(relative_error(through(method, known, layout), table, weights))
+        layout = method.fit(stats, bytes_for_ratio(stats.rows, ratio), AS_F32)
+        errors.append(relative_error(through(method, stats, layout), table, weights))
         assert errors[-1] == pytest.approx(layout.predicted_error, rel=layout.tolerance)
     assert errors[0] < 0.85 * errors[1]
 
@@ -218,32 +218,32 @@ def test_it_pays_where_half_of_the_tokens_are_never_seen(name, ratio):
 def test_half_of_the_bytes_where_half_of_the_tokens_are_never_seen():
     """A method of one size keeps its error at half of the size, where alone it cannot go."""
     table, weights = half_never_seen()
-    known = known_of(table, weights)
+    stats = stats_of(table, weights)
     alone, both = METHODS["int4"], method_for("screen+int4")
-    whole = alone.least(known.rows.shape, AS_F32)
-    layout = both.fit(known, int(0.515 * whole), AS_F32)
-    assert layout.predicted_error < 1.05 * alone.fit(known, whole, AS_F32).predicted_error
-    assert relative_error(through(both, known, layout), table, weights) < 1.01 * layout.predicted_error
+    whole = alone.least(stats.rows.shape, AS_F32)
+    layout = both.fit(stats, int(0.515 * whole), AS_F32)
+    assert layout.predicted_error < 1.05 * alone.fit(stats, whole, AS_F32).predicted_error
+    assert relative_error(through(both, stats, layout), table, weights) < 1.01 * layout.predicted_error
     assert kept_by(layout).sum() == 2000, "the tokens that are seen are one of the numbers tried"
-    assert alone.fit(known, whole - 1, AS_F32) is None
+    assert alone.fit(stats, whole - 1, AS_F32) is None
 
 
 def test_it_is_no_loss_where_all_tokens_matter():
     """Keeping all rows is one of the choices: a flat table costs the combination one row and the bits."""
     table = table_of(2000, 24, decay=1.5)
-    known = known_of(table)
-    both = [method_for(name).fit(known, 60_000, AS_F32) for name in ("screen+svd", "svd")]
+    stats = stats_of(table)
+    both = [method_for(name).fit(stats, 60_000, AS_F32) for name in ("screen+svd", "svd")]
     assert both[0].predicted_error <= 1.1 * both[1].predicted_error
 
 
 def test_ids_stay_valid():
     """Every id from 0 to V-1 has a row, whatever spans are read, and the bits say whose it is."""
     table, weights = table_of(1003), zipf(1003)
-    known = known_of(table, weights)
+    stats = stats_of(table, weights)
     for name in ("screen", "screen+int8"):
         method = method_for(name)
-        layout = method.fit(known, 15_000, AS_F32)
-        parts = stored(method, known, layout)
+        layout = method.fit(stats, 15_000, AS_F32)
+        parts = stored(method, stats, layout)
         bits = np.unpackbits(parts["0.kept"].read(0, 126).ravel())
         np.testing.assert_array_equal(bits[:1003], kept_by(layout))
         assert bits[1003:].all()
@@ -258,9 +258,9 @@ def test_ids_stay_valid():
 def test_bits_of_another_table_are_refused():
     """Ones where there is no token, and a number of rows that is not theirs."""
     table = table_of(1003)
-    known = known_of(table)
-    layout = SCREEN.fit(known, 15_000, AS_F32)
-    parts = stored(SCREEN, known, layout)
+    stats = stats_of(table)
+    layout = SCREEN.fit(stats, 15_000, AS_F32)
+    parts = stored(SCREEN, stats, layout)
     bits = np.unpackbits(parts["0.kept"].read(0, 126).ravel())
     for place in (0, 1002, 1003, 1007):
         flipped = bits.copy()
@@ -280,17 +280,17 @@ def test_the_table_is_read_in_blocks(monkeypatch):
         reads.append(stop - start)
         return table[start:stop].copy()
 
-    known = measure(Rows(table.shape, F32, read), "e.weight", weights=zipf(4000))
+    stats = measure(Rows(table.shape, F32, read), "e.weight", weights=zipf(4000))
     for work, passes in (
-        (lambda: SCREEN.fit(known, 100_000, AS_F32), 3),
-        (lambda: SCREEN.cheapest(known, 0.5, AS_F32), 3),
+        (lambda: SCREEN.fit(stats, 100_000, AS_F32), 3),
+        (lambda: SCREEN.cheapest(stats, 0.5, AS_F32), 3),
     ):
         reads.clear()
         layout = work()
         assert max(reads) <= 416
         assert sum(size for size in reads if size > 64) == passes * 4000
     reads.clear()
-    through(SCREEN, known, layout)
+    through(SCREEN, stats, layout)
     assert sum(reads) <= 4000
     assert max(reads) <= 416
     assert len(reads) < 500
@@ -317,15 +317,15 @@ def test_any_table_at_any_size(rows, columns, seed, data):
     table = rng.standard_normal((rows, columns)).astype(np.float32)[rng.integers(0, rows, rows)]
     table[rng.random(rows) < data.draw(st.sampled_from([0, 0.05, 0.4]))] = 0
     weights = data.draw(st.sampled_from([None, rng.integers(1, 4, rows).astype(float), zipf(rows)]))
-    known, errors = known_of(table, weights), []
-    for limit in np.linspace(0, known.rows.nbytes + 50, 9).astype(int).tolist():
-        layout = SCREEN.fit(known, limit, AS_F32)
+    stats, errors = stats_of(table, weights), []
+    for limit in np.linspace(0, stats.rows.nbytes + 50, 9).astype(int).tolist():
+        layout = SCREEN.fit(stats, limit, AS_F32)
         if layout is None:
             assert limit < SCREEN.least(table.shape, AS_F32)
             continue
         assert layout.nbytes <= limit
         errors.append(layout.predicted_error)
-        decoded = through(SCREEN, known, layout)
+        decoded = through(SCREEN, stats, layout)
         assert not decoded[~table.any(axis=1)].any()
         if table.any():
             assert relative_error(decoded, table, weights) == pytest.approx(errors[-1], rel=1e-4, abs=3e-7)
@@ -335,8 +335,8 @@ def test_any_table_at_any_size(rows, columns, seed, data):
 def test_precise_tables_are_ranked_alike():
     """A float64 table keeps its digits."""
     table = table_of(300).astype(np.float64) + 1e-9
-    known = replace(measure(rows_of(table, DTYPES["F64"]), "e.weight", precise=True, weights=zipf(300)))
-    layout = SCREEN.fit(known, 30_000, Settings(DTYPES["F64"]))
-    decoded = through(SCREEN, known, layout, Settings(DTYPES["F64"]))
+    stats = replace(measure(rows_of(table, DTYPES["F64"]), "e.weight", precise=True, weights=zipf(300)))
+    layout = SCREEN.fit(stats, 30_000, Settings(DTYPES["F64"]))
+    decoded = through(SCREEN, stats, layout, Settings(DTYPES["F64"]))
     np.testing.assert_array_equal(decoded[kept_by(layout)], table[kept_by(layout)])
     assert math.isclose(relative_error(decoded, table, zipf(300)), layout.predicted_error, rel_tol=1e-9)

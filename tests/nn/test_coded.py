@@ -21,7 +21,7 @@ from embcompress.loading.load import load
 from embcompress.loading.swapping import install, replacements
 from embcompress.methods import METHODS, method_for
 from embcompress.nn import CodedEmbedding, FactorizedEmbedding, FactorizedHead
-from embcompress.nn.coded import Manner
+from embcompress.nn.coded import LookupOptions
 from embcompress.nn.integer import IntegerRows, unpacked
 from embcompress.nn.stored import LOOKUPS, coded_table, module_parts
 from embcompress.rows import Rows
@@ -254,7 +254,7 @@ class TestGradients:
         """A batch of padding alone leaves what its row is made of as it is; without padding it does not."""
         ids = torch.full((2, 3), 7)
         for padding, moves in ((7, False), (None, True)):
-            module = embedding(coded, manner=Manner(padding))
+            module = embedding(coded, options=LookupOptions(padding))
             rows = module(ids)
             torch.testing.assert_close(rows, dense(coded)[ids], rtol=1e-5, atol=1e-5)
             own = [*module.lookup.parameters()]
@@ -273,7 +273,7 @@ class TestCompilers:
     @every
     def test_it_is_one_graph(self, coded):
         """torch.compile finds nothing that it must leave to Python, and gradients are the same."""
-        module = embedding(coded, manner=Manner(3))
+        module = embedding(coded, options=LookupOptions(3))
         one = torch.compile(module, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(one(IDS), module(IDS))
         if [*module.parameters()]:
@@ -291,7 +291,7 @@ class TestCompilers:
         program = torch.export.export(module, (IDS,), dynamic_shapes=sizes)
         other = torch.randint(V, (5, 9))
         torch.testing.assert_close(program.module()(other), module(other))
-        bag = embedding(coded, manner=Manner(3, "mean"))
+        bag = embedding(coded, options=LookupOptions(3, "mean"))
         program = torch.export.export(bag, (IDS,), dynamic_shapes=sizes)
         torch.testing.assert_close(program.module()(other), bag(other))
         head, hidden = FactorizedHead(module), torch.randn(3, D)
@@ -335,13 +335,13 @@ class TestHeadsAndBags:
         """Of rectangles and by offsets, an empty one too, the last offset their end or not."""
         table = dense(coded)
         options = {"mode": mode, "padding_idx": padding}
-        module = embedding(coded, manner=Manner(padding, mode))
+        module = embedding(coded, options=LookupOptions(padding, mode))
         near = {"rtol": 1e-4, "atol": 1e-5}
         torch.testing.assert_close(module(IDS), F.embedding_bag(IDS, table, **options), **near)
         flat, offsets = IDS.flatten(), torch.tensor([0, 2, 2, 7])
         expected = F.embedding_bag(flat, table, offsets, **options)
         torch.testing.assert_close(module(flat, offsets), expected, **near)
-        ends = embedding(coded, manner=Manner(padding, mode, include_last_offset=True))
+        ends = embedding(coded, options=LookupOptions(padding, mode, include_last_offset=True))
         offsets = torch.tensor([0, 2, 8])
         expected = F.embedding_bag(flat, table, offsets, include_last_offset=True, **options)
         torch.testing.assert_close(ends(flat, offsets), expected, **near)
@@ -353,7 +353,7 @@ class TestHeadsAndBags:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_bags_have_the_type_of_the_floats(self, dtype):
         """Weights of padding as well."""
-        module = embedding(SAMPLES["pq"], dtype, manner=Manner(3, "mean"))
+        module = embedding(SAMPLES["pq"], dtype, options=LookupOptions(3, "mean"))
         expected = F.embedding_bag(IDS, dense(SAMPLES["pq"]), mode="mean", padding_idx=3)
         torch.testing.assert_close(module(IDS), expected.to(dtype), rtol=0.1, atol=0.1)
 
@@ -361,7 +361,7 @@ class TestHeadsAndBags:
         """Weights of a mean."""
         for padding in (None, 3):
             with pytest.raises(NotImplementedError, match="per_sample_weights"):
-                embedding(SAMPLES["pq"], manner=Manner(padding, "mean"))(
+                embedding(SAMPLES["pq"], options=LookupOptions(padding, "mean"))(
                     IDS, per_sample_weights=torch.ones(IDS.shape)
                 )
 
@@ -369,7 +369,7 @@ class TestHeadsAndBags:
     def test_gradients_of_a_bag_leave_padding_out(self, name):
         """They are those of the rows that count."""
         coded = SAMPLES[name]
-        bag, single = embedding(coded, manner=Manner(3, "sum")), embedding(coded)
+        bag, single = embedding(coded, options=LookupOptions(3, "sum")), embedding(coded)
         bag(torch.tensor([[3, 5, 3, 7]])).sin().sum().backward()
         single(torch.tensor([5, 7])).sum(dim=0).sin().sum().backward()
         for one, other in zip(bag.parameters(), single.parameters(), strict=True):

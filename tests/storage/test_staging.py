@@ -21,7 +21,7 @@ from helpers.checkpoints import (
 from safetensors.numpy import save_file
 
 from embcompress.errors import EmbcompressError, UsageError
-from embcompress.storage.staging import check_target, staged, synced_beside
+from embcompress.storage.staging import check_target, staged, synced_in_background
 
 TABLE = "embedding.weight"
 
@@ -281,9 +281,9 @@ def test_row_32_two_runs_at_once(tmp_path):
 
 def test_a_sync_beside_the_work_reports_its_failure(tmp_path):
     """The kernel tells a failed write once, so the sync that hears of it must raise it."""
-    with pytest.raises(FileNotFoundError), synced_beside(tmp_path / "absent"):
+    with pytest.raises(FileNotFoundError), synced_in_background(tmp_path / "absent"):
         pass
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_bytes(b"bytes")
-    with synced_beside(tmp_path / "folder"):
+    with synced_in_background(tmp_path / "folder"):
         (tmp_path / "other").write_bytes(b"the block runs meanwhile")

@@ -169,15 +169,15 @@ def test_calr_moves_parameters_by_its_rates():
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([weight], lr=123.0)
     scheduler = CALR(optimizer, 0.5, 5, decay=0.5)
-    places, foretold = [0.0], []
+    places, predicted_errors = [0.0], []
     for _ in range(30):
         weight.grad = torch.ones_like(weight)
-        foretold += scheduler.get_last_lr()
+        predicted_errors += scheduler.get_last_lr()
         optimizer.step()
         scheduler.step()
         places.append(weight.item())
-    assert [a - b for a, b in pairwise(places)] == pytest.approx(foretold, abs=1e-14)
-    assert foretold == close_to(walked(30, 0.5, 5, 2.5, 0.5), 0.5)
+    assert [a - b for a, b in pairwise(places)] == pytest.approx(predicted_errors, abs=1e-14)
+    assert predicted_errors == close_to(walked(30, 0.5, 5, 2.5, 0.5), 0.5)
 
 
 @pytest.mark.parametrize("done", [1, 7, 17, 30])

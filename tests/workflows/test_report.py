@@ -55,7 +55,7 @@ def counts(tmp_path):
     return tmp_path / "counts.npy"
 
 
-def known_of(array, weights=None):
+def stats_of(array, weights=None):
     rows = Rows(array.shape, DTYPES["F32"], lambda start, stop: array[start:stop].copy())
     return measure(rows, NAME, weights=weights)
 
@@ -80,12 +80,14 @@ def test_errors_are_those_that_each_method_foretells(model, weighted):
     counts = zipf() if weighted else None
     found = embcompress.report(model, weights=counts, curve=True).tables[0]
     weights = (counts + 1) ** 0.5 if weighted else None
-    known = known_of(values(), weights if weights is None else weights / weights.mean())
+    known = stats_of(values(), weights if weights is None else weights / weights.mean())
     assert [each.ratio for each in found.comparisons] == [*RATIOS]
     assert [each.ratio for each in found.curve] == [*CURVE]
     for each in found.curve:
         assert each.nbytes == int((1 - each.ratio) * 4 * V * D + 1e-6)
-        expected = {n: m.foretell(known, each.nbytes, Settings(DTYPES["F32"])) for n, m in METHODS.items()}
+        expected = {
+            n: m.predict_error(known, each.nbytes, Settings(DTYPES["F32"])) for n, m in METHODS.items()
+        }
         assert {*each.errors} == {name for name, error in expected.items() if error is not None}
         for name, error in each.errors.items():
             assert error == pytest.approx(expected[name], rel=1e-6)

@@ -27,7 +27,7 @@ from embcompress.checkpoint.directory.files import (
     write_document,
     write_json,
 )
-from embcompress.checkpoint.directory.shards import Index, Layout, carried_files, find_layout, read_json
+from embcompress.checkpoint.directory.shards import Index, ShardLayout, carried_files, find_layout, read_json
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.safetensors.file import NEW_METADATA, new_size, write_new
 from embcompress.checkpoint.tensors import TensorInfo
@@ -42,7 +42,7 @@ class Directory(Checkpoint):
 
     format = "directory"
 
-    def __init__(self, path: Path, layout: Layout, parts: dict[str, Checkpoint]) -> None:
+    def __init__(self, path: Path, layout: ShardLayout, parts: dict[str, Checkpoint]) -> None:
         self.path = path
         self._has_config = (path / CONFIG).exists()
         self._has_card = self._has_config or (path / CARD).is_file()
@@ -141,7 +141,7 @@ class Directory(Checkpoint):
             with open_file(self.path / name) as other:
                 self._compare(name, other)
 
-    def beside(self, key: str) -> object:
+    def sidecar(self, key: str) -> object:
         """An entry of config.json; see the base class."""
         return self.config.get(key)
 

@@ -48,7 +48,7 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """The weights of a directory.
 
     Attributes:
@@ -97,7 +97,7 @@ class Layout:
             )
 
 
-def find_layout(path: Path) -> Layout:
+def find_layout(path: Path) -> ShardLayout:
     """Find the weights of the directory ``path`` as transformers or sentence-transformers would.
 
     Raises:
@@ -105,14 +105,14 @@ def find_layout(path: Path) -> Layout:
         InputError: the index is broken or leads out of the directory.
     """
     if static := static_modules(path):
-        return Layout(tuple(_weights_of(path, module.folder) for module in static), None, ())
+        return ShardLayout(tuple(_weights_of(path, module.folder) for module in static), None, ())
     present = [name for name in _STANDARD if (path / name).is_file()]
     if present:
         first, *rest = (_expand(path, name) for name in present)
-        return Layout(first.files, first.index, tuple(f for other in rest for f in other.files))
+        return ShardLayout(first.files, first.index, tuple(f for other in rest for f in other.files))
     found = sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file())
     if len(found) == 1:
-        return Layout((found[0],), None, ())
+        return ShardLayout((found[0],), None, ())
     what = f"several weight files ({', '.join(found)})" if found else "no weight file"
     raise UsageError(
         f"{path}: {what}; looked for {', '.join(_STANDARD)}", remedy="name the weight file itself"
@@ -134,11 +134,11 @@ def _weights_of(path: Path, folder: str) -> str:
     return found
 
 
-def _expand(path: Path, name: str) -> Layout:
+def _expand(path: Path, name: str) -> ShardLayout:
     if not name.endswith(".index.json"):
-        return Layout((name,), None, ())
+        return ShardLayout((name,), None, ())
     index = _read_index(path / name)
-    return Layout(tuple(sorted(set(index.weight_map.values()))), index, ())
+    return ShardLayout(tuple(sorted(set(index.weight_map.values()))), index, ())
 
 
 def _read_index(path: Path) -> Index:
@@ -200,7 +200,7 @@ def _is_other_weights(relative: Path) -> bool:
     return relative.suffix in _SUFFIXES and len(relative.parts) == 1 and relative.name not in _NO_WEIGHTS
 
 
-def carried_files(path: Path, layout: Layout) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def carried_files(path: Path, layout: ShardLayout) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Relative paths of the files to carry along, and names of what is left out.
 
     Left out are the weights themselves, which are written anew, and all other weights (formats,

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description, parse_entry
-from embcompress.checkpoint.onnx.graph_layout import DATA_SUFFIX, Entry, Layout, arranged, tail
+from embcompress.checkpoint.onnx.graph_layout import DATA_SUFFIX, Entry, GraphLayout, arranged, tail
 from embcompress.checkpoint.onnx.model import (
     DATA_TYPES,
     METADATA,
-    Extent,
+    DataExtent,
     Model,
     is_external,
     library,
@@ -128,14 +128,14 @@ class OnnxFile(Checkpoint):
         }
         return {**remainder_of(proto, headers, metadata), **digests}
 
-    def _pieces(self, extent: Extent) -> Iterator[bytes]:
+    def _pieces(self, extent: DataExtent) -> Iterator[bytes]:
         whole = zipstore.Extent(extent.offset, extent.nbytes, None)
         return zipstore.pieces(self._fds[extent.file], whole, str(extent.file))
 
     def check_integrity(self, progress: Progress = silent) -> None:
         """Nothing to check: the format carries no checksums that its writers fill in."""
 
-    def beside(self, key: str) -> object:
+    def sidecar(self, key: str) -> object:
         """What a metadata entry holds as JSON; see the base class."""
         return parse_entry(self._metadata, key, self.path)
 
@@ -174,7 +174,7 @@ class OnnxFile(Checkpoint):
         layout.write_model(target, self._fds, advance)
         return self._turned_heads(edit) if description is not None else ()
 
-    def _planned(self, edit: Edit, description: Description | None, *, filled: bool = False) -> Layout:
+    def _planned(self, edit: Edit, description: Description | None, *, filled: bool = False) -> GraphLayout:
         """The new model; unless ``filled``, parts are not asked for, and only sizes are right.
 
         Raises:

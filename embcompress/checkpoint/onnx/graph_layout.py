@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from embcompress.checkpoint.onnx.model import GRAPH, INITIALIZER, METADATA, PROTOBUF_LIMIT, RAW, Extent
+from embcompress.checkpoint.onnx.model import GRAPH, INITIALIZER, METADATA, PROTOBUF_LIMIT, RAW, DataExtent
 from embcompress.checkpoint.onnx.wire import field, head
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.storage.rawio import copy_range, write_all
@@ -39,7 +39,7 @@ class Entry:
     """
 
     header: onnx.TensorProto
-    source: Extent | NewTensor | None
+    source: DataExtent | NewTensor | None
 
     @property
     def nbytes(self) -> int:
@@ -49,11 +49,11 @@ class Entry:
     @property
     def was_outside(self) -> bool:
         """Whether they come from a data file."""
-        return isinstance(self.source, Extent) and self.source.field == 0
+        return isinstance(self.source, DataExtent) and self.source.field == 0
 
 
 @dataclass(frozen=True)
-class Layout:
+class GraphLayout:
     """A new model, ready to be written.
 
     Attributes:
@@ -138,7 +138,7 @@ class Layout:
             inside = entry.source is not None and place not in self.outside
             if inside:
                 source = entry.source
-                number = source.field if isinstance(source, Extent) else RAW
+                number = source.field if isinstance(source, DataExtent) else RAW
                 header += head(number or RAW, entry.nbytes)
             headers.append((header, entry.nbytes if inside else 0))
         before = outer.SerializeToString(deterministic=True)
@@ -147,7 +147,7 @@ class Layout:
 
 def arranged(
     proto: onnx.ModelProto, entries: Sequence[Entry], nested: Sequence[Entry], tail: Mapping[str, str]
-) -> Layout:
+) -> GraphLayout:
     """Decide what goes into a data file: what came from one, and what is new beside it or is too much."""
     every = [*entries, *nested]
     apart = any(entry.was_outside for entry in every) or sum(e.nbytes for e in entries) > _ROOM
@@ -162,7 +162,7 @@ def arranged(
             step = _PAGE if entry.nbytes >= _PAGED_FROM else _ALIGNED
             outside[place] = end + -end % step
             end = outside[place] + entry.nbytes
-    return Layout(proto, entries, nested, outside, tail)
+    return GraphLayout(proto, entries, nested, outside, tail)
 
 
 def tail(entries: Mapping[str, str]) -> bytes:
@@ -179,7 +179,7 @@ def graph_size(graph: bytes, headers: Iterable[tuple[bytes, int]]) -> int:
 
 def _write(
     fd: int,
-    source: Extent | NewTensor | None,
+    source: DataExtent | NewTensor | None,
     fds: Mapping[Path, int],
     advance: Callable[[int], None],
 ) -> None:

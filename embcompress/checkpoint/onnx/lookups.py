@@ -13,7 +13,7 @@ from embcompress.checkpoint.onnx.building import Group, Stored
 from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
 from embcompress.linalg.packing import widest
-from embcompress.methods.pq.graph_code import Code
+from embcompress.methods.pq.graph_code import GraphCode
 
 F32 = DTYPES["F32"]
 
@@ -75,7 +75,7 @@ def trellis(group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
     octets = group.add("Cast", group.add("Gather", stored.part("0.codes"), ids, axis=0), to=1)
     found, begin = "", 0
     for each in range(count):
-        code = Code(doubled[each])
+        code = GraphCode(doubled[each])
         hot = ""
         if each:
             bits = _bits(group, stored.part("0.hot"), rows)
@@ -151,7 +151,7 @@ def _fields(group: Group, octets: str, width: int, starts: NDArray[Any], bits: N
     return group.add("Floor", group.add("Mul", found, group.constant(2.0**bits, "F32")))
 
 
-def _levels(group: Group, octets: str, width: int, code: Code, books: str, begin: int) -> str:
+def _levels(group: Group, octets: str, width: int, code: GraphCode, books: str, begin: int) -> str:
     """Decoded coefficients of the components that have bits, in the order they are coded in, as float32."""
     parts = []
     if code.scalars:

@@ -37,7 +37,7 @@ DATA_TYPES: Mapping[str, int] = {name: number for number, name in _TYPES.items()
 
 
 @dataclass(frozen=True)
-class Extent:
+class DataExtent:
     """Where the bytes of a tensor lie.
 
     Attributes:
@@ -63,7 +63,7 @@ class Weight:
     """
 
     info: TensorInfo
-    extent: Extent | None
+    extent: DataExtent | None
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Model:
 
     proto: onnx.ModelProto
     weights: Mapping[str, Weight]
-    nested: tuple[Extent, ...]
+    nested: tuple[DataExtent, ...]
 
 
 def library() -> Any:
@@ -170,7 +170,7 @@ def _tensors_of(value: Any) -> Iterator[onnx.TensorProto]:
             yield from tensors_in(item)
 
 
-def _skeleton(wire: Wire, path: Path) -> tuple[bytes, list[Extent | None]]:
+def _skeleton(wire: Wire, path: Path) -> tuple[bytes, list[DataExtent | None]]:
     """The bytes of the model without those of its initializers, and where the latter are."""
     kept: list[bytes] = []
     graphs: list[Field] = []
@@ -182,16 +182,16 @@ def _skeleton(wire: Wire, path: Path) -> tuple[bytes, list[Extent | None]]:
     if len(graphs) != 1 or not graphs[0].is_bytes:
         raise _corrupt(path, "is no ONNX model: it holds no graph" if not graphs else "holds two graphs")
     inside: list[bytes] = []
-    extents: list[Extent | None] = []
+    extents: list[DataExtent | None] = []
     for part in wire.fields(graphs[0].begin, graphs[0].end):
         if part.number != INITIALIZER or not part.is_bytes:
             inside.append(wire.read(part.start, part.end))
             continue
         header: list[bytes] = []
-        found: list[Extent] = []
+        found: list[DataExtent] = []
         for piece in wire.fields(part.begin, part.end):
             if piece.number in (RAW, _FLOATS, _DOUBLES) and piece.is_bytes:
-                found.append(Extent(path, piece.begin, piece.length, piece.number))
+                found.append(DataExtent(path, piece.begin, piece.length, piece.number))
             else:
                 header.append(wire.read(piece.start, piece.end))
         if len(found) > 1:
@@ -201,7 +201,7 @@ def _skeleton(wire: Wire, path: Path) -> tuple[bytes, list[Extent | None]]:
     return b"".join([*kept, field(GRAPH, b"".join(inside))]), extents
 
 
-def _weight(tensor: onnx.TensorProto, extent: Extent | None, path: Path) -> Weight:
+def _weight(tensor: onnx.TensorProto, extent: DataExtent | None, path: Path) -> Weight:
     shape, dtype = tuple(tensor.dims), _dtype(tensor)
     if len(shape) > _MOST_AXES or any(size < 0 for size in shape) or math.prod(shape) >= 1 << 63:
         raise _corrupt(path, f"{tensor.name} has the shape {list(shape[:_MOST_AXES])}")
@@ -211,7 +211,7 @@ def _weight(tensor: onnx.TensorProto, extent: Extent | None, path: Path) -> Weig
             raise _corrupt(path, f"{tensor.name} lies both inside and outside")
         extent = _external(tensor, path, expected)
     if extent is None and expected == 0:
-        extent = Extent(path, 0, 0, RAW)
+        extent = DataExtent(path, 0, 0, RAW)
     if extent is None or (extent.field != RAW and extent.field and not _as_stored(extent, dtype)):
         return Weight(TensorInfo(tensor.name, dtype, shape, expected or 0, "listed"), extent)
     if expected is not None and extent.nbytes != expected:
@@ -226,12 +226,12 @@ def _dtype(tensor: onnx.TensorProto) -> DType | None:
     return None if name is None else DTYPES[name]
 
 
-def _as_stored(extent: Extent, dtype: DType | None) -> bool:
+def _as_stored(extent: DataExtent, dtype: DType | None) -> bool:
     """Whether numbers that stand one by one are laid out as raw bytes are."""
     return dtype is not None and dtype.name == {_FLOATS: "F32", _DOUBLES: "F64"}[extent.field]
 
 
-def _external(tensor: onnx.TensorProto, path: Path, expected: int | None = None) -> Extent:
+def _external(tensor: onnx.TensorProto, path: Path, expected: int | None = None) -> DataExtent:
     """Where the data of ``tensor`` lie beside the model.
 
     Raises:
@@ -253,7 +253,7 @@ def _external(tensor: onnx.TensorProto, path: Path, expected: int | None = None)
         raise _corrupt(path, f"the place of {tensor.name} is no number") from None
     if offset < 0 or length < 0 or offset + length > size:
         raise _corrupt(path, f"the data of {tensor.name} do not lie in the {size:,} bytes of {place!r}")
-    return Extent(file, offset, length, 0)
+    return DataExtent(file, offset, length, 0)
 
 
 def _beside(path: Path, place: str, name: str) -> Path:

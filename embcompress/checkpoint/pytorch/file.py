@@ -1,6 +1,6 @@
 """The torch format: files of ``torch.save``, read and written without importing torch.
 
-The pickle inside is read as inert data (:mod:`embcompress.checkpoint.pytorch.pickle_reader`), the tensors by byte
+The pickle inside is read as inert data (``pickle_reader.py``), the tensors by byte
 range. Both the zip format and the one before torch 1.6 are read; the zip format is written.
 """
 
@@ -135,7 +135,7 @@ class TorchFile(Checkpoint):
         for name, extent in self._archive.records.items():
             check_record(self._fd, name, extent, str(self.path), advance)
 
-    def beside(self, key: str) -> object:
+    def sidecar(self, key: str) -> object:
         """What the saved object holds beside its state dict; see the base class."""
         return self._archive.root.get(key) if self.container else None
 

@@ -110,7 +110,7 @@ class Safetensors(Checkpoint):
     def check_integrity(self, progress: Progress = silent) -> None:
         """Nothing to check: the format carries no checksums."""
 
-    def beside(self, key: str) -> object:
+    def sidecar(self, key: str) -> object:
         """What a metadata entry holds as JSON; see the base class."""
         return parse_entry(self._header.metadata, key, self.path)
 
@@ -130,8 +130,8 @@ class Safetensors(Checkpoint):
         try:
             write_all(fd, len(text).to_bytes(8, "little") + text)
             # The disk takes what is carried while the processor makes what is new.
-            with ThreadPoolExecutor(1) as beside:
-                carried = beside.submit(self._carry, target, entries, places, advance)
+            with ThreadPoolExecutor(1) as executor:
+                carried = executor.submit(self._carry, target, entries, places, advance)
                 for entry in entries:
                     if isinstance(entry, NewTensor):
                         os.lseek(fd, places[entry.name], os.SEEK_SET)

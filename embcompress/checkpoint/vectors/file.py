@@ -138,7 +138,7 @@ class VectorFile(Checkpoint):
     def check_integrity(self, progress: Progress = silent) -> None:
         """Nothing to check: reading the file is what finds it broken."""
 
-    def beside(self, key: str) -> object:  # noqa: ARG002
+    def sidecar(self, key: str) -> object:  # noqa: ARG002
         """None: there is no place for anything else."""
         return None
 

@@ -72,7 +72,7 @@ def rows_by_token(checkpoint: Checkpoint, rows: int) -> Mapping[str, int]:
 
 def _recorded(checkpoint: Checkpoint, rows: int) -> NumberedTokens | None:
     """The vocabulary in the record of a classifier, None where there is no such record."""
-    record = checkpoint.beside(RECORD_KEY)
+    record = checkpoint.sidecar(RECORD_KEY)
     tokenizer = record.get("tokenizer") if isinstance(record, dict) else None
     if not isinstance(tokenizer, dict):
         return None

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from embcompress.dtypes import DTYPES
 from embcompress.linalg.integers import dequantize, quantize, unpacked_rows
 from embcompress.linalg.packing import pack, packed_width
-from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
-from embcompress.methods.stats import Advance, Known, unheard
+from embcompress.methods.base import Blocks, Method, Part, Parts, Read, Settings, TableLayout, check_parts
+from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 
 class Integers(Method):
@@ -42,13 +42,13 @@ class Integers(Method):
         """The one size there is."""
         return sum(part.nbytes for part in self.parts(shape))
 
-    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+    def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """The one layout there is, its error that of a sample of rows."""
-        shape, sample = known.rows.shape, known.sample
+        shape, sample = stats.rows.shape, stats.sample
         if self.least(shape, settings) > limit or not np.isfinite(sample.rows).all():
             return None
         found = quantize(sample.rows, self.bits)
-        return Layout(
+        return TableLayout(
             parts=self.parts(shape),
             rank=None,
             dtype=DTYPES["F16"],
@@ -58,16 +58,16 @@ class Integers(Method):
         )
 
     def encode(
-        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+        self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> tuple[Blocks, ...]:
         """Integers and scales; the table is read and rounded once for each of the two."""
 
         def codes() -> Iterator[NDArray[Any]]:
-            for block in known.rows.blocks():
+            for block in stats.rows.blocks():
                 yield pack(quantize(block, self.bits).codes, self.bits)
 
         def scales() -> Iterator[NDArray[Any]]:
-            for block in known.rows.blocks():
+            for block in stats.rows.blocks():
                 yield quantize(block, self.bits).scales[:, None]
 
         return codes, scales

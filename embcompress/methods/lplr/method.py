@@ -34,18 +34,18 @@ from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError, TargetError
 from embcompress.linalg.integers import dequantize, quantize, unpacked_rows
 from embcompress.linalg.packing import pack, packed_width
-from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
+from embcompress.methods.base import Blocks, Method, Part, Parts, Read, Settings, TableLayout, check_parts
 from embcompress.methods.lplr.planning import (
     LEFT_BITS,
     RIGHT_BITS,
     SEED,
-    Plan,
+    FactorPlan,
     Planner,
     fitted,
     nbytes,
     sketch,
 )
-from embcompress.methods.stats import Advance, Known, unheard
+from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 _ROUNDED = {4: 0.0109, 6: 0.0008, 8: 0.00005}
 """Share of the squares of Gaussian rows, some hundred numbers long, that is lost with a scale for each."""
@@ -82,13 +82,13 @@ class LPLR(Method):
         """Rank 1 in the fewest bits."""
         return sum(part.nbytes for part in self.parts(shape, 1, (min(LEFT_BITS), min(RIGHT_BITS))))
 
-    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+    def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """The least foretold error of any rank and bits within the limit."""
-        plan = self.planner(known).best(limit) if known.fits_float32 else None
+        plan = self.planner(stats).best(limit) if stats.fits_float32 else None
         if plan is None:
             return None
-        return Layout(
-            parts=self.parts(known.rows.shape, plan.rank, plan.bits),
+        return TableLayout(
+            parts=self.parts(stats.rows.shape, plan.rank, plan.bits),
             rank=plan.rank,
             dtype=DTYPES["F16"],
             bits=plan.bits[0],
@@ -97,33 +97,33 @@ class LPLR(Method):
             state=plan,
         )
 
-    def foretell(self, known: Known, limit: int, settings: Settings) -> float | None:
+    def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
         """What a rank cuts off and what rounding takes from Gaussian factors, at the best of all sizes."""
-        ranks = np.arange(1, known.spectrum.limit + 1)
-        fits = nbytes(known.rows.shape, ranks) <= limit
-        if not known.fits_float32:
+        ranks = np.arange(1, stats.spectrum.limit + 1)
+        fits = nbytes(stats.rows.shape, ranks) <= limit
+        if not stats.fits_float32:
             return None
-        if not fits.any() or not known.spectrum.total:
+        if not fits.any() or not stats.spectrum.total:
             return 0.0 if fits.any() else None
-        cut = np.square(known.spectrum.relative_errors()[1:])[:, None, None]
+        cut = np.square(stats.spectrum.relative_errors()[1:])[:, None, None]
         refitted, right = np.array(_REFITTED), np.array([_ROUNDED[bits] for bits in RIGHT_BITS])
         rounded = refitted[:, None] + right
         return float(np.sqrt((cut + (1 - cut) * rounded)[fits].min()))
 
-    def planner(self, known: Known) -> Planner:
+    def planner(self, stats: TableStats) -> Planner:
         """What finds ranks and bits."""
-        return Planner(known)
+        return Planner(stats)
 
-    def cheapest(self, known: Known, error: float, settings: Settings) -> Layout:
+    def cheapest(self, stats: TableStats, error: float, settings: Settings) -> TableLayout:
         """What was tried is remembered from size to size; see the base class."""
-        return Method.cheapest(_Remembering(Planner(known)), known, error, settings)
+        return Method.cheapest(_Remembering(Planner(stats)), stats, error, settings)
 
     def encode(
-        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+        self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> tuple[Blocks, ...]:
         """Both factors are made in one pass, at the first call; the packed left one stays in memory."""
-        made = functools.cache(functools.partial(_encoded, known, layout.state, advance))
-        step = known.rows.block_rows
+        made = functools.cache(functools.partial(_encoded, stats, layout.state, advance))
+        step = stats.rows.block_rows
 
         def blocks(place: int) -> Iterator[NDArray[Any]]:
             whole = made()[place]
@@ -170,15 +170,15 @@ class _Remembering(LPLR):
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
 
-    def planner(self, known: Known) -> Planner:
+    def planner(self, stats: TableStats) -> Planner:
         """See the base class."""
         return self._planner
 
 
-def _encoded(known: Known, plan: Plan, advance: Advance) -> tuple[NDArray[Any], ...]:
+def _encoded(stats: TableStats, plan: FactorPlan, advance: Advance) -> tuple[NDArray[Any], ...]:
     """The contents of the parts."""
-    table, rank, bits = known.rows, plan.rank, plan.bits
-    basis = sketch(known, rank)[0].astype(np.float64 if table.dtype.name == "F64" else np.float32)
+    table, rank, bits = stats.rows, plan.rank, plan.bits
+    basis = sketch(stats, rank)[0].astype(np.float64 if table.dtype.name == "F64" else np.float32)
     codes = np.empty((table.shape[0], packed_width(rank, bits[0])), np.uint8)
     scales = np.empty((table.shape[0], 1), np.float16)
     squares, products = np.zeros((rank, rank)), np.zeros((rank, table.shape[1]))
@@ -187,14 +187,14 @@ def _encoded(known: Known, plan: Plan, advance: Advance) -> tuple[NDArray[Any], 
         found = quantize(block.astype(basis.dtype, copy=False) @ basis, bits[0])
         codes[start:stop], scales[start:stop, 0] = pack(found.codes, bits[0]), found.scales
         left = dequantize(found.codes, found.scales, bits[0]).astype(np.float64)
-        weighted = (left * known.weights_of(start, stop)[:, None]).T
+        weighted = (left * stats.weights_of(start, stop)[:, None]).T
         squares += weighted @ left
         products += weighted @ block
         advance(stop - start)
     right = fitted(squares, products, bits[1])
     if np.abs(right).max() > DTYPES["F32"].largest:
         raise TargetError(
-            f"{known.name}: the right factor reaches {np.abs(right).max():.3g}, "
+            f"{stats.name}: the right factor reaches {np.abs(right).max():.3g}, "
             f"its scales end at {DTYPES['F32'].largest:.3g}",
             remedy="scale the table down, or leave it dense",
         )

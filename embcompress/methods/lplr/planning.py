@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from embcompress.linalg.integers import dequantize, quantize
 from embcompress.linalg.packing import packed_width
-from embcompress.methods.stats import SAMPLE_ROWS, Known
+from embcompress.methods.stats import SAMPLE_ROWS, TableStats
 
 LEFT_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 """Bits of a number in the left factor that are tried."""
@@ -48,7 +48,7 @@ _RIGHT_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Plan:
+class FactorPlan:
     """What is settled before a table is coded.
 
     Attributes:
@@ -65,14 +65,14 @@ class Plan:
 class Planner:
     """Finds plans for a table, and remembers what it tried."""
 
-    def __init__(self, known: Known) -> None:
-        self._known, (count, _) = known, known.rows.shape
-        small = count <= SAMPLE_ROWS and count * known.spectrum.limit <= _VALUES
+    def __init__(self, stats: TableStats) -> None:
+        self._known, (count, _) = stats, stats.rows.shape
+        small = count <= SAMPLE_ROWS and count * stats.spectrum.limit <= _VALUES
         # A rotation of each trial is held: few of them.
-        trial = lru_cache(4)(lambda rank: (_Whole if small else _Trial)(known, rank))
+        trial = lru_cache(4)(lambda rank: (_Whole if small else _Trial)(stats, rank))
         self._tried = cache(lambda rank, left: np.array(trial(rank).shares(LEFT_BITS[left])))
 
-    def best(self, limit: int) -> Plan | None:
+    def best(self, limit: int) -> FactorPlan | None:
         """The plan with the least foretold error in ``limit`` bytes, the smaller one where two have it.
 
         The error foretold for a plan does not depend on the limit. With K the squares that a rank keeps,
@@ -81,7 +81,7 @@ class Planner:
         """
         shape, cut = self._known.rows.shape, np.square(self._known.spectrum.relative_errors())
         least: tuple[float, int] = (np.inf, 0)
-        plan: Plan | None = None
+        plan: FactorPlan | None = None
         for left, low, high, top in _stretches(shape, limit, cut):
             if cut[top] >= least[0]:
                 continue
@@ -99,7 +99,7 @@ class Planner:
             if found < least:
                 least, (row, right) = found, divmod(place, len(RIGHT_BITS))
                 bits = (LEFT_BITS[left], RIGHT_BITS[right])
-                plan = Plan(int(within[row]), bits, float(np.sqrt(found[0])))
+                plan = FactorPlan(int(within[row]), bits, float(np.sqrt(found[0])))
         return plan
 
 
@@ -112,19 +112,19 @@ def nbytes(shape: tuple[int, int], ranks: NDArray[np.int64]) -> NDArray[np.int64
     return sizes
 
 
-def sketch(known: Known, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def sketch(stats: TableStats, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """S = V_r Q (d×r) times a power of two that brings E S to about ``_USUAL``, and Q (r×r).
 
     Q is the QR of a Gaussian matrix with signs fixed, so uniform over the rotations (Mezzadri 2007,
     "How to generate random matrices from the classical compact groups", section 5).
     """
-    kept = known.spectrum.eigenvalues[:rank].sum()
-    weight = known.rows.shape[0] if known.weights is None else known.weights.sum()
+    kept = stats.spectrum.eigenvalues[:rank].sum()
+    weight = stats.rows.shape[0] if stats.weights is None else stats.weights.sum()
     # Clipped to what leaves the basis finite in float32.
     power = 0.0 if kept == 0 else np.clip(np.log2(_USUAL) - np.log2(kept / (weight * rank)) / 2, -120, 120)
     q, triangle = np.linalg.qr(np.random.default_rng(SEED).standard_normal((rank, rank)))
     q *= np.copysign(1, triangle.diagonal())
-    return known.spectrum.vectors[:, :rank] @ q * 2.0 ** round(power), q
+    return stats.spectrum.vectors[:, :rank] @ q * 2.0 ** round(power), q
 
 
 def fitted(squares: NDArray[np.float64], products: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
@@ -161,11 +161,11 @@ def _stretches(
 class _Whole:
     """A small table, coded at one rank."""
 
-    def __init__(self, known: Known, rank: int) -> None:
-        self._rows, self._weights = known.sample.rows.astype(np.float64), known.sample.weights
-        self._sketch = known.sample.rows @ sketch(known, rank)[0].astype(np.float32)
+    def __init__(self, stats: TableStats, rank: int) -> None:
+        self._rows, self._weights = stats.sample.rows.astype(np.float64), stats.sample.weights
+        self._sketch = stats.sample.rows @ sketch(stats, rank)[0].astype(np.float32)
         self._total = self._weights @ np.vecdot(self._rows, self._rows)
-        self._cut = float(known.spectrum.relative_errors()[rank] ** 2)
+        self._cut = float(stats.spectrum.relative_errors()[rank] ** 2)
 
     def shares(self, bits: int) -> list[float]:
         """Squared error beyond what is cut off, as a share of what is kept, for each of ``RIGHT_BITS``."""
@@ -188,12 +188,12 @@ class _Trial:
     enough for a fit, else r of 1×1, each component by itself, since a fit would fit the sample.
     """
 
-    def __init__(self, known: Known, rank: int) -> None:
-        sample, eigenvalues, self._rank = known.sample, known.spectrum.eigenvalues, rank
+    def __init__(self, stats: TableStats, rank: int) -> None:
+        sample, eigenvalues, self._rank = stats.sample, stats.spectrum.eigenvalues, rank
         every = -(-len(sample.rows) // max(_LEAST_ROWS, _VALUES // rank))
         rows, weights = sample.rows[::every], sample.weights[::every]
         self._joint = len(rows) >= _ENOUGH * rank
-        basis, self._rotation = (factor.astype(np.float32) for factor in sketch(known, rank))
+        basis, self._rotation = (factor.astype(np.float32) for factor in sketch(stats, rank))
         self._sketch = rows @ basis
         self._roots = np.sqrt(weights)[:, None].astype(np.float32)
         self._clean = self._turned(self._sketch * self._roots)
@@ -207,8 +207,8 @@ class _Trial:
             for bits in RIGHT_BITS
         }
         # Fitting to V rows leaves less than fitting to infinitely many would.
-        energies = known.energies[sample.places]
-        counts = sample.weights if known.weights is None else sample.weights / known.weights[sample.places]
+        energies = stats.energies[sample.places]
+        counts = sample.weights if stats.weights is None else sample.weights / stats.weights[sample.places]
         self._left, self._left_here = _left_over(energies, counts, rank), 1.0
         if self._joint:
             own = (energies * counts)[::every]

@@ -16,7 +16,7 @@ from embcompress.methods.pq.row_code import RowCode
 from embcompress.rows import Rows
 
 
-class CodedTable:
+class TrellisTable:
     """Stored parts, all but the codes read, and checked against each other.
 
     Raises:

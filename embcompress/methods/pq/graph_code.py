@@ -11,7 +11,7 @@ from embcompress.errors import InputError
 from embcompress.linalg.trelliscode import code_of, coded_order
 
 
-class Code:
+class GraphCode:
     """The code of one class of rows.
 
     Args:

@@ -36,11 +36,11 @@ from numpy.typing import NDArray
 from embcompress.dtypes import DTYPES
 from embcompress.linalg.integers import dequantize, quantize
 from embcompress.linalg.packing import pack, packed_width
-from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings
-from embcompress.methods.pq.decoding import CodedTable
-from embcompress.methods.pq.planning import Plan, plans, smallest
+from embcompress.methods.base import Blocks, Method, Part, Parts, Read, Settings, TableLayout
+from embcompress.methods.pq.decoding import TrellisTable
+from embcompress.methods.pq.planning import TrellisPlan, plans, smallest
 from embcompress.methods.pq.row_code import RowCode, trained
-from embcompress.methods.stats import Advance, Known, unheard
+from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 _U8, _F16, _F32, _I32 = (DTYPES[name] for name in ("U8", "F16", "F32", "I32"))
 
@@ -54,7 +54,7 @@ class _Coder:
         classes: the code of each class of rows.
     """
 
-    plan: Plan
+    plan: TrellisPlan
     classes: tuple[RowCode, ...]
 
 
@@ -84,22 +84,22 @@ class PQ(Method):
         """One component of one bit."""
         return smallest(shape)
 
-    def foretell(self, known: Known, limit: int, settings: Settings) -> float | None:
+    def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
         """What the model of the coder says, which takes its components for Gaussian."""
-        found = plans(known, limit)
-        total = known.spectrum.total
+        found = plans(stats, limit)
+        total = stats.spectrum.total
         if not found or not total:
             return 0.0 if found else None
         return math.sqrt(min(plan.distortion for plan in found) / total)
 
-    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+    def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """Classes and rates by a model of the coder, the error by coding a sample of rows."""
-        found = plans(known, limit)
+        found = plans(stats, limit)
         if not found:
             return None
         plan = min(found, key=lambda p: p.distortion)
-        sample, rank = known.sample, plan.rank
-        basis = known.spectrum.vectors[:, :rank].astype(np.float32)
+        sample, rank = stats.sample, plan.rank
+        basis = stats.spectrum.vectors[:, :rank].astype(np.float32)
         coefficients = sample.rows @ basis
         decoded = np.zeros_like(coefficients)
         classes = []
@@ -108,30 +108,30 @@ class PQ(Method):
             code, decoded[members] = trained(rates, coefficients[members], sample.weights[members])
             classes.append(code)
         wanted: NDArray[Any] = basis.T
-        if len(sample.rows) == known.rows.shape[0]:  # with fewer rows it would fit the sample
+        if len(sample.rows) == stats.rows.shape[0]:  # with fewer rows it would fit the sample
             refit = _Refit(basis, max(float(code.scales.max()) for code in classes))
             refit.add(decoded, sample.rows, sample.weights)
             wanted = refit.right()
         right = quantize(wanted, plan.bits, np.float32)
         stand_in = decoded @ dequantize(right.codes, right.scales, plan.bits)
-        return Layout(
-            parts=_parts(known, plan, classes),
+        return TableLayout(
+            parts=_parts(stats, plan, classes),
             rank=rank,
             dtype=_F16,
-            bits=8 * float(plan.row_bytes @ plan.counts) / (rank * known.rows.shape[0]),
+            bits=8 * float(plan.row_bytes @ plan.counts) / (rank * stats.rows.shape[0]),
             predicted_error=sample.relative_error(stand_in),
             tolerance=0.15,
             state=_Coder(plan, tuple(classes)),
         )
 
     def encode(
-        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+        self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> tuple[Blocks, ...]:
         """Codes and the right factor that fits them, all at once when the first is asked for."""
 
         @cache
         def made() -> dict[str, NDArray[Any]]:
-            return _coded(known, layout.state, advance)
+            return _coded(stats, layout.state, advance)
 
         def blocks(suffix: str) -> Blocks:
             return lambda: iter([made()[suffix]])
@@ -140,16 +140,16 @@ class PQ(Method):
 
     def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """Bits to coefficients, coefficients times the right factor; see the base class."""
-        return CodedTable(parts, shape, rank or 0).read
+        return TrellisTable(parts, shape, rank or 0).read
 
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
         """2·r·d: the coefficients times the right factor."""
         return 2 * (rank or 0) * shape[1]
 
 
-def _parts(known: Known, plan: Plan, classes: Sequence[RowCode]) -> tuple[Part, ...]:
+def _parts(stats: TableStats, plan: TrellisPlan, classes: Sequence[RowCode]) -> tuple[Part, ...]:
     """What is stored for a table of that plan."""
-    rows, columns = known.rows.shape
+    rows, columns = stats.rows.shape
     count, rank = len(classes), plan.rank
     parts = [Part("0.codes", _U8, (rows, int(plan.row_bytes[0])))]
     if count > 1:
@@ -166,16 +166,16 @@ def _parts(known: Known, plan: Plan, classes: Sequence[RowCode]) -> tuple[Part, 
     return tuple(parts)
 
 
-def _coded(known: Known, coder: _Coder, advance: Advance) -> dict[str, NDArray[Any]]:
+def _coded(stats: TableStats, coder: _Coder, advance: Advance) -> dict[str, NDArray[Any]]:
     """The contents of all parts, in one pass over the table."""
     plan, classes = coder.plan, coder.classes
-    rows, rank = known.rows.shape[0], plan.rank
-    basis = known.spectrum.vectors[:, :rank].astype(np.float32)
+    rows, rank = stats.rows.shape[0], plan.rank
+    basis = stats.spectrum.vectors[:, :rank].astype(np.float32)
     codes = np.empty((rows, plan.row_bytes[0]), np.uint8)
     extra: list[NDArray[np.uint8]] = []
     fit = _Refit(basis, max(float(code.scales.max()) for code in classes))
-    for start, stop in known.rows.spans():
-        block = known.rows.read(start, stop).astype(np.float32, copy=False)
+    for start, stop in stats.rows.spans():
+        block = stats.rows.read(start, stop).astype(np.float32, copy=False)
         coefficients = block @ basis
         decoded = np.empty_like(coefficients)
         for index, code in enumerate(classes):
@@ -185,8 +185,8 @@ def _coded(known: Known, coder: _Coder, advance: Advance) -> dict[str, NDArray[A
             if index:
                 extra.append(bits[:, codes.shape[1] :])
             decoded[members] = code.decode(bits)
-        decoded[known.energies[start:stop] == 0] = 0
-        fit.add(decoded, block, known.weights_of(start, stop))
+        decoded[stats.energies[start:stop] == 0] = 0
+        fit.add(decoded, block, stats.weights_of(start, stop))
         advance(stop - start)
     right = quantize(fit.right(), plan.bits, np.float32)
     made: dict[str, NDArray[Any]] = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from embcompress.linalg.allocation import allocate, distortion, hot_rows, split_bits
 from embcompress.linalg.packing import packed_width, widest
 from embcompress.linalg.trelliscode import MEMORY, code_of
-from embcompress.methods.stats import Known
+from embcompress.methods.stats import TableStats
 
 _LEAST_ROW = 2
 """Bytes of the shortest row, which holds the trellis's first state and one component or more."""
@@ -62,7 +62,7 @@ class _Classing:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrellisPlan:
     """Classes of rows, their rates, and what all of it takes.
 
     Attributes:
@@ -89,23 +89,23 @@ class Plan:
         return len(self.rates[0])
 
 
-def plans(known: Known, limit: int) -> list[Plan]:
+def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
     """The best plan within ``limit`` bytes for each way there is: classes, half bits, right factor."""
-    sample = known.sample
-    if not known.fits_float32:
+    sample = stats.sample
+    if not stats.fits_float32:
         return []
-    squares = np.square(sample.rows @ known.spectrum.vectors.astype(np.float32), dtype=np.float64)
+    squares = np.square(sample.rows @ stats.spectrum.vectors.astype(np.float32), dtype=np.float64)
     squares *= sample.weights[:, None]
-    found, zeros = [], np.flatnonzero(known.energies == 0)
-    for classes in _classings(known):
+    found, zeros = [], np.flatnonzero(stats.energies == 0)
+    for classes in _classings(stats):
         counts = np.bincount(classes)
         member = classes[sample.places]
         variances = np.stack([squares[member == index].sum(axis=0) for index in range(len(counts))])
-        classing = _Classing(classes, counts, variances, zeros, known.rows.shape[1])
-        promising = _promising_rank(known, limit, variances.sum(axis=0))
+        classing = _Classing(classes, counts, variances, zeros, stats.rows.shape[1])
+        promising = _promising_rank(stats, limit, variances.sum(axis=0))
         # Rows that get more bytes than the others may be worth more components than all are together.
         ranks = {min(factor * promising, variances.shape[1]) for factor in (1, 2, variances.shape[1])}
-        choices = _right_choices(known.rows.shape[1])
+        choices = _right_choices(stats.rows.shape[1])
         for rank, pairs, bits in itertools.product(sorted(ranks), (True, False), choices):
             plan = _plan(classing, limit, rank, pairs=pairs, bits=bits)
             if plan is not None:
@@ -125,9 +125,9 @@ def _right_choices(columns: int) -> list[int]:
     return [bits for bits in _NOISE if widest(columns, packed_width(columns, bits)) == bits]
 
 
-def _classings(known: Known) -> Iterator[NDArray[np.uint8]]:
+def _classings(stats: TableStats) -> Iterator[NDArray[np.uint8]]:
     """The class of each row: all alike, and the rows with the most energy apart if that may pay."""
-    energies = known.energies
+    energies = stats.energies
     alike = np.zeros(len(energies), np.uint8)
     yield alike
     count, left = hot_rows(energies)
@@ -135,12 +135,12 @@ def _classings(known: Known) -> Iterator[NDArray[np.uint8]]:
         return
     hot = alike.copy()
     hot[np.argsort(-energies, kind="stable")[:count]] = 1
-    drawn = int(hot[known.sample.places].sum())
-    if _MEMBERS <= drawn <= len(known.sample.places) - _MEMBERS:
+    drawn = int(hot[stats.sample.places].sum())
+    if _MEMBERS <= drawn <= len(stats.sample.places) - _MEMBERS:
         yield hot
 
 
-def _plan(classing: _Classing, limit: int, rank: int, *, pairs: bool, bits: int) -> Plan | None:
+def _plan(classing: _Classing, limit: int, rank: int, *, pairs: bool, bits: int) -> TrellisPlan | None:
     """Rates of at most ``rank`` components within ``limit``; None where not even the shortest rows fit.
 
     What stands beside the rows depends on how many components are used and at which rates, and those
@@ -168,7 +168,7 @@ def _plan(classing: _Classing, limit: int, rank: int, *, pairs: bool, bits: int)
         for of_class, rates in zip(classing.variances, tried.rates, strict=True)
     )
     noise = _NOISE[bits] * float(classing.variances.sum())
-    return Plan(
+    return TrellisPlan(
         classing.classes, classing.counts, tried.rates, tried.row_bytes, classing.zeros, bits, left + noise
     )
 
@@ -219,12 +219,12 @@ def _beside(classing: _Classing, rates: Sequence[NDArray[np.float64]], width: in
     return classing.nbytes + len(rates[0]) * width + _fixed_bytes(rates)
 
 
-def _promising_rank(known: Known, limit: int, variances: NDArray[np.float64]) -> int:
+def _promising_rank(stats: TableStats, limit: int, variances: NDArray[np.float64]) -> int:
     """How many components are worth a row of the right factor, were all rows alike.
 
     Few rows share the right factor of a small table, and it may well take more bytes than they do.
     """
-    rows, columns = known.rows.shape
+    rows, columns = stats.rows.shape
     bits = min(_right_choices(columns), key=lambda b: abs(b - 6))
     best, least = 1, math.inf
     for rank in np.unique(np.geomspace(1, len(variances), _RANKS).astype(int)):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.linalg import trellis
-from embcompress.linalg.trelliscode import Code, code_of, coded_order
+from embcompress.linalg.trelliscode import TrellisCode, code_of, coded_order
 
 _ROUNDS = 3
 """Rounds of training: codebooks start within 0.1 dB of their best."""
@@ -49,7 +49,7 @@ class RowCode:
         return coded_order(self.rates)
 
     @cached_property
-    def code(self) -> Code:
+    def code(self) -> TrellisCode:
         """The trellis code of those components."""
         return code_of(self.rates)
 

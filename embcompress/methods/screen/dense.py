@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.errors import TargetError
-from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
-from embcompress.methods.stats import Advance, Known, unheard
+from embcompress.methods.base import Blocks, Method, Part, Parts, Read, Settings, TableLayout, check_parts
+from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 _ROUNDING = 0.392
 """Relative error of rounding a table, in unit roundoffs u: 1/sqrt(3·E[m²]) for significands m spread
@@ -31,13 +31,13 @@ class Dense(Method):
         """The one size there is."""
         return sum(part.nbytes for part in self.parts(shape, settings))
 
-    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+    def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """The one layout there is, its error that of rounding to a narrower type."""
-        if self.least(known.rows.shape, settings) > limit:
+        if self.least(stats.rows.shape, settings) > limit:
             return None
-        narrower = settings.dtype.significand < known.rows.dtype.significand
-        return Layout(
-            parts=self.parts(known.rows.shape, settings),
+        narrower = settings.dtype.significand < stats.rows.dtype.significand
+        return TableLayout(
+            parts=self.parts(stats.rows.shape, settings),
             rank=None,
             dtype=settings.dtype,
             bits=settings.dtype.bits,
@@ -46,12 +46,12 @@ class Dense(Method):
         )
 
     def encode(
-        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+        self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> tuple[Blocks, ...]:
         """The rows, where the type holds them; see the base class."""
 
         def blocks() -> Iterator[NDArray[Any]]:
-            for block in known.rows.blocks():
+            for block in stats.rows.blocks():
                 peak = float(np.abs(block).max(initial=0.0))
                 if peak > layout.dtype.largest:
                     raise TargetError(

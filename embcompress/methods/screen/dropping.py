@@ -1,4 +1,4 @@
-"""Which rows of a table may share one, in what order, and what that loses; for ``methods/screen/method.py``."""
+"""Which rows of a table may share one, in what order, and what that loses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.methods.stats import Known
+from embcompress.methods.stats import TableStats
 from embcompress.rows import Rows
 
 _BUCKETS = 1024
@@ -43,7 +43,7 @@ class Ranking:
     """The order in which the rows of a table are dropped, and what is needed to tell the loss of any number.
 
     Attributes:
-        known: the table.
+        stats: the table.
         order: its rows but for zero ones, the first to be dropped first (N).
         centre: what sums are taken from, near the rows dropped first (d).
         edges: of the buckets, positions in ``order`` from 0 to N (K+1).
@@ -52,7 +52,7 @@ class Ranking:
         to_zero: the rows of ``order``, the first to be dropped first where zeros stand for them (N).
     """
 
-    known: Known
+    stats: TableStats
     order: NDArray[np.intp] = field(repr=False)
     centre: NDArray[np.float64] = field(repr=False)
     edges: NDArray[np.intp] = field(repr=False)
@@ -66,7 +66,7 @@ class Ranking:
         Rows of zeros are kept, so that they stay zeros; where there are many of them, or more than rows to
         keep, they are dropped for a shared row of zeros.
         """
-        rows, nonzero = self.known.rows.shape[0], len(self.order)
+        rows, nonzero = self.stats.rows.shape[0], len(self.order)
         zeros = rows - nonzero
         found = []
         if zeros:
@@ -78,14 +78,14 @@ class Ranking:
         return min(found, key=lambda one: one.loss)
 
     def _for_zeros(self, count: int) -> Dropped:
-        weights, kept = self.known.weights_of(), self.known.energies > 0
+        weights, kept = self.stats.weights_of(), self.stats.energies > 0
         kept[self.to_zero[:count]] = False
-        loss = self.known.energies[self.to_zero[:count]].sum()
+        loss = self.stats.energies[self.to_zero[:count]].sum()
         return Dropped(kept, np.zeros(len(self.centre)), float(weights[~kept].sum()), float(loss))
 
     def _for_mean(self, count: int) -> Dropped:
         """The squares about the mean are those about the centre less weight times their distance squared."""
-        weights = self.known.weights_of()
+        weights = self.stats.weights_of()
         kept = np.ones(len(weights), bool)
         kept[self.order[:count]] = False
         weight = float(weights[~kept].sum())
@@ -93,25 +93,25 @@ class Ranking:
         total = self.sums[edge].copy()
         rest = np.sort(self.order[self.edges[edge] : count])
         if rest.size:
-            total += weights[rest] @ (picked(self.known.rows, rest).astype(np.float64) - self.centre)
+            total += weights[rest] @ (picked(self.stats.rows, rest).astype(np.float64) - self.centre)
         if not count:
             return Dropped(kept, np.zeros_like(total), 0.0, 0.0)
         loss = max(0.0, float(self.losses[count] - total @ total / weight))
         return Dropped(kept, self.centre + total / weight, weight, loss)
 
 
-def ranking(known: Known) -> Ranking:
+def ranking(stats: TableStats) -> Ranking:
     """Rank the rows of a table: the least weight first, of equal ones the nearest to what stands for them.
 
     That is the mean of all rows that weigh no more, which is where the shared row will be. Without
     weights it decides alone: rows near the mean go first. Three passes over the table.
     """
-    weights = known.weights_of()
-    nonzero = np.flatnonzero(known.energies > 0)
+    weights = stats.weights_of()
+    nonzero = np.flatnonzero(stats.energies > 0)
     order = nonzero[np.argsort(weights[nonzero], kind="stable")]
     edges = np.linspace(0, len(order), min(_BUCKETS, len(order)) + 1).astype(np.intp)
-    origin = np.zeros(known.rows.shape[1])
-    sums, _ = _sums(known, order, edges, origin)
+    origin = np.zeros(stats.rows.shape[1])
+    sums, _ = _sums(stats, order, edges, origin)
     means = sums[1:] / np.maximum(np.append(0.0, np.cumsum(weights[order]))[edges[1:], None], 1e-300)
     # The bucket that holds the last row of the same weight: what comes before it weighs no more.
     ends = np.searchsorted(weights[order], weights[order], "right")
@@ -119,15 +119,15 @@ def ranking(known: Known) -> Ranking:
     bucket[order] = np.searchsorted(edges[1:], ends)
     distances = np.zeros(len(weights))
     if len(order):
-        for start, stop in known.rows.spans():
-            from_mean = known.rows.read(start, stop) - means[bucket[start:stop]]
+        for start, stop in stats.rows.spans():
+            from_mean = stats.rows.read(start, stop) - means[bucket[start:stop]]
             distances[start:stop] = np.vecdot(from_mean, from_mean)
     order = nonzero[np.lexsort((distances[nonzero], weights[nonzero]))]
-    to_zero = nonzero[np.lexsort((known.energies[nonzero], weights[nonzero]))]
+    to_zero = nonzero[np.lexsort((stats.energies[nonzero], weights[nonzero]))]
     centre = means[bucket[order[0]]] if len(order) else origin
-    sums, squares = _sums(known, order, edges, centre)
+    sums, squares = _sums(stats, order, edges, centre)
     losses = np.append(0.0, np.cumsum(weights[order] * squares[order]))
-    return Ranking(known, order, centre, edges, sums, losses, to_zero)
+    return Ranking(stats, order, centre, edges, sums, losses, to_zero)
 
 
 def picked(rows: Rows, places: NDArray[np.intp]) -> NDArray[Any]:
@@ -143,16 +143,16 @@ def picked(rows: Rows, places: NDArray[np.intp]) -> NDArray[Any]:
 
 
 def _sums(
-    known: Known, order: NDArray[np.intp], edges: NDArray[np.intp], centre: NDArray[np.float64]
+    stats: TableStats, order: NDArray[np.intp], edges: NDArray[np.intp], centre: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Σ w_i (E_i − centre) over the order up to each edge (K+1×d), and ‖E_i − centre‖² of each row (V)."""
-    weights = known.weights_of()
+    weights = stats.weights_of()
     squares, sums = np.zeros(len(weights)), np.zeros((len(edges), len(centre)))
     bucket = np.full(len(weights), -1)
     bucket[order] = np.searchsorted(edges, np.arange(len(order)), "right")
-    for start, stop in known.rows.spans():
+    for start, stop in stats.rows.spans():
         of = bucket[start:stop]
-        shifted = known.rows.read(start, stop) - centre
+        shifted = stats.rows.read(start, stop) - centre
         squares[start:stop] = np.vecdot(shifted, shifted)
         sorted_rows = np.argsort(of, kind="stable")[int((of < 0).sum()) :]
         if sorted_rows.size:

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
-from embcompress.methods.base import Blocks, Layout, Method, Part, Parts, Read, Settings, check_parts
+from embcompress.methods.base import Blocks, Method, Part, Parts, Read, Settings, TableLayout, check_parts
 from embcompress.methods.integer.method import Integers
 from embcompress.methods.screen.dense import Dense
 from embcompress.methods.screen.dropping import Dropped, Ranking, picked, ranking
-from embcompress.methods.stats import Advance, Known, measure, unheard
+from embcompress.methods.stats import Advance, TableStats, ignore_progress, measure
 from embcompress.rows import Rows
 
 _KEPT = "0.kept"
@@ -51,41 +51,41 @@ class _Inner:
     """What is settled before a table is coded: what is dropped, and the rest as the inner method has it."""
 
     dropped: Dropped
-    known: Known
-    layout: Layout
+    stats: TableStats
+    layout: TableLayout
 
 
 @dataclass(frozen=True)
 class _Prospects:
     """A table and all inner tables that were looked at."""
 
-    known: Known
+    stats: TableStats
     by_rows: bool
-    tables: dict[int, Known] = field(default_factory=dict)
-    layouts: dict[int, Layout | None] = field(default_factory=dict)
+    tables: dict[int, TableStats] = field(default_factory=dict)
+    layouts: dict[int, TableLayout | None] = field(default_factory=dict)
 
     @cached_property
     def ranking(self) -> Ranking:
-        return ranking(self.known)
+        return ranking(self.stats)
 
     @cached_property
     def total(self) -> float:
-        return float(self.known.energies.sum())
+        return float(self.stats.energies.sum())
 
-    def inner(self, number: int, dropped: Dropped) -> Known:
+    def inner(self, number: int, dropped: Dropped) -> TableStats:
         """The table of the shared row and the kept ones, measured in a pass if the method asks for that."""
         if number not in self.tables:
-            known = self.known
-            rows = _inner_rows(known.rows, dropped)
+            stats = self.stats
+            rows = _inner_rows(stats.rows, dropped)
             # Where nothing is dropped row 0 is zeros, and its weight only has to be one.
-            first = dropped.weight or known.weights_of().min()
-            weights = np.append(first, known.weights_of()[dropped.kept])
+            first = dropped.weight or stats.weights_of().min()
+            weights = np.append(first, stats.weights_of()[dropped.kept])
             if self.by_rows:
                 energy = dropped.weight * (dropped.shared @ dropped.shared)
-                energies = np.append(energy, known.energies[dropped.kept])
-                table = replace(known, rows=rows, weights=weights, energies=energies)
+                energies = np.append(energy, stats.energies[dropped.kept])
+                table = replace(stats, rows=rows, weights=weights, energies=energies)
             else:
-                table = measure(rows, known.name, precise=known.precise, weights=weights)
+                table = measure(rows, stats.name, precise=stats.precise, weights=weights)
             self.tables[number] = table
         return self.tables[number]
 
@@ -137,42 +137,42 @@ class Screen(Method):
         """All tokens share one row."""
         return _mask_bytes(shape) + self.inner.least((1, shape[1]), settings)
 
-    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+    def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """As many rows as fit; with an inner method, of the numbers tried the one foretold to lose least."""
-        return self._best(_Prospects(known, isinstance(self.inner, _BY_ROWS)), limit, settings)
+        return self._best(_Prospects(stats, isinstance(self.inner, _BY_ROWS)), limit, settings)
 
-    def foretell(self, known: Known, limit: int, settings: Settings) -> float | None:
+    def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
         """Alone: what is dropped, its mean that of a sample, in the place of three passes over the table."""
         if not isinstance(self.inner, Dense):
-            return super().foretell(known, limit, settings)
-        numbers = self._numbers(known, limit - _mask_bytes(known.rows.shape), settings)
-        total = float(known.energies.sum())
+            return super().predict_error(stats, limit, settings)
+        numbers = self._numbers(stats, limit - _mask_bytes(stats.rows.shape), settings)
+        total = float(stats.energies.sum())
         if not numbers or not total:
             return 0.0 if numbers else None
-        weights, sample = known.weights_of(), known.sample
+        weights, sample = stats.weights_of(), stats.sample
         dropped = np.ones(len(weights), np.bool_)
-        dropped[np.lexsort((known.energies, weights))[len(weights) - numbers[0] :]] = False
+        dropped[np.lexsort((stats.energies, weights))[len(weights) - numbers[0] :]] = False
         drawn = dropped[sample.places]
         share = sample.weights[drawn]
-        mean = share @ sample.rows[drawn] / share.sum() if drawn.any() else np.zeros(known.rows.shape[1])
-        lost = known.energies[dropped].sum() - weights[dropped].sum() * (mean @ mean)
+        mean = share @ sample.rows[drawn] / share.sum() if drawn.any() else np.zeros(stats.rows.shape[1])
+        lost = stats.energies[dropped].sum() - weights[dropped].sum() * (mean @ mean)
         return float(np.sqrt(max(0.0, lost) / total))
 
-    def cheapest(self, known: Known, error: float, settings: Settings) -> Layout:
+    def cheapest(self, stats: TableStats, error: float, settings: Settings) -> TableLayout:
         """The table is ranked once for all sizes; see the base class."""
-        remembering = _Remembering(self.inner, _Prospects(known, isinstance(self.inner, _BY_ROWS)))
-        return Method.cheapest(remembering, known, error, settings)
+        remembering = _Remembering(self.inner, _Prospects(stats, isinstance(self.inner, _BY_ROWS)))
+        return Method.cheapest(remembering, stats, error, settings)
 
-    def _best(self, prospects: _Prospects, limit: int, settings: Settings) -> Layout | None:
+    def _best(self, prospects: _Prospects, limit: int, settings: Settings) -> TableLayout | None:
         """From the most rows on, until what is dropped alone loses more than the best found.
 
         The numbers tried do not depend on the limit, but for those that do not fit, so that more bytes
         never foretell a larger error.
         """
-        best: Layout | None = None
-        shape = prospects.known.rows.shape
+        best: TableLayout | None = None
+        shape = prospects.stats.rows.shape
         room = limit - _mask_bytes(shape)
-        for number in self._numbers(prospects.known, room, settings):
+        for number in self._numbers(prospects.stats, room, settings):
             dropped = prospects.ranking.drop(number)
             if best is not None and dropped.loss >= best.predicted_error**2 * prospects.total:
                 break
@@ -191,9 +191,9 @@ class Screen(Method):
                 best = replace(layout, parts=parts, predicted_error=error, state=state)
         return best
 
-    def _numbers(self, known: Known, room: int, settings: Settings) -> list[int]:
+    def _numbers(self, stats: TableStats, room: int, settings: Settings) -> list[int]:
         """How many rows to try to keep in ``room`` bytes, the most first."""
-        rows, columns = known.rows.shape
+        rows, columns = stats.rows.shape
         if isinstance(self.inner, Dense):
             fitting = min(room // self.inner.least((1, columns), settings), rows) - 1
             return [fitting] if fitting >= 0 else []
@@ -202,23 +202,23 @@ class Screen(Method):
             found = {0, *(rows * _STEP**steps).astype(int).tolist()}
         else:
             found = {int(share * rows) for share in _SHARES}
-        if known.weights is not None:
-            found.add(int((known.weights > known.weights.min()).sum()))
+        if stats.weights is not None:
+            found.add(int((stats.weights > stats.weights.min()).sum()))
         fitting_ones = (n for n in found if self.inner.least((n + 1, columns), settings) <= room)
         return sorted(fitting_ones, reverse=True)
 
     def encode(
-        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+        self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> tuple[Blocks, ...]:
         """The bits, and the inner table; see the base class."""
         inner: _Inner = layout.state
 
         def bits() -> Iterator[NDArray[Any]]:
-            padded = np.ones(8 * _mask_bytes(known.rows.shape), bool)
-            padded[: known.rows.shape[0]] = inner.dropped.kept
+            padded = np.ones(8 * _mask_bytes(stats.rows.shape), bool)
+            padded[: stats.rows.shape[0]] = inner.dropped.kept
             yield np.packbits(padded)[:, None]
 
-        return bits, *self.inner.encode(inner.known, inner.layout, settings, advance)
+        return bits, *self.inner.encode(inner.stats, inner.layout, settings, advance)
 
     def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """A row of its own or the shared one; the bits are read at once, see the base class."""
@@ -260,9 +260,9 @@ class _Remembering(Screen):
         super().__init__(inner)
         self._prospects = prospects
 
-    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+    def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """See the base class."""
-        assert known is self._prospects.known
+        assert stats is self._prospects.stats
         return self._best(self._prospects, limit, settings)
 
 

@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 from embcompress.dtypes import DType
 from embcompress.errors import InputError, TargetError
 from embcompress.linalg.spectrum import Spectrum
-from embcompress.methods.base import Blocks, Layout, Part, Parts, RankedMethod, Read, Settings, check_parts
-from embcompress.methods.stats import Advance, Known, unheard
+from embcompress.methods.base import (
+    Blocks,
+    Part,
+    Parts,
+    RankedMethod,
+    Read,
+    Settings,
+    TableLayout,
+    check_parts,
+)
+from embcompress.methods.stats import Advance, TableStats, ignore_progress
 from embcompress.rows import Rows
 
 MIRROR = "out.weight"
@@ -69,7 +78,7 @@ class SVD(RankedMethod):
         rounding = _ROUNDING * dtype.unit_roundoff
         return float(np.sqrt(cut**2 + rounding**2 * (1 - cut**2))) if spectrum.total > 0 else 0.0
 
-    def widest(self, shape: tuple[int, int], settings: Settings) -> Layout:
+    def widest(self, shape: tuple[int, int], settings: Settings) -> TableLayout:
         """Without the transposed right factor where none is asked for; see the base class."""
         return replace(super().widest(shape, settings), parts=self.parts(shape, min(shape), settings))
 
@@ -77,20 +86,20 @@ class SVD(RankedMethod):
         """Rank 1."""
         return self.nbytes(shape, 1, settings)
 
-    def fit(self, known: Known, limit: int, settings: Settings) -> Layout | None:
+    def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """The largest rank within the limit."""
-        rank = self.largest_rank(known.rows.shape, limit, settings)
-        return self.at_rank(known, rank, settings) if rank else None
+        rank = self.largest_rank(stats.rows.shape, limit, settings)
+        return self.at_rank(stats, rank, settings) if rank else None
 
-    def at_rank(self, known: Known, rank: int, settings: Settings) -> Layout:
+    def at_rank(self, stats: TableStats, rank: int, settings: Settings) -> TableLayout:
         """The one layout there is; see the base class."""
         dtype = settings.dtype
-        return Layout(
-            parts=self.parts(known.rows.shape, rank, settings),
+        return TableLayout(
+            parts=self.parts(stats.rows.shape, rank, settings),
             rank=rank,
             dtype=dtype,
             bits=dtype.bits,
-            predicted_error=self.predicted_error(known.spectrum, rank, dtype),
+            predicted_error=self.predicted_error(stats.spectrum, rank, dtype),
             tolerance=0.02,  # of the rounding model; what is cut off is exact
         )
 
@@ -108,9 +117,9 @@ class SVD(RankedMethod):
         remedy = f"its break-even rank is {limit}" if limit else "no rank makes it smaller, leave it dense"
         raise TargetError(f"{name} {list(rows.shape)}: {what}", remedy=remedy)
 
-    def cheapest(self, known: Known, error: float, settings: Settings) -> Layout:
+    def cheapest(self, stats: TableStats, error: float, settings: Settings) -> TableLayout:
         """The smallest rank, straight from the spectrum; see the base class."""
-        found, dtype = known.spectrum, settings.dtype
+        found, dtype = stats.spectrum, settings.dtype
         rank = found.rank_for_error(error)
 
         def promised() -> float:
@@ -121,18 +130,18 @@ class SVD(RankedMethod):
             rank += 1
         if promised() > error:
             raise TargetError(
-                f"{known.name}: error {error:.3g} is below the rounding of {dtype.torch}, "
+                f"{stats.name}: error {error:.3g} is below the rounding of {dtype.torch}, "
                 f"which can promise {promised():.3g} at full rank {rank}",
                 remedy="allow more, or store the factors in a wider --dtype",
             )
-        self.check_rank(known.rows, known.name, rank, settings)
-        return self.at_rank(known, rank, settings)
+        self.check_rank(stats.rows, stats.name, rank, settings)
+        return self.at_rank(stats, rank, settings)
 
-    def for_energy(self, known: Known, energy: float, settings: Settings) -> Layout:
+    def for_energy(self, stats: TableStats, energy: float, settings: Settings) -> TableLayout:
         """The smallest rank whose components hold the share, whatever rounding adds; see the base class."""
-        rank = known.spectrum.rank_for_energy(energy)
-        self.check_rank(known.rows, known.name, rank, settings)
-        return self.at_rank(known, rank, settings)
+        rank = stats.spectrum.rank_for_energy(energy)
+        self.check_rank(stats.rows, stats.name, rank, settings)
+        return self.at_rank(stats, rank, settings)
 
     def limits(self, rows: Rows, settings: Settings) -> str:
         """From rank 1 to the break-even rank."""
@@ -142,13 +151,13 @@ class SVD(RankedMethod):
         )
 
     def encode(
-        self, known: Known, layout: Layout, settings: Settings, advance: Advance = unheard
+        self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> tuple[Blocks, ...]:
         """Left = E V_r scaled, right = V_r scaled back; see the base class."""
-        table, found, dtype = known.rows, known.spectrum, layout.dtype
+        table, found, dtype = stats.rows, stats.spectrum, layout.dtype
         vectors = found.vectors[:, : layout.rank]
         left_scale, right_scale = _scales(found.eigenvalues[: layout.rank], settings.split_scale)
-        wide = known.precise or table.dtype.name == "F64"
+        wide = stats.precise or table.dtype.name == "F64"
         basis = (vectors * left_scale).astype(np.float64 if wide else np.float32)
         right = vectors * right_scale
 

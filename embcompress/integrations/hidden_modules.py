@@ -19,7 +19,7 @@ from embcompress.nn import FactorizedPair
 _WEIGHT = "_weight_in_front"
 
 
-class Veil:
+class HiddenModules:
     """Hides factorized modules until it is lifted.
 
     Args:
@@ -39,9 +39,9 @@ class Veil:
             module._is_hf_initialized = True  # type: ignore[assignment]
         for pair in self.pairs:
             pair.__dict__[_WEIGHT] = _dense(pair)
-            pair.__class__ = _veiled(type(pair))
+            pair.__class__ = _hidden_class(type(pair))
 
-    def lift(self) -> None:
+    def reveal(self) -> None:
         """Make the modules what they were; buffers that were replaced get their values again."""
         for module, name, value in self._buffers:
             replaced = module.get_buffer(name)
@@ -64,7 +64,7 @@ def _dense(pair: FactorizedPair) -> Tensor:
     return dense
 
 
-def _veiled(kind: type[FactorizedPair]) -> type[FactorizedPair]:
+def _hidden_class(kind: type[FactorizedPair]) -> type[FactorizedPair]:
     """A subclass that shows a bias at most."""
 
     def state_dict(
