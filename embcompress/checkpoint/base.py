@@ -8,7 +8,7 @@ which some tensors are replaced and every other byte is carried over. Nothing he
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -34,12 +34,15 @@ class Edit:
             memory (torch) store them at no cost; safetensors notes them in its metadata, as
             ``save_model`` does, where the source noted any.
         documents: JSON documents of a directory by relative path, written anew; None takes one away.
+        graphs: how a graph computes with each table that goes, by its name; called by formats that hold a
+            graph, and gives what they know as a table's graph.
     """
 
     remove: frozenset[str]
     add: tuple[NewTensor, ...]
     aliases: Mapping[str, str] = field(default_factory=dict)
     documents: Mapping[str, Any] = field(default_factory=dict)
+    graphs: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

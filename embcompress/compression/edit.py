@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from embcompress.checkpoint.base import Checkpoint, Edit
@@ -12,7 +12,8 @@ from embcompress.checkpoint.tensors import NewTensor
 from embcompress.dtypes import DTYPES, Floats
 from embcompress.errors import InputError
 from embcompress.methods import method_for
-from embcompress.methods.base import Blocks, Method, Part, TableLayout
+from embcompress.methods.base import Blocks, Method, TableLayout
+from embcompress.methods.parts import Part
 from embcompress.native import native_named
 from embcompress.native.base import Documents, NativeForm
 from embcompress.tables import Table
@@ -27,14 +28,14 @@ class Replacement:
         table: the table.
         method: how it is stored.
         layout: what is stored.
-        contents: of each part, in the method's order; None where only sizes matter.
+        contents: of each part by its suffix; None where only sizes matter.
         form: the form of a library that the parts are stored in; None for that of this package.
     """
 
     table: Table
     method: Method
     layout: TableLayout
-    contents: tuple[Blocks, ...] | None = None
+    contents: Mapping[str, Blocks] | None = None
     form: NativeForm | None = None
 
     @property
@@ -64,13 +65,14 @@ def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
         elif source.needs_guard:
             add.append(NewTensor(table.name, table.rows.dtype, (0,), table.name, _nothing))
         parts = new.layout.parts
-        contents = new.contents or (_nothing,) * len(parts)
         files = new.form.files(source) if new.form else (None,) * len(parts)
-        for name, part, blocks, file in zip(new.names, parts, contents, files, strict=True):
+        for name, part, file in zip(new.names, parts, files, strict=True):
+            blocks = new.contents[part.suffix] if new.contents else _nothing
             add.append(NewTensor(name, part.dtype, part.shape, table.name, blocks, file))
             if new.form is None:
                 aliases |= {part_name(tie, part.suffix): name for tie in table.ties}
-    edit = Edit(frozenset(remove), tuple(add), aliases, documents)
+    graphs = {new.table.name: new.method.graph for new in replacements}
+    edit = Edit(frozenset(remove), tuple(add), aliases, documents, graphs)
     source.check_edit(edit)
     return edit
 
@@ -100,7 +102,7 @@ def edit_behind(
         layout = TableLayout(parts, record.rank, DTYPES[record.stored_dtype], record.bits, 0.0, 0.0)
         method = method_for(record.method, str(written.path))
         form = None if record.native is None else native_named(record.native, written.path)
-        contents = tuple(rows.blocks for rows in read)
+        contents = {suffix: rows.blocks for suffix, rows in zip(record.parts, read, strict=True)}
         replacements.append(Replacement(table, method, layout, contents, form))
     return replacing(original, replacements)
 

@@ -15,8 +15,8 @@ from embcompress.dtypes import DTYPES
 from embcompress.errors import UsageError
 from embcompress.integrations.hidden_modules import float_type
 from embcompress.integrations.swap import SwappedTable, checksum
+from embcompress.methods.modules import RIGHT, right_factor, trained_right
 from embcompress.nn import FactorizedPair
-from embcompress.nn.stored import RIGHT, right_factor, trained_right
 from embcompress.storage.rawio import sha256_of
 from embcompress.version import __version__
 

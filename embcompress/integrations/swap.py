@@ -22,8 +22,8 @@ from embcompress.integrations.names import Names, patterns
 from embcompress.integrations.weight_files import opened, read_tensors
 from embcompress.loading.swapping import install, replacements
 from embcompress.methods.decoding import decoded
+from embcompress.methods.modules import RIGHT_PARTS, Parts, coded_table, has_module
 from embcompress.nn import FactorizedEmbedding, FactorizedPair
-from embcompress.nn.stored import RIGHT_PARTS, Parts, coded_table, has_module
 
 _EXPAND = "run 'embcompress expand' and load the dense result"
 

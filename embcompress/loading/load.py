@@ -22,7 +22,7 @@ from embcompress.checkpoint.vectors.record import VOCABULARY
 from embcompress.errors import InputError, UsageError, printable
 from embcompress.loading.swapping import install, replacements
 from embcompress.methods.decoding import decoded
-from embcompress.nn.stored import TableModules, coded_table, has_module, module_parts
+from embcompress.methods.modules import TableModules, coded_table, has_module, module_parts
 
 _RIGHT_MODEL = "use the model class and the sizes that it was made from"
 

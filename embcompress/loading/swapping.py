@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from embcompress.errors import UsageError
+from embcompress.methods.modules import TableModules
 from embcompress.nn import CodedEmbedding, CodedLookup, FactorizedEmbedding, FactorizedHead, Lookup
 from embcompress.nn.coded import LookupOptions
 from embcompress.nn.outline import outlined
-from embcompress.nn.stored import TableModules
 
 
 def swap(

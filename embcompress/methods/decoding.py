@@ -13,6 +13,7 @@ from embcompress.checkpoint.rows import part_rows
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
 from embcompress.methods import method_for
+from embcompress.methods.parts import REMAKE, check_suffixes
 from embcompress.rows import Rows, wide
 
 
@@ -28,26 +29,15 @@ def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = Fals
         InputError: a part is missing or of another shape, or its method is not known.
     """
     method = method_for(record.method, str(checkpoint.path))
-    again = "make the file again from its source"
-    needed = tuple(s for s in method.suffixes if s in record.parts or s not in method.optional)
-    if record.parts != needed:
-        raise InputError(
-            f"{checkpoint.path}: {record.name} has the parts {list(record.parts)}, "
-            f"method {method.name} stores {list(needed)}",
-            remedy=again,
-        )
     for name in record.part_names:
         if name not in checkpoint.tensors:
-            raise InputError(
-                f"{checkpoint.path}: {name}, a part of {record.name}, is missing",
-                remedy=again,
-            )
-    read = [part_rows(checkpoint, name) for name in record.part_names]
-    if precise:
-        read = [wide(part) if part.dtype.is_table else part for part in read]
-    parts = dict(zip(record.parts, read, strict=True))
+            raise InputError(f"{checkpoint.path}: {name}, a part of {record.name}, is missing", remedy=REMAKE)
     try:
-        decode = method.decoder(parts, record.shape, record.rank)
+        check_suffixes(method.parts, record.parts)
+        read = [part_rows(checkpoint, name) for name in record.part_names]
+        if precise:
+            read = [wide(part) if part.dtype.is_table else part for part in read]
+        decode = method.decoder(dict(zip(record.parts, read, strict=True)), record.shape, record.rank)
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {record.name}: {error.message}", remedy=error.remedy) from None
 

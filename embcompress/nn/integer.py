@@ -43,9 +43,7 @@ class IntegerRows(CodedLookup):
     ) -> None:
         super().__init__(tokens, width, kept)
         self._bits = bits if isinstance(bits, int) else 0
-        self.register_buffer("bits", None if isinstance(bits, int) else bits)
-        self.register_buffer("codes", codes)
-        self.register_buffer("scales", scales)
+        self.hold(bits=None if isinstance(bits, int) else bits, codes=codes, scales=scales)
         self.derive()
 
     @property

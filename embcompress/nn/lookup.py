@@ -47,6 +47,14 @@ class CodedLookup(nn.Module, abc.ABC):
         self.register_buffer("kept", kept)
         self.register_buffer("row_of", None, persistent=False)
 
+    def hold(self, **parts: Tensor | None) -> None:
+        """Register parts under their names: parameters as parameters, other tensors as buffers."""
+        for name, part in parts.items():
+            if isinstance(part, nn.Parameter):
+                self.register_parameter(name, part)
+            else:
+                self.register_buffer(name, part)
+
     @property
     @abc.abstractmethod
     def stored(self) -> Tensor:
@@ -115,9 +123,11 @@ class FloatRows(CodedLookup):
         kept: see the base class.
     """
 
+    weight: Tensor
+
     def __init__(self, weight: Tensor, tokens: int, kept: Tensor | None = None) -> None:
         super().__init__(tokens, weight.shape[1], kept)
-        self.weight = nn.Parameter(weight)
+        self.hold(weight=weight)
         self.derive()
 
     @property

@@ -17,7 +17,7 @@ from embcompress.compression.sources import hashed
 from embcompress.dtypes import DTYPES, DType, Floats
 from embcompress.errors import TargetError
 from embcompress.methods.base import Blocks
-from embcompress.nn.stored import RIGHT, RIGHT_PARTS, module_parts, trained_right
+from embcompress.methods.modules import RIGHT, RIGHT_PARTS, module_parts, trained_right
 from embcompress.progress import Progress
 from embcompress.training.loop import State
 

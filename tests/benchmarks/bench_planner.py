@@ -40,8 +40,8 @@ def measured(method, stats, layout, table, weights):
     """The weighted relative error of a table after it was stored and decoded."""
     parts = {}
     contents = method.encode(stats, layout, Settings(DTYPES["F32"]))
-    for part, blocks in zip(layout.parts, contents, strict=True):
-        stored = part.dtype.encode(np.concatenate(list(blocks())))
+    for part in layout.parts:
+        stored = part.dtype.encode(np.concatenate(list(contents[part.suffix]())))
         parts[part.suffix] = rows_of(part.dtype.decode(stored), part.dtype.name)
     decoded = method.decoder(parts, table.shape, layout.rank)(0, len(table)).astype(np.float64)
     left = weights @ np.square(decoded - table).sum(axis=1)

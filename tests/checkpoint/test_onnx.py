@@ -41,7 +41,8 @@ from embcompress.checkpoint.onnx.building import NODES_KEY, kept_text
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.dtypes import BY_TORCH_NAME as BY_NUMPY
 from embcompress.linalg import trelliscode as linalg
-from embcompress.methods.pq import graph_code as trellis
+from embcompress.methods import method_for
+from embcompress.methods.pq import graph as trellis
 
 METHODS = ("svd", "int8", "int4", "int3", "lplr", "pq", "screen", "screen+svd", "screen+pq", "screen+int4")
 TURN = helper.make_node("Transpose", [NAME], ["turned"], "turn", perm=[1, 0])
@@ -127,7 +128,7 @@ def test_every_kind_of_parts_is_decoded(tmp_path, kind, opset):
     )
     described = Description("0", {"source": "0" * 64}, (coded.record(NAME),))
     with OnnxFile.open(path) as opened:
-        edit = Edit(frozenset({NAME}), parts)
+        edit = Edit(frozenset({NAME}), parts, graphs={NAME: method_for(coded.method).graph})
         opened.check_edit(edit)
         size = opened.size_after(edit, described)
         opened.write(tmp_path / "s.onnx", edit, described)
@@ -253,7 +254,9 @@ def test_a_head_has_no_form_for_codes(tmp_path, method):
     made = model([GATHER, *HEADS["turned"]], ["rows", "scores"], inputs=given)
     path = saved(tmp_path / "m.onnx", made)
     options = ("--ratio", 0.5, "--method", method)
-    assert_refused(tmp_path, "factorize", path, *options, code=2, says="choose --method svd")
+    assert_refused(
+        tmp_path, "factorize", path, *options, code=2, says="choose a --method that stores float factors"
+    )
 
 
 def test_a_copy_of_the_table_is_a_tie(tmp_path):
@@ -331,21 +334,6 @@ def test_a_table_that_is_given_out_is_refused(tmp_path):
     made.graph.output.append(helper.make_tensor_value_info(NAME, TensorProto.FLOAT, [V, D]))
     path = saved(tmp_path / "m.onnx", made)
     assert_refused(tmp_path, "factorize", path, "--rank", 4, code=2, says="is an output of the graph")
-
-
-def test_parts_without_a_form_are_refused(tmp_path):
-    """A method that joins says so until it has one."""
-    part = NewTensor(part_name(NAME, "0.new"), BY_NUMPY["uint8"], (V, 1), NAME, lambda: iter(()))
-    with (
-        OnnxFile.open(saved(tmp_path / "m.onnx", model())) as opened,
-        pytest.raises(embcompress.UsageError, match=r"0\.new.*cannot stand in an ONNX graph yet"),
-    ):
-        opened.check_edit(Edit(frozenset({NAME}), (part,)))
-
-
-def test_every_method_has_a_form():
-    """So far, all of them have."""
-    assert {*METHODS} >= {*embcompress.methods.METHODS}
 
 
 # ---- data beside the model

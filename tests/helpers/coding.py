@@ -35,8 +35,9 @@ def stored(method, stats, layout, asked=None):
     """The parts of a table as they would be on disk, rounded to their type."""
     parts = {}
     contents = method.encode(stats, layout, asked or Settings(layout.dtype))
-    for part, blocks in zip(layout.parts, contents, strict=True):
-        values = np.concatenate(list(blocks()))
+    assert [*contents] == [*layout.suffixes]
+    for part in layout.parts:
+        values = np.concatenate(list(contents[part.suffix]()))
         assert values.shape == part.shape
         parts[part.suffix] = rows_of(part.dtype.decode(part.dtype.encode(values)), part.dtype)
     return parts

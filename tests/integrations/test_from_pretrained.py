@@ -451,9 +451,9 @@ class TestRefusals:
 
     def test_a_method_without_a_module(self, small, monkeypatch):
         """The remedy is expand."""
-        from embcompress.nn.stored import LOOKUPS
+        from embcompress.methods.pq.method import PQ
 
-        monkeypatch.delitem(LOOKUPS, "pq")
+        monkeypatch.setattr(PQ, "has_module", False)
         with pytest.raises(UsageError, match=r"method pq\) cannot be loaded; run 'embcompress expand'"):
             loaded(small)
 

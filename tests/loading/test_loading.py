@@ -30,8 +30,8 @@ from torch import nn
 
 from embcompress.errors import InputError, UsageError
 from embcompress.loading.load import load
+from embcompress.methods.svd.method import SVD
 from embcompress.nn import FactorizedEmbedding, FactorizedHead
-from embcompress.nn.stored import LOOKUPS
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -322,7 +322,7 @@ class TestRefusals:
 
     def test_a_method_whose_parts_have_no_module(self, tmp_path, case, monkeypatch):
         """A method may store what expand can decode and no module here computes with."""
-        monkeypatch.delitem(LOOKUPS, "svd")
+        monkeypatch.setattr(SVD, "has_module", False)
         path = write(tmp_path, FORMATS[0], *compressed(built(case, 0), case.tables))
         self.refuse(case, path, r"method svd\) cannot be loaded; run 'embcompress expand'")
 

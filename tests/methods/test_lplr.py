@@ -39,15 +39,16 @@ def weights_of(rows, seed=1):
 
 def layout_of(shape, rank, bits):
     """What ``fit`` makes of a table, for a rank and bits of our choice."""
-    parts = METHOD.parts(shape, rank, bits)
+    parts = METHOD.stored(shape, rank, bits)
     return TableLayout(parts, rank, DTYPES["F16"], bits[0], 0.0, 0.05, FactorPlan(rank, bits, 0.0))
 
 
 def stored(stats, layout):
     """The parts, by suffix."""
     found = {}
-    for part, blocks in zip(layout.parts, METHOD.encode(stats, layout, ASKED), strict=True):
-        values = np.concatenate(list(blocks()))
+    contents = METHOD.encode(stats, layout, ASKED)
+    for part in layout.parts:
+        values = np.concatenate(list(contents[part.suffix]()))
         assert values.shape == part.shape
         assert values.dtype == {"U8": np.uint8, "F16": np.float16, "F32": np.float32}[part.dtype.name]
         found[part.suffix] = rows_of(values, part.dtype)
@@ -220,7 +221,7 @@ class TestBytes:
         contents = METHOD.encode(stats, layout_of(table.shape, 9, (4, 8)), ASKED, heard.append)
         assert not seen
         for _ in range(2):
-            for blocks in contents:
+            for blocks in contents.values():
                 list(blocks())
         assert seen == [*rows.spans()]
         assert sum(heard) == 2500

@@ -39,7 +39,7 @@ class TestCombined(MethodContract):
         assert method_for(method.name) is method
         assert method.name not in METHODS
         assert method.suffixes == ("0.kept", *method.inner.suffixes)
-        assert method.optional == method.inner.optional
+        assert method.parts[1:] == method.inner.parts
 
 
 def at(table, ratio, weights=None, method=SCREEN):

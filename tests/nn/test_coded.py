@@ -20,10 +20,11 @@ from embcompress.errors import InputError, UsageError
 from embcompress.loading.load import load
 from embcompress.loading.swapping import install, replacements
 from embcompress.methods import METHODS, method_for
+from embcompress.methods.integer.method import Integers
+from embcompress.methods.modules import coded_table, module_parts
 from embcompress.nn import CodedEmbedding, FactorizedEmbedding, FactorizedHead
 from embcompress.nn.coded import LookupOptions
 from embcompress.nn.integer import IntegerRows, unpacked
-from embcompress.nn.stored import LOOKUPS, coded_table, module_parts
 from embcompress.rows import Rows
 
 SAMPLES = samples(V, D)
@@ -509,7 +510,7 @@ class TestLoading:
 
     def test_a_method_without_a_module_is_refused(self, tmp_path, monkeypatch):
         """It can be expanded still."""
-        monkeypatch.delitem(LOOKUPS, "int8")
+        monkeypatch.setattr(Integers, "has_module", False)
         tables = {"embedding.weight": SAMPLES["int8"]}
         path = write(tmp_path, FORMATS[0], *compressed(built(CASES["lstm"], 0), tables))
         self.refuse(path, r"method int8\) cannot be loaded; run 'embcompress expand'")

@@ -37,7 +37,7 @@ from embcompress.linalg.integers import dequantize, quantize
 from embcompress.linalg.packing import pack, unpack
 from embcompress.loading.swapping import install, replacements
 from embcompress.methods import METHODS
-from embcompress.nn.stored import coded_table
+from embcompress.methods.modules import coded_table
 from embcompress.training.loop import Trainer
 
 CODEBOOKS = "embedding.0.codebooks"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from embcompress.checkpoint.onnx.model import DATA_TYPES, has_text, tensors_in
+from embcompress.checkpoint.onnx.uses import Use, label
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
@@ -40,7 +42,6 @@ class Stored:
         shape: of the table (V, d).
         dtype: of the table.
         parts: by suffix.
-        method: registry name of the method, None where only the kind of parts is known.
         where: the file, for errors.
         opset: version of the standard operators.
         filled: whether the parts can be asked for what is in them.
@@ -50,7 +51,6 @@ class Stored:
     shape: tuple[int, int]
     dtype: DType
     parts: Mapping[str, NewTensor]
-    method: str | None
     where: Path
     opset: int
     filled: bool
@@ -114,6 +114,41 @@ class Group:
         if self._opset < 13:
             return self.add("Unsqueeze", value, axes=[-1])
         return self.add("Unsqueeze", value, self.constant([-1], "I64"))
+
+
+class TableGraph(abc.ABC):
+    """How a graph computes with a table from the parts that stand for it; each method has its own.
+
+    Attributes:
+        opset: first version of the standard operators that has everything it uses.
+    """
+
+    opset: ClassVar[int]
+
+    @abc.abstractmethod
+    def lookup(self, group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
+        """Add what computes the rows of these ids.
+
+        Args:
+            group: gets the nodes.
+            ids: name of the value that holds the ids (any shape).
+            stored: the parts.
+
+        Returns:
+            Name and element type of the value that holds the rows (…×d).
+        """
+
+    def product(self, group: Group, use: Use, stored: Stored) -> None:  # noqa: ARG002
+        """Add what computes the outputs of a node that multiplies by the table or its transpose.
+
+        Raises:
+            UsageError: the stored parts have no product.
+        """
+        raise UsageError(
+            f"{stored.where}: node {label(use.node)} multiplies by {stored.name}, "
+            "and rows of codes have no product",
+            remedy="choose a --method that stores float factors, or export a head that is not tied",
+        )
 
 
 def number_of(node: onnx.NodeProto) -> int | None:

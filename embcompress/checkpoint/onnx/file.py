@@ -194,8 +194,7 @@ class OnnxFile(Checkpoint):
                 nodes = None
         elif edit.add:
             going = [self.tensors[name] for name in dict.fromkeys(new.replaces for new in edit.add)]
-            methods = {r.name: r.method for r in description.tables} if description is not None else {}
-            nodes = kept_text(compress(proto, going, edit, methods, self.path, filled=filled))
+            nodes = kept_text(compress(proto, going, edit, self.path, filled=filled))
         if edit.remove:
             declare(proto, edit.remove, edit.add)
         del proto.graph.initializer[:]

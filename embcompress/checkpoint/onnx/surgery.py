@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import part_name, stem
 from embcompress.checkpoint.onnx.building import PREFIX, Group, Stored, number_of
 from embcompress.checkpoint.onnx.model import DATA_TYPES
-from embcompress.checkpoint.onnx.rewriting import rewrite
-from embcompress.checkpoint.onnx.uses import STANDARD, TURN, graphs_in, uses_of
+from embcompress.checkpoint.onnx.uses import GATHER, STANDARD, TURN, graphs_in, uses_of
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import InputError, UsageError
 
@@ -23,7 +22,6 @@ def compress(
     proto: onnx.ModelProto,
     tables: Sequence[TensorInfo],
     edit: Edit,
-    methods: Mapping[str, str],
     where: Path,
     *,
     filled: bool,
@@ -34,7 +32,6 @@ def compress(
         proto: the model; its initializers do not matter.
         tables: those that go.
         edit: holds the parts of each.
-        methods: name of each table's method, where it is known.
         where: the file, for errors.
         filled: whether the parts can be asked for what is in them; otherwise only sizes are right.
 
@@ -57,15 +54,19 @@ def compress(
     for info in tables:
         parts = {n.name.removeprefix(f"{stem(info.name)}."): n for n in edit.add if n.replaces == info.name}
         shape = (info.shape[0], info.shape[1])
-        stored = Stored(
-            info.name, shape, info.matrix_dtype(), parts, methods.get(info.name), where, opset, filled
-        )
+        stored = Stored(info.name, shape, info.matrix_dtype(), parts, where, opset, filled)
+        table = edit.graphs[info.name]()
+        stored.needs(table.opset)
         uses = [use for name in _names_of(info, edit) for use in uses_of(graph, name, where)]
         if not uses:
             raise UsageError(f"{where}: no node uses {info.name}", remedy="name another with --key")
         for use in uses:
             group = Group(len(old), opset)
-            rewrite(group, use, stored)
+            if use.kind == GATHER:
+                rows, dtype = table.lookup(group, use.node.input[1], stored)
+                group.cast(rows, dtype, stored.dtype, use.node.output[0])
+            else:
+                table.product(group, use, stored)
             groups[id(use.node)] = group
             old.append(use.node)
             if use.kind == TURN:

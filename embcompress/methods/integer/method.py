@@ -6,7 +6,7 @@ squared error (see ``linalg/integers.py``). The size is fixed: b bits a number a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from embcompress.dtypes import DTYPES
 from embcompress.linalg.integers import dequantize, quantize, unpacked_rows
 from embcompress.linalg.packing import pack, packed_width
-from embcompress.methods.base import Blocks, Method, Part, Parts, Read, Settings, TableLayout, check_parts
+from embcompress.methods.base import Blocks, Method, Read, Settings, TableLayout
+from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_shapes
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 
@@ -26,13 +27,14 @@ class Integers(Method):
         bits: of an integer, 1 to 8.
     """
 
-    suffixes = ("0.codes", "0.scales")
+    parts = (PartSpec("0.codes", Elements.BYTES), PartSpec("0.scales", Elements.FLOATS))
+    by_rows = True
 
     def __init__(self, bits: int) -> None:
         self.bits = bits
         self.name = f"int{bits}"
 
-    def parts(self, shape: tuple[int, int]) -> tuple[Part, ...]:
+    def stored(self, shape: tuple[int, int]) -> tuple[Part, ...]:
         """What is stored for a (V, d) table."""
         codes, scales = self.suffixes
         width = packed_width(shape[1], self.bits)
@@ -40,7 +42,7 @@ class Integers(Method):
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
         """The one size there is."""
-        return sum(part.nbytes for part in self.parts(shape))
+        return sum(part.nbytes for part in self.stored(shape))
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """The one layout there is, its error that of a sample of rows."""
@@ -49,7 +51,7 @@ class Integers(Method):
             return None
         found = quantize(sample.rows, self.bits)
         return TableLayout(
-            parts=self.parts(shape),
+            parts=self.stored(shape),
             rank=None,
             dtype=DTYPES["F16"],
             bits=self.bits,
@@ -59,7 +61,7 @@ class Integers(Method):
 
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
-    ) -> tuple[Blocks, ...]:
+    ) -> Mapping[str, Blocks]:
         """Integers and scales; the table is read and rounded once for each of the two."""
 
         def codes() -> Iterator[NDArray[Any]]:
@@ -70,12 +72,12 @@ class Integers(Method):
             for block in stats.rows.blocks():
                 yield quantize(block, self.bits).scales[:, None]
 
-        return codes, scales
+        return dict(zip(self.suffixes, (codes, scales), strict=True))
 
-    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
+    def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """Integers times their row's scale; see the base class."""
         codes, scales = (parts[suffix] for suffix in self.suffixes)
-        check_parts(parts, {part.suffix: part.shape for part in self.parts(shape)}, shape, rank)
+        check_shapes(parts, {part.suffix: part.shape for part in self.stored(shape)}, shape, rank)
 
         def read(start: int, stop: int) -> NDArray[np.float32]:
             return unpacked_rows(codes.read(start, stop), scales.read(start, stop), shape[1], self.bits)

@@ -24,7 +24,7 @@ Each row of either factor has a scale of its own (``linalg/integers.py``).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError, TargetError
 from embcompress.linalg.integers import dequantize, quantize, unpacked_rows
 from embcompress.linalg.packing import pack, packed_width
-from embcompress.methods.base import Blocks, Method, Part, Parts, Read, Settings, TableLayout, check_parts
+from embcompress.methods.base import Blocks, Fit, Method, Read, Settings, TableLayout
 from embcompress.methods.lplr.planning import (
     LEFT_BITS,
     RIGHT_BITS,
@@ -45,6 +45,7 @@ from embcompress.methods.lplr.planning import (
     nbytes,
     sketch,
 )
+from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_shapes
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 _ROUNDED = {4: 0.0109, 6: 0.0008, 8: 0.00005}
@@ -62,10 +63,16 @@ class LPLR(Method):
     """
 
     name = "lplr"
-    suffixes = ("0.codes", "0.scales", "1.codes", "1.scales", "0.bits")
+    parts = (
+        PartSpec("0.codes", Elements.BYTES),
+        PartSpec("0.scales", Elements.FLOATS),
+        PartSpec("1.codes", Elements.BYTES, trainable=True),
+        PartSpec("1.scales", Elements.FLOATS, trainable=True),
+        PartSpec("0.bits", Elements.BYTES),
+    )
     seed = SEED
 
-    def parts(self, shape: tuple[int, int], rank: int, bits: tuple[int, int]) -> tuple[Part, ...]:
+    def stored(self, shape: tuple[int, int], rank: int, bits: tuple[int, int]) -> tuple[Part, ...]:
         """What is stored for a (V, d) table."""
         (count, columns), (left, right) = shape, bits
         sizes = (
@@ -80,22 +87,31 @@ class LPLR(Method):
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
         """Rank 1 in the fewest bits."""
-        return sum(part.nbytes for part in self.parts(shape, 1, (min(LEFT_BITS), min(RIGHT_BITS))))
+        return sum(part.nbytes for part in self.stored(shape, 1, (min(LEFT_BITS), min(RIGHT_BITS))))
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
-        """The least foretold error of any rank and bits within the limit."""
-        plan = self.planner(stats).best(limit) if stats.fits_float32 else None
-        if plan is None:
-            return None
-        return TableLayout(
-            parts=self.parts(stats.rows.shape, plan.rank, plan.bits),
-            rank=plan.rank,
-            dtype=DTYPES["F16"],
-            bits=plan.bits[0],
-            predicted_error=plan.error,
-            tolerance=0.15,
-            state=plan,
-        )
+        """The least predicted error of any rank and bits within the limit."""
+        return self.fitter(stats, settings)(limit)
+
+    def fitter(self, stats: TableStats, settings: Settings) -> Fit:
+        """Ranks and bits that were tried on a table are remembered from limit to limit."""
+        planner = Planner(stats)
+
+        def fit(limit: int) -> TableLayout | None:
+            plan = planner.best(limit) if stats.fits_float32 else None
+            if plan is None:
+                return None
+            return TableLayout(
+                parts=self.stored(stats.rows.shape, plan.rank, plan.bits),
+                rank=plan.rank,
+                dtype=DTYPES["F16"],
+                bits=plan.bits[0],
+                predicted_error=plan.error,
+                tolerance=0.15,
+                state=plan,
+            )
+
+        return fit
 
     def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
         """What a rank cuts off and what rounding takes from Gaussian factors, at the best of all sizes."""
@@ -110,17 +126,9 @@ class LPLR(Method):
         rounded = refitted[:, None] + right
         return float(np.sqrt((cut + (1 - cut) * rounded)[fits].min()))
 
-    def planner(self, stats: TableStats) -> Planner:
-        """What finds ranks and bits."""
-        return Planner(stats)
-
-    def cheapest(self, stats: TableStats, error: float, settings: Settings) -> TableLayout:
-        """What was tried is remembered from size to size; see the base class."""
-        return Method.cheapest(_Remembering(Planner(stats)), stats, error, settings)
-
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
-    ) -> tuple[Blocks, ...]:
+    ) -> Mapping[str, Blocks]:
         """Both factors are made in one pass, at the first call; the packed left one stays in memory."""
         made = functools.cache(functools.partial(_encoded, stats, layout.state, advance))
         step = stats.rows.block_rows
@@ -130,12 +138,12 @@ class LPLR(Method):
             for start in range(0, len(whole), step):
                 yield whole[start : start + step]
 
-        return tuple(functools.partial(blocks, place) for place in range(len(self.suffixes)))
+        return {suffix: functools.partial(blocks, place) for place, suffix in enumerate(self.suffixes)}
 
-    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
+    def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """Left rows, scaled, times the right factor; the bits are read at once, see the base class."""
         codes, scales, right_codes, right_scales, widths = (parts[suffix] for suffix in self.suffixes)
-        check_parts(parts, {self.suffixes[-1]: (1, 2)}, shape, rank)
+        check_shapes(parts, {self.suffixes[-1]: (1, 2)}, shape, rank)
         left, right = (int(bits) for bits in widths.read(0, 1)[0])
         if left not in LEFT_BITS or right not in RIGHT_BITS:
             raise InputError(
@@ -144,8 +152,8 @@ class LPLR(Method):
                 remedy="make the file again from its source, or install a newer embcompress",
             )
         size = rank or 0
-        expected = {part.suffix: part.shape for part in self.parts(shape, size, (left, right))}
-        check_parts(parts, expected, shape, rank)
+        expected = {part.suffix: part.shape for part in self.stored(shape, size, (left, right))}
+        check_shapes(parts, expected, shape, rank)
 
         @functools.cache
         def factor() -> NDArray[np.float32]:
@@ -162,17 +170,6 @@ class LPLR(Method):
         """2·r to bring a left row to its levels and scale, 2·r·d to multiply it with the right factor."""
         assert rank is not None
         return 2 * rank + 2 * rank * shape[1]
-
-
-class _Remembering(LPLR):
-    """The same for one table."""
-
-    def __init__(self, planner: Planner) -> None:
-        self._planner = planner
-
-    def planner(self, stats: TableStats) -> Planner:
-        """See the base class."""
-        return self._planner
 
 
 def _encoded(stats: TableStats, plan: FactorPlan, advance: Advance) -> tuple[NDArray[Any], ...]:

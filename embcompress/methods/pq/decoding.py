@@ -11,7 +11,7 @@ from embcompress.errors import InputError
 from embcompress.linalg.integers import unpacked_rows
 from embcompress.linalg.packing import packed_width, widest
 from embcompress.linalg.trelliscode import code_of
-from embcompress.methods.base import Parts, check_parts
+from embcompress.methods.parts import REMAKE, Parts, check_shapes
 from embcompress.methods.pq.row_code import RowCode
 from embcompress.rows import Rows
 
@@ -36,13 +36,13 @@ class TrellisTable:
             "1.codes": (rank, packed_width(columns, bits or 8)),
             "1.scales": (rank, 1),
         }
-        check_parts(parts, {"0.codes": (rows, self._codes.shape[1])}, shape, rank)  # so that they fit memory
+        check_shapes(parts, {"0.codes": (rows, self._codes.shape[1])}, shape, rank)  # so that they fit memory
         hot = np.zeros(rows, np.bool_)
         if count > 1:
             expected["0.hot"] = (-(-rows // 8), 1)
-            check_parts(parts, expected, shape, rank)
+            check_shapes(parts, expected, shape, rank)
             hot = np.unpackbits(_whole(parts["0.hot"])[:, 0], count=rows).astype(np.bool_)
-        check_parts(parts, expected, shape, rank)
+        check_shapes(parts, expected, shape, rank)
         for suffix in ("0.codebooks", "0.scales", "1.scales"):
             if not np.isfinite(_whole(parts[suffix])).all():
                 raise _corrupt(f"{suffix}: a value is not finite")
@@ -57,7 +57,7 @@ class TrellisTable:
             expected["0.extra"] = (int(hot.sum()), codes[1].row_bytes - codes[0].row_bytes)
         if "0.zeros" in parts:
             expected["0.zeros"] = (parts["0.zeros"].shape[0], 1)
-        check_parts(parts, expected, shape, rank)
+        check_shapes(parts, expected, shape, rank)
         books = np.split(_whole(parts["0.codebooks"])[0], np.cumsum(sizes)[:-1])
         scales = _whole(parts["0.scales"])
         self._classes = [RowCode(*each) for each in zip(rates, scales, books, strict=True)]
@@ -99,4 +99,4 @@ def _whole(part: Rows) -> NDArray[Any]:
 
 
 def _corrupt(what: str) -> InputError:
-    return InputError(what, remedy="make the file again from its source")
+    return InputError(what, remedy=REMAKE)

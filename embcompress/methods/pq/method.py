@@ -25,7 +25,7 @@ residual pass of the coder (its gap to the bound counts twice), trellises that b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 from embcompress.dtypes import DTYPES
 from embcompress.linalg.integers import dequantize, quantize
 from embcompress.linalg.packing import pack, packed_width
-from embcompress.methods.base import Blocks, Method, Part, Parts, Read, Settings, TableLayout
+from embcompress.methods.base import Blocks, Method, Read, Settings, TableLayout
+from embcompress.methods.parts import Elements, Part, Parts, PartSpec
 from embcompress.methods.pq.decoding import TrellisTable
 from embcompress.methods.pq.planning import TrellisPlan, plans, smallest
 from embcompress.methods.pq.row_code import RowCode, trained
@@ -74,11 +75,17 @@ class PQ(Method):
     """
 
     name = "pq"
-    suffixes = (
-        *("0.codes", "0.extra", "0.hot", "0.rates", "0.codebooks", "0.scales", "0.zeros"),
-        *("1.codes", "1.scales"),
+    parts = (
+        PartSpec("0.codes", Elements.BYTES),
+        PartSpec("0.extra", Elements.BYTES, optional=True),
+        PartSpec("0.hot", Elements.BYTES, optional=True),
+        PartSpec("0.rates", Elements.BYTES),
+        PartSpec("0.codebooks", Elements.FLOATS, trainable=True),
+        PartSpec("0.scales", Elements.FLOATS),
+        PartSpec("0.zeros", Elements.ROW_NUMBERS, optional=True),
+        PartSpec("1.codes", Elements.BYTES, trainable=True),
+        PartSpec("1.scales", Elements.FLOATS, trainable=True),
     )
-    optional = frozenset({"0.extra", "0.hot", "0.zeros"})
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
         """One component of one bit."""
@@ -126,7 +133,7 @@ class PQ(Method):
 
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
-    ) -> tuple[Blocks, ...]:
+    ) -> Mapping[str, Blocks]:
         """Codes and the right factor that fits them, all at once when the first is asked for."""
 
         @cache
@@ -136,9 +143,9 @@ class PQ(Method):
         def blocks(suffix: str) -> Blocks:
             return lambda: iter([made()[suffix]])
 
-        return tuple(blocks(suffix) for suffix in layout.suffixes)
+        return {suffix: blocks(suffix) for suffix in layout.suffixes}
 
-    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
+    def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """Bits to coefficients, coefficients times the right factor; see the base class."""
         return TrellisTable(parts, shape, rank or 0).read
 

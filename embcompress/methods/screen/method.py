@@ -16,7 +16,7 @@ the other method takes to fit), after the three passes that rank them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -26,24 +26,20 @@ from numpy.typing import NDArray
 
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
-from embcompress.methods.base import Blocks, Method, Part, Parts, Read, Settings, TableLayout, check_parts
-from embcompress.methods.integer.method import Integers
-from embcompress.methods.screen.dense import Dense
+from embcompress.methods.base import Blocks, Fit, Method, Read, Settings, TableLayout
+from embcompress.methods.dense.method import Dense
+from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_shapes
 from embcompress.methods.screen.dropping import Dropped, Ranking, picked, ranking
 from embcompress.methods.stats import Advance, TableStats, ignore_progress, measure
 from embcompress.rows import Rows
 
-_KEPT = "0.kept"
+KEPT = "0.kept"
 
 _SHARES = (0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 """Parts of the tokens that are tried to be kept."""
 
 _STEP = 31 / 32
 """Ratio of the numbers tried where the inner method has one size, which then must fit closely."""
-
-
-_BY_ROWS = (Dense, Integers)
-"""Methods that code each row by itself in the same number of bytes, and do not ask for the spectrum."""
 
 
 @dataclass(frozen=True)
@@ -112,26 +108,13 @@ class Screen(Method):
         self.inner = inner or Dense()
         if inner is not None:
             self.name = f"{Screen.name}+{inner.name}"
+        self.parts = (PartSpec(KEPT, Elements.BYTES), *self.inner.parts)
+        self.seed, self.by_spectrum = self.inner.seed, self.inner.by_spectrum
 
     @property
-    def suffixes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The bits, and what the inner method stores."""
-        return _KEPT, *self.inner.suffixes
-
-    @property
-    def optional(self) -> frozenset[str]:  # type: ignore[override]
-        """Those of the inner method."""
-        return self.inner.optional
-
-    @property
-    def seed(self) -> int | None:  # type: ignore[override]
-        """That of the inner method."""
-        return self.inner.seed
-
-    @property
-    def by_spectrum(self) -> bool:  # type: ignore[override]
-        """As the inner method does."""
-        return self.inner.by_spectrum
+    def has_module(self) -> bool:
+        """As the inner method has."""
+        return self.inner.has_module
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
         """All tokens share one row."""
@@ -139,11 +122,16 @@ class Screen(Method):
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """As many rows as fit; with an inner method, of the numbers tried the one foretold to lose least."""
-        return self._best(_Prospects(stats, isinstance(self.inner, _BY_ROWS)), limit, settings)
+        return self.fitter(stats, settings)(limit)
+
+    def fitter(self, stats: TableStats, settings: Settings) -> Fit:
+        """The ranking of the rows and the inner tables are remembered from limit to limit."""
+        prospects = _Prospects(stats, self.inner.by_rows)
+        return lambda limit: self._best(prospects, limit, settings)
 
     def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
         """Alone: what is dropped, its mean that of a sample, in the place of three passes over the table."""
-        if not isinstance(self.inner, Dense):
+        if not self.inner.exact:
             return super().predict_error(stats, limit, settings)
         numbers = self._numbers(stats, limit - _mask_bytes(stats.rows.shape), settings)
         total = float(stats.energies.sum())
@@ -157,11 +145,6 @@ class Screen(Method):
         mean = share @ sample.rows[drawn] / share.sum() if drawn.any() else np.zeros(stats.rows.shape[1])
         lost = stats.energies[dropped].sum() - weights[dropped].sum() * (mean @ mean)
         return float(np.sqrt(max(0.0, lost) / total))
-
-    def cheapest(self, stats: TableStats, error: float, settings: Settings) -> TableLayout:
-        """The table is ranked once for all sizes; see the base class."""
-        remembering = _Remembering(self.inner, _Prospects(stats, isinstance(self.inner, _BY_ROWS)))
-        return Method.cheapest(remembering, stats, error, settings)
 
     def _best(self, prospects: _Prospects, limit: int, settings: Settings) -> TableLayout | None:
         """From the most rows on, until what is dropped alone loses more than the best found.
@@ -185,7 +168,7 @@ class Screen(Method):
             lost = dropped.loss + layout.predicted_error**2 * float(table.energies.sum())
             error = float(np.sqrt(lost / prospects.total)) if prospects.total > 0 else 0.0
             if best is None or error < best.predicted_error:
-                mask = Part(_KEPT, DTYPES["U8"], (_mask_bytes(shape), 1))
+                mask = Part(KEPT, DTYPES["U8"], (_mask_bytes(shape), 1))
                 state = _Inner(dropped, table, layout)
                 parts = (mask, *layout.parts)
                 best = replace(layout, parts=parts, predicted_error=error, state=state)
@@ -194,10 +177,10 @@ class Screen(Method):
     def _numbers(self, stats: TableStats, room: int, settings: Settings) -> list[int]:
         """How many rows to try to keep in ``room`` bytes, the most first."""
         rows, columns = stats.rows.shape
-        if isinstance(self.inner, Dense):
+        if self.inner.exact:
             fitting = min(room // self.inner.least((1, columns), settings), rows) - 1
             return [fitting] if fitting >= 0 else []
-        if isinstance(self.inner, _BY_ROWS):
+        if self.inner.by_rows:
             steps = np.arange(int(np.log(rows) / -np.log(_STEP)) + 1)
             found = {0, *(rows * _STEP**steps).astype(int).tolist()}
         else:
@@ -209,7 +192,7 @@ class Screen(Method):
 
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
-    ) -> tuple[Blocks, ...]:
+    ) -> Mapping[str, Blocks]:
         """The bits, and the inner table; see the base class."""
         inner: _Inner = layout.state
 
@@ -218,22 +201,22 @@ class Screen(Method):
             padded[: stats.rows.shape[0]] = inner.dropped.kept
             yield np.packbits(padded)[:, None]
 
-        return bits, *self.inner.encode(inner.stats, inner.layout, settings, advance)
+        return {KEPT: bits, **self.inner.encode(inner.stats, inner.layout, settings, advance)}
 
-    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
+    def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """A row of its own or the shared one; the bits are read at once, see the base class."""
-        check_parts(parts, {_KEPT: (_mask_bytes(shape), 1)}, shape, rank)
-        bits = np.unpackbits(parts[_KEPT].read(0, _mask_bytes(shape))[:, 0]).astype(bool)
+        check_shapes(parts, {KEPT: (_mask_bytes(shape), 1)}, shape, rank)
+        bits = np.unpackbits(parts[KEPT].read(0, _mask_bytes(shape))[:, 0]).astype(bool)
         kept = bits[: shape[0]]
         before = np.append(0, np.cumsum(kept))
         try:
             # A table of fewer rows has as many bytes of bits: what lies behind its last bit tells.
             if not bits[shape[0] :].all():
                 raise InputError("bits of no token", remedy="")
-            inner = {suffix: part for suffix, part in parts.items() if suffix != _KEPT}
-            read_inner = self.inner.decoder(inner, (int(before[-1]) + 1, shape[1]), rank)
+            inner = {suffix: part for suffix, part in parts.items() if suffix != KEPT}
+            read_inner = self.inner.decode(inner, (int(before[-1]) + 1, shape[1]), rank)
         except InputError:
-            check_parts(parts, {_KEPT: (-1, -1)}, shape, rank)
+            check_shapes(parts, {KEPT: (-1, -1)}, shape, rank)
             raise
 
         def read(start: int, stop: int) -> NDArray[Any]:
@@ -251,19 +234,6 @@ class Screen(Method):
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
         """Those of the inner method."""
         return self.inner.flops(shape, rank)
-
-
-class _Remembering(Screen):
-    """The same for one table, whose ranking and inner tables are remembered from size to size."""
-
-    def __init__(self, inner: Method, prospects: _Prospects) -> None:
-        super().__init__(inner)
-        self._prospects = prospects
-
-    def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
-        """See the base class."""
-        assert stats is self._prospects.stats
-        return self._best(self._prospects, limit, settings)
 
 
 def _mask_bytes(shape: tuple[int, int]) -> int:

@@ -8,7 +8,7 @@ table never needs to fit in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,16 +18,8 @@ from numpy.typing import NDArray
 from embcompress.dtypes import DType
 from embcompress.errors import InputError, TargetError
 from embcompress.linalg.spectrum import Spectrum
-from embcompress.methods.base import (
-    Blocks,
-    Part,
-    Parts,
-    RankedMethod,
-    Read,
-    Settings,
-    TableLayout,
-    check_parts,
-)
+from embcompress.methods.base import Blocks, RankedMethod, Read, Settings, TableLayout
+from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_shapes
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 from embcompress.rows import Rows
 
@@ -47,13 +39,16 @@ class SVD(RankedMethod):
     """
 
     name = "svd"
-    suffixes = ("0.weight", "1.weight", MIRROR)
-    optional = frozenset({MIRROR})
+    parts = (
+        PartSpec("0.weight", Elements.FLOATS, trainable=True),
+        PartSpec("1.weight", Elements.FLOATS, trainable=True),
+        PartSpec(MIRROR, Elements.FLOATS, optional=True, trainable=True),
+    )
     is_factors = True
     margin = 0.0
     by_spectrum = True
 
-    def parts(self, shape: tuple[int, int], rank: int, settings: Settings) -> tuple[Part, ...]:
+    def stored(self, shape: tuple[int, int], rank: int, settings: Settings) -> tuple[Part, ...]:
         """V×r and d×r, and r×d where it is asked for."""
         shapes = [(shape[0], rank), (shape[1], rank), (rank, shape[1])][: 3 if settings.mirrored else 2]
         return tuple(
@@ -62,7 +57,7 @@ class SVD(RankedMethod):
 
     def nbytes(self, shape: tuple[int, int], rank: int, settings: Settings) -> int:
         """Bytes of the factors of a (V, d) table at ``rank``."""
-        return sum(part.nbytes for part in self.parts(shape, rank, settings))
+        return sum(part.nbytes for part in self.stored(shape, rank, settings))
 
     def largest_rank(self, shape: tuple[int, int], limit: int, settings: Settings) -> int:
         """Largest rank up to min(V, d) whose factors take at most ``limit`` bytes, 0 where none does."""
@@ -80,7 +75,7 @@ class SVD(RankedMethod):
 
     def widest(self, shape: tuple[int, int], settings: Settings) -> TableLayout:
         """Without the transposed right factor where none is asked for; see the base class."""
-        return replace(super().widest(shape, settings), parts=self.parts(shape, min(shape), settings))
+        return replace(super().widest(shape, settings), parts=self.stored(shape, min(shape), settings))
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
         """Rank 1."""
@@ -95,7 +90,7 @@ class SVD(RankedMethod):
         """The one layout there is; see the base class."""
         dtype = settings.dtype
         return TableLayout(
-            parts=self.parts(stats.rows.shape, rank, settings),
+            parts=self.stored(stats.rows.shape, rank, settings),
             rank=rank,
             dtype=dtype,
             bits=dtype.bits,
@@ -152,7 +147,7 @@ class SVD(RankedMethod):
 
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
-    ) -> tuple[Blocks, ...]:
+    ) -> Mapping[str, Blocks]:
         """Left = E V_r scaled, right = V_r scaled back; see the base class."""
         table, found, dtype = stats.rows, stats.spectrum, layout.dtype
         vectors = found.vectors[:, : layout.rank]
@@ -171,9 +166,10 @@ class SVD(RankedMethod):
         def mirror_blocks() -> Iterator[NDArray[Any]]:
             yield _checked(right.T, dtype)
 
-        return (left_blocks, right_blocks, mirror_blocks)[: len(layout.parts)]
+        every = (left_blocks, right_blocks, mirror_blocks)
+        return dict(zip(layout.suffixes, every, strict=False))
 
-    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
+    def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """Left rows times the right factor; see the base class.
 
         Raises:
@@ -182,7 +178,7 @@ class SVD(RankedMethod):
         left, right = (parts[suffix] for suffix in self.suffixes[:2])
         sizes = ((shape[0], rank or 0), (shape[1], rank or 0), (rank or 0, shape[1]))
         expected = {s: size for s, size in zip(self.suffixes, sizes, strict=True) if s in parts}
-        check_parts(parts, expected, shape, rank)
+        check_shapes(parts, expected, shape, rank)
         mirror = parts.get(MIRROR)
         if mirror is not None and not np.array_equal(
             mirror.read(0, mirror.shape[0]).T, right.read(0, right.shape[0])

@@ -1,28 +1,27 @@
-"""The parts that methods store, and the modules that hold them: the registry, and both ways between.
+"""The torch modules that hold stored parts, and the way back from trained modules to parts.
 
-Most parts are in the state dict as they are stored. A right factor in integers (``1.codes``, r×⌈d·b/8⌉
-bytes, and ``1.scales``, r×1) is there in floats, as ``1.weight`` (d×r), so that it can be trained; it
-is rounded to integers of as many bits again when it is written.
+A method that torch can look rows up in has a ``module.py`` with ``coded_table``. This file calls it, and
+holds what such files share. Most parts are in the state dict of a module as they are stored. A right
+factor in integers (``1.codes``, r×⌈d·b/8⌉ bytes, and ``1.scales``, r×1) is there in floats, as ``1.weight``
+(d×r), so that it can be trained; it is rounded to integers of as many bits again when it is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from embcompress.dtypes import BY_TORCH_NAME
 from embcompress.linalg.integers import quantize, unpacked_rows
 from embcompress.linalg.packing import pack, packed_width, widest
-from embcompress.methods import METHODS
-from embcompress.methods.integer.method import Integers
-from embcompress.nn.integer import IntegerRows
-from embcompress.nn.lookup import CodedLookup, FloatRows, require
+from embcompress.methods import method_for
+from embcompress.methods.base import Method
+from embcompress.methods.parts import check_elements
+from embcompress.nn.lookup import CodedLookup, require
 from embcompress.nn.outline import outlined
-from embcompress.nn.trellis import TrellisRows
 
 Parts = Mapping[str, Tensor]
 """Stored tensors by their suffix."""
@@ -33,11 +32,7 @@ RIGHT = "1.weight"
 _INTEGERS = ("1.codes", "1.scales")
 _BITS = "0.bits"
 RIGHT_PARTS = (_BITS, *_INTEGERS)
-"""What tells a right factor in integers; the first is not always there."""
-
-_FLOATS = {"weight", "scales", "codebooks"}
-_TYPES = {"zeros": torch.int32}
-"""Parts that are floats, and types of those that are neither floats nor bytes."""
+"""Where a right factor in integers is stored; a method need not store the first, its bits."""
 
 
 @dataclass(frozen=True)
@@ -66,39 +61,9 @@ class TableModules:
         return self
 
 
-def _floats(rows: dict[str, Tensor], width: int, **which: Any) -> CodedLookup:
-    require(rows["weight"].shape[1] == width, f"rows are {rows['weight'].shape[1]} wide, not {width}")
-    return FloatRows(rows["weight"], **which)
-
-
-def _integers(rows: dict[str, Tensor], width: int, *, bits: int | None = None, **which: Any) -> CodedLookup:
-    return IntegerRows(rows["codes"], rows["scales"], width, bits or rows["bits"], **which)
-
-
-def _trellis(rows: dict[str, Any], width: int, **which: Any) -> CodedLookup:
-    require(rows["rates"].shape[1] == width, f"rates are of {rows['rates'].shape[1]} components, not {width}")
-    return TrellisRows(**rows, **which)
-
-
-LOOKUPS: dict[str, Callable[..., CodedLookup]] = {
-    "svd": _floats,
-    "screen": _floats,
-    "lplr": _integers,
-    "pq": _trellis,
-    **{name: partial(_integers, bits=m.bits) for name, m in METHODS.items() if isinstance(m, Integers)},
-}
-"""What makes a lookup of the parts ``0.*`` of each method; a method that is not here can only be expanded.
-
-It is called with these parts, the width of a row, and what goes to ``CodedLookup`` as it is. Before the
-rows of any there may be a screen, ``screen+svd``, which is the part ``0.kept`` and tells rows of tokens.
-"""
-
-_SCREENED = "screen+"
-
-
 def has_module(method: str) -> bool:
-    """Whether what the method of that name stores can be loaded."""
-    return method.removeprefix(_SCREENED) in LOOKUPS
+    """Whether torch can look rows up in what the method of that name stores."""
+    return method_for(method).has_module
 
 
 def coded_table(method: str, parts: Parts, shape: tuple[int, int]) -> TableModules | None:
@@ -115,22 +80,39 @@ def coded_table(method: str, parts: Parts, shape: tuple[int, int]) -> TableModul
     Raises:
         InputError: the parts contradict each other or the shape.
     """
-    if "0.kept" not in parts and "0.weight" in parts:
-        return None
+    entry = method_for(method)
+    types = {s: BY_TORCH_NAME.get(str(part.dtype).removeprefix("torch.")) for s, part in parts.items()}
+    check_elements(entry.parts, types)
     for suffix, part in parts.items():
-        leaf = suffix.rpartition(".")[2]
-        known = part.is_floating_point() if leaf in _FLOATS else part.dtype == _TYPES.get(leaf, torch.uint8)
-        require(known and part.dim() == 2, f"{suffix} is {part.dtype} of shape {list(part.shape)}")
-    right = right_factor(parts, shape[1])
-    rows = {s.removeprefix("0."): part.clone() for s, part in parts.items() if s.startswith("0.")}
-    which = {"tokens": shape[0], "kept": rows.pop("kept", None)}
-    width = shape[1] if right is None else right.shape[1]
-    lookup = LOOKUPS[method.removeprefix(_SCREENED)](rows, width, **which)
+        require(part.dim() == 2, f"{suffix} is of shape {list(part.shape)}")
+    found: TableModules | None = entry.module().coded_table(entry, parts, shape)
+    return found
+
+
+def rows_in(method: Method, parts: Parts) -> dict[str, Tensor]:
+    """Copies of the parts ``0.*`` by the rest of their suffix; parameters where the method says trainable."""
+    return {
+        spec.suffix.removeprefix("0."): nn.Parameter(copy) if spec.trainable else copy
+        for spec in method.parts
+        if spec.suffix.startswith("0.") and spec.suffix in parts
+        for copy in (parts[spec.suffix].clone(),)
+    }
+
+
+def projected(lookup: CodedLookup, right: Tensor | None, shape: tuple[int, int]) -> TableModules:
+    """A lookup, followed by a right factor (d×r, transposed) where there is one.
+
+    Raises:
+        InputError: the right factor, or without one the lookup, has another width than the (V, d) table.
+    """
     if right is None:
+        require(lookup.embedding_dim == shape[1], f"rows are {lookup.embedding_dim} wide, not {shape[1]}")
         return TableModules(lookup, None)
     require(right.shape[0] == shape[1], f"the right factor has {right.shape[0]} columns, not {shape[1]}")
+    rank = right.shape[1]
+    require(lookup.embedding_dim == rank, f"rows are {lookup.embedding_dim} wide, not {rank}")
     with outlined():
-        projection = nn.Linear(width, shape[1], bias=False)
+        projection = nn.Linear(rank, shape[1], bias=False)
     projection.weight = nn.Parameter(right.clone())
     return TableModules(lookup, projection)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.errors import TargetError
-from embcompress.methods.base import Blocks, Method, Part, Parts, Read, Settings, TableLayout, check_parts
+from embcompress.methods.base import Blocks, Method, Read, Settings, TableLayout
+from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_shapes
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 _ROUNDING = 0.392
@@ -21,15 +22,17 @@ class Dense(Method):
     """The rows as they are, ``X.0.weight`` (V×d): what ``screen`` stores by itself. Not in the registry."""
 
     name = ""
-    suffixes = ("0.weight",)
+    parts = (PartSpec("0.weight", Elements.FLOATS, trainable=True),)
+    by_rows = True
+    exact = True
 
-    def parts(self, shape: tuple[int, int], settings: Settings) -> tuple[Part, ...]:
+    def stored(self, shape: tuple[int, int], settings: Settings) -> tuple[Part, ...]:
         """The rows."""
         return (Part(self.suffixes[0], settings.dtype, shape),)
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
         """The one size there is."""
-        return sum(part.nbytes for part in self.parts(shape, settings))
+        return sum(part.nbytes for part in self.stored(shape, settings))
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """The one layout there is, its error that of rounding to a narrower type."""
@@ -37,7 +40,7 @@ class Dense(Method):
             return None
         narrower = settings.dtype.significand < stats.rows.dtype.significand
         return TableLayout(
-            parts=self.parts(stats.rows.shape, settings),
+            parts=self.stored(stats.rows.shape, settings),
             rank=None,
             dtype=settings.dtype,
             bits=settings.dtype.bits,
@@ -47,7 +50,7 @@ class Dense(Method):
 
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
-    ) -> tuple[Blocks, ...]:
+    ) -> Mapping[str, Blocks]:
         """The rows, where the type holds them; see the base class."""
 
         def blocks() -> Iterator[NDArray[Any]]:
@@ -60,11 +63,11 @@ class Dense(Method):
                     )
                 yield block
 
-        return (blocks,)
+        return {self.suffixes[0]: blocks}
 
-    def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
+    def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """The rows; see the base class."""
-        check_parts(parts, {self.suffixes[0]: shape}, shape, rank)
+        check_shapes(parts, {self.suffixes[0]: shape}, shape, rank)
         part = parts[self.suffixes[0]]
         return lambda start, stop: part.read(start, stop).copy()
 

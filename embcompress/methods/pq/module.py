@@ -1,4 +1,4 @@
-"""Rows of trellis-coded coefficients, decoded as they are looked up; see ``linalg/trellis.py``.
+"""Trellis-coded rows in torch, decoded as they are looked up; see ``linalg/trellis.py``.
 
 Every component of a row is a symbol: the window of coded bits that its step sees, its uncoded bits
 above. Both lie within two neighbouring bytes, at places that are the same for all rows of a class.
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from embcompress.linalg.trelliscode import MEMORY, PAIR, code_of, coded_order
+from embcompress.methods.base import Method
+from embcompress.methods.modules import Parts, TableModules, projected, right_factor, rows_in
 from embcompress.nn.lookup import CodedLookup, marked, require
 
 _WINDOW = 2 << MEMORY
@@ -27,7 +29,7 @@ _PLAIN, _ZERO = -1, -2
 
 
 class TrellisRows(CodedLookup):
-    """Coefficients times their scales. The codebooks are a parameter, all else buffers.
+    """Coefficients times their scales.
 
     Rows may be of two classes, whose components have other rates; the code of a *hot* row, of the
     second class, is continued in ``extra``.
@@ -46,6 +48,7 @@ class TrellisRows(CodedLookup):
 
     codes: Tensor
     rates: Tensor
+    codebooks: Tensor
     scales: Tensor
     extra: Tensor | None
     hot: Tensor | None
@@ -69,10 +72,8 @@ class TrellisRows(CodedLookup):
         kept: Tensor | None = None,
     ) -> None:
         super().__init__(tokens, rates.shape[1], kept)
-        self.codebooks = nn.Parameter(codebooks)
-        parts = {"codes": codes, "rates": rates, "scales": scales}
-        for name, part in {**parts, "extra": extra, "hot": hot, "zeros": zeros}.items():
-            self.register_buffer(name, part)
+        self.hold(codes=codes, rates=rates, codebooks=codebooks, scales=scales)
+        self.hold(extra=extra, hot=hot, zeros=zeros)
         for name in ("nth_hot", "levels", "places"):
             self.register_buffer(name, None, persistent=False)
         self.derive()
@@ -210,3 +211,11 @@ class _Class:
             firsts,
         )
         return cls(code.row_bytes, code.book_size, np.concatenate(levels), places)
+
+
+def coded_table(
+    method: Method, parts: Parts, shape: tuple[int, int], kept: Tensor | None = None
+) -> TableModules:
+    """The modules that hold the coded rows and the right factor of a (V, d) table."""
+    lookup = TrellisRows(**rows_in(method, parts), tokens=shape[0], kept=kept)
+    return projected(lookup, right_factor(parts, shape[1]), shape)

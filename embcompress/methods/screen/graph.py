@@ -1,0 +1,37 @@
+"""Rows that several tokens share, in an ONNX graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from embcompress.checkpoint.onnx.building import Group, Stored, TableGraph
+from embcompress.checkpoint.onnx.coding import CODES_OPSET, flags
+from embcompress.dtypes import DType
+from embcompress.methods.base import Method
+from embcompress.methods.screen.method import KEPT, Screen
+
+
+@dataclass(frozen=True)
+class ScreenGraph(TableGraph):
+    """A bit a token says which keep a row; row 0 of the inner table is shared by the others.
+
+    Attributes:
+        inner: how the inner table is looked up.
+    """
+
+    inner: TableGraph
+    opset = CODES_OPSET
+
+    def lookup(self, group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
+        """From ids to rows of the inner table, and these looked up."""
+        bits = flags(group, stored.part(KEPT), stored.shape[0])
+        places = group.add("Mul", group.add("CumSum", bits, group.constant(0, "I64")), bits)
+        left = {suffix: part for suffix, part in stored.parts.items() if suffix != KEPT}
+        rows = group.add("Gather", places, ids, axis=0)
+        return self.inner.lookup(group, rows, replace(stored, parts=left))
+
+
+def table_graph(method: Method) -> TableGraph:
+    """How a graph looks up rows that several tokens share."""
+    assert isinstance(method, Screen)
+    return ScreenGraph(method.inner.graph())
