@@ -94,8 +94,20 @@ def _draw_curve(axes: Any, table: DenseTable) -> None:
     for side, texts in zip((axes, above), labels, strict=True):
         side.set_xticks(list(ticks), texts)
         side.set_xticks((), minor=True)
+    _label_errors(axes)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))  # beside the plane, where it covers no line
+
+
+def _label_errors(axes: Any) -> None:
+    """Write errors as numbers (0.05) where they span at most three decades, else as powers of ten."""
+    least, largest = axes.get_ylim()
+    if largest / least > 1000:
+        return
+    steps = [float(f"{factor}e{decade}") for decade in range(-3, 1) for factor in (1, 2, 5)]
+    shown = [error for error in steps if least <= error <= largest]
+    axes.set_yticks(shown, [f"{error:g}" for error in shown])
+    axes.set_yticks((), minor=True)
 
 
 def _plain(text: str) -> str:
