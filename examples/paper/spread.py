@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cases import Case
-from results import Measurement
+from results import Case, Measurement
 from schedules import GRID, chosen_rate
 
 
@@ -29,9 +28,8 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Put numbers together, at least one."""
-        return cls(
-            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values)
-        )
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return cls(statistics.fmean(values), deviation, len(values))
 
 
 @dataclass(frozen=True)
@@ -50,18 +48,13 @@ class Cell:
     ratio: float
 
 
-def cell_of(row: Measurement) -> Cell:
-    """Where a measurement belongs."""
-    return Cell(row.set, row.model, row.start, row.method, row.ratio)
-
-
 def spreads(
     rows: Iterable[Measurement], value: Callable[[Measurement], float] = lambda row: 100 * row.test_accuracy
 ) -> dict[Cell, Spread]:
     """The spread of ``value`` in each cell; test accuracy in percent by default."""
     found: dict[Cell, list[float]] = defaultdict(list)
     for row in rows:
-        found[cell_of(row)].append(value(row))
+        found[Cell(row.set, row.model, row.start, row.method, row.ratio)].append(value(row))
     return {cell: Spread.of(values) for cell, values in found.items()}
 
 
