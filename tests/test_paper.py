@@ -34,7 +34,7 @@ import tables
 from results import Case, Cost, Measurement, ResultFile
 
 WIDTH = 300
-VOCABULARY = [f"w{i}" for i in range(230)]
+VOCABULARY = [f"w{i}" for i in range(170)]
 LABELS = ("no", "so", "yes")
 TEST_TEXT, DEV_TEXT = "W5 w6, w7", "w8 w9 w10!"
 """A test and a dev text that stand, in other letters and with other spaces, among earlier ones too."""
@@ -68,8 +68,8 @@ def data(tmp_path_factory):
     write(folder / "sst2" / "dev.csv", [*texts(30, 2), (DEV_TEXT, "yes"), (TEST_TEXT, "no")])
     vectors = folder / "vectors" / "word2vec-googlenews-300d.sst-trec-snips.npy"
     vectors.parent.mkdir()
-    np.save(vectors, np.random.default_rng(0).normal(0, 0.1, (200, WIDTH)).astype(np.float32))
-    vectors.with_suffix(".vocab.txt").write_text("\n".join(VOCABULARY[:200]) + "\n")
+    np.save(vectors, np.random.default_rng(0).normal(0, 0.1, (150, WIDTH)).astype(np.float32))
+    vectors.with_suffix(".vocab.txt").write_text("\n".join(VOCABULARY[:150]) + "\n")
     return folder
 
 
@@ -261,9 +261,9 @@ class TestAblations:
         """Folded, or token by token, a factorized classifier scores texts as it did before."""
         for model in ("dan", "lstm"):
             dense = bench.Bench(Case("trec6", model, "word2vec", 0), data, out / "cache").early
-            small = tmp_path / f"{model}.pt"
+            small = tmp_path / f"{model}.safetensors"
             embcompress.factorize(dense, ratio=0.9, output=small)
-            folded = ablations.folded(dense, small, tmp_path / f"{model}-folded.pt")
+            folded = ablations.folded(dense, small, tmp_path / f"{model}-folded.safetensors")
             forms = [cost.module(model, dense, small), cost.module(model, folded)]
             if model == "dan":
                 forms.append(cost.module(model, dense, small, bag=False))
@@ -305,14 +305,14 @@ class TestCost:
     def test_the_timed_network_answers_as_the_classifier(self, data, out, model):
         """What is timed is what embcompress made: the modules in plain PyTorch predict the same labels."""
         found = bench.Bench(Case("trec6", model, "word2vec", 0), data, out / "cache")
-        whole = bench.checkpoint(found.final)
-        number = {token: i for i, token in enumerate(whole["classifier"]["tokenizer"]["vocabulary"])}
+        record = bench.opened(found.final)[1]
+        number = {token: i for i, token in enumerate(record["tokenizer"]["vocabulary"])}
         network, answers = cost.module(model, found.final), []
         for row in bench.read_rows(found.test):
             ids = [number.get(word, number["<unk>"]) for word in bench.words(row["text"])]
             with torch.no_grad():
                 scores = network(torch.tensor([ids]), torch.tensor([len(ids)]))
-            answers.append(whole["classifier"]["labels"][int(scores.argmax())] == row["label"])
+            answers.append(record["labels"][int(scores.argmax())] == row["label"])
         assert sum(answers) / len(answers) == embcompress.evaluate(found.final, found.test).accuracy
 
 

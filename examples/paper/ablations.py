@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from bench import CALR, CONSTANT, Bench, checkpoint, training
+from bench import CALR, CONSTANT, Bench, opened, save, training
 from results import Case, Measurement, Step
 
 import embcompress
@@ -34,7 +34,7 @@ def measure(step: Step, bench: Bench) -> Measurement:
     if step.method == "folded":
         return _folded(step, bench)
     if step.method == "token by token":
-        source = token_by_token(bench.early, bench.folder / "token-by-token.pt")
+        source = token_by_token(bench.early, bench.folder / "token-by-token.safetensors")
         return bench.measure_compressed(step, CONSTANT, source=source, factory=TOKEN_BY_TOKEN)
     recipe = CALR if "CALR" in step.method else CONSTANT
     recipe = replace(recipe, only_factors=step.method == "only factors")
@@ -44,10 +44,10 @@ def measure(step: Step, bench: Bench) -> Measurement:
 
 def _folded(step: Step, bench: Bench) -> Measurement:
     with bench.scratch() as folder:
-        small, tuned = Path(folder, "small.pt"), Path(folder, "tuned.pt")
+        small, tuned = Path(folder, "small.safetensors"), Path(folder, "tuned.safetensors")
         table = embcompress.factorize(bench.early, ratio=step.ratio, output=small).tables[0]
         result = embcompress.finetune(
-            folded(bench.early, small, Path(folder, "folded.pt")),
+            folded(bench.early, small, Path(folder, "folded.safetensors")),
             bench.texts,
             output=tuned,
             recipe=bench.retraining(CONSTANT, step),
@@ -74,22 +74,15 @@ def folded(dense: Path, small: Path, output: Path) -> Path:
         small: the same with factors V×k and d×k in the place of its table.
         output: where to write.
     """
-    import torch
-
-    whole, state = checkpoint(dense), checkpoint(small)["state_dict"]
+    (_, record), (state, _) = opened(dense), opened(small)
     left, right = state.pop("embedding.0.weight"), state.pop("embedding.1.weight")
     first = next(name for name in ("lstm.weight_ih_l0", "layers.1.weight") if name in state)
-    whole["state_dict"] = {**state, first: state[first] @ right, "embedding.weight": left}
-    whole["classifier"]["architecture"]["dimension"] = left.shape[1]
-    torch.save(whole, output)
-    return output
+    record["architecture"]["dimension"] = left.shape[1]
+    return save(output, {**state, first: state[first] @ right, "embedding.weight": left}, record)
 
 
 def token_by_token(dan: Path, output: Path) -> Path:
     """Write a DAN as a classifier of our own network, which takes the mean after the right factor."""
-    import torch
-
-    whole = checkpoint(dan)
-    whole["classifier"]["architecture"].update(name="module", factory=TOKEN_BY_TOKEN, hidden=[])
-    torch.save(whole, output)
-    return output
+    state, record = opened(dan)
+    record["architecture"].update(name="module", factory=TOKEN_BY_TOKEN, hidden=[])
+    return save(output, state, record)

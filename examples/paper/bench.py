@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from results import Case, Measurement, Step
 
@@ -93,7 +94,7 @@ class Bench:
         return self._dense("early", BEFORE)
 
     def _dense(self, name: str, epochs: int) -> Path:
-        path = self.folder / f"{name}.pt"
+        path = self.folder / f"{name}.safetensors"
         if not path.exists():  # it appears whole or not at all
             recipe = replace(CONSTANT, epochs=epochs, learning_rate=1e-3, seed=self.case.seed)
             session = replace(self._session, history=path.with_suffix(".jsonl"))
@@ -118,7 +119,7 @@ class Bench:
         """Train a classifier from fresh weights at the step's rate, and measure it."""
         recipe = replace(recipe, learning_rate=step.learning_rate, seed=self.case.seed)
         with self.scratch() as folder:
-            path = Path(folder, "new.pt")
+            path = Path(folder, "new.safetensors")
             result = embcompress.train(self.texts, output=path, new=new, recipe=recipe, session=self._session)
             return self.row(step, path, table_bytes=table_bytes(path), **training(result))
 
@@ -149,7 +150,7 @@ class Bench:
                 ratio=step.ratio,
                 smoothing=smoothing,
                 split_scale=split_scale,
-                output=Path(folder, "small.pt"),
+                output=Path(folder, "small.safetensors"),
                 factory=factory,
                 recipe=self.retraining(recipe, step),
                 session=self._session,
@@ -216,21 +217,31 @@ def training(result: object) -> dict[str, float]:
     return {"epoch": best.epoch, "dev_loss": best.dev_loss, "seconds": seconds}
 
 
-def checkpoint(path: Path) -> dict[str, dict]:
-    """What ``torch.save`` wrote to a classifier's file: its ``state_dict`` and its ``classifier`` record."""
-    import torch
+def opened(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A classifier's state dict and its record: vocabulary, labels and architecture."""
+    from safetensors import safe_open
 
-    return torch.load(path, weights_only=True)
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        return state, json.loads(file.metadata()["classifier"])
+
+
+def save(path: Path, state: dict[str, Any], record: dict[str, Any]) -> Path:
+    """Write a classifier as :func:`opened` reads it."""
+    from safetensors.torch import save_file
+
+    save_file(state, path, {"format": "pt", "classifier": json.dumps(record)})
+    return path
 
 
 def numbers_in(path: Path) -> int:
     """Numbers in all tensors of a classifier."""
-    return sum(value.numel() for value in checkpoint(path)["state_dict"].values())
+    return sum(value.numel() for value in opened(path)[0].values())
 
 
 def table_bytes(path: Path) -> int:
     """Bytes of a classifier's dense table."""
-    return checkpoint(path)["state_dict"]["embedding.weight"].nbytes
+    return opened(path)[0]["embedding.weight"].nbytes
 
 
 def words(text: str) -> list[str]:

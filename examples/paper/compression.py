@@ -79,7 +79,7 @@ def _not_retrained(step: Step, bench: Bench) -> Measurement:
     ratio = step.ratio or {"int8": 0.5, "int4": 0.75}[step.method]
     with bench.scratch() as folder:
         result = embcompress.factorize(
-            bench.final, method=step.method, ratio=ratio, output=Path(folder, "small.pt")
+            bench.final, method=step.method, ratio=ratio, output=Path(folder, "small.safetensors")
         )
         table = result.tables[0]
         return bench.row(

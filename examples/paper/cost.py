@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from ablations import folded
-from bench import MAX_LENGTH, Bench, checkpoint, read_rows, words
+from bench import MAX_LENGTH, Bench, opened, read_rows, words
 from networks import DAN, DAN_UNITS, LSTM, LSTM_UNITS
 from results import Cost
 from torch import Tensor, nn
@@ -51,8 +51,8 @@ class Form:
 
 def measure(bench: Bench, passes: int = PASSES) -> list[Cost]:
     """All forms side by side, each timed ``passes`` times."""
-    dense = checkpoint(bench.final)
-    texts = _ids(bench, dense["classifier"]["tokenizer"]["vocabulary"])
+    record = opened(bench.final)[1]
+    texts = _ids(bench, record["tokenizer"]["vocabulary"])
     length = round(statistics.fmean(map(len, texts)))
     every = torch.tensor([*itertools.chain.from_iterable(texts)])
     drawn = torch.randint(len(every), (BATCH, length), generator=torch.Generator().manual_seed(0))
@@ -60,7 +60,7 @@ def measure(bench: Bench, passes: int = PASSES) -> list[Cost]:
     with bench.scratch() as folder:
         forms = [*_forms(bench, Path(folder), length)]
     alone, batched = _latencies(forms, tokens[:1], passes), _latencies(forms, tokens, -(-passes // 5))
-    labels = len(dense["classifier"]["labels"])
+    labels = len(record["labels"])
     return [
         Cost(
             set=bench.case.set,
@@ -91,10 +91,10 @@ def _ids(bench: Bench, vocabulary: list[str]) -> list[list[int]]:
 
 def _forms(bench: Bench, folder: Path, length: int) -> Iterator[Form]:
     is_dan, dense = bench.case.model == "dan", bench.final
-    width = checkpoint(dense)["state_dict"]["embedding.weight"].shape[1]
+    width = opened(dense)[0]["embedding.weight"].shape[1]
     yield Form("dense", module(bench.case.model, dense), 0, width)
     for ratio in RATIOS:
-        small = folder / f"{ratio}.pt"
+        small = folder / f"{ratio}.safetensors"
         rank = embcompress.factorize(dense, ratio=ratio, output=small).tables[0].rank or 0
         product = 2 * rank * width  # multiplied once a sentence by a DAN, which takes the mean first
         once = product if is_dan else product * length
@@ -102,9 +102,9 @@ def _forms(bench: Bench, folder: Path, length: int) -> Iterator[Form]:
         if is_dan:
             slow = module("dan", dense, small, bag=False)
             yield Form("token by token", slow, product * length, width, ratio, rank)
-        network = module(bench.case.model, folded(dense, small, folder / f"folded-{ratio}.pt"))
+        network = module(bench.case.model, folded(dense, small, folder / f"folded-{ratio}.safetensors"))
         yield Form("folded", network, 0, rank, ratio, rank)
-    integers = folder / "int8.pt"
+    integers = folder / "int8.safetensors"
     embcompress.factorize(dense, method="int8", ratio=0.5, output=integers)
     # A conversion and a multiplication a number.
     yield Form("int8", module(bench.case.model, dense, integers), 2 * width * length, width)
@@ -112,7 +112,7 @@ def _forms(bench: Bench, folder: Path, length: int) -> Iterator[Form]:
 
 def module(model: str, dense: Path, small: Path | None = None, **options: bool) -> nn.Module:
     """The classifier at ``dense`` as a module, with the table of ``small`` if that is given."""
-    state = checkpoint(dense)["state_dict"]
+    state = opened(dense)[0]
     tokens, dimension = state["embedding.weight"].shape
     kind = DAN if model == "dan" else LSTM
     network = kind(tokens, len(state["output.bias"]), padding=0, dimension=dimension, **options)
