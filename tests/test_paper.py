@@ -205,7 +205,7 @@ class TestCompression:
         """The table of a sentence encoder with its own tokenizer, dense and narrow."""
         case = Case("trec6", "dan", "minilm", 0)
         found = bench.Bench(case, data, out / "cache")
-        matrix, tokens = compression._vectors(found)
+        matrix, tokens = compression.pretrained(found)
         assert matrix.shape == (len(tokens), 384) == (30522, 384)
         assert tokens[101] == "[CLS]"
         step = next(step for step in compression.steps(case, ()) if step.method == "offline")

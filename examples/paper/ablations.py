@@ -51,6 +51,7 @@ def _folded(step: Step, bench: Bench) -> Measurement:
             bench.texts,
             output=tuned,
             recipe=bench.retraining(CONSTANT, step),
+            session=bench.session,
         )
         left_bytes = table.bytes_after * table.shape[0] // sum(table.shape)
         return bench.row(
@@ -82,7 +83,7 @@ def folded(dense: Path, small: Path, output: Path) -> Path:
 
 
 def token_by_token(dan: Path, output: Path) -> Path:
-    """Write a DAN as a classifier of our own network, which takes the mean after the right factor."""
+    """Write a DAN as a classifier of ``networks.token_by_token``, with the same weights."""
     state, record = opened(dan)
     record["architecture"].update(name="module", factory=TOKEN_BY_TOKEN, hidden=[])
     return save(output, state, record)

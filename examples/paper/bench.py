@@ -1,4 +1,4 @@
-"""A case made ready for measuring: texts without leaks, dense classifiers, and rows of what they come to."""
+"""A case made ready: texts without leaks, dense classifiers, and how any classifier of it is measured."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ BEFORE, AFTER = 5, 3
 CONSTANT = Recipe(epochs=AFTER, schedule="constant")
 LINEAR = Recipe(epochs=AFTER, schedule="linear")
 CALR = Recipe(epochs=AFTER, schedule="calr", schedule_options={"window": 3})
-"""How a compressed classifier is retrained: batches of 50 and Adam, as is embcompress's default; the rate
-is the step's."""
+"""How a compressed classifier is retrained: Adam and batches of 50, embcompress's defaults; each step sets
+its rate."""
 
 MAX_LENGTH = 64
 """Tokens of a text that are read; all of it but for five or six texts of sst2."""
@@ -57,6 +57,7 @@ class Bench:
         folder: what is kept of it.
         texts: what is learned from and what chooses the epoch.
         test: CSV file that is measured once.
+        session: how everything is run: on the CPU, replacing what an earlier run left.
     """
 
     def __init__(self, case: Case, data: Path, cache: Path) -> None:
@@ -69,7 +70,7 @@ class Bench:
             (self.folder / name).write_text(content, encoding="utf-8")
         self.texts = embcompress.Texts(self.folder / "train.csv", self.folder / "dev.csv")
         self.test = self.folder / "test.csv"
-        self._session = embcompress.Session(device="cpu", force=True)
+        self.session = embcompress.Session(device="cpu", force=True)
 
     @cached_property
     def new(self) -> embcompress.NewClassifier:
@@ -97,7 +98,7 @@ class Bench:
         path = self.folder / f"{name}.safetensors"
         if not path.exists():  # it appears whole or not at all
             recipe = replace(CONSTANT, epochs=epochs, learning_rate=1e-3, seed=self.case.seed)
-            session = replace(self._session, history=path.with_suffix(".jsonl"))
+            session = replace(self.session, history=path.with_suffix(".jsonl"))
             embcompress.train(self.texts, output=path, new=self.new, recipe=recipe, session=session)
         return path
 
@@ -120,7 +121,7 @@ class Bench:
         recipe = replace(recipe, learning_rate=step.learning_rate, seed=self.case.seed)
         with self.scratch() as folder:
             path = Path(folder, "new.safetensors")
-            result = embcompress.train(self.texts, output=path, new=new, recipe=recipe, session=self._session)
+            result = embcompress.train(self.texts, output=path, new=new, recipe=recipe, session=self.session)
             return self.row(step, path, table_bytes=table_bytes(path), **training(result))
 
     def measure_compressed(
@@ -153,7 +154,7 @@ class Bench:
                 output=Path(folder, "small.safetensors"),
                 factory=factory,
                 recipe=self.retraining(recipe, step),
-                session=self._session,
+                session=self.session,
             )
             path, table = result.tuned.output, result.factorized.tables[0]
             return self.row(
@@ -187,7 +188,7 @@ class Bench:
         """Measure the classifier at ``path`` on dev and, once, on test; see ``Measurement``."""
         assert self.texts.dev is not None
         dev, test = (
-            embcompress.evaluate(path, texts, factory=factory, session=self._session)
+            embcompress.evaluate(path, texts, factory=factory, session=self.session)
             for texts in (self.texts.dev, self.test)
         )
         return Measurement(
@@ -210,7 +211,7 @@ class Bench:
         return tempfile.TemporaryDirectory(dir=self.folder)
 
 
-def training(result: object) -> dict[str, float]:
+def training(result: Any) -> dict[str, float]:
     """The columns of a row that a ``TrainingResult`` fills."""
     best = result.epochs[result.best]
     seconds = sum(epoch.seconds for epoch in result.epochs)
@@ -250,7 +251,7 @@ def words(text: str) -> list[str]:
 
 
 def parted(folder: Path, seed: int) -> dict[str, Rows]:
-    """The rows of train.csv, dev.csv and test.csv; the words of a later one are no text of an earlier one.
+    """The rows of train.csv, dev.csv and test.csv; no text stands in two of them, however it is spelled.
 
     Without a dev file, dev is drawn from the distinct texts of train by ``seed``.
     """

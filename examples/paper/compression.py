@@ -6,11 +6,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import AFTER, BEFORE, CALR, CONSTANT, LINEAR, Bench, numbers_in
 from results import Case, Measurement, Step
 
 import embcompress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NAME = "compression"
 RATIOS = (0.75, 0.9, 0.95, 0.98, 0.99)
@@ -75,7 +80,7 @@ def measure(step: Step, bench: Bench) -> Measurement:
 
 
 def _not_retrained(step: Step, bench: Bench) -> Measurement:
-    """SVD or integers. These have one size, so that any ratio below theirs will do."""
+    """SVD or integers. Integers have one size: any ratio below theirs will do."""
     ratio = step.ratio or {"int8": 0.5, "int4": 0.75}[step.method]
     with bench.scratch() as folder:
         result = embcompress.factorize(
@@ -96,7 +101,7 @@ def _offline(step: Step, bench: Bench) -> Measurement:
     """A table of floor((1 - ratio)·d) columns that starts from U S of the pretrained vectors, 8 epochs."""
     import numpy as np
 
-    matrix, tokens = _vectors(bench)
+    matrix, tokens = pretrained(bench)
     u, s, _ = np.linalg.svd(matrix, full_matrices=False)
     kept = int((1 - step.ratio) * matrix.shape[1] + 1e-6)
     path = bench.folder / "narrow.npy"
@@ -107,7 +112,7 @@ def _offline(step: Step, bench: Bench) -> Measurement:
     return replace(row, rank=kept, table_error=float(np.sqrt((s[kept:] ** 2).sum() / (s**2).sum())))
 
 
-def _vectors(bench: Bench) -> tuple:
+def pretrained(bench: Bench) -> tuple[NDArray[np.float32], list[str]]:
     """The pretrained vectors (V×d) and the token of each row."""
     import numpy as np
 

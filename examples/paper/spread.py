@@ -1,4 +1,4 @@
-"""Seeds put together: mean, sample deviation, count; and the losses against the dense model of each seed."""
+"""Figures over seeds: mean, sample deviation, count; and the losses against the dense model of each seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schedules import GRID, chosen_rate
 
 @dataclass(frozen=True)
 class Spread:
-    """Some numbers, one a seed.
+    """Figures of some numbers, one a seed.
 
     Attributes:
         mean: their mean.
@@ -27,14 +27,14 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Put numbers together, at least one."""
+        """The figures of at least one number."""
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         return cls(statistics.fmean(values), deviation, len(values))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What seeds are put together for.
+    """What measurements have in common that differ in their seed alone.
 
     Attributes:
         set, model, start: the case without its seed.
