@@ -327,6 +327,13 @@ class TestCommittedResults:
         pictures = {path.name for path in tmp_path.glob("*.png")}
         assert pictures == {path.name for path in (PAPER / "results").glob("*.png")}
 
+    def test_the_rows_measured_again_are_whole(self):
+        """Every step of five seeds of one set and network, once each."""
+        rows = ResultFile(PAPER / "results" / "again" / "compression.csv", Measurement).read()
+        cases = [Case("trec6", "dan", "word2vec", seed) for seed in range(5)]
+        expected = [(case, step) for case in cases for step in compression.steps(case, ())]
+        assert [(row.case, row.step) for row in rows] == expected
+
     def test_tables_need_no_matplotlib(self, tmp_path, monkeypatch, capsys):
         """Without it there are no pictures, and a line says so."""
         shutil.copy(PAPER / "results" / "compression.csv", tmp_path)
