@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
-from bench import CONSTANT_ADAM, Bench, nbytes
-from cases import Case
-from compressing import factorized, folded, rank_for, relative_error, svd
-from compression import CALR_ADAM
-from results import Measurement, Step
-from torch import Tensor, nn
-from torch.nn import functional as F
+from bench import CALR, CONSTANT, Bench, opened, save, training
+from results import Case, Measurement, Step
 
-from embcompress.methods.base import SPLITS
+import embcompress
 
 NAME = "ablations"
 RATIO = 0.98
-_SPLIT = {f"S {split}": split for split in SPLITS}
+_SPLITS = ("left", "even", "right")
 _CALR_RATES = (1e-3, 1e-2)
+TOKEN_BY_TOKEN = "networks:token_by_token"  # noqa: S105 - no password
+"""The network of that ablation, as embcompress is told of it."""
 
 
 def steps(case: Case, _earlier: Iterable[Measurement]) -> list[Step]:
     """What is measured; "S left" is the form that all others are changes of."""
-    methods = [*_SPLIT, "only factors", "folded"]
+    methods = [*(f"S {split}" for split in _SPLITS), "only factors", "folded"]
     if case.model == "dan":
         methods.append("token by token")
     found = [Step(NAME, method, RATIO) for method in methods]
@@ -33,46 +31,59 @@ def steps(case: Case, _earlier: Iterable[Measurement]) -> list[Step]:
 
 def measure(step: Step, bench: Bench) -> Measurement:
     """Do a step: three epochs of Adam, at a constant rate unless the step is about CALR."""
-    table = bench.early.embedding.weight.detach()
-    factors = svd(table, rank_for(table, step.ratio), split=_split(step))
-    model = factorized(bench.early, factors)
-    stored = [factors.left, factors.right]
     if step.method == "folded":
-        model, stored = folded(model, bench.material), [factors.left]
-    elif step.method == "token by token":
-        model.embedding = TokenByToken(model.embedding)
-    usual = CALR_ADAM if "CALR" in step.method else CONSTANT_ADAM
-    recipe = replace(usual, learning_rate=step.learning_rate, only_factors=step.method == "only factors")
-    training = bench.train(model, recipe)
-    return bench.measure(
-        step,
-        model,
-        rank=factors.rank,
-        table_bytes=nbytes(*stored),
-        error=relative_error(table, factors.table()),
-        epoch=training.best.epoch,
-        seconds=training.seconds,
-    )
+        return _folded(step, bench)
+    if step.method == "token by token":
+        source = token_by_token(bench.early, bench.folder / "token-by-token.safetensors")
+        return bench.measure_compressed(step, CONSTANT, source=source, factory=TOKEN_BY_TOKEN)
+    recipe = CALR if "CALR" in step.method else CONSTANT
+    recipe = replace(recipe, only_factors=step.method == "only factors")
+    split = next((split for split in _SPLITS if step.method.startswith(f"S {split}")), "left")
+    return bench.measure_compressed(step, recipe, split_scale=split)
 
 
-def _split(step: Step) -> str:
-    return "right" if "CALR" in step.method else _SPLIT.get(step.method, "left")
+def _folded(step: Step, bench: Bench) -> Measurement:
+    with bench.scratch() as folder:
+        small, tuned = Path(folder, "small.safetensors"), Path(folder, "tuned.safetensors")
+        table = embcompress.factorize(bench.early, ratio=step.ratio, output=small).tables[0]
+        result = embcompress.finetune(
+            folded(bench.early, small, Path(folder, "folded.safetensors")),
+            bench.texts,
+            output=tuned,
+            recipe=bench.retraining(CONSTANT, step),
+            session=bench.session,
+        )
+        left_bytes = table.bytes_after * table.shape[0] // sum(table.shape)
+        return bench.row(
+            step,
+            tuned,
+            rank=table.rank or 0,
+            table_bytes=left_bytes,
+            table_error=table.relative_error or 0.0,
+            **training(result),
+        )
 
 
-class TokenByToken(nn.Module):
-    """The mean of token vectors, each of them multiplied by the right factor first: a DAN's other way.
+def folded(dense: Path, small: Path, output: Path) -> Path:
+    """Write a classifier whose first weight matrix has taken in the right factor.
+
+    Both classifiers feed a token's vector, or the mean of a text's, to a linear map: W (R x) = (W R) x.
+    The factor is gone, the table is V×k, and the network reads k numbers instead of d.
 
     Args:
-        embedding: factorized, with an ``nn.EmbeddingBag`` as lookup.
+        dense: the classifier before compression.
+        small: the same with factors V×k and d×k in the place of its table.
+        output: where to write.
     """
+    (_, record), (state, _) = opened(dense), opened(small)
+    left, right = state.pop("embedding.0.weight"), state.pop("embedding.1.weight")
+    first = next(name for name in ("lstm.weight_ih_l0", "layers.1.weight") if name in state)
+    record["architecture"]["dimension"] = left.shape[1]
+    return save(output, {**state, first: state[first] @ right, "embedding.weight": left}, record)
 
-    def __init__(self, embedding: nn.Module) -> None:
-        super().__init__()
-        self.left, self.right = embedding.left, nn.Parameter(embedding.right.detach().T.contiguous())
-        self._padding = embedding.padding_idx
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """The means (B×d) of texts (B×L) over the tokens that are no padding."""
-        vectors = F.linear(F.embedding(tokens, self.left, padding_idx=self._padding), self.right)
-        inside = (tokens != self._padding)[..., None]
-        return (vectors * inside).sum(dim=1) / inside.sum(dim=1)
+def token_by_token(dan: Path, output: Path) -> Path:
+    """Write a DAN as a classifier of ``networks.token_by_token``, with the same weights."""
+    state, record = opened(dan)
+    record["architecture"].update(name="module", factory=TOKEN_BY_TOKEN, hidden=[])
+    return save(output, state, record)

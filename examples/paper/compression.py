@@ -1,35 +1,27 @@
-"""Arm 1: accuracy at a ratio. Factors of the trained table against quantization and offline compression."""
+"""Arm 1: accuracy at a ratio. Factors of the trained table against integers and offline compression."""
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from bench import AFTER, BEFORE, CONSTANT_ADAM, Bench, nbytes
-from cases import Case
-from compressing import (
-    Factors,
-    factorized,
-    narrowed,
-    quantized,
-    quantized_bytes,
-    rank_for,
-    relative_error,
-    svd,
-)
-from results import Measurement, Step
-from torch import nn
+from bench import AFTER, BEFORE, CALR, CONSTANT, LINEAR, Bench, numbers_in
+from results import Case, Measurement, Step
 
-from embcompress.training.records import Recipe
+import embcompress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NAME = "compression"
 RATIOS = (0.75, 0.9, 0.95, 0.98, 0.99)
 _FEW = (0.9, 0.98)
 INT4 = round(1 - (150 + 4) / 1200, 6)
-"""Ratio of four bits a number and a scale a row, at 300 columns."""
+"""Ratio of four bits a number and four bytes a row, at 300 columns."""
 
 _PLAN: dict[str, dict[str, tuple[float, ...]]] = {
     "word2vec": {
@@ -50,29 +42,23 @@ _PLAN: dict[str, dict[str, tuple[float, ...]]] = {
         "offline": _FEW,
     },
 }
-"""Ratios of each method; dense and quantized tables have their own sizes."""
+"""Ratios of each method; dense tables and integers have their own sizes."""
 
-LINEAR_ADAM = replace(CONSTANT_ADAM, schedule="linear")
-CALR_ADAM = replace(CONSTANT_ADAM, schedule="calr", schedule_options={"window": 3})
-
-
-_RECIPES = {
-    "svd": None,
-    "online-calr": CALR_ADAM,
-    "online-constant": CONSTANT_ADAM,
-    "weighted": CONSTANT_ADAM,
-    "weighted-linear": LINEAR_ADAM,
-    "recommended": LINEAR_ADAM,
+_RETRAINED = {
+    "online-calr": (0.0, CALR),
+    "online-constant": (0.0, CONSTANT),
+    "weighted": (0.5, CONSTANT),
+    "weighted-linear": (1.0, LINEAR),
+    "recommended": (None, LINEAR),
 }
-"""How each way of factorizing a trained table is retrained."""
-_SMOOTHING = {"weighted": (0.5,), "weighted-linear": (1.0,), "recommended": (0.0, 0.5, 1.0)}
-"""Exponents s of a token's weight (count + 1)^s; of several the one that dev chooses before retraining."""
+"""Exponent s of a token's weight (count + 1)^s, None for the one of 0, 0.5, 1 that dev chooses before
+retraining; and how each is retrained."""
 _RATE = {"weighted-linear": 3e-3, "recommended": 3e-3}
-"""Learning rates that are not the usual 1e-3; chosen on dev of seeds 0 to 2 of trec6 and snips."""
+"""Learning rates that are not 1e-3; chosen on dev of seeds 0 to 2 of trec6 and snips."""
 
 
 def steps(case: Case, _earlier: Iterable[Measurement]) -> list[Step]:
-    """What is measured in a case, the dense models first."""
+    """What is measured in a case, the dense model first."""
     fixed = [Step(NAME, method) for method in ("dense", "int8", "int4")]
     return fixed + [
         Step(NAME, method, ratio, _RATE.get(method, 1e-3))
@@ -84,78 +70,58 @@ def steps(case: Case, _earlier: Iterable[Measurement]) -> list[Step]:
 def measure(step: Step, bench: Bench) -> Measurement:
     """Do a step. What is not retrained starts from the dense model that had all the epochs."""
     if step.method == "dense":
-        return bench.measure(
-            step,
-            bench.final,
-            rank=0,
-            table_bytes=nbytes(bench.final.embedding.weight),
-            error=0.0,
-            epoch=bench.dense.epoch,
-            seconds=bench.dense.seconds,
-        )
-    if step.method in {"int8", "int4"}:
-        return _quantized(step, bench, int(step.method[3:]))
+        return bench.measure_dense(step)
     if step.method == "offline":
         return _offline(step, bench)
-    source = bench.final if step.method == "svd" else bench.early
-    table = source.embedding.weight.detach()
-    counts = bench.material.token_counts()
-    tried = [
-        svd(table, rank_for(table, step.ratio), weights=None if s == 0 else (counts + 1.0) ** s)
-        for s in _SMOOTHING.get(step.method, (0.0,))
-    ]
-    factors = max(tried, key=lambda one: bench.dev_order(factorized(source, one))) if tried[1:] else tried[0]
-    return retrained(step, bench, source, factors, _RECIPES[step.method])
+    if step.method in _RETRAINED:
+        smoothing, recipe = _RETRAINED[step.method]
+        return bench.measure_compressed(step, recipe, smoothing=smoothing)
+    return _not_retrained(step, bench)
 
 
-def retrained(
-    step: Step, bench: Bench, source: nn.Module, factors: Factors, recipe: Recipe | None
-) -> Measurement:
-    """Put factors in the place of the table of ``source``, retrain unless there is no recipe, and measure."""
-    error = relative_error(source.embedding.weight.detach(), factors.table())
-    model = factorized(source, factors)
-    epoch, seconds = 0, 0.0
-    if recipe is not None:
-        training = bench.train(model, replace(recipe, learning_rate=step.learning_rate))
-        epoch, seconds = training.best.epoch, training.seconds
-    return bench.measure(
-        step,
-        model,
-        rank=factors.rank,
-        table_bytes=nbytes(factors.left, factors.right),
-        error=error,
-        epoch=epoch,
-        seconds=seconds,
-    )
-
-
-def _quantized(step: Step, bench: Bench, bits: int) -> Measurement:
-    table = bench.final.embedding.weight.detach()
-    rounded = quantized(table, bits)
-    model = copy.deepcopy(bench.final)
-    with torch.no_grad():
-        model.embedding.weight.copy_(rounded)
-    return bench.measure(
-        step,
-        model,
-        rank=0,
-        table_bytes=quantized_bytes(table, bits),
-        error=relative_error(table, rounded),
-        epoch=bench.dense.epoch,
-        seconds=0.0,
-    )
+def _not_retrained(step: Step, bench: Bench) -> Measurement:
+    """SVD or integers. Integers have one size: any ratio below theirs will do."""
+    ratio = step.ratio or {"int8": 0.5, "int4": 0.75}[step.method]
+    with bench.scratch() as folder:
+        result = embcompress.factorize(
+            bench.final, method=step.method, ratio=ratio, output=Path(folder, "small.safetensors")
+        )
+        table = result.tables[0]
+        return bench.row(
+            step,
+            result.output,
+            rank=table.rank or 0,
+            table_bytes=table.bytes_after,
+            parameters=None if table.rank else numbers_in(bench.final),
+            table_error=table.relative_error or 0.0,
+        )
 
 
 def _offline(step: Step, bench: Bench) -> Measurement:
-    model, factors = narrowed(bench.material, step.ratio)
-    start = bench.material.untrained().embedding.weight.detach()
-    training = bench.train(model, replace(CONSTANT_ADAM, epochs=BEFORE + AFTER), first=True)
-    return bench.measure(
-        step,
-        model,
-        rank=factors.rank,
-        table_bytes=nbytes(factors.left),
-        error=float(np.float64(relative_error(start, factors.table()))),
-        epoch=training.best.epoch,
-        seconds=training.seconds,
-    )
+    """A table of floor((1 - ratio)·d) columns that starts from U S of the pretrained vectors, 8 epochs."""
+    import numpy as np
+
+    matrix, tokens = pretrained(bench)
+    u, s, _ = np.linalg.svd(matrix, full_matrices=False)
+    kept = int((1 - step.ratio) * matrix.shape[1] + 1e-6)
+    path = bench.folder / "narrow.npy"
+    np.save(path, u[:, :kept] * s[:kept])
+    path.with_suffix(".vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    new, recipe = replace(bench.new, vectors=path), replace(CONSTANT, epochs=BEFORE + AFTER)
+    row = bench.measure_new(step, new, recipe)
+    return replace(row, rank=kept, table_error=float(np.sqrt((s[kept:] ** 2).sum() / (s**2).sum())))
+
+
+def pretrained(bench: Bench) -> tuple[NDArray[np.float32], list[str]]:
+    """The pretrained vectors (V×d) and the token of each row."""
+    import numpy as np
+
+    path = bench.new.vectors
+    if path.suffix == ".npy":
+        tokens = path.with_suffix(".vocab.txt").read_text(encoding="utf-8").splitlines()
+        return np.load(path), tokens
+    from safetensors.numpy import load_file
+
+    matrix = load_file(path / "model.safetensors")["embeddings.word_embeddings.weight"]
+    ids = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    return matrix, sorted(ids, key=ids.get)

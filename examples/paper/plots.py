@@ -1,21 +1,17 @@
-"""Plots of what is measured: accuracy over ratio, and the learning rates of the schedules."""
+"""Plots: accuracy over ratio, and the learning rates of the schedules; needs matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-import torch
-from cases import MODELS, SETS
-from results import Measurement
+from results import MODELS, SETS, Measurement
 from spread import spreads
 
-from embcompress.training.schedules import SCHEDULES, Run
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _LINES = {
     "svd": ("C7", "o", "SVD, not retrained"),
@@ -33,9 +29,8 @@ def accuracy_over_ratio(rows: Sequence[Measurement], path: Path) -> None:
     """One panel for each set and model; the dense model's mean ± deviation is a band."""
     sets = [name for name in SETS if any(row.set == name for row in rows)]
     models = [name for name in MODELS if any(row.model == name for row in rows)]
-    figure, axes = plt.subplots(
-        len(models), len(sets), figsize=(3.6 * len(sets), 2.9 * len(models) + 0.6), squeeze=False, sharex=True
-    )
+    figure = _figure(3.6 * len(sets), 2.9 * len(models) + 0.6)
+    axes = figure.subplots(len(models), len(sets), squeeze=False, sharex=True)
     for i, model in enumerate(models):
         for j, texts in enumerate(sets):
             panel = axes[i][j]
@@ -55,7 +50,6 @@ def accuracy_over_ratio(rows: Sequence[Measurement], path: Path) -> None:
     figure.legend(labelled.values(), labelled.keys(), loc="lower center", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.5 / figure.get_figheight(), 1, 1))
     figure.savefig(path, dpi=90)
-    plt.close(figure)
 
 
 def _accuracy_panel(panel: Axes, rows: Sequence[Measurement]) -> None:
@@ -104,18 +98,30 @@ def _accuracy_panel(panel: Axes, rows: Sequence[Measurement]) -> None:
 
 def learning_rates(path: Path, steps: int = 139, epochs: int = 3) -> None:
     """The rate of every step of a retraining by each schedule; 139 steps are an epoch of sst2."""
-    figure, panel = plt.subplots(figsize=(6.4, 3.2))
-    for number, (name, schedule) in enumerate(SCHEDULES.items()):
-        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-        options = {"window": 3} if name == "calr" else {}
-        scheduler = schedule.build(optimizer, Run(1e-3, steps, epochs), options)
-        rates = []
-        for _ in range(steps * epochs):
+    import torch
+    from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, CyclicLR, LinearLR
+
+    from embcompress import CALR
+
+    # All but CALR are PyTorch's own, with the settings that embcompress gives them.
+    top, whole = 1e-3, steps * epochs
+    schedules = {
+        "calr": lambda sgd: CALR(sgd, top, steps, window=3),
+        "clr": lambda sgd: CyclicLR(sgd, top / 4, top, step_size_up=steps / 2, cycle_momentum=False),
+        "cosine": lambda sgd: CosineAnnealingLR(sgd, whole),
+        "linear": lambda sgd: LinearLR(sgd, 1.0, 0.0, whole),
+        "constant": lambda sgd: ConstantLR(sgd, 1.0),
+    }
+    figure = _figure(6.4, 3.2)
+    panel = figure.subplots()
+    for number, (name, schedule) in enumerate(schedules.items()):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=top)
+        scheduler, rates = schedule(optimizer), []
+        for _ in range(whole):
             rates.append(scheduler.get_last_lr()[0])
             optimizer.step()
             scheduler.step()
-        times = [step / steps for step in range(len(rates))]
-        panel.plot(times, rates, color=f"C{number}", lw=1.4, label=name)
+        panel.plot([i / steps for i in range(whole)], rates, color=f"C{number}", lw=1.4, label=name)
     panel.set_yscale("log")
     panel.set_ylim(8e-7, 2e-3)
     panel.set_xlabel("epoch")
@@ -124,4 +130,9 @@ def learning_rates(path: Path, steps: int = 139, epochs: int = 3) -> None:
     panel.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
-    plt.close(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure  # here, so that tables are made without it
+
+    return Figure(figsize=(width, height))

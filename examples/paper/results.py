@@ -1,7 +1,8 @@
-"""What is measured, and the CSV files it is kept in: a line a measurement, appended as it comes."""
+"""What is measured, and the CSV files it is kept in: one line a measurement, appended as it comes."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -10,7 +11,27 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Generic, TypeVar, get_type_hints
 
-from cases import Case
+SETS = ("sst2", "snips", "trec6")
+MODELS = ("lstm", "dan")
+STARTS = ("word2vec", "minilm")
+"""What a case can be made of, in the order in which cases are measured."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training set, network, start and seed.
+
+    Attributes:
+        set: folder of the texts, one of ``SETS``.
+        model: the classifier, one of ``MODELS``.
+        start: where the table starts from, one of ``STARTS``.
+        seed: of the dev texts (without a dev file), fresh weights, shuffling and dropout.
+    """
+
+    set: str
+    model: str
+    start: str
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,7 @@ class Measurement:
         parameters: numbers in the whole model.
         table_error: relative Frobenius error of the table before retraining.
         dev_accuracy: on the texts that chose the epoch.
-        dev_loss: mean cross-entropy there.
+        dev_loss: mean cross-entropy there; NaN where nothing was (re)trained.
         test_accuracy: on texts that chose nothing.
         test_f1: macro-F1 there.
         epoch: the epoch that dev chose, 0 for the model before (re)training.
@@ -85,16 +106,16 @@ class Cost:
 
     Attributes:
         set: where sentences come from; all have its mean length.
-        model: registry name of the classifier.
+        model: the classifier.
         method: form of the table.
         ratio: fraction of the table's bytes removed that was asked for.
         rank: components, 0 where there are none.
         length: tokens of a sentence.
         parameters: numbers in the whole model, codes and scales included.
         table_bytes: bytes of the table or of what replaces it.
-        file_bytes: bytes that torch.save writes for the whole model.
+        file_bytes: bytes that torch.save writes for the model's tensors.
         table_flops: operations of the embedding by formula (multiply-add 2, lookup 0).
-        flops: of the whole network by formula: matrix products only.
+        flops: of the whole network by formula: matrix products, and the table's.
         counted_flops: of the whole network by torch.utils.flop_counter, which sees matrix products only.
         latency_1: microseconds a sentence alone; median, one thread.
         latency_64: microseconds a sentence in a batch of 64.
@@ -142,24 +163,17 @@ class ResultFile(Generic[Row]):
         lines = csv.DictReader(io.StringIO(whole[:end].decode()))
         return [self._kind(**{name: types[name](value) for name, value in line.items()}) for line in lines]
 
-    def append(self, rows: Iterable[Row]) -> None:
-        """Append rows, each line in one write: a kill leaves whole lines."""
+    def append(self, row: Row) -> None:
+        """Append a row in one write: a kill leaves whole lines, and several runs may share a file."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            if os.fstat(file).st_size == 0:
-                os.write(file, _line(field.name for field in fields(self._kind)))
-            for row in rows:
-                os.write(file, _line(_shown(value) for value in asdict(row).values()))
-        finally:
-            os.close(file)
+        with contextlib.suppress(FileExistsError), self._path.open("xb", buffering=0) as file:
+            file.write(_line(field.name for field in fields(self._kind)))
+        values = asdict(row).values()
+        with self._path.open("ab", buffering=0) as file:
+            file.write(_line(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
 
 
 def _line(values: Iterable[str]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue().encode()
-
-
-def _shown(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

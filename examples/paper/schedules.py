@@ -8,13 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from bench import BEFORE, CONSTANT_ADAM, Bench, nbytes
-from cases import Case
-from compressing import rank_for, svd
-from compression import retrained
-from results import Measurement, Step
-
-from embcompress.training.optimizers import OPTIMIZERS
+from bench import BEFORE, CALR, CONSTANT, Bench
+from results import Case, Measurement, Step
 
 NAME = "schedules"
 RATIO = 0.98
@@ -30,7 +25,9 @@ PAIRS = (
     ("adadelta", "constant"),
     ("sgd", "constant"),
 )
+_USUAL = {"adam": 1e-3, "sgd": 0.1, "adagrad": 1e-2, "rmsprop": 1e-3, "adadelta": 1.0}
 GRID = (0.3, 1.0, 3.0, 10.0)
+"""Rates that are tried, as multiples of the usual one."""
 SCRATCH = "scratch"
 """First part of the name of a method that trains a dense model from the start, as training's counterpart."""
 
@@ -44,7 +41,7 @@ def steps(case: Case, earlier: Iterable[Measurement]) -> list[Step]:
     for kind, ratio in methods:
         for optimizer, schedule in PAIRS:
             method = f"{kind} {optimizer} {schedule}"
-            rates = [OPTIMIZERS[optimizer].learning_rate * scale for scale in GRID]
+            rates = [_USUAL[optimizer] * scale for scale in GRID]
             if case.seed > 0:
                 rates = [chosen_rate(case, method, earlier)]
             found += [Step(NAME, method, ratio, float(f"{rate:.6g}")) for rate in rates]
@@ -60,20 +57,8 @@ def chosen_rate(case: Case, method: str, earlier: Iterable[Measurement]) -> floa
 def measure(step: Step, bench: Bench) -> Measurement:
     """Do a step."""
     kind, optimizer, schedule = step.method.split()
-    recipe = replace(CONSTANT_ADAM, optimizer=optimizer, schedule=schedule, learning_rate=step.learning_rate)
+    recipe = replace(CONSTANT, optimizer=optimizer, schedule=schedule)
     if kind == SCRATCH:
-        model = bench.material.untrained()
-        training = bench.train(model, replace(recipe, epochs=BEFORE), first=True)
-        return bench.measure(
-            step,
-            model,
-            rank=0,
-            table_bytes=nbytes(model.embedding.weight),
-            error=0.0,
-            epoch=training.best.epoch,
-            seconds=training.seconds,
-        )
-    if schedule == "calr":
-        recipe = replace(recipe, schedule_options={"window": 3})
-    table = bench.early.embedding.weight.detach()
-    return retrained(step, bench, bench.early, svd(table, rank_for(table, step.ratio)), recipe)
+        return bench.measure_new(step, bench.new, replace(recipe, epochs=BEFORE))
+    options = CALR.schedule_options if schedule == "calr" else {}
+    return bench.measure_compressed(step, replace(recipe, schedule_options=options))

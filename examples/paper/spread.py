@@ -1,4 +1,4 @@
-"""Seeds put together: mean, sample deviation, count; and the losses against the dense model of each seed."""
+"""Figures over seeds: mean, sample deviation, count; and the losses against the dense model of each seed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cases import Case
-from results import Measurement
+from results import Case, Measurement
 from schedules import GRID, chosen_rate
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Some numbers, one a seed.
+    """Figures of some numbers, one a seed.
 
     Attributes:
         mean: their mean.
@@ -28,15 +27,14 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Put numbers together, at least one."""
-        return cls(
-            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values)
-        )
+        """The figures of at least one number."""
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return cls(statistics.fmean(values), deviation, len(values))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What seeds are put together for.
+    """What measurements have in common that differ in their seed alone.
 
     Attributes:
         set, model, start: the case without its seed.
@@ -50,18 +48,13 @@ class Cell:
     ratio: float
 
 
-def cell_of(row: Measurement) -> Cell:
-    """Where a measurement belongs."""
-    return Cell(row.set, row.model, row.start, row.method, row.ratio)
-
-
 def spreads(
     rows: Iterable[Measurement], value: Callable[[Measurement], float] = lambda row: 100 * row.test_accuracy
 ) -> dict[Cell, Spread]:
     """The spread of ``value`` in each cell; test accuracy in percent by default."""
     found: dict[Cell, list[float]] = defaultdict(list)
     for row in rows:
-        found[cell_of(row)].append(value(row))
+        found[Cell(row.set, row.model, row.start, row.method, row.ratio)].append(value(row))
     return {cell: Spread.of(values) for cell, values in found.items()}
 
 

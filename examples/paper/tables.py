@@ -8,18 +8,19 @@ Cells are test accuracy in percent, mean ± sample standard deviation over seeds
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import plots
-from cases import MODELS, SETS, STARTS
 from compression import INT4
-from results import Cost, Measurement, ResultFile
+from results import MODELS, SETS, STARTS, Cost, Measurement, ResultFile
 from schedules import PAIRS, SCRATCH
 from spread import Cell, Spread, at_chosen_rates, lost, spreads
 
+RESULTS = Path(__file__).parent / "results"
 ONLINE = ("svd", "online-calr", "online-constant", "weighted", "weighted-linear", "recommended", "offline")
 METHODS = ("dense", "int8", "int4", *ONLINE)
 MEANINGS = {
@@ -36,10 +37,10 @@ MEANINGS = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
-    render(parser.parse_args().results)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
+    render(parser.parse_args(arguments).results)
 
 
 def render(folder: Path) -> None:
@@ -50,12 +51,14 @@ def render(folder: Path) -> None:
     }
     costs = ResultFile(folder / "cost.csv", Cost).read()
     compression = measured["compression"]
+    draws = importlib.util.find_spec("matplotlib") is not None
     parts = ["Test accuracy in percent, mean ± sample deviation over seeds."]
     parts.append("\n".join(f"- **{name}**: {meaning}." for name, meaning in MEANINGS.items()))
     for start in STARTS:
         rows = [row for row in compression if row.start == start]
         if rows:
-            plots.accuracy_over_ratio(rows, folder / f"compression-{start}.png")
+            if draws:
+                plots.accuracy_over_ratio(rows, folder / f"compression-{start}.png")
             parts += [
                 f"## Start {start}: accuracy at a ratio",
                 f"![Accuracy over the fraction of bytes removed](compression-{start}.png)",
@@ -75,7 +78,10 @@ def render(folder: Path) -> None:
             f"## Equal bytes: four bits against factors, start {', '.join(sorted(starts))}",
             _by_case(equal, lambda row: row.method),
         ]
-    parts += _schedules(measured["schedules"], folder)
+    if measured["schedules"]:
+        if draws:
+            plots.learning_rates(folder / "schedules.png")
+        parts += _schedules(measured["schedules"])
     if measured["ablations"]:
         parts += [
             "## Ablations at ratio 0.98, Adam at a constant rate",
@@ -86,7 +92,8 @@ def render(folder: Path) -> None:
     if costs:
         parts += ["## Cost of a sentence", _costs(costs)]
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    print(f"{folder / 'tables.md'}: {sum(map(len, measured.values())) + len(costs)} rows")
+    note = "" if draws else "; no pictures without matplotlib: pip install 'embcompress[plot]'"
+    print(f"{folder / 'tables.md'}: {sum(map(len, measured.values())) + len(costs)} rows{note}")
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -189,10 +196,7 @@ def _by_case(
     return markdown(["", *(", ".join(column) for column in columns)], lines)
 
 
-def _schedules(rows: Sequence[Measurement], folder: Path) -> list[str]:
-    plots.learning_rates(folder / "schedules.png")
-    if not rows:
-        return []
+def _schedules(rows: Sequence[Measurement]) -> list[str]:
     chosen = at_chosen_rates(rows)
     parts = ["## Schedules and optimizers", "![Learning rate over a retraining](schedules.png)"]
     for kind, title in (
