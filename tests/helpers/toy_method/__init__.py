@@ -1,0 +1,1 @@
+"""A method that only the tests have: one folder, as ``examples/reference/extending.md`` shows it."""
