@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from cases import Material
+from embcompress.checkpoint.dtypes import DTYPES
+from embcompress.methods.known import measure
+from embcompress.swapping import swap
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embcompress.checkpoint.dtypes import DTYPES
 from embcompress.classifiers.base import TABLE
 from embcompress.methods.base import Settings
-from embcompress.methods.known import measure
 from embcompress.methods.planning import bytes_for_ratio
 from embcompress.methods.svd import SVD
 from embcompress.rows import Rows
-from embcompress.swapping import swap
 
 _F32 = DTYPES["F32"]
 _SVD = SVD()
