@@ -6,6 +6,8 @@ A message states the value that was met and the limit it broke; the remedy says 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class EmbcompressError(Exception):
     """Base of every error raised on purpose: the work failed (exit code 1).
@@ -51,6 +53,22 @@ class Interrupted(EmbcompressError):  # noqa: N818 - nobody made an error
     """The user stopped work that can go on later (exit code 130)."""
 
     exit_code = 130
+
+
+def check_choice(kind: str, name: str, choices: Iterable[str]) -> None:
+    """Refuse a name that is not among ``choices``.
+
+    Args:
+        kind: what is chosen, e.g. ``"optimizer"``.
+        name: what the user chose.
+        choices: what there is.
+
+    Raises:
+        UsageError: with the choices.
+    """
+    choices = tuple(choices)
+    if name not in choices:
+        raise UsageError(f"{kind} {name!r}", remedy=f"choose from {', '.join(choices)}")
 
 
 def printable(text: str, limit: int = 500) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from embcompress.classifiers.base import Classifier
 from embcompress.classifiers.dan import DAN
 from embcompress.classifiers.lstm import LSTM
-from embcompress.errors import UsageError
+from embcompress.errors import check_choice
 
 CLASSIFIERS: dict[str, type[Classifier]] = {kind.name: kind for kind in (DAN, LSTM)}
-"""Every classifier by name; contract tests run over it."""
+"""Every classifier by name, as ``choices.ARCHITECTURES`` lists them; contract tests run over it."""
 
 
 def classifier_for(name: str) -> type[Classifier]:
@@ -17,6 +17,5 @@ def classifier_for(name: str) -> type[Classifier]:
     Raises:
         UsageError: there is none.
     """
-    if name not in CLASSIFIERS:
-        raise UsageError(f"classifier {name!r}", remedy=f"choose from {', '.join(CLASSIFIERS)}")
+    check_choice("classifier", name, CLASSIFIERS)
     return CLASSIFIERS[name]

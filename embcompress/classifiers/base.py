@@ -12,6 +12,8 @@ from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
+from embcompress.choices import DROPOUT
+
 MODULE = "module"
 """Name of the architecture of a user's own module."""
 
@@ -51,7 +53,7 @@ class Classifier(nn.Module, abc.ABC):
 
     name: ClassVar[str]
     hidden: ClassVar[tuple[int, ...]]
-    dropout_rate: ClassVar[float] = 0.4
+    dropout_rate: ClassVar[float] = DROPOUT
 
     @classmethod
     @abc.abstractmethod

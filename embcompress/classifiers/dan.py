@@ -11,6 +11,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from embcompress.choices import HIDDEN
 from embcompress.classifiers.base import Architecture, Classifier
 
 
@@ -23,7 +24,7 @@ class DAN(Classifier):
     """
 
     name = "dan"
-    hidden = (1024, 512)
+    hidden = HIDDEN[name]
 
     def __init__(self, architecture: Architecture, tokens: int, labels: int, padding: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from embcompress.choices import HIDDEN
 from embcompress.classifiers.base import Architecture, Classifier
 from embcompress.errors import UsageError
 
@@ -20,7 +21,7 @@ class LSTM(Classifier):
     """Embeddings, an LSTM in one or both directions, the mean of its states, scores."""
 
     name = "lstm"
-    hidden = (150,)
+    hidden = HIDDEN[name]
 
     def __init__(self, architecture: Architecture, tokens: int, labels: int, padding: int) -> None:
         super().__init__()

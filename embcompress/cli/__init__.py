@@ -1,10 +1,12 @@
 """The command line: parse, call a workflow, show its result.
 
+A command is a file of this folder with a function of the same name, and one line in ``COMMANDS``.
 Everything heavy is imported inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -12,10 +14,20 @@ import sys
 import click
 
 from embcompress.cli.boundary import Boundary
-from embcompress.cli.checkpoints import expand, factorize, report, verify
-from embcompress.cli.classifiers import compress, finetune, train
-from embcompress.cli.distilling import distil, evaluate
 from embcompress.version import __version__
+
+COMMANDS = (
+    "compress",
+    "distil",
+    "evaluate",
+    "expand",
+    "factorize",
+    "finetune",
+    "report",
+    "train",
+    "verify",
+)
+"""Every command by the name of its file."""
 
 
 @click.group(cls=Boundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -31,15 +43,15 @@ def cli() -> None:
     """
 
 
-for _command in (factorize, report, expand, verify, train, finetune, evaluate, compress, distil):
-    cli.add_command(_command)
+for _name in COMMANDS:
+    cli.add_command(getattr(importlib.import_module(f"{__name__}.{_name}"), _name))
 
 
 def main() -> None:
     """Entry point of the ``embcompress`` command."""
-    # OpenBLAS threads spin for 20 ms after each product, on the cores where the input is hashed and
-    # copied meanwhile; 2**4 cycles is the shortest they can. It must be set before NumPy is loaded.
+    # OpenBLAS threads spin for 20 ms after each product, on the cores that hash and copy the input
+    # meanwhile; 2**4 cycles is the shortest they can. It must be set before NumPy is loaded.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows a ? for a bar, not a traceback
+        sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for a bar, not a traceback
     cli(prog_name="embcompress")

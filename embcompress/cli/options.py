@@ -1,17 +1,32 @@
-"""Options that several commands share, and how every command shows what it did."""
+"""Options that several commands share, and the terminal that every command talks to."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
+from embcompress.choices import (
+    AUTO,
+    DEFAULT_DEVICE,
+    DEFAULT_METHOD,
+    DEFAULT_SPLIT,
+    DEVICES,
+    DTYPES,
+    METHODS,
+    SCREENED,
+    SMOOTHING,
+    SPLITS,
+    TEXT_COLUMN,
+)
 from embcompress.errors import printable
 
 if TYPE_CHECKING:
@@ -36,83 +51,84 @@ def parse_size(ctx: click.Context | None, param: click.Parameter | None, value: 
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-_FILE = click.Path(path_type=Path)
+def together(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """A decorator that adds ``options`` in the order in which help shows them."""
 
-source = click.argument("path", type=click.Path(path_type=Path, readable=False))
-output = click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.")
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+ANY_PATH = click.Path(path_type=Path)
+INPUT = click.Path(path_type=Path, readable=False)
+"""A file or directory that a command reads; the workflow says what is wrong with it."""
+
+source = click.argument("path", type=INPUT)
+output = click.option("-o", "--output", type=ANY_PATH, help="Where to write.")
 force = click.option("--force", is_flag=True, help="Replace an existing output.")
+resume = click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 keys = click.option("--key", "keys", multiple=True, metavar="NAME", help="Table to take; repeats.")
+device = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default=DEFAULT_DEVICE,
+    show_default=True,
+    help="Where to compute.",
+)
+text_column = click.option(
+    "--text-column", default=TEXT_COLUMN, show_default=True, help="Header of the texts of a .csv."
+)
 
+targets = together(
+    click.option("--rank", type=click.IntRange(min=1), help="Target: components kept."),
+    click.option(
+        "--ratio", type=float, help="Target: fraction of the table's bytes removed, 0.9 = ten times smaller."
+    ),
+    click.option("--energy", type=float, help="Target: share of the squared singular values kept."),
+    click.option("--max-error", type=float, help="Target: largest relative Frobenius error."),
+    click.option(
+        "--max-size",
+        callback=parse_size,
+        metavar="SIZE",
+        help="Target: size of the written model, e.g. 25MB.",
+    ),
+    click.option(
+        "--method",
+        default=DEFAULT_METHOD,
+        show_default=True,
+        help=f"How: {', '.join((*METHODS, SCREENED))}, or {AUTO} for the one with the smallest predicted "
+        "error.",
+    ),
+    click.option(
+        "--dtype",
+        help=f"Type of the factors: {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.  [default: the table's]",
+    ),
+    click.option(
+        "--split-scale",
+        type=click.Choice(SPLITS),
+        default=DEFAULT_SPLIT,
+        show_default=True,
+        help="Where the singular values go.",
+    ),
+)
+"""How small a table is to become, and how; exactly one of the first five is given."""
 
-def output_options(command: F) -> F:
-    """The options every command shares."""
-    for option in (
-        click.option("-v", "--verbose", is_flag=True, help="Print each stage with its time to stderr."),
-        click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout."),
-    ):
-        command = option(command)
-    return command
-
-
-def targets(command: F) -> F:
-    """The options that say how small a table is to become; exactly one of the first five is given."""
-    for option in reversed((
-        click.option("--rank", type=click.IntRange(min=1), help="Target: components kept."),
-        click.option(
-            "--ratio",
-            type=float,
-            help="Target: fraction of the table's bytes removed, 0.9 = ten times smaller.",
-        ),
-        click.option("--energy", type=float, help="Target: share of the squared singular values kept."),
-        click.option("--max-error", type=float, help="Target: largest relative Frobenius error."),
-        click.option(
-            "--max-size",
-            callback=parse_size,
-            metavar="SIZE",
-            help="Target: size of the written model, e.g. 25MB.",
-        ),
-        click.option(
-            "--method",
-            default="svd",
-            show_default=True,
-            help="How: svd, pq, lplr, int8, int4, int3, screen, screen+METHOD, or auto for the one that is "
-            "foretold to lose least.",
-        ),
-        click.option(
-            "--dtype",
-            help="Type of the factors: float32, float16, bfloat16 or float64.  [default: the table's]",
-        ),
-        click.option(
-            "--split-scale",
-            type=click.Choice(["left", "even", "right"]),
-            default="left",
-            show_default=True,
-            help="Where the singular values go.",
-        ),
-    )):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def weighting(command: F) -> F:
-    """The options that say how much each token counts."""
-    for option in reversed((
-        click.option("--weights", type=_FILE, help="Token counts: .csv, .tsv, .txt or .npy."),
-        click.option("--corpus", type=_FILE, help="Texts to count tokens in: .csv or .txt."),
-        click.option(
-            "--text-column", default="text", show_default=True, help="Header of the texts of a .csv."
-        ),
-        click.option(
-            "--smoothing",
-            type=float,
-            default=0.5,
-            show_default=True,
-            help="Exponent s of a token's weight (count+1)^s; 0 weighs all alike.",
-        ),
-    )):  # fmt: skip
-        command = option(command)
-    return command
+weighting = together(
+    click.option("--weights", type=ANY_PATH, help="Token counts: .csv, .tsv, .txt or .npy."),
+    click.option("--corpus", type=ANY_PATH, help="Texts to count tokens in: .csv or .txt."),
+    text_column,
+    click.option(
+        "--smoothing",
+        type=float,
+        default=SMOOTHING,
+        show_default=True,
+        help="Exponent s of a token's weight (count+1)^s; 0 weighs all alike.",
+    ),
+)
+"""How much each token counts."""
 
 
 class Result(Protocol):
@@ -126,25 +142,50 @@ class Result(Protocol):
         """The result, ready for JSON."""
 
 
-def progress(*, quiet: bool, verbose: bool) -> AbstractContextManager[TerminalProgress]:
-    """The bars on stderr of a command's work."""
-    from embcompress.reports.terminal import TerminalProgress
+@dataclass(frozen=True)
+class Terminal:
+    """How a command talks: progress and notes to stderr, its result to stdout.
 
-    return TerminalProgress(bars=not quiet, verbose=verbose)
-
-
-def show(result: Result, *, as_json: bool, quiet: bool, screen: str = "terminal") -> None:
-    """Notes to stderr, the result to stdout as JSON or as a person reads it.
-
-    Args:
-        result: what a workflow returned.
-        as_json: as one JSON object.
-        quiet: nothing, unless it is asked for as JSON.
-        screen: the module of ``reports`` that shows it to a person.
+    Attributes:
+        as_json: print the result as one JSON object.
+        quiet: print nothing but errors, and the JSON object if it is asked for.
+        verbose: print each stage with its time.
     """
-    for note in () if quiet else result.notes:
-        click.echo(f"note: {printable(note, 2000)}", err=True)
-    if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=2))
-    elif not quiet:
-        importlib.import_module(f"embcompress.reports.{screen}").show(result)
+
+    as_json: bool
+    quiet: bool
+    verbose: bool
+
+    def progress(self) -> AbstractContextManager[TerminalProgress]:
+        """The bars of a command's work."""
+        from embcompress.reports.terminal import TerminalProgress
+
+        return TerminalProgress(bars=not self.quiet, verbose=self.verbose)
+
+    def show(self, result: Result, view: str = "terminal") -> None:
+        """Print the notes and the result.
+
+        Args:
+            result: what a workflow returned.
+            view: the module of ``reports`` that shows it to a person.
+        """
+        for note in () if self.quiet else result.notes:
+            click.echo(f"note: {printable(note, 2000)}", err=True)
+        if self.as_json:
+            click.echo(json.dumps(result.to_dict(), indent=2))
+        elif not self.quiet:
+            importlib.import_module(f"embcompress.reports.{view}").show(result)
+
+
+def with_terminal(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` the options --json, -q and -v as one argument ``terminal``."""
+
+    @functools.wraps(command)
+    def run(*args: Any, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+        command(*args, terminal=Terminal(as_json, quiet, verbose), **options)
+
+    return together(
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout."),
+        click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+        click.option("-v", "--verbose", is_flag=True, help="Print each stage with its time to stderr."),
+    )(run)

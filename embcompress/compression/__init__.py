@@ -1,1 +1,1 @@
-"""What factorize, compress and distil share: request, weighting, plan, edit, check."""
+"""From a request to a checked output: request, weighting, plan, edit, check."""

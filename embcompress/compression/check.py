@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.compression.digests import sealed
+from embcompress.compression.outputs import BAD_DISK
+from embcompress.compression.plan import OutputPlan
 from embcompress.compression.residuals import measured_errors
 from embcompress.dtypes import DTYPES
 from embcompress.errors import EmbcompressError, TargetError
@@ -18,64 +21,108 @@ from embcompress.methods.planning import TablePlan, Target
 from embcompress.progress import Progress
 
 
-def check_tables(
-    stage: Path, plans: Sequence[TablePlan], predicted: Description, target: Target, progress: Progress
-) -> tuple[TableRecord, ...]:
-    """Open what was written, measure each table's error on it, and take digests of its parts.
+def check_tables(stage: Path, plan: OutputPlan, progress: Progress) -> tuple[TableRecord, ...]:
+    """Measure the error of each table on what was written, and take the SHA-256 of its parts.
+
+    Args:
+        stage: the written output, not published yet.
+        plan: what was to be written.
+        progress: called as ``progress("verify", rows done, rows in all)``.
 
     Returns:
-        The records with both.
+        A record a table with both.
 
     Raises:
-        TargetError: a narrow type holds the values worse than foretold, or than asked for.
-        EmbcompressError: the error is not the one foretold, and the type is not why.
+        TargetError: the type of the factors holds their values worse than predicted, or the error is
+            above the one asked for.
+        EmbcompressError: the error is above the predicted one for another reason.
     """
-    measured = []
     with open_checkpoint(stage) as written, ThreadPoolExecutor(1) as executor:
-        seals = [executor.submit(sealed, written, record) for record in predicted.tables]
-        for plan, record in zip(plans, predicted.tables, strict=True):
-            stand_in = decoded(written, record, precise=plan.stats.precise)
-            errors = measured_errors(
-                plan.table.rows, stand_in, progress, precise=plan.stats.precise, weights=plan.stats.weights
+        seals = [executor.submit(sealed, written, record) for record in plan.description.tables]
+        measured = [*_measured(written, plan, progress)]
+        return tuple(
+            replace(seal.result(), relative_error=table.relative_error, weighted_error=table.weighted_error)
+            for seal, table in zip(seals, measured, strict=True)
+        )
+
+
+def _measured(written: Checkpoint, plan: OutputPlan, progress: Progress) -> Iterator[TableRecord]:
+    """The predicted record of each table with its measured errors."""
+    for table, record in zip(plan.tables, plan.description.tables, strict=True):
+        stats = table.stats
+        stand_in = decoded(written, record, precise=stats.precise)
+        errors = measured_errors(
+            table.table.rows, stand_in, progress, precise=stats.precise, weights=stats.weights
+        )
+        _check_error(table, errors.weighted.relative, plan.request.target)
+        weighted = None if stats.weights is None else errors.weighted.relative
+        yield replace(record, relative_error=errors.plain.relative, weighted_error=weighted)
+
+
+def _check_error(plan: TablePlan, error: float, target: Target) -> None:
+    """Compare the measured error of a table with the predicted one, and with the one asked for.
+
+    Args:
+        plan: of the table.
+        error: relative Frobenius error; weighted if rows are.
+        target: what is asked for.
+
+    Raises:
+        TargetError, EmbcompressError: see :func:`check_tables`.
+    """
+    layout, name = plan.layout, plan.table.name
+    # Four roundoffs more, for tables with no error but rounding, also where values are next to zero.
+    allowed = (1 + layout.tolerance) * layout.predicted_error + 4 * layout.dtype.unit_roundoff
+    allowed += 4 * DTYPES["F32"].smallest / plan.stats.typical if plan.stats.typical else 0
+    if error > allowed:
+        message = (
+            f"{name}: the written parts have error {error:.4g}, predicted was {layout.predicted_error:.4g}; "
+            "nothing was kept"
+        )
+        if layout.dtype.bits < 32:
+            raise TargetError(
+                message,
+                remedy=f"some values are too small for {layout.dtype.torch}: use --split-scale even or "
+                "--dtype float32",
             )
-            error = errors.weighted.relative  # the one that was foretold
-            layout = plan.layout
-            # Four roundoffs more, for where rounding is all there is, also next to zero.
-            allowed = (1 + layout.tolerance) * layout.predicted_error + 4 * layout.dtype.unit_roundoff
-            allowed += 4 * DTYPES["F32"].smallest / plan.stats.typical if plan.stats.typical else 0
-            if error > allowed:
-                narrow = layout.dtype.bits < 32
-                raise (TargetError if narrow else EmbcompressError)(
-                    f"{record.name}: the written factors have error {error:.4g}, foretold were "
-                    f"{layout.predicted_error:.4g}, so nothing was kept",
-                    remedy="some values are too small for float16: --split-scale even or --dtype float32"
-                    if narrow
-                    else "run again, and look after the disk if it comes back",
-                )
-            if target.kind == "max_error" and error > target.value:
-                raise TargetError(
-                    f"{record.name}: the written factors have error {error:.6g}, max_error is "
-                    f"{target.value:g}",
-                    remedy="ask for a little less, or store the factors in a wider --dtype",
-                )
-            weighted = None if plan.stats.weights is None else error
-            measured.append((errors.plain.relative, weighted))
-        records = [seal.result() for seal in seals]
-    return tuple(
-        replace(record, relative_error=plain, weighted_error=weighted)
-        for record, (plain, weighted) in zip(records, measured, strict=True)
-    )
+        raise EmbcompressError(message, remedy=BAD_DISK)
+    if target.kind == "max_error" and error > target.value:
+        raise TargetError(
+            f"{name}: the written parts have error {error:.6g}, max_error is {target.value:g}",
+            remedy="allow a little more, or store the factors in a wider --dtype",
+        )
 
 
-def check_whole(stage: Path, described: Description, max_size: int | None) -> int:
-    """Open the finished output once more; its size in bytes."""
+def check_whole(stage: Path, described: Description, target: Target) -> int:
+    """Open the finished output once more.
+
+    Returns:
+        The bytes of its weight files.
+
+    Raises:
+        TargetError: they are more than ``max_size``.
+        EmbcompressError: the record does not read back as it was written.
+    """
     with open_checkpoint(stage) as written:
         if written.description != described:
-            raise EmbcompressError(f"{stage.name}: its description does not read back, so nothing was kept")
+            raise EmbcompressError(
+                f"{stage.name}: its record does not read back as it was written; nothing was kept",
+                remedy=BAD_DISK,
+            )
         size = written.size
-    if max_size is not None and size > max_size:
+    if target.kind == "max_size":
+        check_size(size, int(target.value))
+    return size
+
+
+def check_size(size: int, max_size: int) -> None:
+    """Refuse an output that is larger than allowed.
+
+    Raises:
+        TargetError: with what to ask for instead.
+    """
+    if size > max_size:
         raise TargetError(
-            f"the model would take {size:,} bytes, max_size is {max_size:,}",
+            f"the output would take {size:,} bytes, max_size is {max_size:,}",
             remedy=f"ask for {2 * max_size - size:,}",
         )
-    return size

@@ -1,54 +1,53 @@
-"""The command line that does what a call of a workflow does, for the record of an output."""
+"""The command that does what a request asks, for the record of an output."""
 
 from __future__ import annotations
 
-import inspect
 import shlex
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-_WHERE = {"path", "output", "dry_run", "force", "progress"}
-"""Arguments that change nothing in an output."""
-
-_FILES = {"weights", "corpus", "importance"}
-"""Arguments that are files in a command line, and may be arrays or records in Python."""
+from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOOTHING, TEXT_COLUMN
+from embcompress.compression.request import Request
 
 
-def command_line(workflow: Callable[..., Any], arguments: Mapping[str, Any]) -> str | None:
-    """The command for a call, with files by their names alone: where they lay is nobody's business.
+def command_line(request: Request) -> str | None:
+    """The ``factorize`` command for a request; None where an array cannot be written in a command line.
 
-    Args:
-        workflow: whose command has its name.
-        arguments: all of the call's, by name; those that are left at their defaults are left out.
-
-    Returns:
-        The command, or None where an argument cannot be written in a command line.
+    Files are called by their names alone: where they were is nobody's business. Options that change
+    nothing in the output are left out, and so are those at their defaults.
     """
-    words = ["embcompress", workflow.__name__, _name(arguments["path"])]
-    for name, parameter in inspect.signature(workflow).parameters.items():
-        value = arguments[name]
-        if name in _FILES:
-            if isinstance(value, str | Path):
-                words += ["--" + name, _name(value)]
-            elif value is not None:
-                return None
-            continue
-        if name in _WHERE or value == parameter.default or (name == "keys" and not value):
-            continue
-        option = "--" + {"keys": "key", "all_tables": "all"}.get(name, name.replace("_", "-"))
-        if value is True:
-            words.append(option)
-        elif name == "keys":
-            words += [
-                word for key in ((value,) if isinstance(value, str) else value) for word in (option, key)
-            ]
-        else:
-            whole = isinstance(value, float) and value.is_integer()
-            words += [option, str(int(value) if whole else value)]
+    given = request.weights
+    files = {option: value for option, value in given.options.items() if value is not None}
+    if not all(isinstance(value, str | Path) for value in files.values()):
+        return None
+    words = ["embcompress", "factorize", _name(request.path)]
+    words += [f"--{request.target.kind.replace('_', '-')}", _number(request.target.value)]
+    for key in request.keys:
+        words += ["--key", key]
+    if request.all_tables:
+        words.append("--all")
+    for option, value, default in (
+        ("method", request.method, DEFAULT_METHOD),
+        ("dtype", request.dtype, None),
+        ("split-scale", request.split_scale, DEFAULT_SPLIT),
+        ("layout", request.layout, None),
+        ("nan", request.nan, DEFAULT_NAN),
+    ):
+        if value is not None and value != default:
+            words += [f"--{option}", value]
+    for option, file in files.items():
+        words += [f"--{option}", _name(Path(str(file)))]
+    if given.text_column != TEXT_COLUMN:
+        words += ["--text-column", given.text_column]
+    if given.smoothing != SMOOTHING:
+        words += ["--smoothing", _number(given.smoothing)]
     return shlex.join(words)
 
 
-def _name(path: str | Path) -> str:
+def _name(path: Path) -> str:
     """The last part of a path; of ``.`` the name of the directory."""
-    return Path(path).name or Path(path).resolve().name
+    return path.name or path.resolve().name
+
+
+def _number(value: float) -> str:
+    """A whole number without a fraction, any other as Python writes it."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)

@@ -1,4 +1,4 @@
-"""SHA-256 of each stored part, by which a later look at an output tells whether it is as it was written."""
+"""SHA-256 of each stored part, by which ``verify`` tells later whether an output is as it was written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from embcompress.storage.rawio import sha256_of
 
 
 def unsealed(record: TableRecord) -> TableRecord:
-    """A record that keeps room for the digests of its parts, which are about to be written."""
+    """The record with room for the digests of its parts, which are about to be written."""
     return replace(record, digests=(NO_DIGEST,) * len(record.parts))
 
 
 def sealed(written: Checkpoint, record: TableRecord) -> TableRecord:
-    """The record with the digests of its parts as they are in ``written``."""
+    """The record with the digests of its parts in ``written``."""
     return replace(record, digests=tuple(digest_of(written, name) for name in record.part_names))
 
 
@@ -30,6 +30,6 @@ def seal(stage: Path) -> None:
     """Fill in the digests of a checkpoint that has just been written with :func:`unsealed` records."""
     with open_checkpoint(stage) as written:
         described, kind = written.description, type(written)
-        assert described is not None, "what has no record needs no digests"
+        assert described is not None, "without a record there are no digests"
         tables = tuple(sealed(written, record) for record in described.tables)
     kind.amend(stage, replace(described, tables=tables))

@@ -108,7 +108,7 @@ def edit_behind(
 
 
 def describe(source: Checkpoint, records: Sequence[TableRecord], command: str | None) -> Description:
-    """The record before the work: errors are foretold, hashes of the source still to come."""
+    """The record before the work: errors are predicted, and the hashes of the source are to come."""
     return Description(__version__, {f.name: NO_DIGEST for f in source.weight_files}, tuple(records), command)
 
 

@@ -1,9 +1,9 @@
-"""How much each token moves a classifier's predictions; the only way to weigh tokens that needs torch.
+"""How much each token moves a classifier's predictions; the only kind of weights that needs torch.
 
-A token's importance is by how much the prediction changes without it, as in dictionary screening
-(arXiv:2211.12715): here the L1 distance between the class probabilities of a text with the token and
-of the same text with each of its occurrences replaced by the unknown token, summed over the texts that
-hold it. A tokenizer without an unknown token leaves it out instead.
+A token's importance is how much predictions change without it, as in dictionary screening
+(arXiv:2211.12715): here the L1 distance between the class probabilities of a text and those of the same
+text with every occurrence of the token replaced by the unknown token, summed over the texts that hold it.
+Where the tokenizer has no unknown token, the token is left out instead.
 """
 
 from __future__ import annotations
@@ -28,39 +28,40 @@ from embcompress.training.devices import runtime
 from embcompress.training.scoring import Dataset, scores_of
 
 _MOST = 1 << 18
-"""Token ids of the texts that are scored together; one text with its variants may have more."""
+"""Most token ids that are scored together, unless a single text with its variants has more."""
 
 
 def importances(
     source: Checkpoint, texts: str | Path, text_column: str, rows: int, progress: Progress
 ) -> Counts:
-    """The importance of each token (V), scaled so that all add up to the number of tokens in the texts.
+    """The importance of each token (V), scaled so that all of them add up to the number of tokens.
 
-    They are then comparable to counts: a token that moves predictions as much as the average one has
-    the number of times it occurs. One pass of the classifier for each distinct token of each text.
+    They are then comparable to counts: a token that moves predictions as much as the average one gets
+    the number of times it occurs. This takes one pass of the classifier for each distinct token of each
+    text.
 
     Args:
         source: a classifier written by ``train``.
-        texts: a CSV with texts (labels are not looked at), or a text in each line.
-        text_column: header of the texts where it is a CSV.
+        texts: a CSV with texts (labels are ignored), or a file with a text in each line.
+        text_column: header of the texts where the file is a CSV.
         rows: of the table, V.
         progress: called as ``progress("importance", done, total)``.
 
     Raises:
-        UsageError: the checkpoint is no classifier of ours, its table has other rows, or no token
-            changes a prediction.
+        UsageError: the checkpoint is no classifier of ours, its table has another number of rows, or no
+            token changes a prediction.
         InputError: a file is corrupt, or holds no text.
     """
     record = read_record(source)
     if record.architecture.name == MODULE:
         raise UsageError(
-            f"{source.path}: holds a module of your own, whose code is not run to weigh tokens",
+            f"{source.path}: holds a module of your own, and its code is not run to weigh tokens",
             remedy="count tokens with --corpus, or give importances of your own with --weights",
         )
     if len(record.tokenizer.vocabulary) != rows:
         raise UsageError(
-            f"{source.path}: importances are of {len(record.tokenizer.vocabulary):,} tokens, "
-            f"the table has {rows:,} rows",
+            f"{source.path}: the classifier has {len(record.tokenizer.vocabulary):,} tokens, the table "
+            f"{rows:,} rows",
             remedy="take the table of the classifier's tokens with --key",
         )
     found = tuple(read_texts(Path(texts), text_column))
@@ -97,7 +98,7 @@ def _distinct(encoded: Encoded) -> list[Ids]:
 
 
 def _groups(encoded: Encoded, distinct: list[Ids], tokenizer: Tokenizer) -> Iterator[tuple[range, Encoded]]:
-    """Texts by number, and each of them followed by what it is without each of its distinct tokens."""
+    """Ranges of texts, each with its texts followed by their variants without each distinct token."""
     unknown = _unknown(tokenizer)
     first, held = 0, 0
     rows: list[NDArray[np.int64]] = []
@@ -123,6 +124,6 @@ def _joined(rows: list[NDArray[np.int64]]) -> Encoded:
 
 
 def _unknown(tokenizer: Tokenizer) -> int | None:
-    """The unknown token, which is what a text without tokens is read as; None where there is none."""
+    """The unknown token, which an empty text is read as; None where there is none."""
     tokens = tokenizer.encode([""], 1).tokens
     return None if tokens[0] == tokenizer.padding else int(tokens[0])

@@ -1,7 +1,8 @@
-"""Where an output goes when the user names no place, and what its name may say."""
+"""Where an output goes, what its name may say, and which files beside it may be written."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint
@@ -10,22 +11,33 @@ from embcompress.checkpoint.vectors.base import suffix_of
 from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
 from embcompress.errors import UsageError
 
+BAD_DISK = (
+    "run the command again; if it fails again, write to another disk with -o, and check this disk and the "
+    "memory for errors"
+)
+"""What to do when a file does not read back as it was written."""
 
-def default_output(source: Path, label: str, suffix: str | None = None) -> Path:
-    """A name beside the input: ``model.pt`` and ``svd-ratio-0.9`` give ``model-svd-ratio-0.9.pt``.
+
+def output_path(output: str | Path | None, source: Path, label: str, suffix: str | None = None) -> Path:
+    """The place that the user names, or else a name beside the input.
+
+    ``model.pt`` and ``svd-ratio-0.9`` give ``model-svd-ratio-0.9.pt``.
 
     Args:
+        output: what the user names.
         source: the input.
-        label: what is added to its name.
-        suffix: what the name of a file ends in, where that is not what the input's does.
+        label: what is added to the input's name.
+        suffix: how the output's name ends; None for as the input's does.
 
     Raises:
-        UsageError: the input lies in a download cache, where nothing should be added.
+        UsageError: nothing is named, and the input is in a download cache, where nothing should be added.
     """
+    if output is not None:
+        return Path(output)
     source = source.absolute() if source.name else source.resolve()
     if any(part.startswith("models--") for part in source.parts) and "snapshots" in source.parts:
         raise UsageError(
-            f"{source}: lies in a download cache, where no output should stand", remedy="name it with -o"
+            f"{source}: is in a download cache, where no output should be written", remedy="name one with -o"
         )
     if source.is_dir():
         return source.with_name(f"{source.name}-{label}")
@@ -50,8 +62,27 @@ def check_format(place: Path, source: Checkpoint, *, dense: bool = False) -> Non
         known += [(kind.name, kind.suffixes) for kind in VECTOR_FORMATS]
     meant = [name for name, suffixes in known if suffix in suffixes]
     if meant and form.name not in meant:
-        what = "has the format of the input" if form.name == source.format else "gets another format"
+        why = "the format of the input" if form.name == source.format else "the format of the output"
         raise UsageError(
-            f"{place}: the output {what}, {form.name}, and {suffix} means {' or '.join(meant)}",
+            f"{place}: {suffix} means {' or '.join(meant)}, {why} is {form.name}",
             remedy="give it another name with -o",
         )
+
+
+def check_side_file(path: Path, taken: Iterable[Path], *, replace: bool) -> None:
+    """Refuse a picture or a log that must not or cannot be written, before any work is done.
+
+    Args:
+        path: the file.
+        taken: the inputs and the output.
+        replace: whether an existing file may be replaced.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    if path.resolve() in {other.resolve() for other in taken}:
+        raise UsageError(f"{path}: is an input or the output", remedy="name another file")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no directory {path.parent}", remedy="make it first")
+    if path.exists() and not replace:
+        raise UsageError(f"{path}: exists already", remedy="pass --force to replace it")

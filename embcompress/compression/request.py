@@ -3,102 +3,106 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from embcompress.dtypes import BY_TORCH_NAME, TABLE_DTYPES, DType
-from embcompress.errors import UsageError
-from embcompress.methods.base import Method, Settings
-from embcompress.methods.planning import TARGETS, Target
-from embcompress.native.base import NativeForm
-from embcompress.rows import count_nonfinite, filled_up
-from embcompress.tables import Table
-
-NANS = ("error", "zero")
-"""What may become of numbers that are NaN or infinite: the table is refused, or they are taken for zeros."""
+from embcompress.choices import (
+    AUTO,
+    DEFAULT_METHOD,
+    DEFAULT_NAN,
+    DEFAULT_SPLIT,
+    DTYPES,
+    LAYOUTS,
+    NANS,
+    SPLITS,
+    TARGETS,
+)
+from embcompress.compression.weighting import WeightSource
+from embcompress.dtypes import BY_TORCH_NAME, DType
+from embcompress.errors import UsageError, check_choice
+from embcompress.methods import method_for
+from embcompress.methods.base import Method
+from embcompress.methods.planning import Target
 
 
 @dataclass(frozen=True)
 class Request:
-    """How the user wants it done.
+    """What is to be compressed, how small, and how.
 
     Attributes:
-        method: None for auto.
-        dtype: element type of float factors, None for the table's own.
-        split_scale: where the singular values go.
-        command: the command line for the same.
-        form: that of the model's own library, where the parts are stored in it.
+        path: the checkpoint.
+        target: how small its tables are to become.
+        output: where to write; None for a place beside the input.
+        keys: names of the tables, or one name; empty to have them found.
+        all_tables: take every token table.
+        method: registry name, or ``"auto"``.
+        dtype: element type of float factors, as PyTorch names it; None for the table's own.
+        split_scale: where the singular values go, one of ``SPLITS``.
+        layout: how factors are stored, one of ``LAYOUTS``; None for the native one where it is exact.
+        nan: what to do with NaN and infinity in a table, one of ``NANS``.
+        weights: how much each token counts.
+        dry_run: plan, and write nothing.
+        force: replace an existing output.
+
+    Raises:
+        UsageError: a name is none of the choices.
     """
 
-    method: Method | None
-    dtype: DType | None
-    split_scale: str
-    command: str | None
-    form: NativeForm | None = None
+    path: Path
+    target: Target
+    output: Path | None = None
+    keys: Sequence[str] = ()
+    all_tables: bool = False
+    method: str = DEFAULT_METHOD
+    dtype: str | None = None
+    split_scale: str = DEFAULT_SPLIT
+    layout: str | None = None
+    nan: str = DEFAULT_NAN
+    weights: WeightSource = field(default_factory=WeightSource)
+    dry_run: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.keys, str):
+            object.__setattr__(self, "keys", (self.keys,))
+        if self.method != AUTO:
+            method_for(self.method)
+        if self.dtype is not None:
+            check_choice("dtype", self.dtype, DTYPES)
+        if self.layout is not None:
+            check_choice("layout", self.layout, LAYOUTS)
+        check_choice("split_scale", self.split_scale, SPLITS)
+        check_choice("nan", self.nan, NANS)
 
     @property
-    def mirrored(self) -> bool:
-        """Whether right factors are stored twice."""
-        return self.form is not None and self.form.mirrored
+    def chosen_method(self) -> Method | None:
+        """The method; None for the one with the smallest predicted error."""
+        return None if self.method == AUTO else method_for(self.method)
 
-    def layout_of(self, method: Method) -> str:
-        """What a user would have to ask for, one of ``placing.LAYOUTS``, to get what is stored."""
-        return "native" if self.form else "sequential" if method.is_factors else "embcompress"
+    @property
+    def float_type(self) -> DType | None:
+        """The element type of float factors; None for the table's own."""
+        return None if self.dtype is None else BY_TORCH_NAME[self.dtype]
 
-    def settings(self, dense: DType) -> Settings:
-        """For a table of type ``dense``."""
-        return Settings(self.dtype or dense, self.split_scale, self.mirrored)
+    @property
+    def label(self) -> str:
+        """What the default name of the output ends in, e.g. ``svd-ratio-0.9``."""
+        kind, value = self.target.kind, self.target.value
+        number = int(value) if kind in {"rank", "max_size"} else value
+        return f"{self.method}-{kind.replace('_', '-')}-{number}"
 
 
 def target_of(**given: float | None) -> Target:
     """The one target that is given.
 
+    Args:
+        given: a value for each kind of target, None where it is not asked for.
+
     Raises:
-        UsageError: it is none or several, or out of its range.
+        UsageError: none or several are given, or the value is out of its range.
     """
     asked = {kind: value for kind, value in given.items() if value is not None}
     if len(asked) != 1:
         named = ", ".join(asked) or "none"
         raise UsageError(f"targets given: {named}", remedy=f"give exactly one of {', '.join(TARGETS)}")
     return Target(*asked.popitem())
-
-
-def dtype_of(name: str | None) -> DType | None:
-    """The element type that PyTorch calls ``name``.
-
-    Raises:
-        UsageError: no table has it.
-    """
-    dtype = None if name is None else BY_TORCH_NAME.get(name)
-    if name is not None and (dtype is None or not dtype.is_table):
-        raise UsageError(f"dtype {name!r}", remedy=f"choose from {', '.join(d.torch for d in TABLE_DTYPES)}")
-    return dtype
-
-
-def check_nan(nan: str) -> None:
-    """Refuse what is none of ``NANS``.
-
-    Raises:
-        UsageError: with the choice.
-    """
-    if nan not in NANS:
-        raise UsageError(f"nan {nan!r}", remedy=f"choose from {', '.join(NANS)}")
-
-
-def filled(tables: Sequence[Table], nan: str) -> tuple[Table, ...]:
-    """The tables, with ``nan`` ``"zero"`` their numbers that are not finite taken for zeros.
-
-    That is a pass over each; tables without such numbers stay as they are.
-    """
-    if nan != "zero":
-        return tuple(tables)
-    counts = [count_nonfinite(table.rows) for table in tables]
-    return tuple(
-        replace(table, rows=filled_up(table.rows), nonfinite=count) if count else table
-        for table, count in zip(tables, counts, strict=True)
-    )
-
-
-def label_of(method: str, target: Target) -> str:
-    """What the default name of an output ends in: ``svd-ratio-0.9``."""
-    value = int(target.value) if target.kind in {"rank", "max_size"} else target.value
-    return f"{method}-{target.kind.replace('_', '-')}-{value}"

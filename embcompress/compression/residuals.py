@@ -1,4 +1,4 @@
-"""How far what stands for a table is from the table, measured block by block."""
+"""The error of a compressed table, measured block by block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def measured_error(table: Rows, stand_in: Rows, progress: Progress, *, precise: 
 
 
 Look = Callable[[int, Floats, Floats], None]
-"""Called with the number of the first row of a block, its rows, and those that stand for them."""
+"""Called with the number of the first row of a block, its rows, and its decoded rows."""
 
 
 def measured_errors(
@@ -32,18 +32,18 @@ def measured_errors(
     weights: Weights | None = None,
     look: Look | None = None,
 ) -> Residuals:
-    """The distance of ``stand_in`` from ``table``, block by block, with all rows alike and weighted.
+    """The distance of ``stand_in`` from ``table``, with all rows alike and with weighted rows.
 
     Args:
-        table: what was compressed.
-        stand_in: what stands for it.
+        table: what was compressed (V×d).
+        stand_in: what it decodes to (V×d).
         progress: called as ``progress(stage, done, total)``.
         precise: compare in float64.
         weights: of each row (V), None for all alike.
-        look: shown each block of both before they are compared.
+        look: called with each block of both before they are compared.
 
     Raises:
-        EmbcompressError: a value of the stand-in is not finite.
+        EmbcompressError: a decoded value is not finite.
     """
     original = wide(table) if precise else table
 
@@ -59,5 +59,5 @@ def measured_errors(
 
     found = residual(pairs(), weights)
     if not np.isfinite(found.plain.relative):
-        raise EmbcompressError(f"the result of a table {list(table.shape)} is not finite")
+        raise EmbcompressError(f"a table of shape {list(table.shape)} decodes to NaN or infinity")
     return found

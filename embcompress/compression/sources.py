@@ -1,4 +1,4 @@
-"""The files an output is made from: their SHA-256, and whether they changed meanwhile."""
+"""The files an output is made from: what they hold, their SHA-256, and whether they changed meanwhile."""
 
 from __future__ import annotations
 
@@ -10,14 +10,41 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.errors import InputError
+from embcompress.checkpoint.description import Description, TableRecord
+from embcompress.errors import InputError, UsageError
 
 _HASH_CHUNK = 1 << 20
+
+GIVE_ORIGINAL = "give the checkpoint that was compressed with --against"
+
+
+def compressed(source: Checkpoint, remedy: str) -> Description:
+    """The record of a compressed checkpoint.
+
+    Raises:
+        UsageError: no table of it is compressed; with ``remedy``.
+    """
+    if source.description is None or not source.description.tables:
+        raise UsageError(f"{source.path}: holds no compressed table", remedy=remedy)
+    return source.description
+
+
+def check_holds(original: Checkpoint, record: TableRecord) -> None:
+    """Refuse an original that does not hold the dense table of a record.
+
+    Raises:
+        UsageError: it has no tensor of that name and shape.
+    """
+    info = original.tensors.get(record.name)
+    if info is None or info.shape != record.shape:
+        raise UsageError(
+            f"{original.path}: holds no {record.name} of shape {list(record.shape)}", remedy=GIVE_ORIGINAL
+        )
 
 
 @contextlib.contextmanager
 def hashed(files: tuple[Path, ...]) -> Iterator[Future[Mapping[str, str]]]:
-    """SHA-256 of each file by name, computed beside the work of the block.
+    """SHA-256 of each file by its name, computed in another thread while the block works.
 
     Leaving the block early stops the hashing, so that an error is not held up by it.
     """
@@ -43,11 +70,11 @@ def _sha256(path: Path, stop: threading.Event) -> str:
 
 
 Stamps = tuple[tuple[int, int], ...]
-"""Size and time of modification of each weight file."""
+"""Size and time of modification of each weight file, in bytes and nanoseconds."""
 
 
 def stamps(source: Checkpoint) -> Stamps:
-    """What tells whether the weight files were written to meanwhile."""
+    """What tells later whether the weight files were written to meanwhile."""
     return tuple((s.st_size, s.st_mtime_ns) for s in (f.stat() for f in source.weight_files))
 
 
@@ -55,7 +82,7 @@ def check_unchanged(source: Checkpoint, before: Stamps) -> None:
     """Refuse to publish what was made from weight files that were written to while they were read.
 
     Raises:
-        InputError: their stamps are others than ``before``.
+        InputError: their stamps are no longer ``before``.
     """
     if stamps(source) != before:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Under which names, and for whose eyes, the parts of a table are stored."""
+"""Under which names the parts of a table are stored, and which library they are for."""
 
 from __future__ import annotations
 
@@ -6,53 +6,54 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embcompress.checkpoint.base import Checkpoint
+from embcompress.choices import AUTO
 from embcompress.compression.request import Request
 from embcompress.errors import UsageError
+from embcompress.methods.base import Method
 from embcompress.native import native_form
 from embcompress.native.base import NativeForm
 from embcompress.tables import Table
 
-LAYOUTS = ("native", "sequential", "embcompress")
-"""What a user may ask for: the form of the model's own library, that of ``nn.Sequential(nn.Embedding,
-nn.Linear)``, or whatever this package reads, which for float factors is the same as the second."""
-
 
 @dataclass(frozen=True)
 class StorageLayout:
-    """What was settled.
+    """How the parts of tables are stored.
 
     Attributes:
-        form: the library's own form; None for names of this package.
+        form: the form of the model's own library; None for names of this package.
         notes: what the user should know, one sentence each.
     """
 
     form: NativeForm | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether right factors are stored twice."""
+        return self.form is not None and self.form.mirrored
 
-def storage_layout(
-    source: Checkpoint, tables: Sequence[Table], request: Request, layout: str | None
-) -> StorageLayout:
-    """Settle the layout: the one asked for, or the native one where it is exact.
+    def name_for(self, method: Method) -> str:
+        """The one of ``LAYOUTS`` that gives the user what is stored with ``method``."""
+        return "native" if self.form else "sequential" if method.is_factors else "embcompress"
+
+
+def storage_layout(source: Checkpoint, tables: Sequence[Table], request: Request) -> StorageLayout:
+    """The layout that is asked for, or else the native one where it is exact.
 
     Args:
         source: the checkpoint.
         tables: those to be compressed.
         request: how they are to be compressed.
-        layout: one of ``LAYOUTS``, or None.
 
     Raises:
-        UsageError: the layout cannot hold what the method stores, or is not exact for the model.
+        UsageError: the layout cannot hold what the method stores, or is not exact for this model.
     """
-    if layout is not None and layout not in LAYOUTS:
-        raise UsageError(f"layout {layout!r}", remedy=f"choose from {', '.join(LAYOUTS)}")
-    method = request.method
+    layout, method = request.layout, request.chosen_method
     factors = method is not None and method.is_factors
     if layout in {"native", "sequential"} and not factors:
-        stored = "codes" if method else "what is found best"
+        stores = "may store codes" if request.method == AUTO else "stores codes"
         raise UsageError(
-            f"layout {layout}: holds two float factors, method {method.name if method else 'auto'} "
-            f"stores {stored}",
+            f"layout {layout}: holds two float factors, method {request.method} {stores}",
             remedy="choose --method svd, or leave out --layout",
         )
     if layout in {"sequential", "embcompress"} or not factors:
@@ -60,7 +61,7 @@ def storage_layout(
     form = native_form(source)
     reason = "the model's library has no form for factors"
     if form is not None:
-        types = ((table, request.dtype or table.rows.dtype) for table in tables)
+        types = ((table, request.float_type or table.rows.dtype) for table in tables)
         reason = next(filter(None, (form.objection(source, *each) for each in types)), "")
         if not reason:
             return StorageLayout(form, ("it loads with the library of the model, without embcompress",))

@@ -1,4 +1,4 @@
-"""How much each token's error counts: from how often the token occurs, or how much it moves predictions."""
+"""How much each token's error counts: by how often the token occurs, or by how much it moves predictions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint
+from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
 from embcompress.data.vectors.vocabularies import rows_by_token
 from embcompress.data.vectors.words import counting_of
@@ -15,9 +16,50 @@ from embcompress.methods.stats import Weights
 from embcompress.progress import Progress, silent
 from embcompress.tables import Table
 
-SMOOTHING = 0.5
-"""Exponent s of the weight (count + 1)^s, the one that is measured best. With 1 the few most frequent tokens
-take everything; with 0 all tokens count alike, also those that never occur."""
+
+@dataclass(frozen=True)
+class WeightSource:
+    """What the weights of tokens are computed from. At most one of the first three is given.
+
+    Attributes:
+        counts: how often each token occurs: a file (see ``data.counting.read_counts``) or an array (V).
+        corpus: texts to count tokens in, with the checkpoint's own tokenizer.
+        importance: texts on which to measure how much each token moves a classifier's predictions; these
+            importances then take the place of counts.
+        text_column: header of the texts where ``corpus`` or ``importance`` is a CSV.
+        smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
+
+    Raises:
+        UsageError: two of them are given, or the exponent is out of its range.
+    """
+
+    counts: str | Path | Counts | None = None
+    corpus: str | Path | None = None
+    importance: str | Path | None = None
+    text_column: str = TEXT_COLUMN
+    smoothing: float = SMOOTHING
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing <= 2:
+            raise UsageError(f"smoothing {self.smoothing}", remedy="give an exponent from 0 (all alike) to 2")
+        given = [f"--{option}" for option, value in self.options.items() if value is not None]
+        if len(given) > 1:
+            raise UsageError(f"both {given[0]} and {given[1]} are given", remedy="give one of them")
+
+    @property
+    def options(self) -> dict[str, str | Path | Counts | None]:
+        """What is given, by the name of its option in the command line."""
+        return {"weights": self.counts, "corpus": self.corpus, "importance": self.importance}
+
+    @property
+    def is_given(self) -> bool:
+        """Whether tokens are weighted at all."""
+        return any(value is not None for value in self.options.values())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that are read."""
+        return tuple(Path(value) for value in self.options.values() if isinstance(value, str | Path))
 
 
 @dataclass(frozen=True)
@@ -25,8 +67,8 @@ class Weighting:
     """Row weights and where they come from.
 
     Attributes:
-        weights: of each row (V), above 0, their mean is 1.
-        origin: what the record says of them.
+        weights: of each row (V), above 0; their mean is 1.
+        origin: what the record says of them, e.g. ``"counts.csv, (count+1)^0.5"``.
     """
 
     weights: Weights
@@ -34,67 +76,60 @@ class Weighting:
 
 
 def weighting_for(
-    source: Checkpoint,
-    tables: Sequence[Table],
-    *,
-    counts: str | Path | Counts | None,
-    corpus: str | Path | None,
-    text_column: str,
-    smoothing: float,
-    importance: str | Path | None = None,
-    progress: Progress = silent,
+    checkpoint: Checkpoint, tables: Sequence[Table], given: WeightSource, progress: Progress = silent
 ) -> Weighting | None:
-    """Weights for the tokens of ``tables``; None where neither counts nor texts are given.
+    """The weights of the rows of ``tables``; None where nothing is given to compute them from.
 
     Args:
-        source: the checkpoint, which knows its tokenizer.
-        tables: all of the same number of rows.
-        counts: how often each token occurs: a file (see ``data.counting.read_counts``) or an array (V).
-        corpus: texts to count in, with the checkpoint's own tokenizer.
-        text_column: header of the texts where ``corpus`` or ``importance`` is a CSV.
-        smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
-        importance: texts by which to measure how much each token moves a classifier's predictions; what
-            that comes to goes the way of counts.
+        checkpoint: holds the tables, and knows its tokenizer.
+        tables: all with the same number of rows, V.
+        given: what to compute the weights from.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
-        UsageError: two of them or a wrong number are given, there is no tokenizer, tables differ in
-            rows, or importances are asked of what is no classifier.
-        InputError: a file is corrupt or of another model.
+        UsageError: an array has another length than V, there is no tokenizer, the tables have different
+            numbers of rows, or importances are asked of a model that is no classifier.
+        InputError: a file is corrupt, or belongs to another model.
     """
-    if not 0 <= smoothing <= 2:
-        raise UsageError(f"smoothing {smoothing}", remedy="give an exponent from 0 (all alike) to 2")
-    asked = {"--weights": counts, "--corpus": corpus, "--importance": importance}
-    given = [option for option, value in asked.items() if value is not None]
-    if not given:
+    if not given.is_given:
         return None
-    if len(given) > 1:
-        raise UsageError(f"both {given[0]} and {given[1]} are given", remedy="give one of them")
+    rows = _common_rows(tables)
+    unit = "count"
+    if given.importance is not None:
+        # Imported here: it needs torch, and everything else works without.
+        from embcompress.compression.importances import importances
+
+        origin, unit = f"{Path(given.importance).name}, importance", "importance"
+        found = importances(checkpoint, given.importance, given.text_column, rows, progress)
+    elif given.corpus is not None:
+        origin = Path(given.corpus).name
+        texts = read_texts(Path(given.corpus), given.text_column)
+        found = count_texts(texts, counting_of(checkpoint, rows), rows, str(checkpoint.path))
+        if not found.any():
+            raise InputError(
+                f"{given.corpus}: holds no text to count tokens in", remedy="give texts that the model reads"
+            )
+    elif isinstance(given.counts, str | Path):
+        origin = Path(given.counts).name
+        found = read_counts(Path(given.counts), rows, lambda: rows_by_token(checkpoint, rows))
+    else:
+        assert given.counts is not None, "one of the three is given"
+        origin, found = "counts", check_counts(given.counts, rows)
+    # Divided by the largest, so that nothing overflows and equal counts come to exactly 1.
+    weights = ((found + 1) / (found.max() + 1)) ** given.smoothing
+    return Weighting(weights / weights.mean(), f"{origin}, ({unit}+1)^{given.smoothing:g}")
+
+
+def _common_rows(tables: Sequence[Table]) -> int:
+    """How many rows each table has.
+
+    Raises:
+        UsageError: they have different numbers of rows.
+    """
     sizes = {table.rows.shape[0] for table in tables}
     if len(sizes) > 1:
         listed = ", ".join(f"{table.name} {table.rows.shape[0]:,}" for table in tables)
-        raise UsageError(f"weights for tables of different rows: {listed}", remedy="take one with --key")
-    (rows,) = sizes
-    unit = "count"
-    if importance is not None:
-        # Imported here: it needs torch, and all else does not.
-        from embcompress.compression.importances import importances
-
-        origin, unit = f"{Path(importance).name}, importance", "importance"
-        found = importances(source, importance, text_column, rows, progress)
-    elif corpus is not None:
-        origin = Path(corpus).name
-        count = counting_of(source, rows)
-        found = count_texts(read_texts(Path(corpus), text_column), count, rows, str(source.path))
-        if not found.any():
-            raise InputError(
-                f"{corpus}: holds no text to count tokens in", remedy="give texts that the model reads"
-            )
-    elif not isinstance(counts, str | Path):
-        origin, found = "counts", check_counts(counts, rows)
-    else:
-        origin = Path(counts).name
-        found = read_counts(Path(counts), rows, lambda: rows_by_token(source, rows))
-    # Over the largest, so that nothing overflows, and equal counts are exactly 1.
-    weights = ((found + 1) / (found.max() + 1)) ** smoothing
-    return Weighting(weights / weights.mean(), f"{origin}, ({unit}+1)^{smoothing:g}")
+        raise UsageError(
+            f"weights for tables with different numbers of rows: {listed}", remedy="take one with --key"
+        )
+    return sizes.pop()

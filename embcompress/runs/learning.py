@@ -1,4 +1,4 @@
-"""One run of training: the loop with its snapshots and history, and what it wrote measured."""
+"""One training run: the loop with its snapshots and history, and a check of what it wrote."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.classifiers.opening import open_classifier
+from embcompress.compression.outputs import BAD_DISK
 from embcompress.errors import EmbcompressError
 from embcompress.reports.plots import plot_history
 from embcompress.rows import keep_freed_memory
@@ -47,8 +48,8 @@ class Task:
         model: changed in place.
         train: texts to learn from.
         dev: texts that choose the epoch.
-        recipe: how.
-        place: the output; what is kept of an unfinished run stands beside it.
+        recipe: how it is trained.
+        place: the output; what is kept of an unfinished run is written beside it.
     """
 
     model: nn.Module
@@ -62,15 +63,15 @@ def learn(task: Task, session: Session, write: Callable[[Path, Learned], object]
     """Train until the end, or until Ctrl-C.
 
     Args:
-        task: what.
-        session: where.
-        write: writes a checkpoint to a path, for what is kept at Ctrl-C.
+        task: what is trained.
+        session: where it computes, and what it records.
+        write: writes a checkpoint to a path; used for the best weights so far at Ctrl-C.
 
     Raises:
         Interrupted: by Ctrl-C; the state and the best weights so far are on disk.
-        UsageError: the run to resume is not there, or was another one.
+        UsageError: there is no run to resume, or it is a different one.
     """
-    keep_freed_memory()  # each step makes a gradient as large as the table, and gives it back
+    keep_freed_memory()  # each step allocates a gradient as large as the table, and frees it
     begun_with = fingerprint(
         {"the starting model": task.model},
         {"the training texts": task.train, "the dev texts": task.dev},
@@ -92,14 +93,14 @@ def learn(task: Task, session: Session, write: Callable[[Path, Learned], object]
 
 
 def _learned(trainer: Trainer) -> Learned:
-    assert trainer.best is not None, "epoch 0 was measured before the first step"
+    assert trainer.best is not None, "epoch 0 is measured before the first step"
     return Learned(tuple(trainer.history), trainer.best, trainer.best_state)
 
 
 def _keep(place: Path, learned: Learned, write: Callable[[Path, Learned], object]) -> str:
-    """Write the best weights of an interrupted run; what to say of them."""
+    """Write the best weights of an interrupted run; returns what to tell the user."""
     if learned.best.epoch == 0:
-        return "no epoch was better than the start yet"
+        return "no epoch is better than the start yet"
     kept = keep_best(place, lambda stage: write(stage, learned))
     best = learned.best
     return f"the best so far (epoch {best.epoch}, dev accuracy {best.dev_accuracy:.2%}) is {kept}"
@@ -107,10 +108,10 @@ def _keep(place: Path, learned: Learned, write: Callable[[Path, Learned], object
 
 @dataclass(frozen=True)
 class Written:
-    """What a written classifier was measured to be.
+    """What was measured of a written classifier.
 
     Attributes:
-        dev_accuracy: share of dev texts whose label it predicts.
+        dev_accuracy: share of dev texts whose label it predicts, 0 to 1.
         size: bytes of its weight files.
     """
 
@@ -119,16 +120,16 @@ class Written:
 
 
 def check_read_back(stage: Path, values: State, model: nn.Module, renamed: Callable[[str], str]) -> None:
-    """Compare a model that was read from what was written with the weights that it should hold.
+    """Compare the weights of a model that was read back with those that were to be written.
 
     Args:
-        stage: what was written.
-        values: these weights by their names in the files.
-        model: the model.
-        renamed: the name in ``model`` of a name in the files.
+        stage: the written checkpoint.
+        values: the weights that were to be written, by their names in the files.
+        model: the model that was read from ``stage``.
+        renamed: gives the name in ``model`` of a name in the files.
 
     Raises:
-        EmbcompressError: a value is another.
+        EmbcompressError: a value differs.
     """
     with open_checkpoint(stage) as checkpoint:
         types = {name: info.dtype.torch for name, info in checkpoint.tensors.items() if info.dtype}
@@ -136,20 +137,20 @@ def check_read_back(stage: Path, values: State, model: nn.Module, renamed: Calla
     for name, value in values.items():
         here = found.get(renamed(name))
         if here is None:
-            continue  # integers of a right factor, which is compared in floats
+            continue  # integers of a right factor; the factor itself is compared in floats
         stored = value.to(getattr(torch, types[name])) if name in types else value
         if not torch.equal(here, stored.to(here.dtype)):
             raise EmbcompressError(
-                f"{stage.name}: {name} does not read back as it was, so nothing was kept",
-                remedy="run again, and look after the disk if it comes back",
+                f"{stage.name}: {name} does not read back as it was written; nothing was kept",
+                remedy=BAD_DISK,
             )
 
 
 def check_written(stage: Path, values: State, dev: Dataset, session: Session, factory: str | None) -> Written:
-    """Open what was written, compare it with the weights that it should hold, and measure it.
+    """Open a written classifier, compare its weights with ``values``, and measure it on ``dev``.
 
     Raises:
-        EmbcompressError: a value is another.
+        EmbcompressError: a value differs.
     """
     opened = open_classifier(stage, factory=factory)
     check_read_back(stage, values, opened.model, opened.renamed)
@@ -159,7 +160,7 @@ def check_written(stage: Path, values: State, dev: Dataset, session: Session, fa
 
 
 def finish(session: Session, place: Path, epochs: tuple[Epoch, ...]) -> None:
-    """Draw the curves and take away what was kept of the run, once the output is published."""
+    """Delete what was kept of the run, and draw its learning curves, once the output is published."""
     forget(place)
     if session.plot is not None:
         plot_history(epochs, session.plot)
@@ -184,7 +185,7 @@ class _Recorder(Watcher):
 
 @contextlib.contextmanager
 def _history(session: Session, trainer: Trainer) -> Iterator[Watcher]:
-    """A watcher that also writes the history; what a resumed run had done is written again first."""
+    """A watcher that also writes the history file; epochs from before a resume are written again first."""
     if session.history is None:
         yield session.watcher
         return

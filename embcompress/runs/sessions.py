@@ -1,4 +1,4 @@
-"""Where a run is carried out and what it records, checked before any work is done."""
+"""Where a run computes and what it records, checked before any work is done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from embcompress.errors import UsageError
+from embcompress.choices import DEFAULT_DEVICE
+from embcompress.compression.outputs import check_side_file
+from embcompress.paths import make_paths
 from embcompress.reports.plots import check_plot
 from embcompress.runs.unfinished import check_unfinished
 from embcompress.storage.staging import check_target
@@ -18,11 +20,11 @@ from embcompress.training.records import Recipe, Watcher
 
 @dataclass(frozen=True)
 class Session:
-    """Where and how a run is carried out.
+    """Where a run computes, and what it records.
 
     Attributes:
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        mixed: mixed precision in training; None decides by the device.
+        device: one of ``choices.DEVICES``.
+        mixed: train in mixed precision; None leaves it to the device.
         resume: go on with an interrupted run.
         force: replace an existing output, or what is left of an interrupted run.
         history: file that gets one JSON line an epoch.
@@ -30,7 +32,7 @@ class Session:
         watcher: is told how training goes.
     """
 
-    device: str = "auto"
+    device: str = DEFAULT_DEVICE
     mixed: bool | None = None
     resume: bool = False
     force: bool = False
@@ -39,20 +41,22 @@ class Session:
     watcher: Watcher = field(default_factory=Watcher)
 
     def __post_init__(self) -> None:
-        for name in ("history", "plot"):
-            if isinstance(value := getattr(self, name), str):
-                object.__setattr__(self, name, Path(value))
+        make_paths(self, "history", "plot")
 
     def runtime(self) -> Runtime:
-        """The device and its precision."""
+        """The device and its precision.
+
+        Raises:
+            UsageError: there is no such device.
+        """
         return runtime(self.device, mixed=self.mixed)
 
     def check(self, place: Path, sources: Collection[Path], recipe: Recipe) -> None:
-        """Refuse what cannot be done or would overwrite something, before any work is done.
+        """Refuse a run that cannot work or would overwrite something, before any work is done.
 
         Args:
             place: the output of the run.
-            sources: everything that is read.
+            sources: all files that are read.
             recipe: how it trains.
 
         Raises:
@@ -63,16 +67,9 @@ class Session:
         self.runtime()
         if self.plot is not None:
             check_plot(self.plot)
-        inputs = {path.resolve() for path in (*sources, place)}
-        for path in (self.history, self.plot):
-            if path is None:
-                continue
-            if path.resolve() in inputs:
-                raise UsageError(f"{path}: is an input or the output", remedy="name another file")
-            if not path.absolute().parent.is_dir():
-                raise UsageError(f"{path}: there is no directory {path.parent}", remedy="make it first")
-            if path.exists() and not (self.force or (self.resume and path == self.history)):
-                raise UsageError(f"{path}: exists already", remedy="pass --force to replace it")
+            check_side_file(self.plot, (*sources, place), replace=self.force)
+        if self.history is not None:
+            check_side_file(self.history, (*sources, place), replace=self.force or self.resume)
         check_unfinished(place, resume=self.resume, force=self.force)
 
 

@@ -1,4 +1,4 @@
-"""Labelled texts of a run: read, parted without leaks, and encoded for a classifier."""
+"""Labelled texts of a run: read, split without leaks, and encoded for a classifier."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from embcompress.choices import DEV_SHARE, LABEL_COLUMN, TEXT_COLUMN
 from embcompress.classifiers.record import ClassifierRecord, HeldOut
 from embcompress.data.labelled import LabelledTexts, read_csv, split_off
 from embcompress.errors import UsageError
+from embcompress.paths import make_paths
 from embcompress.training.scoring import Dataset
-
-_DEV_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,14 @@ class Texts:
     Attributes:
         train: CSV file to learn from.
         dev: CSV file that chooses the epoch; None sets a part of ``train`` aside.
-        dev_share: that part of the texts of a new classifier, or of one that comes from elsewhere, a tenth
-            when None. Later training of a classifier sets the same part aside again.
-        text_column: header of the texts; the classifier's, or ``text``, when None.
-        label_column: header of the labels; the classifier's, or ``label``, when None.
-        delimiter: between fields; None is a tab in .tsv files and a comma in all others.
+        dev_share: how large that part is for a new classifier, or for one from elsewhere; None for a tenth.
+            Later training of the same classifier sets the same part aside again.
+        text_column: header of the texts; None for the classifier's own, or ``text``.
+        label_column: header of the labels; None for the classifier's own, or ``label``.
+        delimiter: between fields; None for a tab in .tsv files and a comma in all others.
+
+    Raises:
+        UsageError: both ``dev`` and ``dev_share`` are given.
     """
 
     train: Path
@@ -38,11 +41,14 @@ class Texts:
     delimiter: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("train", "dev"):
-            if isinstance(value := getattr(self, name), str):
-                object.__setattr__(self, name, Path(value))
+        make_paths(self, "train", "dev")
         if self.dev is not None and self.dev_share is not None:
             raise UsageError("both --dev and --dev-share are given", remedy="give one of them")
+
+    @classmethod
+    def of(cls, texts: str | Path | Texts) -> Texts:
+        """Texts that are given as a file alone, or with how to read them."""
+        return texts if isinstance(texts, Texts) else cls(Path(texts))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -53,39 +59,49 @@ class Texts:
         """The training and the dev texts.
 
         Args:
-            seed: of the split where there is no dev file and the classifier remembers none.
-            record: of a classifier that is trained on; None for a new one.
+            seed: of the split, where there is no dev file and the classifier's record has no split.
+            record: of a classifier that is trained further; None for a new one.
 
         Raises:
-            UsageError: dev texts would be texts that the classifier has learned from.
+            UsageError: the classifier would be measured on texts that it has learned from.
         """
         train = self.read_file(self.train, record)
         if self.dev is not None:
             return Split(train, self.read_file(self.dev, record, {*train.labels}), None)
         if record is None or not record.learned_here:
-            share = _DEV_SHARE if self.dev_share is None else self.dev_share
+            share = DEV_SHARE if self.dev_share is None else self.dev_share
             return Split(*split_off(train, share, seed), HeldOut(float(share), seed))
         held_out = record.held_out
         if held_out is None:
             raise UsageError(
                 "the classifier was trained with a dev file of its own, and no --dev is given",
-                remedy="give it again: a part of the texts would be texts that it has learned from",
+                remedy="give that file again: a part of these texts would be texts it has learned from",
             )
         if self.dev_share not in (None, held_out.share):
             raise UsageError(
                 f"dev share {self.dev_share}: the classifier was trained with {held_out.share}",
-                remedy="leave it out: another part would hold texts that it has learned from",
+                remedy="leave it out: another part would hold texts it has learned from",
             )
         return Split(*split_off(train, held_out.share, held_out.seed), held_out)
 
     def read_file(
         self, path: Path, record: ClassifierRecord | None, labels: Collection[str] | None = None
     ) -> LabelledTexts:
-        """One file with these columns; its labels are those of ``record``, else ``labels`` unless None."""
+        """Read one file.
+
+        Args:
+            path: the file.
+            record: of the classifier, which says the columns and the labels; None for a new one.
+            labels: those that may occur, where there is no record; None for any.
+
+        Raises:
+            UsageError: there is no such file or column.
+            InputError: it is corrupt, or has another label.
+        """
         return read_csv(
             path,
-            text_column=self.text_column or (record.text_column if record else "text"),
-            label_column=self.label_column or (record.label_column if record else "label"),
+            text_column=self.text_column or (record.text_column if record else TEXT_COLUMN),
+            label_column=self.label_column or (record.label_column if record else LABEL_COLUMN),
             delimiter=self.delimiter,
             known_labels=record.number_of if record else labels,
         )
@@ -96,9 +112,9 @@ class Split:
     """Texts to learn from, and texts that choose the epoch.
 
     Attributes:
-        train: the former.
-        dev: the latter.
-        held_out: how they were parted; None where they are two files.
+        train: texts to learn from.
+        dev: texts that choose the epoch.
+        held_out: how they were split; None where they are two files.
     """
 
     train: LabelledTexts
@@ -107,16 +123,16 @@ class Split:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know: dev texts that are learned from choose badly."""
+        """What the user should know: a dev text that is also learned from is no test."""
         learned = {*self.train.texts}
         shared = sum(text in learned for text in self.dev.texts)
         if not shared:
             return ()
-        return (f"{shared:,} of {len(self.dev):,} dev texts stand among the training texts too",)
+        return (f"{shared:,} of {len(self.dev):,} dev texts are also training texts",)
 
 
 def dataset(record: ClassifierRecord, data: LabelledTexts) -> Dataset:
-    """Texts as a classifier reads them."""
+    """Texts as a classifier reads them: token ids, and the numbers of their labels."""
     number = record.number_of
     labels = np.fromiter((number[label] for label in data.labels), np.int64, len(data.labels))
     encoded = record.tokenizer.encode(data.texts, record.max_length)

@@ -1,4 +1,4 @@
-"""What is kept of a run of training until its output is published: its state, and its best weights so far."""
+"""What is kept of a training run until its output is published: its state, and its best weights so far."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from embcompress.training.interrupts import Interrupts
 from embcompress.training.snapshots import Resumable, Snapshots, Warned, snapshot_path
 
 Train = Callable[[Callable[[], bool], Callable[[], None]], str | None]
-"""Trains until the first argument answers true after a step, calling the second when its state may be
-saved; None when it came to its end, else how far it came and what was kept."""
+"""Trains until the end, or until the first argument returns true after a step; calls the second whenever its
+state may be saved. Returns None at the end, or else how far it got and what was kept."""
 
 
 def check_unfinished(place: Path, *, resume: bool, force: bool) -> None:
-    """Refuse to begin anew where an unfinished run waits.
+    """Refuse to start over where an unfinished run can be resumed.
 
     Args:
         place: the output of the run.
-        resume: go on with it.
-        force: begin anew all the same.
+        resume: go on with the unfinished run.
+        force: start over.
 
     Raises:
-        UsageError: neither is asked for.
+        UsageError: there is an unfinished run, and neither is asked for.
     """
     if not (resume or force) and snapshot_path(place).exists():
         raise UsageError(
-            f"{place}: an unfinished run waits in {snapshot_path(place).name}",
-            remedy="go on with --resume, or begin anew with --force",
+            f"{place}: an unfinished run is kept in {snapshot_path(place).name}",
+            remedy="go on with --resume, or start over with --force",
         )
 
 
@@ -41,33 +41,33 @@ def carry_out(
     """Train until the end, or until Ctrl-C.
 
     Args:
-        trainer: whose state is kept.
-        snapshots: where.
-        train: goes on with the trainer from where it is.
-        watcher: is told when the state cannot be kept.
+        trainer: what is trained, and whose state is saved.
+        snapshots: where the state is saved.
+        train: trains from where the trainer is.
+        watcher: is told when the state cannot be saved.
         resume: go on with the unfinished run that was kept.
 
     Raises:
         Interrupted: by Ctrl-C; the state is on disk.
-        UsageError: the run to resume is not there, or was another one.
+        UsageError: there is no run to resume, or it is a different one.
         InputError: its state cannot be read.
     """
     if resume:
         snapshots.restore(trainer)
     else:
         _set_aside(snapshots.place)
-    # Entered before the first step: what comes before changes nothing that could be lost.
+    # Ctrl-C is caught from the first step on; before it there is nothing to lose.
     with Interrupts() as interrupts:
         stopped = train(interrupts, lambda: snapshots.save_now_and_then(trainer, watcher))
         if stopped is None:
             snapshots.save_at_end(trainer, watcher)
             return
-        snapshots.save(trainer)  # after the best weights, which are smaller: the disk may be full
+        snapshots.save(trainer)  # after the best weights, which need less room if the disk is nearly full
     raise Interrupted(stopped, remedy="go on with the same command and --resume")
 
 
 def keep_best(place: Path, write: Callable[[Path], object]) -> Path:
-    """Have the best weights of an interrupted run written; where they stand until it comes to its end."""
+    """Write the best weights of an interrupted run; returns where, until the run is resumed and done."""
     kept = _interrupted(place)
     with staged(kept, force=True) as stage:
         write(stage)
@@ -75,14 +75,14 @@ def keep_best(place: Path, write: Callable[[Path], object]) -> Path:
 
 
 def forget(place: Path) -> None:
-    """Take away what was kept of the run that writes ``place``, once this is published."""
+    """Delete what was kept of the run that writes ``place``, once its output is published."""
     for kept in (snapshot_path(place), _interrupted(place)):
         discard(kept)
         discard(_old(kept))
 
 
 def _interrupted(place: Path) -> Path:
-    """Where the best weights of an interrupted run stand; a dot in a directory's name begins no suffix."""
+    """Where the best weights of an interrupted run go; a dot in a directory's name begins no suffix."""
     suffix = place.suffix if any(place.suffix in kind.suffixes for kind in FILE_FORMATS) else ""
     return place.with_name(f"{place.name.removesuffix(suffix)}.interrupted{suffix}")
 
@@ -92,8 +92,8 @@ def _old(kept: Path) -> Path:
 
 
 def _set_aside(place: Path) -> None:
-    """Rename what an earlier run had kept: begun anew by mistake and stopped, this one would overwrite it."""
+    """Rename what an earlier run had kept, so that starting over by mistake does not overwrite it."""
     for kept in (snapshot_path(place), _interrupted(place)):
         if kept.exists():
-            discard(_old(kept))  # a directory cannot be renamed over a filled one
+            discard(_old(kept))  # a directory cannot be renamed over one that is not empty
             os.replace(kept, _old(kept))

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from embcompress.errors import UsageError
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-"""What ``--device`` takes; auto is the first of cuda, mps and cpu that there is."""
+from embcompress.choices import DEFAULT_DEVICE, DEVICES
+from embcompress.errors import UsageError, check_choice
 
 _WITHOUT = {"DEFAULT", "NO AVX", "AVX2"}
-"""Instruction sets, as torch names them, without arithmetic in bfloat16."""
+"""Instruction sets without arithmetic in bfloat16, as torch names them."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,17 @@ class Runtime:
         return context
 
 
-def runtime(device: str = "auto", *, mixed: bool | None = None) -> Runtime:
+def runtime(device: str = DEFAULT_DEVICE, *, mixed: bool | None = None) -> Runtime:
     """The runtime that the user names.
 
     Args:
-        device: one of ``DEVICES``.
+        device: one of ``DEVICES``; ``"auto"`` takes the first of cuda, mps and cpu that is present.
         mixed: mixed precision; None takes it on a CUDA GPU that computes in bfloat16.
 
     Raises:
         UsageError: there is no such device.
     """
-    if device not in DEVICES:
-        raise UsageError(f"device {device!r}", remedy=f"choose from {', '.join(DEVICES)}")
+    check_choice("device", device, DEVICES)
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     chosen = next(name for name, there in present.items() if there) if device == "auto" else device
     if not present[chosen]:

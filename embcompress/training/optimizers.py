@@ -1,4 +1,4 @@
-"""The registry of optimizers: PyTorch's own, each in its fastest form that is sure to work."""
+"""The registry of optimizers: PyTorch's own, each in the fastest form that always works."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from embcompress.errors import UsageError
+from embcompress.errors import UsageError, check_choice
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class OptimizerEntry:
         learning_rate: the default.
         description: one line for help texts.
         make: the class.
-        arguments: what it is called with beside rate and weight decay.
+        arguments: what it is called with besides the rate and the weight decay.
         fused_on: device types on which its fused kernel is used.
     """
 
@@ -90,7 +90,7 @@ OPTIMIZERS: Mapping[str, OptimizerEntry] = {
         OptimizerEntry("adadelta", 1.0, "Adadelta (Zeiler 2012)", Adadelta),
     )
 }
-"""Every optimizer by name; contract tests run over it."""
+"""Every optimizer by name, as ``choices.OPTIMIZERS`` lists them; contract tests run over it."""
 
 
 def optimizer_for(name: str) -> OptimizerEntry:
@@ -99,6 +99,5 @@ def optimizer_for(name: str) -> OptimizerEntry:
     Raises:
         UsageError: there is none.
     """
-    if name not in OPTIMIZERS:
-        raise UsageError(f"optimizer {name!r}", remedy=f"choose from {', '.join(OPTIMIZERS)}")
+    check_choice("optimizer", name, OPTIMIZERS)
     return OPTIMIZERS[name]

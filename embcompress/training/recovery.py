@@ -1,4 +1,4 @@
-"""What is asked of a recovery without labels, and what it tells; nothing here needs torch."""
+"""How a compressed model is recovered without labels, and what a run reports; nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from embcompress.errors import UsageError
+from embcompress.choices import MAX_LENGTH
+from embcompress.errors import UsageError, check_choice
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ PARTS: Mapping[str, Part] = {
     part.name: part
     for part in (
         Part("factors", 1e-3, "the floats that stand for the table"),
-        Part("norms", 3e-4, "these and the weights of all normalizing layers"),
+        Part("norms", 3e-4, "those and the weights of all normalization layers"),
         Part("all", 5e-5, "everything"),
     )
 }
-"""Every choice of ``--train`` by name."""
+"""Every choice of ``--train``, by name."""
 
 USUAL_EPOCHS = 3
 """Passes over the texts where neither ``epochs`` nor ``minutes`` is given."""
@@ -40,14 +41,14 @@ USUAL_EPOCHS = 3
 
 @dataclass(frozen=True)
 class DistilRecipe:
-    """How a compressed model is brought nearer to the model it was made from.
+    """How a compressed model learns to behave like the model it was made from.
 
     Attributes:
         train: registry name of what is trained.
-        epochs: passes over the texts; ``USUAL_EPOCHS`` when neither is given, any number when only
-            ``minutes`` is.
-        minutes: of training, after which it ends, whatever the number of passes.
-        learning_rate: the highest; that of what is trained when None.
+        epochs: passes over the texts; None for ``USUAL_EPOCHS``, or with ``minutes`` for as many as
+            there is time for.
+        minutes: of training; it ends then, however many passes it made.
+        learning_rate: the highest; None for the usual one of what is trained.
         batch_size: texts a step.
         max_length: tokens that are read of a text.
         seed: of the texts set aside and of shuffling.
@@ -61,12 +62,11 @@ class DistilRecipe:
     minutes: float | None = None
     learning_rate: float | None = None
     batch_size: int = 32
-    max_length: int = 256
+    max_length: int = MAX_LENGTH
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.train not in PARTS:
-            raise UsageError(f"train {self.train!r}", remedy=f"choose from {', '.join(PARTS)}")
+        check_choice("train", self.train, PARTS)
         for name, least in (("epochs", 1), ("batch_size", 1), ("max_length", 2)):
             value = getattr(self, name)
             if value is not None and (value < least or value % 1):
@@ -93,17 +93,17 @@ class DistilRecipe:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like two models are on some texts.
+    """How alike two models are on some texts.
 
     Attributes:
         texts: number of texts.
-        error: squared distance of the last hidden states over their variance: 0 where the models agree,
-            1 where the mean would do as well.
+        error: squared distance between the last hidden states over their variance: 0 where the models
+            agree, 1 where the mean state would be as good a guess.
         cosine: mean cosine of the sentence vectors, the means of a text's last hidden states.
-        neighbours: share of each text's five nearest others that stay so.
+        neighbours: share of each text's five nearest neighbours that stay the same.
         teacher_perplexity: of the original language model; None for other models.
         perplexity: of the compressed language model.
-        divergence: mean Kullback–Leibler divergence of the predicted tokens, in nats; None likewise.
+        divergence: mean Kullback–Leibler divergence of the predicted next tokens, in nats; None likewise.
     """
 
     texts: int
@@ -120,7 +120,7 @@ class Likeness:
         return self.error + (1 - self.cosine) + (self.divergence or 0.0)
 
     def to_dict(self) -> dict[str, float | None]:
-        """The fields, ready for JSON, which has no word for what is not finite but null."""
+        """The fields, ready for JSON; what is not finite becomes null, since JSON has no word for it."""
         return {k: v if v is None or math.isfinite(v) else None for k, v in asdict(self).items()}
 
 
@@ -129,9 +129,9 @@ class Check:
     """The state of a run at one moment.
 
     Attributes:
-        step: optimizer steps until then.
-        seconds: time since training began; of the first, what it took itself.
-        loss: mean of the training texts since the check before; None before training.
+        step: optimizer steps so far.
+        seconds: time since training began; for the first check, the time that the check took.
+        loss: mean over the training texts since the check before; None before training.
         held_out: likeness on the texts that were set aside.
     """
 
@@ -141,7 +141,7 @@ class Check:
     held_out: Likeness
 
     def beats(self, other: Check) -> bool:
-        """Whether it is nearer to the teacher; what is no number never is."""
+        """Whether it is closer to the teacher; a loss that is not a number never is."""
         mine, theirs = self.held_out.loss, other.held_out.loss
         if not (math.isfinite(mine) and math.isfinite(theirs)):
             return math.isfinite(mine) > math.isfinite(theirs)
@@ -163,4 +163,4 @@ class DistilWatcher:
         """After each check."""
 
     def warn(self, text: str) -> None:
-        """When something went wrong that training does not end for."""
+        """When something went wrong that does not stop training."""

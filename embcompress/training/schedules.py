@@ -11,7 +11,7 @@ from typing import Final
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, CyclicLR, LinearLR, LRScheduler
 
-from embcompress.errors import UsageError
+from embcompress.errors import UsageError, check_choice
 from embcompress.training.calr import CALR
 
 Options = Mapping[str, float]
@@ -160,7 +160,7 @@ SCHEDULES: Mapping[str, Schedule] = {
         Schedule("constant", "always the same", {}, _constant),
     )
 }
-"""Every schedule by name; contract tests run over it."""
+"""Every schedule by name, as ``choices.SCHEDULES`` lists them; contract tests run over it."""
 
 
 def schedule_for(name: str) -> Schedule:
@@ -169,6 +169,5 @@ def schedule_for(name: str) -> Schedule:
     Raises:
         UsageError: there is none.
     """
-    if name not in SCHEDULES:
-        raise UsageError(f"schedule {name!r}", remedy=f"choose from {', '.join(SCHEDULES)}")
+    check_choice("schedule", name, SCHEDULES)
     return SCHEDULES[name]

@@ -1,1 +1,1 @@
-"""What an output says of itself, compared with what it holds and with what it was made from."""
+"""The record of an output, compared with what the output holds and with what it was made from."""

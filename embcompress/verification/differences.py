@@ -1,4 +1,4 @@
-"""Where two checkpoints differ that should be the same but for their tables."""
+"""Where two checkpoints differ that should be the same except for their tables."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from embcompress.reports.verification import Difference
 from embcompress.version import __version__
 
 OURS = "embcompress/"
-"""What names of data begin with that this package makes from the record: they depend on its version."""
+"""How the names of entries begin that this package makes from the record; they depend on its version."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What was looked at, and where it differs.
+    """What was compared, and where it differs.
 
     Attributes:
-        count: how many things were compared.
-        differences: one entry each.
-        notes: one sentence each.
+        count: how many tensors or entries were compared.
+        differences: one each.
+        notes: what the user should know, one sentence each.
     """
 
     count: int
@@ -40,8 +40,8 @@ class _Expected:
 
     Attributes:
         kind: its type and shape, in words.
-        alias: the earlier name of the same memory, None where it has its own.
-        bytes: of how many bytes it should be those of the original; None for a new one.
+        alias: another name of the same memory, None if it has its own.
+        bytes: how many bytes should be the same as in the original; None for a new tensor.
     """
 
     kind: str
@@ -56,10 +56,10 @@ def tensor_differences(
 
     Args:
         original: the checkpoint that was edited.
-        written: the outcome.
-        edit: what was replaced by what; the contents of the new tensors are not looked at.
+        written: the result.
+        edit: what was replaced by what; the contents of new tensors are not compared.
         progress: called as ``progress(stage, done, total)``.
-        by_value: compare the bytes of tensors that stayed, not only their types and shapes.
+        by_value: also compare the bytes of the other tensors, not only their types and shapes.
     """
     expected = _expected(original, written, edit)
     found: list[Difference] = []
@@ -75,7 +75,7 @@ def tensor_differences(
         elif by_value and wanted.bytes is not None:
             same[name] = wanted.bytes
     extra = (name for name in written.tensors if name not in expected)
-    found += [Difference(n, f"{kind_of(written.tensors[n])} is there", "left out") for n in extra]
+    found += [Difference(name, kind_of(written.tensors[name]), "absent") for name in extra]
     advance = Steps(progress, "compare", sum(same.values()))
     for name, count in same.items():
         found += _byte_difference(name, original.bytes_of(name), written.bytes_of(name))
@@ -93,7 +93,7 @@ def _expected(original: Checkpoint, written: Checkpoint, edit: Edit) -> Mapping[
     kinds = {new.name: _kind(new.dtype, new.shape, "dense") for new in edit.add}
     expected |= {name: _Expected(kind) for name, kind in kinds.items()}
     for alias, name in edit.aliases.items():
-        # Formats without shared memory note further names only where their source noted any.
+        # Formats without shared memory record other names only if the original did.
         if alias in written.tensors or written.shares_memory or original.aliases:
             expected[alias] = _Expected(kinds[name], name)
     return expected
@@ -110,11 +110,11 @@ def _kind(dtype: DType | None, shape: tuple[int, ...], layout: str) -> str:
 
 
 def _memory(alias: str | None) -> str:
-    return "stored by itself" if alias is None else f"the memory of {alias}"
+    return "memory of its own" if alias is None else f"the memory of {alias}"
 
 
 def _byte_difference(name: str, wanted: Iterator[bytes], there: Iterator[bytes]) -> list[Difference]:
-    """The first byte that differs, whatever pieces both come in; none where all are the same."""
+    """The first byte that differs, whatever pieces the two come in; nothing if all are the same."""
     here, there_now, offset = b"", b"", 0
     while True:
         here, there_now = here or next(wanted, b""), there_now or next(there, b"")
@@ -132,10 +132,16 @@ def _byte_difference(name: str, wanted: Iterator[bytes], there: Iterator[bytes])
 def other_differences(
     original: Checkpoint, written: Checkpoint, edit: Edit, described: Description
 ) -> Compared:
-    """Compare files, metadata, graphs, and whatever else stands beside the tensors.
+    """Compare files, metadata, graphs, and everything else that is no tensor.
+
+    Args:
+        original: the checkpoint that was edited.
+        written: the result.
+        edit: what was replaced by what.
+        described: the record of the result.
 
     Raises:
-        UsageError: the original cannot be edited so.
+        UsageError: the original cannot be edited in this way.
         InputError: something cannot be read.
     """
     wanted, there = original.remainder(edit, described), written.remainder()
@@ -145,8 +151,7 @@ def other_differences(
         wanted, there = _without(wanted, ours), _without(there, ours)
         if ours:
             notes = (
-                f"written by version {described.version}: what embcompress itself added beside the tables is "
-                "not compared",
+                f"written by version {described.version}: what embcompress itself added is not compared",
             )
     names = dict.fromkeys([*wanted, *there])
     found = [each for name in names for each in _value_difference(name, wanted, there)]
@@ -163,20 +168,20 @@ def _value_difference(
     if name not in there:
         return [Difference(name, "is missing", _text(wanted[name]))]
     if name not in wanted:
-        return [Difference(name, f"{_text(there[name])} is there", "left out")]
-    # NaN, which JSON of Python may hold, equals itself only as text.
+        return [Difference(name, _text(there[name]), "absent")]
+    # NaN, which Python's JSON may hold, equals itself only as text.
     if wanted[name] is ... or wanted[name] == there[name] or repr(wanted[name]) == repr(there[name]):
         return []
     found, expected = _text(there[name]), _text(wanted[name])
-    if found == expected:  # as far as they are shown
-        return [Difference(name, "is not what it was")]
+    if found == expected:  # the difference is in what is cut off
+        return [Difference(name, "has changed")]
     return [Difference(name, found, expected)]
 
 
 def _text(value: object, limit: int = 80) -> str:
     """A value in one short line."""
     if value is ...:
-        return "there"
+        return "present"
     text = value if isinstance(value, str) else repr(value)
     text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[:limit]}…"

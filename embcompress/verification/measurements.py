@@ -1,4 +1,4 @@
-"""Errors of compressed tables, measured again long after they were recorded."""
+"""Errors of compressed tables, measured again and compared with the recorded ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from embcompress.rows import count_nonfinite, filled_up
 from embcompress.verification.records import has_one_table
 
 _TOLERANCE = 1e-5
-"""Share of itself by which an error may be another: sums run in another order on other machines."""
+"""Share of itself by which an error may differ: other machines add in another order."""
 
 _ROUNDING = 2.0**-22
-"""The same of the table's norm, where rounding is all there is: four roundoffs of float32."""
+"""Share of the table's norm by which it may differ as well, for tables with no error but rounding: four
+roundoffs of float32."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Measured:
     """What was measured of one table.
 
     Attributes:
-        plain: relative error with all rows alike; None where it was not measured.
-        weighted: with the rows weighted.
-        differences: from what its record says.
+        plain: relative Frobenius error with all rows alike; None if it was not measured.
+        weighted: the same with weighted rows.
+        differences: between what was measured and the record.
     """
 
     plain: float | None = None
@@ -44,7 +45,7 @@ class Measured:
 
 
 def measured_alone(written: Checkpoint, record: TableRecord, progress: Progress) -> Measured:
-    """Decode a table without its original: all of it must be finite."""
+    """Decode a table without its original: every number must be finite."""
     if not has_one_table(record):
         return Measured()
     try:
@@ -56,7 +57,7 @@ def measured_alone(written: Checkpoint, record: TableRecord, progress: Progress)
                 return _wrong(record, f"row {start + int(bad[0]):,} decodes to NaN or infinity")
             progress("verify", stop, rows.shape[0])
     except EmbcompressError:
-        pass  # what is no table of that shape is told where its parts are looked at
+        pass  # parts that are no such table are reported by ``part_differences``
     return Measured()
 
 
@@ -67,15 +68,15 @@ def measured_again(
     weights: Weights | None,
     progress: Progress,
 ) -> Measured:
-    """Compare the errors of a table with those of its record, and its rows of zeros with the original's.
+    """Compare the errors of a table with the recorded ones, and its zero rows with those of the original.
 
-    What was trained afterwards has no error that was recorded, and is not measured.
+    A table that was trained afterwards has no recorded error, and is not measured.
 
     Args:
         original: holds the dense table.
         written: holds the parts.
-        record: of the table.
-        weights: of each row (V); None where they are not known.
+        record: the table's.
+        weights: of each row (V); None if they are not known.
         progress: called as ``progress(stage, done, total)``.
     """
     if record.trained:
@@ -87,13 +88,13 @@ def measured_again(
         if count != record.nonfinite:
             return _wrong(
                 record,
-                f"{count:,} numbers of the original are not finite",
+                f"{count:,} numbers of the original are NaN or infinite",
                 f"{record.nonfinite:,} by its record",
             )
     try:
         stand_in = decoded(written, record, precise=precise)
     except EmbcompressError:
-        return Measured()  # see above
+        return Measured()  # reported by ``part_differences``
     try:
         with _quiet():
             errors = measured_errors(
@@ -101,7 +102,7 @@ def measured_again(
             )
     except EmbcompressError as error:
         return _wrong(record, error.message)
-    # Next to zero all numbers are multiples of the smallest one, which may be all that a table has.
+    # Values next to zero are rounded to multiples of the smallest one; a table may hold no others.
     typical = math.sqrt(errors.plain.table / math.prod(dense.shape))
     slack = _ROUNDING + (4 * DTYPES["F32"].smallest / typical if typical else 0)
     plain, weighted = errors.plain.relative, errors.weighted.relative if weights is not None else None
@@ -123,7 +124,7 @@ def measured_again(
 
 
 def _quiet() -> np.errstate:
-    """Damaged parts may hold anything: what comes of it is looked at."""
+    """Damaged parts may hold any numbers; what they decode to is checked afterwards."""
     return np.errstate(over="ignore", invalid="ignore")
 
 
@@ -132,13 +133,13 @@ def _wrong(record: TableRecord, found: str, expected: str = "") -> Measured:
 
 
 class _Zeros:
-    """Counts the rows that are all zero in a table and not in what stands for it."""
+    """Counts the rows that are all zero in a table and are not in its decoded form."""
 
     def __init__(self) -> None:
         self.count, self.first = 0, -1
 
     def look(self, start: int, rows: Floats, stand_in: Floats) -> None:
-        """Take in a block; see ``common.measured_errors``."""
+        """Look at one block; see ``compression.residuals.measured_errors``."""
         bad = np.flatnonzero(~rows.any(axis=1) & stand_in.any(axis=1))
         if bad.size and not self.count:
             self.first = start + int(bad[0])

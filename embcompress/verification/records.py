@@ -1,4 +1,4 @@
-"""Where the record of an output does not fit what it describes."""
+"""Where the record of an output does not fit what the output holds."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from embcompress.tables import Table
 
 
 def record_differences(written: Checkpoint, described: Description) -> Iterator[Difference]:
-    """A record that was changed, says two things, or is missing where loaders look for it."""
+    """A record that was changed, contradicts another copy of it, or is missing where loaders look for it."""
     places = written.descriptions
     for place, each in places.items():
         if each.intact is False:
             yield Difference(f"record in {place}", "does not fit its own SHA-256")
         elif each.intact is None and any(record.digests for record in each.tables):
-            yield Difference(f"record in {place}", "has no SHA-256 of its own any more")
+            yield Difference(f"record in {place}", "has lost its own SHA-256")
         elif each != described:
-            yield Difference(f"record in {place}", f"is not that in {next(iter(places))}")
+            yield Difference(f"record in {place}", f"differs from the one in {next(iter(places))}")
     if written.needs_guard and described.swapped and "config.json" not in places:
-        yield Difference("record in config.json", "is missing, so that stock loaders would not know")
+        yield Difference(
+            "record in config.json", "is missing: other loaders would not notice the compression"
+        )
 
 
 def part_differences(written: Checkpoint, record: TableRecord) -> Iterator[Difference]:
-    """Parts that are missing, of other shapes or types than they must be, or of other bytes than written."""
+    """Parts that are missing, have another shape or type, or other bytes than those written."""
     present = [name for name in record.part_names if name in written.tensors]
     if has_one_table(record):
         try:
@@ -49,12 +51,12 @@ def part_differences(written: Checkpoint, record: TableRecord) -> Iterator[Diffe
 
 
 def has_one_table(record: TableRecord) -> bool:
-    """Whether parts stand for one table: a library may train the two projections of its own form apart."""
+    """Whether the parts are of one table: in its own form, a library may train the two projections apart."""
     return not (record.trained and record.native)
 
 
 def table_differences(record: TableRecord, table: Table) -> Iterator[Difference]:
-    """A record that does not fit the dense table it was made from."""
+    """A record that does not fit the dense table of the original."""
     if record.name != table.name:
         yield Difference(record.name, "is another name of the table", table.name)
     if DTYPES[record.dtype] != table.rows.dtype:
@@ -72,11 +74,11 @@ def _list(names: Sequence[str]) -> str:
 
 
 def source_differences(described: Description, digests: Mapping[str, str]) -> list[Difference]:
-    """Files that the output was made from and that are not among those given, whatever they are called now.
+    """Files that the output was made from and that are not among those given, whatever their names are now.
 
     Args:
-        described: the record.
-        digests: SHA-256 of each file given, by name.
+        described: the record of the output.
+        digests: SHA-256 of each file of the original, by name.
     """
     return [
         Difference(f"source {name}", f"SHA-256 {digests.get(name, 'of no file of that name')}", digest)

@@ -1,9 +1,10 @@
-"""open both models → tokens → hidden states of both, batch by batch → how like they are."""
+"""open both models → tokens → hidden states of both, batch by batch → how alike they are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from embcompress.choices import DEFAULT_DEVICE, LEAST_TEXTS, MAX_LENGTH, TEXT_COLUMN
 from embcompress.data.counting import read_texts
 from embcompress.errors import InputError
 from embcompress.pretrained.models import Pretrained, open_pretrained
@@ -13,34 +14,34 @@ from embcompress.reports.comparison import CompareResult
 from embcompress.training.devices import runtime
 from embcompress.training.likeness import check_alike, measure
 
-LEAST_TEXTS = 10
-"""Distinct texts below which a share of nearest neighbours says nothing."""
-
 
 def compare(
     path: str | Path,
     teacher: str | Path,
     texts: str | Path,
     *,
-    text_column: str = "text",
-    max_length: int = 256,
-    device: str = "auto",
+    text_column: str = TEXT_COLUMN,
+    max_length: int = MAX_LENGTH,
+    device: str = DEFAULT_DEVICE,
     progress: Progress = silent,
 ) -> CompareResult:
     """Measure what compression did to a model of a Hugging Face directory, on texts without labels.
 
     Args:
         path: the directory of the compressed model.
-        teacher: that of the model it was made from.
-        texts: a CSV with texts, or a text in each line; distinct texts are compared.
-        text_column: header of the texts where it is a CSV.
+        teacher: the directory of the model it was made from.
+        texts: a CSV with texts, or a file with a text in each line; each distinct text counts once.
+        text_column: header of the texts where the file is a CSV.
         max_length: tokens that are read of a text.
-        device: where to compute.
+        device: where to compute, one of ``choices.DEVICES``.
         progress: called as ``progress("compare", done, total)``.
 
+    Returns:
+        How alike their hidden states, sentence vectors and predictions are.
+
     Raises:
-        UsageError: the request cannot be carried out as it stands.
-        InputError: a model or the texts are corrupt.
+        UsageError: the models cannot be compared, or there is no such device or column.
+        InputError: a model or the texts are corrupt, or there are too few texts.
     """
     where = runtime(device)
     student, original = open_pair(Path(path), Path(teacher))
@@ -60,17 +61,17 @@ def compare(
 
 
 def open_pair(path: Path, teacher: Path) -> tuple[Pretrained, Pretrained]:
-    """Both models, with outputs that can be compared."""
+    """Open both models, and make sure that their outputs can be compared."""
     student, original = open_pretrained(path), open_pretrained(teacher)
     check_alike(student, original)
     return student, original
 
 
 def tokens_of(model: Pretrained, texts: Path, text_column: str, max_length: int) -> Tokens:
-    """The distinct texts of a file as ``model`` reads them.
+    """The distinct texts of a file, encoded as ``model`` reads them.
 
     Raises:
-        InputError: there are too few.
+        InputError: there are fewer than ``LEAST_TEXTS``.
     """
     data = encoded(model, read_texts(texts, text_column), max_length)
     if len(data) < LEAST_TEXTS:

@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from embcompress.checkpoint import open_checkpoint
+from embcompress.choices import DEFAULT_METHOD, DEFAULT_SPLIT, SMOOTHINGS
 from embcompress.classifiers.opening import record_of
 from embcompress.classifiers.record import ClassifierRecord
-from embcompress.compression.outputs import check_format, default_output
+from embcompress.compression.check import check_size
+from embcompress.compression.outputs import check_format, output_path
+from embcompress.compression.request import Request, target_of
+from embcompress.compression.weighting import WeightSource
 from embcompress.data.counting import Counts
 from embcompress.data.labelled import LabelledTexts
-from embcompress.errors import TargetError, UsageError
-from embcompress.methods import DEFAULT_METHOD
+from embcompress.errors import UsageError
 from embcompress.progress import Progress, silent
 from embcompress.reports.learning import CompressResult, EvaluateResult
 from embcompress.reports.results import FactorizeResult
@@ -25,13 +28,8 @@ from embcompress.runs.texts import Texts, dataset
 from embcompress.storage.staging import staged
 from embcompress.training.records import Recipe
 from embcompress.workflows.evaluate import measure
-from embcompress.workflows.factorize import factorize
+from embcompress.workflows.factorize import factorize_request
 from embcompress.workflows.finetune import Retraining, retrain, usual_recipe
-
-SMOOTHINGS = (1.0, 0.5, 0.0)
-"""Exponents s of a token's weight (count + 1)^s that are tried. With 1 the error is the one that the training
-texts see; with 0 rows count alike, which is better where so few components are kept that the most frequent
-tokens, which tell no label from another, would take them all."""
 
 
 def compress(
@@ -46,7 +44,7 @@ def compress(
     keys: Sequence[str] | str = (),
     method: str = DEFAULT_METHOD,
     dtype: str | None = None,
-    split_scale: str = "left",
+    split_scale: str = DEFAULT_SPLIT,
     smoothing: float | None = None,
     output: str | Path | None = None,
     test: str | Path | None = None,
@@ -55,44 +53,54 @@ def compress(
     session: Session = USUAL_SESSION,
     progress: Progress = silent,
 ) -> CompressResult:
-    """Factorize a classifier's table, retrain it, and measure it before and after.
+    """Factorize a classifier's table, retrain the classifier, and measure it before and after.
 
-    Tokens are weighted by how often they occur in the training texts: what the classifier never reads
-    is not worth bytes. How steeply is chosen by the dev texts, before retraining.
+    Tokens are weighted by how often they occur in the training texts, since tokens that the classifier
+    never reads are not worth bytes. The dev texts choose how steeply, before retraining.
 
     Args:
         path: a dense classifier written by ``train``, or the Hugging Face directory of one.
         texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
         rank: target, as in :func:`embcompress.factorize`; exactly one of the five is given.
         ratio: target.
-        energy: target; weighted, as the error is.
+        energy: target; weighted, like the error.
         max_error: target.
         max_size: target.
-        keys: names of the tables; found by themselves when empty.
+        keys: names of the tables; empty to have them found.
         method: registry name of the method, or ``"auto"``.
-        dtype: element type of the factors; the table's own when None.
+        dtype: element type of the factors; None for the table's own.
         split_scale: where the singular values go.
-        smoothing: exponent s of a token's weight (count + 1)^s; 0 weighs all tokens alike; None
-            takes the one of ``SMOOTHINGS`` that is best on the dev texts.
+        smoothing: exponent s of a token's weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike; None
+            takes the one of ``choices.SMOOTHINGS`` that is best on the dev texts.
         output: where to write; by default beside the input with ``-compressed`` in its name.
-        test: CSV file to measure on; the dev texts when None.
+        test: CSV file to measure on; None for the dev texts.
         factory: ``package.module:function`` of a classifier of the user's own.
-        recipe: how it is retrained; that of ``finetune`` when None.
-        session: where, and what is recorded.
+        recipe: how it is retrained; None for :func:`usual_recipe`.
+        session: where it runs, and what it records.
         progress: called as ``progress(stage, done, total)``.
+
+    Returns:
+        What each of the three steps did.
 
     Raises:
         UsageError, InputError, TargetError, Interrupted, OSError: as the three steps do.
     """
-    wanted = texts if isinstance(texts, Texts) else Texts(Path(texts))
-    source = Path(path)
-    place = Path(output) if output is not None else default_output(source, "compressed")
+    request = Request(
+        path=Path(path),
+        target=target_of(rank=rank, ratio=ratio, energy=energy, max_error=max_error, max_size=max_size),
+        keys=keys,
+        method=method,
+        dtype=dtype,
+        split_scale=split_scale,
+    )
+    source, wanted = request.path, Texts.of(texts)
+    place = output_path(output, source, "compressed")
     recipe = recipe or usual_recipe(source)
     tests = None if test is None else Path(test)
     session.check(place, (source, *wanted.files, *([tests] if tests else [])), recipe)
 
     with staged(place, force=session.force) as stage:
-        tried = stage.with_name(".tried")  # a folder, which is not published
+        tried = stage.with_name(".tried")  # in the staging folder, and never published
         tried.mkdir()
         record = _dense_record(source, place)
         split = wanted.split(recipe.seed, record)
@@ -100,22 +108,10 @@ def compress(
         tested = split.dev if tests is None else wanted.read_file(tests, record)
 
         def factorized_by(exponent: float) -> _Candidate:
-            result = factorize(
-                source,
-                rank=rank,
-                ratio=ratio,
-                energy=energy,
-                max_error=max_error,
-                max_size=max_size,
-                keys=keys,
-                method=method,
-                dtype=dtype,
-                split_scale=split_scale,
-                weights=counts if exponent else None,  # plain SVD by its own name
-                smoothing=exponent,
-                output=tried / f"{exponent:g}-{stage.name}",
-                progress=progress,
-            )
+            # With 0 there is nothing to count: the record says that all rows are alike.
+            weights = WeightSource(counts=counts if exponent else None, smoothing=exponent)
+            output = tried / f"{exponent:g}-{stage.name}"
+            result = factorize_request(replace(request, weights=weights, output=output), progress)
             return _Candidate(result, measure(result.output, lambda _: split.dev, factory, session))
 
         exponents = SMOOTHINGS if smoothing is None else (smoothing,)
@@ -127,11 +123,8 @@ def compress(
             assert made.description is not None
             sources = made.description.source
         tuned = retrain(Retraining(small, wanted, recipe, place, factory, sources), stage, session, progress)
-        if max_size is not None and tuned.size > max_size:
-            raise TargetError(
-                f"the retrained model would take {tuned.size:,} bytes, max_size is {max_size:,}",
-                remedy=f"ask for {2 * max_size - tuned.size:,}",
-            )
+        if max_size is not None:
+            check_size(tuned.size, max_size)
         after = measure(stage, lambda _: tested, factory, session)
     finish(session, place, tuned.epochs)
     return CompressResult(
@@ -156,11 +149,13 @@ def _dense_record(source: Path, place: Path) -> ClassifierRecord:
     """The record of a dense classifier.
 
     Raises:
-        UsageError: ``source`` is compressed already, or no classifier, or ``place`` is of another format.
+        UsageError: ``source`` is compressed already or no classifier, or ``place`` names another format.
     """
     with open_checkpoint(source) as checkpoint:
         if checkpoint.description is not None and checkpoint.description.tables:
-            raise UsageError(f"{source}: compressed already", remedy="give the dense one, or use finetune")
+            raise UsageError(
+                f"{source}: compressed already", remedy="give the dense classifier, or use finetune"
+            )
         record = record_of(source)
         check_format(place, checkpoint)
     return record

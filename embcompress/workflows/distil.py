@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.compression.outputs import check_format, default_output
-from embcompress.compression.sources import check_unchanged, stamps
-from embcompress.errors import UsageError
+from embcompress.choices import DEFAULT_DEVICE, TEXT_COLUMN
+from embcompress.compression.outputs import check_format, output_path
+from embcompress.compression.sources import check_unchanged, compressed, stamps
 from embcompress.pretrained.models import open_pretrained
 from embcompress.progress import Progress, silent
 from embcompress.reports.comparison import DistilResult
@@ -35,35 +35,38 @@ def distil(
     *,
     output: str | Path | None = None,
     recipe: DistilRecipe = USUAL_RECIPE,
-    text_column: str = "text",
-    device: str = "auto",
+    text_column: str = TEXT_COLUMN,
+    device: str = DEFAULT_DEVICE,
     resume: bool = False,
     force: bool = False,
     watcher: DistilWatcher = QUIET_WATCHER,
     progress: Progress = silent,
 ) -> DistilResult:
-    """Bring a compressed model of a Hugging Face directory nearer to its original, on texts without labels.
+    """Train a compressed model of a Hugging Face directory to behave like its original, without labels.
 
-    Codes stay; what is trained is written in the types it is stored in, all else byte for byte. A
-    part of the texts is set aside and chooses the best weights; where training makes nothing better
-    on them, these are the ones it began with.
+    Codes stay as they are. What is trained is written in the types it is stored in, everything else byte
+    for byte. A part of the texts is set aside and chooses the best weights; if training improves nothing
+    on them, the weights stay as they were.
 
     Args:
         path: the directory of the compressed model.
-        teacher: that of the model it was made from.
-        texts: a CSV with texts, or a text in each line.
+        teacher: the directory of the model it was made from.
+        texts: a CSV with texts, or a file with a text in each line.
         output: where to write; by default beside the input with ``-tuned`` in its name.
         recipe: what is trained, and how.
-        text_column: header of the texts where it is a CSV.
-        device: where to compute.
-        resume: go on with an interrupted run, on a CPU to bitwise the same model; one that is limited by
-            time has what was left of it.
+        text_column: header of the texts where the file is a CSV.
+        device: where to compute, one of ``choices.DEVICES``.
+        resume: go on with an interrupted run. On a CPU this gives bitwise the same model, unless the run
+            is limited by time, of which it gets what was left.
         force: replace an existing output, or what is left of an interrupted run.
         watcher: is told how training goes.
-        progress: called as ``progress(stage, done, total)`` while it is written.
+        progress: called as ``progress(stage, done, total)`` while the output is written.
+
+    Returns:
+        How alike the models were before and are now, measured on the written output.
 
     Raises:
-        UsageError: the request cannot be carried out as it stands.
+        UsageError: nothing is compressed, the models cannot be compared, or the output place does not do.
         InputError: a model or the texts are corrupt.
         TargetError: a trained value is too large for the stored type.
         Interrupted: by Ctrl-C; the state and the best weights so far are on disk.
@@ -72,15 +75,12 @@ def distil(
     keep_freed_memory()
     student_path, teacher_path, file = Path(path), Path(teacher), Path(texts)
     where = runtime(device)
-    place = Path(output) if output is not None else default_output(student_path, "tuned")
+    place = output_path(output, student_path, "tuned")
     check_target(place, (student_path, teacher_path, file), force=force)
     check_unfinished(place, resume=resume, force=force)
     with open_checkpoint(student_path) as source:
         before = stamps(source)
-        if source.description is None or not source.description.tables:
-            raise UsageError(
-                f"{student_path}: holds no compressed table", remedy="run 'embcompress factorize' first"
-            )
+        compressed(source, remedy="run 'embcompress factorize' first")
         check_format(place, source)
         check_space(place, source.size)
         student, original = open_pair(student_path, teacher_path)
@@ -99,7 +99,7 @@ def distil(
         def learn(stop: Callable[[], bool], save: Callable[[], None]) -> str | None:
             if distiller.run(watcher, stop, save):
                 return None
-            found, kept = distiller.stopped(watcher), "nothing was better than the start yet"
+            found, kept = distiller.stopped(watcher), "nothing is better than the start yet"
             if found.changed:
                 kept = f"the best so far is {keep_best(place, lambda target: write(target, found))}"
             return f"interrupted after step {found.steps:,}; {kept}"
@@ -116,7 +116,7 @@ def distil(
     forget(place)
     notes = list(student.notes)
     if not done.changed:
-        notes.append("training made nothing better on the texts set aside: the weights are as they were")
+        notes.append("training improved nothing on the texts set aside: the weights are as they were")
     return DistilResult(
         source=student_path,
         teacher=teacher_path,

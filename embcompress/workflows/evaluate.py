@@ -29,20 +29,20 @@ def evaluate(
             of a model for sequence classification.
         texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
         factory: ``package.module:function`` of a classifier of the user's own.
-        session: where.
+        session: where it runs.
 
     Raises:
-        UsageError: the request cannot be carried out as it stands.
-        InputError: the checkpoint or the texts are corrupt, or hold a label that it does not know.
+        UsageError: the checkpoint is no classifier, or needs another factory.
+        InputError: the checkpoint or the texts are corrupt, or the texts have a label it does not know.
     """
-    wanted = texts if isinstance(texts, Texts) else Texts(Path(texts))
+    wanted = Texts.of(texts)
     return measure(Path(path), lambda record: wanted.read_file(wanted.train, record), factory, session)
 
 
 def measure(
     path: Path, texts: Callable[[ClassifierRecord], LabelledTexts], factory: str | None, session: Session
 ) -> EvaluateResult:
-    """Measure a classifier on the texts that ``texts(its record)`` gives; see :func:`evaluate`."""
+    """Do what :func:`evaluate` does, with the texts that ``texts`` gives for the classifier's record."""
     where = session.runtime()
     opened = open_classifier(path, factory=factory)
     read = texts(opened.record)

@@ -1,4 +1,4 @@
-"""Back to dense tables, for consumers that need one."""
+"""open → decode → write dense tables → compare what was written → publish."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.rows import rows_of
 from embcompress.checkpoint.tensors import NewTensor
-from embcompress.compression.outputs import check_format, default_output
+from embcompress.compression.outputs import BAD_DISK, check_format, output_path
 from embcompress.compression.residuals import measured_errors
-from embcompress.compression.sources import check_unchanged, stamps
+from embcompress.compression.sources import check_unchanged, compressed, stamps
 from embcompress.dtypes import DTYPES
-from embcompress.errors import EmbcompressError, UsageError
+from embcompress.errors import EmbcompressError
 from embcompress.methods.decoding import decoded
 from embcompress.native import native_named
 from embcompress.native.base import Documents
@@ -29,8 +29,8 @@ def expand(
 ) -> ExpandResult:
     """Write a copy of a compressed checkpoint with dense tables under their old names.
 
-    The tables hold the product of the factors in the element type they once had; what was lost
-    in compressing is not recovered. Word vectors come back in the format of the file they were in.
+    Each table is decoded into the element type it once had; what compression lost stays lost. Word
+    vectors come back in the format of the file they were in.
 
     Args:
         path: a checkpoint written by :func:`embcompress.factorize`.
@@ -40,20 +40,20 @@ def expand(
 
     Raises:
         UsageError: the input holds no compressed table, or the output place does not do.
-        InputError: the input is corrupt or not what its record says.
+        InputError: the input is corrupt, or not what its record says.
+        EmbcompressError: the written tables are not those that were decoded.
         OSError: the output cannot be written.
     """
     keep_freed_memory()
     with open_checkpoint(path, progress) as source:
         before = stamps(source)
         suffix = source.form(dense=True).suffix
-        place = Path(output) if output is not None else default_output(source.path, "dense", suffix)
+        place = output_path(output, source.path, "dense", suffix)
         check_target(place, (source.path, *source.weight_files), force=force)
         check_format(place, source, dense=True)
-        if source.description is None or not source.description.tables:
-            raise UsageError(f"{source.path}: holds no compressed table", remedy="it is dense already")
+        records = compressed(source, remedy="it is dense already").tables
         source.check_integrity(progress)
-        tables = [(record, _decoded(source, record)) for record in source.description.tables]
+        tables = [(record, _decoded(source, record)) for record in records]
         edit = _edit(source, tables)
         check_space(place, source.size_after(edit, None))
         with staged(place, force=force) as stage:
@@ -63,21 +63,21 @@ def expand(
                     _check(rows, rows_of(written, record.name), record, progress)
                 size = written.size
             check_unchanged(source, before)
-        names = tuple(record.name for record, _ in tables)
+        names = tuple(record.name for record in records)
         return ExpandResult(source.path, place, names, source.size, size, (*source.notes, *notes))
 
 
 def _decoded(source: Checkpoint, record: TableRecord) -> Rows:
-    """The table, where it is an approximation of numbers at the end of its type's range kept inside."""
+    """The table, with values that the approximation pushed out of its type's range put back into it."""
     rows, largest = decoded(source, record), DTYPES[record.dtype].largest
     return within(rows, largest) if largest < DTYPES["F32"].largest else rows
 
 
 def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
-    """Dense tables in the place of their parts; ties stored or shared as they were in the source.
+    """Dense tables in the place of their parts; ties are stored or shared as they were in the original.
 
     Raises:
-        UsageError: a tensor that is no part stands under a name that becomes dense again.
+        UsageError: a tensor that is no part has the name of a table that becomes dense.
     """
     remove: set[str] = set()
     add: list[NewTensor] = []
@@ -100,14 +100,19 @@ def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
 
 
 def _check(rows: Rows, written: Rows, record: TableRecord, progress: Progress) -> None:
-    """The written table against the product of the factors: only rounding may differ."""
+    """Compare a written table with the decoded one: only rounding may differ.
+
+    Raises:
+        EmbcompressError: they differ by more.
+    """
     found, dtype = measured_errors(rows, written, progress).plain, written.dtype
-    # Values next to zero are rounded to a multiple of the smallest one, which may be all that a table has.
+    # Values next to zero are rounded to multiples of the type's smallest one; a table may hold no others.
     allowed = 2 * dtype.unit_roundoff * math.sqrt(found.table) + dtype.smallest * math.sqrt(
         math.prod(rows.shape)
     )
     if written.shape != record.shape or math.sqrt(found.difference) > allowed:
         raise EmbcompressError(
-            f"{record.name}: the written table differs from its factors by {found.relative:.3g}, "
-            "so nothing was kept"
+            f"{record.name}: the written table differs from the decoded one by {found.relative:.3g}; "
+            "nothing was kept",
+            remedy=BAD_DISK,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from embcompress.checkpoint import open_checkpoint
 from embcompress.classifiers.opening import open_classifier
 from embcompress.classifiers.pretrained import is_directory
-from embcompress.compression.outputs import check_format, default_output
+from embcompress.compression.outputs import check_format, output_path
 from embcompress.compression.sources import check_unchanged, stamps
 from embcompress.progress import Progress, silent
 from embcompress.reports.learning import TrainingResult
@@ -19,16 +19,7 @@ from embcompress.runs.texts import Texts, dataset
 from embcompress.runs.trained import write_trained
 from embcompress.storage.staging import check_space, staged
 from embcompress.training.loop import State
-from embcompress.training.records import Recipe
-
-FINETUNE_RECIPE = Recipe(epochs=3, learning_rate=3e-3)
-"""How a compressed classifier is retrained unless the user says otherwise: what measured best at large
-ratios, see examples/paper/RESULTS.md. CALR's rates fall too fast for three epochs."""
-
-PRETRAINED_RECIPE = Recipe(epochs=3, batch_size=32, optimizer="adamw", learning_rate=1e-4, clip=1.0)
-"""The same for a model of a Hugging Face directory. On all-MiniLM-L6-v2, trained on TREC-6 to 93.4 % on dev,
-then with a table ten times smaller (45.8 %), rates of 2e-5, 5e-5, 1e-4 and 2e-4 came to 87.6, 88.5, 89.4 and
-89.4 %; large models want the lower ones."""
+from embcompress.training.records import FINETUNE_RECIPE, PRETRAINED_RECIPE, Recipe
 
 
 def usual_recipe(path: Path) -> Recipe:
@@ -46,11 +37,11 @@ def finetune(
     session: Session = USUAL_SESSION,
     progress: Progress = silent,
 ) -> TrainingResult:
-    """Train a classifier on, compressed or dense, and write it as it was stored.
+    """Continue to train a classifier, compressed or dense, and write it as it was stored.
 
     The output has the format, the names and the element types of the input; weights are trained in
-    float32. The codes of a coded table stay, its codebooks and right factor are trained. Epoch 0 is
-    the input itself: where training makes nothing better on dev, it is kept.
+    float32. The codes of a coded table stay as they are; its codebooks and its right factor are trained.
+    Epoch 0 is the input itself, and is kept if training improves nothing on dev.
 
     Args:
         path: a classifier written by ``train``, ``factorize`` or ``finetune``, or the Hugging Face directory
@@ -58,20 +49,22 @@ def finetune(
         texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
         output: where to write; by default beside the input with ``-tuned`` in its name.
         factory: ``package.module:function`` of a classifier of the user's own.
-        recipe: how it is trained; :func:`usual_recipe` when None.
-        session: where, and what is recorded.
-        progress: called as ``progress(stage, done, total)`` while it is written.
+        recipe: how it is trained; None for :func:`usual_recipe`.
+        session: where it runs, and what it records.
+        progress: called as ``progress(stage, done, total)`` while the output is written.
+
+    Returns:
+        How each epoch went, and the dev accuracy of what was written.
 
     Raises:
-        UsageError: the request cannot be carried out as it stands.
+        UsageError: the checkpoint is no classifier, or the texts, the recipe or the output place do not do.
         InputError: the checkpoint or the texts are corrupt.
         TargetError: a trained value is too large for the stored type.
-        Interrupted: by Ctrl-C; see ``workflows.learning.learn``.
+        Interrupted: by Ctrl-C; see ``runs.learning.learn``.
         OSError: the output cannot be written.
     """
-    wanted = texts if isinstance(texts, Texts) else Texts(Path(texts))
-    source_path = Path(path)
-    place = Path(output) if output is not None else default_output(source_path, "tuned")
+    source_path, wanted = Path(path), Texts.of(texts)
+    place = output_path(output, source_path, "tuned")
     recipe = recipe or usual_recipe(source_path)
     session.check(place, (source_path, *wanted.files), recipe)
     with staged(place, force=session.force) as stage:
@@ -82,15 +75,15 @@ def finetune(
 
 @dataclass(frozen=True)
 class Retraining:
-    """What is trained on, and where it goes.
+    """A classifier that is trained further.
 
     Attributes:
         path: the classifier.
         texts: what it learns from.
-        recipe: how.
-        place: the output; what is kept of an unfinished run stands beside it.
+        recipe: how it is trained.
+        place: the output; what is kept of an unfinished run is written beside it.
         factory: of a classifier of the user's own.
-        sources: file name -> SHA-256 of what the output was made from; None for ``path`` itself.
+        sources: file name -> SHA-256 of what the output is made from; None for ``path`` itself.
     """
 
     path: Path
@@ -102,7 +95,7 @@ class Retraining:
 
 
 def retrain(what: Retraining, stage: Path, session: Session, progress: Progress) -> TrainingResult:
-    """Everything between opening and publishing: read, train, write to ``stage`` and check."""
+    """Everything between opening and publishing: read, train, write to ``stage``, and check."""
     opened = open_classifier(what.path, factory=what.factory)
     record = opened.record
     split = what.texts.split(what.recipe.seed, record)
@@ -130,7 +123,7 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
         written = check_written(stage, values, dev, session, what.factory)
     notes = [*opened.notes, *split.notes]
     if learned.best.epoch == 0:
-        notes.append("training made nothing better on dev: the weights are those it began with")
+        notes.append("training improved nothing on dev: the weights are as they were")
     return TrainingResult(
         source=what.path,
         output=what.place,

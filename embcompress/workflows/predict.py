@@ -19,18 +19,18 @@ def predict(
     factory: str | None = None,
     session: Session = USUAL_SESSION,
 ) -> tuple[str, ...]:
-    """The label of each text, as a classifier sees it.
+    """The label that a classifier gives each text.
 
     Args:
         path: a classifier written by ``train``, ``factorize`` or ``finetune``, or the Hugging Face directory
             of a model for sequence classification.
-        texts: to be labelled, one or more.
+        texts: one or more.
         factory: ``package.module:function`` of a classifier of the user's own.
-        session: where.
+        session: where it runs.
 
     Raises:
         UsageError: the checkpoint is no classifier, or needs another factory.
-        InputError: it is corrupt.
+        InputError: the checkpoint is corrupt.
     """
     where = session.runtime()
     opened = open_classifier(path, factory=factory)

@@ -1,4 +1,4 @@
-"""open → locate → sizes, FLOPs and what each ratio would cost."""
+"""open → locate tables → sizes, FLOPs, and what each ratio would cost."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.rows import rows_of
+from embcompress.choices import SMOOTHING, TEXT_COLUMN
+from embcompress.compression.outputs import check_side_file
 from embcompress.compression.residuals import measured_error
-from embcompress.compression.weighting import SMOOTHING, Weighting, weighting_for
+from embcompress.compression.sources import check_holds, compressed
+from embcompress.compression.weighting import Weighting, WeightSource, weighting_for
 from embcompress.data.counting import Counts
 from embcompress.dtypes import DTYPES
 from embcompress.errors import UsageError
@@ -30,10 +33,10 @@ from embcompress.tables import Table, count_heads, locate
 _SVD = SVD()
 
 RATIOS = (0.5, 0.75, 0.9, 0.95)
-"""Ratios a report looks at."""
+"""Ratios that every report shows."""
 
 CURVE = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.925, 0.94, 0.95, 0.96, 0.97, 0.98)
-"""Ratios of its curves, those above among them."""
+"""Ratios of its curves; ``RATIOS`` is a part of them."""
 
 
 def report(
@@ -43,7 +46,7 @@ def report(
     keys: Sequence[str] = (),
     weights: str | Path | Counts | None = None,
     corpus: str | Path | None = None,
-    text_column: str = "text",
+    text_column: str = TEXT_COLUMN,
     smoothing: float = SMOOTHING,
     curve: bool = False,
     plot: str | Path | None = None,
@@ -55,77 +58,54 @@ def report(
     Args:
         path: a .safetensors, PyTorch or ONNX file, a Hugging Face directory, or a file of word vectors.
         against: the original of a compressed checkpoint; errors are then measured against it.
-        keys: names of the tables; every token table when empty.
+        keys: names of the tables; empty for every token table.
         weights: how often each token occurs; see :func:`embcompress.factorize`.
         corpus: texts to count tokens in.
         text_column: header of the texts where ``corpus`` is a CSV.
-        smoothing: exponent s of the weight (count + 1)^s.
-        curve: compare the methods at the ratios of ``CURVE`` too.
+        smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
+        curve: also compare the methods at the ratios of ``CURVE``.
         plot: picture of that comparison (.png, .svg, .pdf); needs ``embcompress[plot]``.
         force: replace an existing picture.
         progress: called as ``progress(stage, done, total)``.
 
+    Returns:
+        What each table takes, and what each method is predicted to make of it.
+
     Raises:
-        UsageError: there is no table, or not the kind that is asked about; ``against`` does not hold the same
-            tables; weights or picture do not fit.
+        UsageError: there is no table, or none of the kind that is asked about; ``against`` does not hold the
+            same tables; the weights do not fit, or the picture cannot be drawn.
         InputError: a file is corrupt or unsafe.
         OSError: the picture cannot be written.
     """
+    given = WeightSource(weights, corpus, text_column=text_column, smoothing=smoothing)
     picture = None if plot is None else Path(plot)
-    inputs = [Path(file) for file in (path, against, weights, corpus) if isinstance(file, str | Path)]
-    _check_picture(picture, inputs, force=force)
+    if picture is not None:
+        check_plot(picture)
+        inputs = [Path(file) for file in (path, against) if file is not None]
+        check_side_file(picture, (*inputs, *given.files), replace=force)
     keep_freed_memory()
     with open_checkpoint(path, progress) as source:
         records = source.description.tables if source.description else ()
         found = [] if records and not keys else locate(source, keys, every=True)
-        if not found and (curve or picture or weights is not None or corpus is not None):
+        if not found and (curve or picture or given.is_given):
             raise UsageError(
                 f"{source.path}: holds no dense table to compare methods on",
                 remedy="give the checkpoint that was compressed",
             )
-        weighting = weighting_for(
-            source,
-            found,
-            counts=weights,
-            corpus=corpus,
-            text_column=text_column,
-            smoothing=smoothing,
-        )
+        weighting = weighting_for(source, found, given, progress)
         ratios = CURVE if curve or picture else RATIOS
         tables = tuple(_dense(source, table, ratios, weighting, progress) for table in found)
         if picture is not None:
             plot_curves(tables, picture)
         if against is None:
-            compressed = tuple(_compressed(source, record, None) for record in records)
-            return _report(source, tables, compressed, None, None, chart=curve, plot=picture)
-        if not records:
-            raise UsageError(
-                f"{source.path}: holds no compressed table to compare", remedy="leave out --against"
-            )
+            small = tuple(_compressed(source, record, None) for record in records)
+            return _report(source, tables, small, None, None, chart=curve, plot=picture)
+        compressed(source, remedy="leave out --against")
         with open_checkpoint(against, progress) as original:
-            compressed = tuple(
+            small = tuple(
                 _compressed(source, r, _error_against(original, source, r, progress)) for r in records
             )
-            return _report(
-                source, tables, compressed, original.path, original.size, chart=curve, plot=picture
-            )
-
-
-def _check_picture(picture: Path | None, inputs: Sequence[Path], *, force: bool) -> None:
-    """Refuse a picture that could not be drawn or must not be written, before the work.
-
-    Raises:
-        UsageError: with the reason.
-    """
-    if picture is None:
-        return
-    check_plot(picture)
-    if picture.resolve() in {file.resolve() for file in inputs}:
-        raise UsageError(f"{picture}: is an input", remedy="name another file")
-    if not picture.absolute().parent.is_dir():
-        raise UsageError(f"{picture}: there is no directory {picture.parent}", remedy="make it first")
-    if picture.exists() and not force:
-        raise UsageError(f"{picture}: exists already", remedy="pass --force to replace it")
+            return _report(source, tables, small, original.path, original.size, chart=curve, plot=picture)
 
 
 def _report(
@@ -197,7 +177,7 @@ def _dense(
 def _compared(
     stats: TableStats, ratios: Sequence[float], settings: Settings, progress: Progress
 ) -> tuple[Comparison, ...]:
-    """What each method is foretold to make of a table at each ratio."""
+    """What each method is predicted to make of a table at each ratio."""
     advance = Steps(progress, f"methods on {stats.name}", len(ratios))
     compared = []
     for ratio in ratios:
@@ -253,12 +233,12 @@ def _compressed(source: Checkpoint, record: TableRecord, measured: float | None)
 def _error_against(
     original: Checkpoint, source: Checkpoint, record: TableRecord, progress: Progress
 ) -> float:
-    """Relative error of a compressed table against the dense one in ``original``."""
-    if record.name not in original.tensors or original.tensors[record.name].shape != record.shape:
-        raise UsageError(
-            f"{original.path}: holds no {record.name} of shape {list(record.shape)}",
-            remedy="give the checkpoint that was compressed with --against",
-        )
+    """Relative error of a compressed table against the dense one in ``original``.
+
+    Raises:
+        UsageError: ``original`` does not hold it.
+    """
+    check_holds(original, record)
     dense = rows_of(original, record.name)
     dense = filled_up(dense) if record.nonfinite else dense
     precise = record.relative_error < PRECISE_BELOW

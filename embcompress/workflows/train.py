@@ -9,6 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from embcompress.choices import (
+    DEFAULT_ARCHITECTURE,
+    DEFAULT_TOKENIZER,
+    DIMENSION,
+    LABEL_COLUMN,
+    MAX_LENGTH,
+    TEXT_COLUMN,
+)
 from embcompress.classifiers import classifier_for
 from embcompress.classifiers.base import Architecture
 from embcompress.classifiers.building import build, own_architecture, own_module, start_table
@@ -18,54 +26,48 @@ from embcompress.data.labelled import label_set
 from embcompress.data.tokenizing import SPLITTING, Tokenizer, TokenizerJson
 from embcompress.data.vectors import WordVectors, read_vectors
 from embcompress.errors import UsageError
+from embcompress.paths import make_paths
 from embcompress.progress import Progress, silent
 from embcompress.reports.learning import TrainingResult
 from embcompress.runs.learning import Learned, Task, check_written, finish, learn
 from embcompress.runs.sessions import USUAL_SESSION, Session
 from embcompress.runs.texts import Split, Texts, dataset
 from embcompress.storage.staging import staged
-from embcompress.training.records import Recipe
-
-DIMENSION = 300
-"""Width of an embedding without pretrained vectors, that of the vectors in the paper."""
-
-TRAIN_RECIPE = Recipe()
-"""How a new classifier is trained unless the user says otherwise."""
+from embcompress.training.records import TRAIN_RECIPE, Recipe
 
 
 @dataclass(frozen=True)
 class NewClassifier:
-    """What a new classifier is to be.
+    """What a new classifier is made of.
 
     Attributes:
-        arch: registry name; ignored with ``factory``.
+        arch: registry name of the network; ignored with ``factory``.
         factory: ``package.module:function`` of a module of the user's own.
         vectors: pretrained word vectors for its table, a file or a checkpoint.
         tokenizer: rule that splits texts, or a tokenizer.json file.
-        dimension: width of the embedding; that of the vectors, or 300, when None.
-        hidden: units of each hidden layer; the architecture's own when None.
-        dropout: share of units dropped in training; the architecture's own when None.
-        bidirectional: read texts backwards as well (LSTM).
+        dimension: width of the embedding; None for that of the vectors, or 300.
+        hidden: units of each hidden layer; None for the network's own.
+        dropout: share of units dropped in training; None for the network's own.
+        bidirectional: also read texts backwards (LSTM).
         min_count: how often a token must occur in the training texts to get a row.
-        max_tokens: most rows besides padding and unknown, the most frequent first.
+        max_tokens: most rows besides padding and unknown; the most frequent tokens get them.
         max_length: tokens of a text that are read.
     """
 
-    arch: str = "lstm"
+    arch: str = DEFAULT_ARCHITECTURE
     factory: str | None = None
     vectors: Path | None = None
-    tokenizer: str = "words"
+    tokenizer: str = DEFAULT_TOKENIZER
     dimension: int | None = None
     hidden: tuple[int, ...] | None = None
     dropout: float | None = None
     bidirectional: bool = False
     min_count: int = 1
     max_tokens: int | None = None
-    max_length: int = 256
+    max_length: int = MAX_LENGTH
 
     def __post_init__(self) -> None:
-        if isinstance(self.vectors, str):
-            object.__setattr__(self, "vectors", Path(self.vectors))
+        make_paths(self, "vectors")
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -74,7 +76,7 @@ class NewClassifier:
         return named if self.vectors is None else (*named, self.vectors)
 
     def check(self) -> None:
-        """Refuse sizes that nothing has, and wishes that would not be heard.
+        """Refuse sizes out of range, and options that would have no effect.
 
         Raises:
             UsageError: with the option.
@@ -91,7 +93,7 @@ class NewClassifier:
             ignored = [name for name, usual in own.items() if getattr(self, name) != usual]
             why = "a module of your own decides it"
         elif self.bidirectional and self.arch != "lstm":
-            ignored, why = ["bidirectional"], f"a {self.arch} reads in no direction"
+            ignored, why = ["bidirectional"], f"a {self.arch} ignores the order of tokens"
         elif self.tokenizer not in SPLITTING and (self.min_count > 1 or self.max_tokens is not None):
             ignored, why = ["min_count, max_tokens"], "a tokenizer.json brings its own vocabulary"
         if ignored:
@@ -112,18 +114,21 @@ def train(
     Args:
         texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
         output: the checkpoint to write; its suffix chooses the format.
-        new: what the classifier is to be.
+        new: what the classifier is made of.
         recipe: how it is trained.
-        session: where, and what is recorded.
+        session: where it runs, and what it records.
         progress: called as ``progress(stage, done, total)`` while vectors are read.
 
+    Returns:
+        How each epoch went, and the dev accuracy of what was written.
+
     Raises:
-        UsageError: the request cannot be carried out as it stands.
+        UsageError: an option is out of its range, or the texts or the output place do not do.
         InputError: texts or vectors are corrupt.
-        Interrupted: by Ctrl-C; see ``workflows.learning.learn``.
+        Interrupted: by Ctrl-C; see ``runs.learning.learn``.
         OSError: the output cannot be written.
     """
-    wanted = texts if isinstance(texts, Texts) else Texts(Path(texts))
+    wanted = Texts.of(texts)
     place = Path(output)
     new_format(place)
     new.check()
@@ -133,7 +138,7 @@ def train(
     vectors = None
     if new.vectors is not None:
         vectors = read_vectors(new.vectors, {*tokenizer.vocabulary}, progress=progress)
-    with torch.random.fork_rng([]):  # the caller's random numbers stay as they are
+    with torch.random.fork_rng([]):  # leaves the caller's random numbers alone
         torch.default_generator.manual_seed(recipe.seed)
         record, model = _new(new, tokenizer, split, wanted, vectors)
         pretrained = start_table(model, record, vectors)
@@ -165,14 +170,18 @@ def train(
 
 
 def _tokenizer(new: NewClassifier, texts: Sequence[str]) -> Tokenizer:
-    """The rule that splits texts, with a vocabulary."""
+    """The rule that splits texts, with its vocabulary.
+
+    Raises:
+        UsageError: it is neither a rule nor a file.
+    """
     if new.tokenizer in SPLITTING:
         return SPLITTING[new.tokenizer].build(texts, min_count=new.min_count, max_tokens=new.max_tokens)
     path = Path(new.tokenizer)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
         raise UsageError(
-            f"--tokenizer {new.tokenizer}: is no rule, and no such file",
+            f"--tokenizer {new.tokenizer}: is neither a rule nor a file",
             remedy=f"choose from {', '.join(SPLITTING)}, or give a tokenizer.json",
         )
     return TokenizerJson.read(path)
@@ -181,11 +190,11 @@ def _tokenizer(new: NewClassifier, texts: Sequence[str]) -> Tokenizer:
 def _new(
     new: NewClassifier, tokenizer: Tokenizer, split: Split, texts: Texts, vectors: WordVectors | None
 ) -> tuple[ClassifierRecord, nn.Module]:
-    """The record of a new classifier and its module with fresh weights."""
+    """The record of a new classifier, and its module with fresh weights."""
     labels = label_set(split.train)
 
     def record_of(architecture: Architecture) -> ClassifierRecord:
-        columns = (texts.text_column or "text", texts.label_column or "label")
+        columns = (texts.text_column or TEXT_COLUMN, texts.label_column or LABEL_COLUMN)
         return ClassifierRecord(architecture, tokenizer, labels, new.max_length, split.held_out, *columns)
 
     tokens, padding = len(tokenizer.vocabulary), tokenizer.padding

@@ -1,16 +1,17 @@
-"""An output looked at later: every checksum, tie, shape and error of its record, and what it left alone."""
+"""open → record → parts → with the original: tables, everything else, errors → what differs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description
+from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.compression.edit import edit_behind
-from embcompress.compression.sources import hashed
-from embcompress.compression.weighting import SMOOTHING, Weighting, weighting_for
+from embcompress.compression.sources import GIVE_ORIGINAL, check_holds, hashed
+from embcompress.compression.weighting import Weighting, WeightSource, weighting_for
 from embcompress.data.counting import Counts
 from embcompress.errors import InputError, UsageError
 from embcompress.progress import Progress, silent
@@ -26,7 +27,7 @@ from embcompress.verification.records import (
     table_differences,
 )
 
-_ANOTHER = "give the checkpoint that was compressed with --against"
+_NOTHING = Compared(0, ())
 
 
 def verify(
@@ -35,155 +36,206 @@ def verify(
     against: str | Path | None = None,
     weights: str | Path | Counts | None = None,
     corpus: str | Path | None = None,
-    text_column: str = "text",
+    text_column: str = TEXT_COLUMN,
     smoothing: float = SMOOTHING,
     progress: Progress = silent,
 ) -> Verification:
-    """Check that an output is as it was written, and all but its tables as in what it was made from.
+    """Check that an output is as it was written, and everything but its tables as in its original.
 
     Everything is read in pieces: memory does not grow with the checkpoint.
 
     Args:
         path: a checkpoint written by :func:`embcompress.factorize`.
-        against: the checkpoint it was made from; without it only what the output says of itself is checked.
-        weights: how often each token occurs; weighted errors are measured again with the weights that they
-            were measured with, see :func:`embcompress.factorize`.
-        corpus: texts to count tokens in.
+        against: the checkpoint it was made from; without it the output is checked against its own record.
+        weights: how often each token occurs, as it was given to :func:`embcompress.factorize`; weighted
+            errors are then measured again.
+        corpus: texts to count tokens in, likewise.
         text_column: header of the texts where ``corpus`` is a CSV.
-        smoothing: exponent s of the weight (count + 1)^s.
+        smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
         progress: called as ``progress(stage, done, total)``.
 
     Returns:
-        What was checked, and all that differs.
+        What was checked, and everything that differs.
 
     Raises:
         UsageError: there is no compressed table; ``against`` or the weights are not what it was made with.
-        InputError: a file is corrupt or unsafe, or does not fit a checksum of its format.
+        InputError: a file is corrupt or unsafe, or fails a checksum of its format.
     """
-    keep_freed_memory()
-    if against is None and (weights is not None or corpus is not None):
+    given = WeightSource(weights, corpus, text_column=text_column, smoothing=smoothing)
+    if against is None and given.is_given:
         raise UsageError("weights are given, and no original", remedy="give it with --against")
+    keep_freed_memory()
     with open_checkpoint(path, progress) as written:
         written.check_integrity(progress)
         described = written.description
         if described is None or not described.tables:
             return _without_record(written, against)
-        broken = [*record_differences(written, described)]
+        own = [*record_differences(written, described)]
         for record in described.tables:
-            broken += part_differences(written, record)
+            own += part_differences(written, record)
         if against is None:
-            alone = [measured_alone(written, record, progress) for record in described.tables]
-            notes = (
-                *_age_notes(described),
-                "tensors beside the tables and errors are not checked: give the original with --against",
-            )
-            return _verification(written, None, described, alone, broken, notes)
+            return _alone(written, described, own, progress)
         with open_checkpoint(against, progress) as original:
-            _check_pair(original, written)
-            try:
-                tables = _tables(original, described)
-                weighting = weighting_for(
-                    original,
-                    tables,
-                    counts=weights,
-                    corpus=corpus,
-                    text_column=text_column,
-                    smoothing=smoothing,
-                )
-                _check_weighting(weighting, described)
-            except UsageError:
-                if not broken:
-                    raise
-                # The record that says which tables there are is itself not what it was.
-                return _verification(written, original.path, described, [], broken, ())
-            return _against(original, written, tables, weighting, broken, progress)
+            return _with_original(original, written, described, own, given, progress)
 
 
 def _without_record(written: Checkpoint, against: str | Path | None) -> Verification:
-    """What can be said of an output whose record is gone, if it is one at all.
+    """What can be said of an output whose record is gone, if it is an output at all.
 
     Raises:
-        UsageError: nothing tells that it is.
+        UsageError: nothing says that it is.
     """
     if against is not None:
         with open_checkpoint(against) as original:
             if written.tensors.keys() - original.tensors.keys():
-                gone = Difference("record", "is missing, so that parts are there which nothing explains")
+                gone = Difference("record", "is missing: nothing says what the new tensors are")
                 return Verification(written.path, original.path, (), 0, 0, (gone,), ())
-    raise UsageError(f"{written.path}: holds no compressed table", remedy="nothing is to be verified")
+    raise UsageError(f"{written.path}: holds no compressed table", remedy="there is nothing to verify")
 
 
-def _against(
+def _alone(
+    written: Checkpoint, described: Description, own: Sequence[Difference], progress: Progress
+) -> Verification:
+    """An output without its original: its tables must decode to finite numbers.
+
+    Args:
+        written: the output.
+        described: its record.
+        own: where the output does not fit its record.
+        progress: called as ``progress(stage, done, total)``.
+    """
+    measured = [measured_alone(written, record, progress) for record in described.tables]
+    notes = (
+        *_age_notes(described),
+        "errors and tensors that are no tables are not checked: give the original with --against",
+    )
+    return _verification(written, described, own, measured, notes=notes)
+
+
+def _with_original(
     original: Checkpoint,
     written: Checkpoint,
-    tables: Sequence[Table],
-    weighting: Weighting | None,
-    broken: Sequence[Difference],
+    described: Description,
+    own: Sequence[Difference],
+    given: WeightSource,
     progress: Progress,
 ) -> Verification:
-    """Compare an output with what it was made from; ``broken`` is known to differ already."""
-    described = written.description
-    assert described is not None
-    trained = any(record.trained for record in described.tables)
+    """An output and what it was made from: the same tables, the same errors, and the same everything else.
+
+    Args:
+        original: what the output was made from.
+        written: the output.
+        described: its record.
+        own: where the output does not fit its record.
+        given: what the weights of tokens are computed from.
+        progress: called as ``progress(stage, done, total)``.
+
+    Raises:
+        UsageError: the original or the weights are not what the output was made with.
+        InputError: one of the two cannot be read.
+    """
+    _check_pair(original, written)
+    try:
+        tables = _dense_tables(original, described)
+        weighting = weighting_for(original, tables, given, progress)
+        _check_weighting(weighting, described)
+    except UsageError:
+        if not own:
+            raise
+        # The record itself was changed, so the tables that it names need not be those of the original.
+        return _verification(written, described, own, against=original.path)
+
+    found = [*own]
+    for record, table in zip(described.tables, tables, strict=True):
+        found += table_differences(record, table)
     notes = [*_age_notes(described), *_pair_notes(described, weighting)]
-    found = [*broken]
-    tensors = others = Compared(0, ())
+    weights = None if weighting is None else weighting.weights
     with hashed(original.weight_files) as digests:
-        for record, table in zip(described.tables, tables, strict=True):
-            found += table_differences(record, table)
-        try:
-            edit = edit_behind(original, written, described, tables)
-            tensors = tensor_differences(original, written, edit, progress, by_value=not trained)
-            others = other_differences(original, written, edit, described)
-        except (UsageError, InputError) as error:
-            if not found:
-                raise
-            # The parts, of which the rest is to be remade, are not what they were.
-            found.append(Difference("what is beside the tables", f"is not compared, since {error.message}"))
-        weights = None if weighting is None else weighting.weights
+        tensors, others = _rest(original, written, described, tables, found, progress)
         measured = [measured_again(original, written, r, weights, progress) for r in described.tables]
         foreign = source_differences(described, digests.result())
-    if foreign and trained:
+    if foreign and _is_trained(described):
+        # compress trains from a checkpoint that it does not keep.
         notes.append(f"trained from {', '.join(described.source)}, which is not {original.path.name}")
         foreign = []
-    found += [*foreign, *tensors.differences, *others.differences]
-    counts = (tensors.count, others.count)
-    return _verification(written, original.path, described, measured, found, (*notes, *others.notes), counts)
+    return _verification(
+        written,
+        described,
+        [*found, *foreign, *tensors.differences, *others.differences],
+        measured,
+        notes=(*notes, *others.notes),
+        against=original.path,
+        tensors=tensors.count,
+        others=others.count,
+    )
+
+
+def _rest(
+    original: Checkpoint,
+    written: Checkpoint,
+    described: Description,
+    tables: Sequence[Table],
+    found: Sequence[Difference],
+    progress: Progress,
+) -> tuple[Compared, Compared]:
+    """Everything but the tables, compared with the original after the same edit: tensors, and the others.
+
+    Args:
+        original: what the output was made from.
+        written: the output.
+        described: its record.
+        tables: the dense table of each record, in ``original``.
+        found: what is known to differ already.
+        progress: called as ``progress(stage, done, total)``.
+
+    Raises:
+        UsageError, InputError: the edit cannot be made again, although nothing is known to differ.
+    """
+    tensors = _NOTHING
+    try:
+        edit = edit_behind(original, written, described, tables)
+        tensors = tensor_differences(original, written, edit, progress, by_value=not _is_trained(described))
+        return tensors, other_differences(original, written, edit, described)
+    except (UsageError, InputError) as error:
+        if not found:
+            raise
+        why = Difference("everything but the tables", f"is not compared: {error.message}")
+        return tensors, Compared(0, (why,))
+
+
+def _is_trained(described: Description) -> bool:
+    return any(record.trained for record in described.tables)
 
 
 def _check_pair(original: Checkpoint, written: Checkpoint) -> None:
     """Refuse an original that cannot be one.
 
     Raises:
-        UsageError: it is of another format, or compressed itself.
+        UsageError: it has another format, or is compressed itself.
     """
     wanted, there = (checkpoint.form(dense=False).name for checkpoint in (original, written))
     if wanted != there:
         raise UsageError(
             f"{original.path}: its copies are of the format {wanted}, {written.path} is {there}",
-            remedy=_ANOTHER,
+            remedy=GIVE_ORIGINAL,
         )
     if original.description is not None and original.description.tables:
-        raise UsageError(f"{original.path}: is compressed itself", remedy=_ANOTHER)
+        raise UsageError(f"{original.path}: is compressed itself", remedy=GIVE_ORIGINAL)
 
 
-def _tables(original: Checkpoint, described: Description) -> tuple[Table, ...]:
+def _dense_tables(original: Checkpoint, described: Description) -> tuple[Table, ...]:
     """The dense table of each record.
 
     Raises:
         UsageError: the original does not hold one of them.
     """
     for record in described.tables:
-        info = original.tensors.get(record.name)
-        if info is None or info.shape != record.shape:
-            raise UsageError(
-                f"{original.path}: holds no {record.name} of shape {list(record.shape)}", remedy=_ANOTHER
-            )
+        check_holds(original, record)
     return tuple(locate(original, [record.name])[0] for record in described.tables)
 
 
 def _check_weighting(weighting: Weighting | None, described: Description) -> None:
-    """Refuse other weights than the errors were measured with.
+    """Refuse other weights than the recorded errors were measured with.
 
     Raises:
         UsageError: with both.
@@ -200,32 +252,36 @@ def _check_weighting(weighting: Weighting | None, described: Description) -> Non
 def _age_notes(described: Description) -> Iterator[str]:
     unsealed = [record.name for record in described.tables if not record.digests]
     if unsealed:
-        yield f"written by an older version ({described.version}): parts not checked of {', '.join(unsealed)}"
+        yield (
+            f"written by version {described.version}, which recorded no SHA-256 of parts: those of "
+            f"{', '.join(unsealed)} are not checked"
+        )
 
 
 def _pair_notes(described: Description, weighting: Weighting | None) -> Iterator[str]:
     for record in described.tables:
         if record.weighting is not None and weighting is None and not record.trained:
             yield (
-                f"{record.name}: its error weighted by {record.weighting} is not measured again; "
-                "give what it was weighted by with --weights or --corpus"
+                f"{record.name}: its error weighted by {record.weighting} is not measured again; give the "
+                "same weights with --weights or --corpus"
             )
-    if any(record.trained for record in described.tables):
-        yield "weights were trained afterwards: values of other tensors and errors are not compared"
+    if _is_trained(described):
+        yield "weights were trained afterwards: errors and the values of other tensors are not compared"
 
 
 def _verification(
     written: Checkpoint,
-    against: Path | None,
     described: Description,
-    measured: Sequence[Measured],
     found: Sequence[Difference],
-    notes: tuple[str, ...],
-    counts: tuple[int, int] = (0, 0),
+    measured: Sequence[Measured] | None = None,
+    *,
+    notes: tuple[str, ...] = (),
+    against: Path | None = None,
+    tensors: int = 0,
+    others: int = 0,
 ) -> Verification:
-    errors: Mapping[str, Measured] = {
-        record.name: one for record, one in zip(described.tables, measured, strict=False)
-    }
+    """What the user is told; ``measured`` has an entry a table, and is None where nothing was measured."""
+    measured = measured or [Measured()] * len(described.tables)
     return Verification(
         path=written.path,
         against=against,
@@ -238,15 +294,15 @@ def _verification(
                 parts=len(record.parts),
                 sealed=bool(record.digests),
                 recorded_error=record.relative_error,
-                measured_error=errors.get(record.name, Measured()).plain,
+                measured_error=one.plain,
                 weighting=record.weighting,
                 weighted_error=record.weighted_error,
-                measured_weighted_error=errors.get(record.name, Measured()).weighted,
+                measured_weighted_error=one.weighted,
             )
-            for record in described.tables
+            for record, one in zip(described.tables, measured, strict=True)
         ),
-        tensors=counts[0],
-        others=counts[1],
+        tensors=tensors,
+        others=others,
         differences=(*found, *(each for one in measured for each in one.differences)),
         notes=notes,
     )

@@ -1,0 +1,38 @@
+"""``embcompress compress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embcompress.choices import SMOOTHINGS
+from embcompress.cli.options import INPUT, Terminal, force, keys, output, source, targets, with_terminal
+from embcompress.cli.training import columns, only_factors, own_module, retrain, training
+
+
+@click.command()
+@source
+@click.argument("texts", type=INPUT)
+@targets
+@keys
+@click.option(
+    "--smoothing",
+    type=float,
+    help="Exponent s of a token's weight (count+1)^s.  [default: of "
+    f"{', '.join(f'{s:g}' for s in SMOOTHINGS)} the best on dev]",
+)
+@output
+@click.option("--test", type=INPUT, help="CSV to measure on.  [default: the dev texts]")
+@own_module
+@columns
+@only_factors
+@training
+@force
+@with_terminal
+def compress(path: Path, texts: Path, *, output: Path | None, terminal: Terminal, **options: Any) -> None:
+    """Factorize the classifier PATH, retrain it on the labelled CSV TEXTS and measure it, in one go."""
+    import embcompress
+
+    retrain(embcompress.compress, path, texts, output, terminal, options)

@@ -1,0 +1,87 @@
+"""``embcompress distil``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embcompress.cli.options import (
+    INPUT,
+    Terminal,
+    device,
+    force,
+    output,
+    resume,
+    source,
+    text_column,
+    with_terminal,
+)
+from embcompress.training.recovery import PARTS, USUAL_EPOCHS, DistilRecipe
+
+_USUAL = DistilRecipe()
+_RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.values())
+
+
+@click.command()
+@source
+@click.option("--teacher", type=INPUT, required=True, help="Directory of the original model.")
+@click.option("--texts", type=INPUT, required=True, help="Texts to learn from, without labels: .csv or .txt.")
+@text_column
+@output
+@click.option(
+    "--train",
+    type=click.Choice([*PARTS]),
+    default=_USUAL.train,
+    show_default=True,
+    help="; ".join(f"{part.name}: {part.description}" for part in PARTS.values()) + ".",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    help=f"Passes over the texts.  [default: {USUAL_EPOCHS}, or as many as --minutes allows]",
+)
+@click.option("--minutes", type=float, help="Time after which it ends, however many passes that is.")
+@click.option("--learning-rate", type=float, help=f"The highest.  [default: {_RATES}]")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=_USUAL.batch_size,
+    show_default=True,
+    help="Texts a step.",
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=2),
+    default=_USUAL.max_length,
+    show_default=True,
+    help="Tokens read of a text.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=_USUAL.seed,
+    show_default=True,
+    help="Of split and shuffling.",
+)
+@device
+@resume
+@force
+@with_terminal
+def distil(path: Path, *, teacher: Path, texts: Path, terminal: Terminal, **options: Any) -> None:
+    """Train the compressed model of the directory PATH to be like its original, on texts without labels.
+
+    It learns the original's last hidden states; a language model also its next tokens. A part of the texts
+    is set aside and chooses the best weights. Ctrl-C keeps these in NAME.interrupted, and --resume goes on.
+    """
+    import embcompress
+    from embcompress.reports.comparison_terminal import DistilProgress
+
+    recipe = DistilRecipe(**{field.name: options.pop(field.name) for field in fields(DistilRecipe)})
+    with DistilProgress(quiet=terminal.quiet) as watcher, terminal.progress() as progress:
+        result = embcompress.distil(
+            path, teacher, texts, recipe=recipe, watcher=watcher, progress=progress, **options
+        )
+    terminal.show(result, "comparison_terminal")

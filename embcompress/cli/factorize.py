@@ -1,0 +1,62 @@
+"""``embcompress factorize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embcompress.choices import DEFAULT_NAN, LAYOUTS, NANS
+from embcompress.cli.options import (
+    ANY_PATH,
+    Terminal,
+    force,
+    keys,
+    output,
+    source,
+    targets,
+    weighting,
+    with_terminal,
+)
+
+
+@click.command()
+@source
+@targets
+@output
+@keys
+@click.option("--all", "all_tables", is_flag=True, help="Take every token table.")
+@weighting
+@click.option(
+    "--importance",
+    type=ANY_PATH,
+    help="Texts to weigh tokens by how much they move a classifier's predictions: .csv or .txt.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    help="How factors are stored: in the form of the model's own library, or as nn.Sequential has them.  "
+    "[default: native where it is exact]",
+)
+@click.option(
+    "--nan",
+    type=click.Choice(NANS),
+    default=DEFAULT_NAN,
+    show_default=True,
+    help="Tables that hold NaN or infinity: refuse them, or read such numbers as zeros.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
+@force
+@with_terminal
+def factorize(path: Path, *, terminal: Terminal, **options: Any) -> None:
+    """Write a smaller copy of the checkpoint PATH, its embedding table replaced by factors or codes.
+
+    PATH may also be a file of word vectors; its copy is a .safetensors file.
+    Give exactly one target. Without -o the output is written beside the input, named after the target.
+    """
+    import embcompress
+
+    with terminal.progress() as progress:
+        result = embcompress.factorize(path, progress=progress, **options)
+    terminal.show(result)

@@ -1,0 +1,28 @@
+"""``embcompress finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embcompress.cli.options import INPUT, Terminal, force, output, source, with_terminal
+from embcompress.cli.training import columns, only_factors, own_module, retrain, training
+
+
+@click.command()
+@source
+@click.argument("texts", type=INPUT)
+@output
+@own_module
+@columns
+@only_factors
+@training
+@force
+@with_terminal
+def finetune(path: Path, texts: Path, *, output: Path | None, terminal: Terminal, **options: Any) -> None:
+    """Train the classifier PATH on with the labelled CSV TEXTS, to recover what compression lost."""
+    import embcompress
+
+    retrain(embcompress.finetune, path, texts, output, terminal, options)

@@ -1,0 +1,211 @@
+"""Everything that is decided about an output before its first byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.description import Description, TableRecord
+from embcompress.compression.advice import advice
+from embcompress.compression.command_line import command_line
+from embcompress.compression.edit import Replacement, describe, replacing, sketch
+from embcompress.compression.request import Request
+from embcompress.compression.storage_layout import StorageLayout, storage_layout
+from embcompress.compression.weighting import Weighting, weighting_for
+from embcompress.errors import TargetError
+from embcompress.methods import METHODS
+from embcompress.methods.base import Settings
+from embcompress.methods.planning import TablePlan, plan_tables
+from embcompress.methods.stats import Advance
+from embcompress.progress import Progress, Steps
+from embcompress.reports.results import FactorizeResult, TableResult
+from embcompress.rows import count_nonfinite, filled_up, keep_freed_memory
+from embcompress.tables import Table, locate
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """What an output will hold.
+
+    Attributes:
+        source: the checkpoint it is made from.
+        request: what the user asks for.
+        storage: how the parts of tables are stored.
+        weighting: how rows are weighted; None for all alike.
+        tables: one plan a table.
+        edit: what is replaced by what.
+        description: the output's record, with predicted errors.
+        size: bytes of its weight files.
+        notes: what the user should know, one sentence each.
+    """
+
+    source: Checkpoint
+    request: Request
+    storage: StorageLayout
+    weighting: Weighting | None
+    tables: tuple[TablePlan, ...]
+    edit: Edit
+    description: Description
+    size: int
+    notes: tuple[str, ...]
+
+    def result(
+        self,
+        place: Path,
+        measured: Sequence[TableRecord] | None = None,
+        size: int | None = None,
+        notes: Sequence[str] = (),
+    ) -> FactorizeResult:
+        """What the user is told.
+
+        Args:
+            place: where the output is, or would be.
+            measured: a record a table with the errors of the written parts; None where nothing was written.
+            size: bytes of the written weight files; None for what was planned.
+            notes: what the user should know besides the plan's notes.
+        """
+        records = measured or (None,) * len(self.tables)
+        return FactorizeResult(
+            source=self.source.path,
+            output=place,
+            written=measured is not None,
+            tables=tuple(self._told(*each) for each in zip(self.tables, records, strict=True)),
+            size_before=self.source.size,
+            size_after=self.size if size is None else size,
+            notes=(*self.notes, *notes),
+        )
+
+    def _told(self, plan: TablePlan, measured: TableRecord | None) -> TableResult:
+        table, layout = plan.table, plan.layout
+        return TableResult(
+            name=table.name,
+            ties=table.ties,
+            shape=table.rows.shape,
+            dtype=table.rows.dtype.torch,
+            method=plan.method.name,
+            layout=self.storage.name_for(plan.method),
+            rank=layout.rank,
+            stored_dtype=layout.dtype.torch,
+            bytes_before=plan.bytes_before,
+            bytes_after=plan.bytes_after,
+            ratio=plan.ratio,
+            predicted_error=layout.predicted_error,
+            relative_error=measured.relative_error if measured else None,
+            weighting=self.weighting.origin if self.weighting else None,
+            weighted_error=measured.weighted_error if measured else None,
+            rivals=plan.rivals if self.request.chosen_method is None else {},
+        )
+
+
+def plan_output(source: Checkpoint, request: Request, progress: Progress) -> OutputPlan:
+    """Tables → storage layout → weights → method and size of each table → edit → record.
+
+    Args:
+        source: the checkpoint to be compressed.
+        request: what the user asks for.
+        progress: called as ``progress(stage, done, total)``, later also while the plan is carried out.
+
+    Raises:
+        UsageError: the request does not fit the checkpoint.
+        InputError: a table cannot be read, or is of a type that cannot be compressed.
+        TargetError: the target is out of reach, or would make a table larger.
+    """
+    keep_freed_memory()
+    tables = _tables(source, request)
+    storage = storage_layout(source, tables, request)
+    weighting = weighting_for(source, tables, request.weights, progress)
+    plans = plan_tables(
+        tables,
+        request.target,
+        request.chosen_method,
+        request.float_type,
+        split_scale=request.split_scale,
+        mirrored=storage.mirrored,
+        budget=_budget(source, tables, request, storage, weighting),
+        advance=Steps(progress, "spectrum", sum(table.rows.shape[0] for table in tables)),
+        weights=None if weighting is None else weighting.weights,
+    )
+    coded = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
+    edit = replacing(source, [_replacement(plan, storage, coded) for plan in plans])
+    records = [_record(plan, storage, weighting) for plan in plans]
+    description = describe(source, records, command_line(request))
+    size = source.size_after(edit, description)
+    notes = (*source.notes, *storage.notes, *_filling_notes(tables), *advice(source, plans, size))
+    return OutputPlan(source, request, storage, weighting, plans, edit, description, size, notes)
+
+
+def _tables(source: Checkpoint, request: Request) -> tuple[Table, ...]:
+    """The tables to be compressed, with NaN and infinity read as zeros where that is asked for."""
+    tables = locate(source, request.keys, every=request.all_tables)
+    return tuple(_filled(table) for table in tables) if request.nan == "zero" else tables
+
+
+def _filled(table: Table) -> Table:
+    """The table with zeros for what is not finite, counted in one pass over it."""
+    count = count_nonfinite(table.rows)
+    return replace(table, rows=filled_up(table.rows), nonfinite=count) if count else table
+
+
+def _filling_notes(tables: Sequence[Table]) -> Iterator[str]:
+    for table in tables:
+        if table.nonfinite:
+            numbers = f"{table.nonfinite:,} of {table.rows.shape[0] * table.rows.shape[1]:,} numbers"
+            yield f"{table.name}: {numbers} are NaN or infinite and were read as zeros"
+
+
+def _budget(
+    source: Checkpoint,
+    tables: Sequence[Table],
+    request: Request,
+    storage: StorageLayout,
+    weighting: Weighting | None,
+) -> int:
+    """Bytes for all parts together that keep the weight files within ``max_size``; 0 for other targets.
+
+    Raises:
+        TargetError: the input is small enough already, or everything but the tables is too large.
+    """
+    if request.target.kind != "max_size":
+        return 0
+    max_size = int(request.target.value)
+    if source.size <= max_size:
+        raise TargetError(
+            f"{source.path}: takes {source.size:,} bytes, which max_size {max_size:,} allows",
+            remedy="nothing needs to be done; ask for less to make it smaller still",
+        )
+    method = request.chosen_method or max(METHODS.values(), key=lambda m: len(m.suffixes))
+    largest = []
+    for table in tables:
+        settings = Settings(
+            request.float_type or table.rows.dtype, request.split_scale, mirrored=storage.mirrored
+        )
+        widest = method.widest(table.rows.shape, settings)
+        largest.append(Replacement(table, method, widest, form=storage.form))
+    records = [sketch(new, weighting.origin if weighting else None) for new in largest]
+    whole = source.size_after(replacing(source, largest), describe(source, records, command_line(request)))
+    rest = whole - sum(new.layout.nbytes for new in largest)
+    if rest >= max_size:
+        raise TargetError(
+            f"max_size {max_size:,}: all but the tables takes {rest:,} bytes",
+            remedy="allow more, or take further tables with --all or --key",
+        )
+    return max_size - rest
+
+
+def _replacement(plan: TablePlan, storage: StorageLayout, advance: Advance) -> Replacement:
+    contents = plan.method.encode(plan.stats, plan.layout, plan.settings, advance)
+    return Replacement(plan.table, plan.method, plan.layout, contents, storage.form)
+
+
+def _record(plan: TablePlan, storage: StorageLayout, weighting: Weighting | None) -> TableRecord:
+    """The record of a table, with its predicted error in the place of the measured one."""
+    new = Replacement(plan.table, plan.method, plan.layout, form=storage.form)
+    error = plan.layout.predicted_error
+    return replace(
+        sketch(new, weighting.origin if weighting else None),
+        ratio=plan.ratio,
+        relative_error=error,
+        weighted_error=error if weighting else None,
+    )
