@@ -12,8 +12,17 @@ from __future__ import annotations
 TARGETS = ("rank", "ratio", "energy", "max_error", "max_size")
 """Kinds of target; exactly one is given."""
 
-METHODS = ("svd", "pq", "lplr", "int8", "int4", "int3", "screen")
-"""Methods of compressing a table, in the order in which they are compared."""
+METHODS = {
+    "svd": "svd",
+    "pq": "pq",
+    "lplr": "lplr",
+    "int8": "integer",
+    "int4": "integer",
+    "int3": "integer",
+    "screen": "screen",
+}
+"""Methods of compressing a table, in the order in which they are compared, and the folder of ``methods/``
+that holds each. This line is all it takes to register one."""
 
 SCREENED = "screen+METHOD"
 """How a method is named whose least used rows are dropped first."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.choices import AUTO
+from embcompress.choices import AUTO, DEFAULT_METHOD
 from embcompress.compression.request import Request
 from embcompress.errors import UsageError
 from embcompress.methods.base import Method
@@ -54,7 +54,7 @@ def storage_layout(source: Checkpoint, tables: Sequence[Table], request: Request
         stores = "may store codes" if request.method == AUTO else "stores codes"
         raise UsageError(
             f"layout {layout}: holds two float factors, method {request.method} {stores}",
-            remedy="choose --method svd, or leave out --layout",
+            remedy=f"choose --method {DEFAULT_METHOD}, or leave out --layout",
         )
     if layout in {"sequential", "embcompress"} or not factors:
         return StorageLayout()

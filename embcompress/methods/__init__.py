@@ -1,35 +1,31 @@
-"""The registry of methods, and the planning of rank and bytes that serves them all."""
+"""The registry of methods."""
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 
+from embcompress import choices
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.base import Method
-from embcompress.methods.integer.method import Integers
-from embcompress.methods.lplr.method import LPLR
-from embcompress.methods.pq.method import PQ
-from embcompress.methods.screen.method import Screen
-from embcompress.methods.svd.method import SVD
-
-METHODS: dict[str, Method] = {
-    m.name: m for m in (SVD(), PQ(), LPLR(), Integers(8), Integers(4), Integers(3), Screen())
-}
-"""Every method by name; contract tests run over it."""
 
 
-DEFAULT_METHOD = SVD.name
-"""The method when none is named."""
+def _entry(name: str, folder: str) -> Method:
+    """The method of that name that a folder holds."""
+    held: tuple[Method, ...] = importlib.import_module(f"{__name__}.{folder}.method").METHODS
+    (found,) = (method for method in held if method.name == name)
+    return found
 
-AUTO = "auto"
-"""What a user writes for whichever method is foretold to serve best; no output is written with it."""
+
+METHODS: dict[str, Method] = {name: _entry(name, folder) for name, folder in choices.METHODS.items()}
+"""Every method by name, as ``choices.METHODS`` lists them; contract tests run over it."""
 
 
 def method_for(name: str, where: str = "") -> Method:
     """The method of that name.
 
     Args:
-        name: registry name, or ``screen+`` before that of another method.
+        name: registry name, or ``OUTER+INNER`` for a method that wraps another.
         where: the file whose record names it, empty when the user did.
 
     Raises:
@@ -38,14 +34,15 @@ def method_for(name: str, where: str = "") -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    screen, _, inner = name.partition("+")
-    if screen == Screen.name and inner in METHODS and inner != Screen.name:
-        return _screened(inner)
+    outer, _, inner = name.partition("+")
+    if outer in METHODS and inner in METHODS and (wrapped := _wrapped(METHODS[outer], METHODS[inner])):
+        return wrapped
     if where:
         raise InputError(f"{where}: written with method {name!r}", remedy="install a newer embcompress")
-    raise UsageError(f"method {name!r}", remedy=f"choose from {', '.join((*METHODS, 'screen+METHOD', AUTO))}")
+    known = ", ".join((*METHODS, choices.SCREENED, choices.AUTO))
+    raise UsageError(f"method {name!r}", remedy=f"choose from {known}")
 
 
 @cache
-def _screened(inner: str) -> Screen:
-    return Screen(METHODS[inner])
+def _wrapped(outer: Method, inner: Method) -> Method | None:
+    return outer.around(inner)

@@ -30,9 +30,6 @@ from embcompress.methods.parts import Part, Parts, PartSpec, check_elements
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 from embcompress.rows import Rows
 
-SPLITS = ("left", "even", "right")
-"""Where the singular values go: into the left factor, half into each, into the right."""
-
 Blocks = Callable[[], Iterator[NDArray[Any]]]
 """Gives the row blocks of a tensor in order, anew at each call."""
 
@@ -43,7 +40,7 @@ class Settings:
 
     Attributes:
         dtype: element type of float factors; methods that store codes ignore it.
-        split_scale: one of ``SPLITS``.
+        split_scale: one of ``choices.SPLITS``.
         mirrored: store the right factor transposed as well, for models that need it.
     """
 
@@ -239,6 +236,10 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
         """Floating-point operations of one token's lookup (multiply-add = 2, a gather = 0)."""
+
+    def around(self, inner: Method) -> Method | None:
+        """This method with ``inner`` to store what it keeps; None where it wraps no other."""
+        return None
 
     @property
     def has_module(self) -> bool:

@@ -9,16 +9,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from embcompress.choices import AUTO, TARGETS
 from embcompress.dtypes import DType
 from embcompress.errors import TargetError, UsageError
-from embcompress.methods import AUTO, METHODS
+from embcompress.methods import METHODS
 from embcompress.methods.base import Method, RankedMethod, Settings, TableLayout
 from embcompress.methods.stats import Advance, TableStats, Weights, measure
 from embcompress.rows import Rows
 from embcompress.tables import Table
-
-TARGETS = ("rank", "ratio", "energy", "max_error", "max_size")
-"""The kinds of target; exactly one is given."""
 
 PRECISE_BELOW = 0.02
 """Relative error below which a float32 Gram matrix (exact to 1e-7 of the largest eigenvalue, so

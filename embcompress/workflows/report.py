@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.rows import rows_of
-from embcompress.choices import SMOOTHING, TEXT_COLUMN
+from embcompress.choices import DEFAULT_METHOD, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.outputs import check_side_file
 from embcompress.compression.residuals import measured_error
 from embcompress.compression.sources import check_holds, compressed
@@ -17,12 +18,11 @@ from embcompress.compression.weighting import Weighting, WeightSource, weighting
 from embcompress.data.counting import Counts
 from embcompress.dtypes import DTYPES
 from embcompress.errors import UsageError
-from embcompress.methods import method_for
-from embcompress.methods.base import Settings, TableLayout
+from embcompress.methods import METHODS, method_for
+from embcompress.methods.base import RankedMethod, Settings, TableLayout
 from embcompress.methods.decoding import decoded
 from embcompress.methods.planning import PRECISE_BELOW, bytes_for_ratio, predicted_errors
 from embcompress.methods.stats import TableStats, measure
-from embcompress.methods.svd.method import SVD
 from embcompress.progress import Progress, Steps, silent
 from embcompress.reports.flops import dense_flops, factored_flops
 from embcompress.reports.plots import check_plot, plot_curves
@@ -30,7 +30,8 @@ from embcompress.reports.record import Comparison, CompressedTable, DenseTable, 
 from embcompress.rows import filled_up, keep_freed_memory
 from embcompress.tables import Table, count_heads, locate
 
-_SVD = SVD()
+_RANKED = cast(RankedMethod, METHODS[DEFAULT_METHOD])
+"""The method whose ranks are shown."""
 
 RATIOS = (0.5, 0.75, 0.9, 0.95)
 """Ratios that every report shows."""
@@ -146,10 +147,10 @@ def _dense(
     stats = measure(rows, table.name, advance=advance, weights=weights)
     heads = count_heads(source, table)
     limits = [bytes_for_ratio(rows, ratio) for ratio in RATIOS]
-    layouts = [_SVD.fit(stats, limit, settings) for limit in limits]
+    layouts = [_RANKED.fit(stats, limit, settings) for limit in limits]
     if any(layout and layout.predicted_error < PRECISE_BELOW for layout in layouts):
         stats = measure(rows, table.name, precise=True, advance=advance, weights=weights)
-        layouts = [_SVD.fit(stats, limit, settings) for limit in limits]
+        layouts = [_RANKED.fit(stats, limit, settings) for limit in limits]
     largest = float(stats.spectrum.eigenvalues[0]) or 1.0
     compared = _compared(stats, ratios, settings, progress)
     return DenseTable(
@@ -162,7 +163,7 @@ def _dense(
         heads=heads,
         flops=dense_flops(rows.shape, heads),
         effective_rank=stats.spectrum.effective_rank,
-        break_even_rank=_SVD.break_even(rows, settings),
+        break_even_rank=_RANKED.break_even(rows, settings),
         spectrum=tuple(float((value / largest) ** 0.5) for value in stats.spectrum.eigenvalues),
         options=tuple(
             _option(source, table, ratio, layout, heads)
@@ -203,7 +204,7 @@ def _option(source: Checkpoint, table: Table, ratio: float, layout: TableLayout 
         table_bytes=nbytes,
         model_bytes=source.copied_size - rows.nbytes * (1 + len(table.copies)) + nbytes,
         relative_error=layout.predicted_error if layout else 1.0,
-        flops=factored_flops(_SVD, rows.shape, rank, heads),
+        flops=factored_flops(_RANKED, rows.shape, rank, heads),
     )
 
 

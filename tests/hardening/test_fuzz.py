@@ -30,8 +30,9 @@ from hypothesis import strategies as st
 from safetensors import deserialize
 
 import embcompress
+from embcompress.choices import AUTO
 from embcompress.dtypes import DTYPES
-from embcompress.methods import AUTO, METHODS
+from embcompress.methods import METHODS
 
 # -- the corpus ------------------------------------------------------------------------------
 

@@ -16,10 +16,11 @@ from helpers.method_contract import MethodContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embcompress.choices import SPLITS
 from embcompress.dtypes import DTYPES, TABLE_DTYPES
 from embcompress.errors import InputError, TargetError, UsageError
 from embcompress.methods import METHODS, method_for
-from embcompress.methods.base import SPLITS, RankedMethod, Settings
+from embcompress.methods.base import RankedMethod, Settings
 from embcompress.methods.planning import bytes_for_ratio, fits
 
 

@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 from embcompress.checkpoint.onnx.model import DATA_TYPES, has_text, tensors_in
 from embcompress.checkpoint.onnx.uses import Use, label
 from embcompress.checkpoint.tensors import NewTensor
+from embcompress.choices import DEFAULT_METHOD
 from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
 
@@ -147,7 +148,7 @@ class TableGraph(abc.ABC):
         raise UsageError(
             f"{stored.where}: node {label(use.node)} multiplies by {stored.name}, "
             "and rows of codes have no product",
-            remedy="choose a --method that stores float factors, or export a head that is not tied",
+            remedy=f"choose --method {DEFAULT_METHOD}, or export a head that is not tied",
         )
 
 

@@ -87,3 +87,6 @@ class Integers(Method):
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
         """2·d: each integer is moved to its level and scaled."""
         return 2 * shape[1]
+
+
+METHODS = (Integers(8), Integers(4), Integers(3))

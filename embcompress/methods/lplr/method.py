@@ -197,3 +197,6 @@ def _encoded(stats: TableStats, plan: FactorPlan, advance: Advance) -> tuple[NDA
         )
     found = quantize(right, bits[1], np.float32)
     return codes, scales, pack(found.codes, bits[1]), found.scales[:, None], np.array([bits], np.uint8)
+
+
+METHODS = (LPLR(),)

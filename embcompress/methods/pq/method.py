@@ -237,3 +237,6 @@ class _Refit:
         wanted = self._both + ridge * self._basis.T
         found: NDArray[np.float64] = np.linalg.solve(self._left + ridge * np.eye(len(self._left)), wanted)
         return found
+
+
+METHODS = (PQ(),)

@@ -111,6 +111,10 @@ class Screen(Method):
         self.parts = (PartSpec(KEPT, Elements.BYTES), *self.inner.parts)
         self.seed, self.by_spectrum = self.inner.seed, self.inner.by_spectrum
 
+    def around(self, inner: Method) -> Method | None:
+        """A screen before the rows of ``inner``; none before another screen."""
+        return None if isinstance(inner, Screen) else Screen(inner)
+
     @property
     def has_module(self) -> bool:
         """As the inner method has."""
@@ -252,3 +256,6 @@ def _inner_rows(rows: Rows, dropped: Dropped) -> Rows:
         return np.concatenate([dropped.shared[None].astype(wide), own.astype(wide, copy=False)])
 
     return Rows((len(places) + 1, rows.shape[1]), rows.dtype, read)
+
+
+METHODS = (Screen(),)

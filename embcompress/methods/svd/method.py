@@ -227,3 +227,6 @@ def _checked(block: NDArray[Any], dtype: DType) -> NDArray[Any]:
             remedy="store the factors with --dtype bfloat16 or float32, or try --split-scale even",
         )
     return block
+
+
+METHODS = (SVD(),)
