@@ -122,7 +122,7 @@ class Conversion:
         }
         if merged & state.keys():
             whole = {**model.state_dict(), **state}
-            taken_apart = revert_weight_conversion(model, {n: whole[n] for n in merged if n in whole})
+            taken_apart = revert_weight_conversion(model, {n: whole[n].cpu() for n in merged if n in whole})
             # Files of a body alone lack the prefix that the whole model has, and the other way round.
             base = f"{model.base_model_prefix}."
             spelled = {other: n for n in places for other in (n, base + n, n.removeprefix(base))}

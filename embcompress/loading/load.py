@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord, part_name
-from embcompress.errors import MissingWeights, UsageError, printable
-from embcompress.loading.stored_tables import RIGHT_MODEL, Stored, places_of, read_stored
+from embcompress.errors import UsageError, printable
+from embcompress.loading.fit import RIGHT_MODEL, Misfit
+from embcompress.loading.stored_tables import Stored, places_of, read_stored
 from embcompress.loading.swapping import install, replacements
 from embcompress.nn.stored import module_parts
-
-_SHOWN = 3
-"""Names listed in a message before the rest is counted."""
 
 
 def load(
@@ -89,7 +87,11 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
     # Some classes of transformers make weights themselves and never store them (Marian's positions).
     never_stored = getattr(model, "_keys_to_ignore_on_save", None) or ()
     weights = {name: expected[name] for name in never_stored if name in expected} | weights
-    _check_fit(weights, expected, path, strict=strict, remedy=_remedy(model))
+    misfit = _misfit(weights, expected)
+    misfit.check(path, strict=strict, remedy=_remedy(model))
+    if misfit.names:
+        text = f"{path}: loaded in part, the rest of the model is as it was: {misfit.names}"
+        warnings.warn(printable(text), stacklevel=3)
     install(model, modules)
     model.load_state_dict(weights, strict=strict)
 
@@ -219,33 +221,12 @@ def _remedy(model: nn.Module) -> str:
     return f"{RIGHT_MODEL}, or strict=False to leave differing names alone"
 
 
-def _check_fit(
-    weights: Mapping[str, Any], expected: Mapping[str, Any], path: str | Path, *, strict: bool, remedy: str
-) -> None:
-    """Compare shapes and names before anything is changed; if not ``strict``, names only raise a warning.
-
-    Raises:
-        MissingWeights: the file lacks weights.
-        UsageError: shapes differ, or the file holds more.
-    """
-    shapes = _listed("of another shape", [
+def _misfit(weights: Mapping[str, Any], expected: Mapping[str, Any]) -> Misfit:
+    """Where shapes and names differ."""
+    shapes = [
         f"{name} ({_shape(value)}, the model has {_shape(expected[name])})"
         for name, value in weights.items()
         if name in expected and _shape(value) != _shape(expected[name])
-    ])  # fmt: skip
-    missing = _listed("missing from the file", [name for name in expected if name not in weights])
-    unknown = _listed("unknown to the model", [name for name in weights if name not in expected])
-    names = "; ".join(filter(None, (missing, unknown)))
-    if shapes or (strict and names):
-        kind = MissingWeights if missing and strict else UsageError
-        problems = "; ".join(filter(None, (shapes, names if strict else "")))
-        raise kind(f"{path}: does not fit the model: {problems}", remedy=RIGHT_MODEL if shapes else remedy)
-    if names:
-        text = f"{path}: loaded in part, the rest of the model is as it was: {names}"
-        warnings.warn(printable(text), stacklevel=4)
-
-
-def _listed(what: str, names: list[str]) -> str:
-    """``2 unknown to the model: a, b``; empty without names."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}" if names else ""
+    ]
+    missing = [name for name in expected if name not in weights]
+    return Misfit(shapes, missing, [name for name in weights if name not in expected])

@@ -15,10 +15,9 @@ from torch import nn
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.errors import InputError, UsageError
+from embcompress.loading.fit import RIGHT_MODEL
 from embcompress.methods.decoding import decoded
 from embcompress.nn.stored import Parts, TableModules, coded_table, has_module
-
-RIGHT_MODEL = "use the model class and the sizes that it was made from"
 
 
 @dataclass(frozen=True)
