@@ -37,6 +37,10 @@ class UsageError(EmbcompressError):
     exit_code = 2
 
 
+class MissingWeights(UsageError):  # noqa: N818 - it is the weights that are missing
+    """A checkpoint lacks weights of the model that it is to fill (exit code 2)."""
+
+
 class InputError(EmbcompressError):
     """The input is unsafe, corrupt or of a kind this tool does not read (exit code 3)."""
 

@@ -2,13 +2,14 @@
 
 A format is one file with a subclass of :class:`Checkpoint` and one line in ``FILE_FORMATS``
 (``checkpoint/files.py``). Reading is by row blocks; writing makes a whole new checkpoint in
-which some tensors are replaced and every other byte is carried over. Nothing here imports torch.
+which some tensors are replaced and every other byte is carried over. torch is imported only by
+``torch_state``, when it is called.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -146,6 +147,29 @@ class Checkpoint(abc.ABC):
         step = max(1, CHUNK // max(1, dtype.nbytes(info.shape[1])))
         for start in range(0, info.shape[0], step):
             yield dtype.encode(self.rows(name, start, min(start + step, info.shape[0]))).tobytes()
+
+    def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        """The stored tensors as torch tensors on the CPU, by name.
+
+        Args:
+            names: those that are wanted, all of them stored; None for the state dict as the format's own
+                loader gives it, which in a PyTorch file may hold more than tensors.
+
+        Raises:
+            UsageError: the format holds no state dict.
+            InputError: a tensor cannot be read.
+        """
+        import torch
+
+        state = {}
+        for name in self.tensors if names is None else names:
+            info = self.tensors[name]
+            assert info.dtype is not None
+            elements = bytearray(b"".join(self.bytes_of(name)))
+            dtype = getattr(torch, info.dtype.torch)
+            flat = torch.frombuffer(elements, dtype=dtype) if elements else torch.empty(0, dtype=dtype)
+            state[name] = flat.reshape(info.shape)
+        return state
 
     def remainder(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from embcompress.checkpoint.description import Description
 from embcompress.classifiers.record import ClassifierRecord
@@ -20,7 +20,7 @@ class OpenedClassifier:
         model: the module with its weights, in float32; called as ``Classifier.forward`` is.
         description: what compression says about it, None where its table is dense.
         size: bytes of its weight files.
-        renamed: the name in ``model`` of a name in its weight files.
+        stored_state: the state dict of ``model``, or a part of it, by the names in its weight files.
         notes: what the user should know, one sentence each.
     """
 
@@ -28,5 +28,5 @@ class OpenedClassifier:
     model: nn.Module
     description: Description | None
     size: int
-    renamed: Callable[[str], str] = str
+    stored_state: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     notes: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from embcompress.data.tokenizing import Tokenizer
 from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.blueprint import Blueprint, blueprint
 from embcompress.pretrained.library import reading, running
-from embcompress.pretrained.models import filled
+from embcompress.pretrained.models import State, loaded
 from embcompress.pretrained.tokens import positions, tokenizer_in
 
 _HEAD = "ForSequenceClassification"
@@ -112,14 +112,14 @@ def open_directory(path: Path, factory: str | None) -> OpenedClassifier:
         raise UsageError(f"--model {factory}: {path} is a Hugging Face directory", remedy="leave out --model")
     plan = _labelling(path)
     record = _record(plan)
-    with reading(path):
-        model = plan.build()
-        model.config.use_cache = False  # nothing is generated
-        renamed, notes = filled(model, path)
-    wrapped = SequenceClassifier(model.float().eval(), path)
-    return OpenedClassifier(
-        record, wrapped, plan.description, plan.size, lambda name: f"model.{renamed(name)}", notes
-    )
+    opened = loaded(plan)
+    opened.model.config.use_cache = False  # nothing is generated
+
+    def stored_state(state: State) -> State:
+        return opened.stored_state({name.removeprefix("model."): value for name, value in state.items()})
+
+    model = SequenceClassifier(opened.model, path)
+    return OpenedClassifier(record, model, plan.description, plan.size, stored_state, opened.notes)
 
 
 def _labelling(path: Path) -> Blueprint:

@@ -9,10 +9,9 @@ from typing import cast
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from embcompress.checkpoint.description import TableRecord, part_name
+from embcompress.loading.conversion import Conversion
 
 Ties = dict[str, str]
 """The name of a parameter -> that of the one that it is tied to."""
@@ -45,7 +44,7 @@ class Names:
                 for name, module in model.named_modules()
                 if isinstance(module, PreTrainedModel)
             },
-            renaming(model),
+            Conversion(model).renamed,
         )
 
     def kin(self, names: Collection[str]) -> list[str]:
@@ -71,22 +70,6 @@ def _without(ties: Ties, names: Collection[str]) -> Ties:
     return {target: source for target, source in ties.items() if target not in names and source not in names}
 
 
-def renaming(model: PreTrainedModel) -> Callable[[str], str]:
-    """How the loader renames what it reads for the model as it is now."""
-    conversions = get_model_conversion_mapping(model)
-    renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
-    state, prefix = model.state_dict(), model.base_model_prefix
-
-    def renamed(name: str) -> str:
-        found, _ = rename_source_key(name, renamings, converters, prefix, state)
-        if found not in state and name in state:
-            found, _ = rename_source_key(name, [], [], prefix, state)
-        return found
-
-    return renamed
-
-
 def patterns(model: PreTrainedModel, records: Sequence[TableRecord]) -> set[str]:
     """What matches the names of all that is stored for these tables, as the loader of ``model`` sees them."""
     names = {
@@ -95,4 +78,4 @@ def patterns(model: PreTrainedModel, records: Sequence[TableRecord]) -> set[str]
         for table in (record.name, *record.ties)
         for name in (table, *(part_name(table, suffix) for suffix in record.parts))
     }
-    return {f"^{re.escape(name)}$" for name in names | {*map(renaming(model), names)}}
+    return {f"^{re.escape(name)}$" for name in names | {*map(Conversion(model).renamed, names)}}

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from embcompress.checkpoint.description import TableRecord, part_name
+from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.directory.checkpoint import Directory
-from embcompress.errors import InputError, UsageError
+from embcompress.checkpoint.directory.shards import ShardLayout
+from embcompress.checkpoint.files import open_file
+from embcompress.errors import UsageError
 from embcompress.integrations.hidden_modules import HiddenModules
 from embcompress.integrations.names import Names, patterns
-from embcompress.integrations.weight_files import opened, read_tensors
+from embcompress.loading.stored_tables import StoredTable, places_of, read_stored
 from embcompress.loading.swapping import install, replacements
-from embcompress.methods.decoding import decoded
-from embcompress.methods.modules import RIGHT_PARTS, Parts, coded_table, has_module
+from embcompress.methods.modules import RIGHT_PARTS, Parts
 from embcompress.nn import FactorizedEmbedding, FactorizedPair
-
-_EXPAND = "run 'embcompress expand' and load the dense result"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Swap:
         tables: what was swapped in.
         hidden: over the modules.
         fresh: biases of heads that no file holds.
-        unexpected: what the model ignores in files of its own accord.
+        unexpected: what the model ignores in files by itself.
     """
 
     tables: tuple[SwappedTable, ...]
@@ -102,15 +103,14 @@ def begin_swap(
     """
     # transformers calls this within torch.device("meta"); and fresh factors, which are overwritten,
     # cost no random numbers.
-    with torch.device("cpu"), torch.random.fork_rng([]), torch.no_grad(), opened(files) as checkpoint:
+    with torch.device("cpu"), torch.random.fork_rng([]), torch.no_grad(), _opened(files) as checkpoint:
         names = Names.of(model)
         stored = {names.renamed(n) for n in checkpoint.tensors} - {names.renamed(r.name) for r in records}
         modules: dict[str, nn.Module] = {}
         tables = []
-        for record in records:
-            parts = _parts(checkpoint, record)
-            new = _replacements(model, record, parts, names, stored)
-            tables.append(_swapped(record, parts, names, new))
+        for table in read_stored(checkpoint, records, others=False).tables:
+            new = _replacements(model, table, names, stored, checkpoint.path)
+            tables.append(_swapped(table, names, new))
             modules |= new
     if isinstance(device_map, Mapping):
         _check_disk(tables, device_map)
@@ -129,6 +129,15 @@ def begin_swap(
     return swap
 
 
+def _opened(files: Sequence[str]) -> Directory:
+    """Weight files of one folder, all or some, as one checkpoint."""
+    with ExitStack() as undo:
+        parts = {Path(name).name: undo.enter_context(open_file(Path(name))) for name in files}
+        checkpoint = Directory(Path(files[0]).parent, ShardLayout(tuple(parts), None, ()), parts)
+        undo.pop_all()
+    return checkpoint
+
+
 def checksum(parts: Parts) -> int:
     """A number that tells whether any part was changed, or is of another type."""
     total = 0
@@ -139,10 +148,9 @@ def checksum(parts: Parts) -> int:
     return total
 
 
-def _swapped(
-    record: TableRecord, parts: Parts, names: Names, modules: Mapping[str, nn.Module]
-) -> SwappedTable:
+def _swapped(table: StoredTable, names: Names, modules: Mapping[str, nn.Module]) -> SwappedTable:
     """What must be known of a table to save it."""
+    record, parts = table.record, table.parts
     return SwappedTable(
         record,
         tuple(name for name, module in modules.items() if isinstance(module, FactorizedPair)),
@@ -153,57 +161,24 @@ def _swapped(
     )
 
 
-def _parts(checkpoint: Directory, record: TableRecord) -> dict[str, Tensor]:
-    """The stored parts of a table.
-
-    Raises:
-        UsageError: no module holds what its method stores.
-        InputError: they are not what the record says.
-    """
-    decoded(checkpoint, record)  # nothing is read yet: this is the check that expanding makes
-    if not has_module(record.method):
-        raise UsageError(
-            f"{checkpoint.path}: the parts of {record.name} (method {record.method}) cannot be loaded",
-            remedy=_EXPAND,
-        )
-    read = read_tensors(checkpoint, record.part_names)
-    return {suffix: read[part_name(record.name, suffix)] for suffix in record.parts}
-
-
 def _replacements(
-    model: PreTrainedModel, record: TableRecord, parts: Parts, names: Names, stored: Collection[str]
+    model: PreTrainedModel, table: StoredTable, names: Names, stored: Collection[str], where: Path
 ) -> dict[str, nn.Module]:
     """What to put where, holding the parts.
 
     Raises:
         UsageError: the table does not fit the model.
-        InputError: the parts contradict each other.
     """
-    present = [n for n in map(names.renamed, (record.name, *record.ties)) if n in names.parameters]
-    if not present:
-        raise UsageError(
-            f"{type(model).__name__} has no parameter {record.name}, the table that is compressed",
-            remedy=f"use the model class that it was made from, or {_EXPAND}",
-        )
-    main, shape = present[0], tuple(names.parameters[present[0]].shape)
-    if shape != record.shape:
-        raise UsageError(
-            f"{record.name}: is {list(record.shape)}, the model has {list(shape)}",
-            remedy=f"use the sizes that it was made from, or {_EXPAND}",
-        )
-    kin = names.kin(present)
+    main, *ties = places_of(table.record, model, names.parameters, names.renamed, where)
+    kin = names.kin([main, *ties])
     for name in kin:
         if name == main or name not in stored:  # what is stored in full has its own weight
             owner, _, leaf = name.rpartition(".")
             _stand_in(model.get_submodule(owner), leaf)
-    try:
-        held = coded_table(record.method, parts, record.shape)
-    except InputError as error:
-        raise InputError(f"{record.name}: {error.message}", remedy=error.remedy) from None
-    new = replacements(model, main, record.rank or 0 if held is None else held, ties=kin, untie=stored)
-    if held is None:
+    new = replacements(model, main, table.contents, ties=kin, untie=stored)
+    if isinstance(table.contents, int):
         pair = next(module for module in new.values() if isinstance(module, FactorizedEmbedding))
-        pair.load_state_dict(dict(parts), strict=True)
+        pair.load_state_dict(dict(table.parts), strict=True)
     return new
 
 
@@ -220,7 +195,8 @@ def _stand_in(module: nn.Module, leaf: str) -> None:
         value = getattr(module, "scalar_embed_scale", None)
         if not isinstance(value, int | float):
             raise UsageError(
-                f"a {type(module).__name__} scales its rows by a number that it does not tell", remedy=_EXPAND
+                f"a {type(module).__name__} scales its rows by a number that it does not tell",
+                remedy="run 'embcompress expand' and load the dense result",
             )
         module.register_buffer("embed_scale", torch.tensor(value, dtype=scale.dtype), persistent=False)
 

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord, part_name
-from embcompress.checkpoint.files import open_file
-from embcompress.checkpoint.pytorch.file import TorchFile
-from embcompress.checkpoint.vectors.record import VOCABULARY
-from embcompress.errors import InputError, UsageError, printable
+from embcompress.errors import UsageError, printable
+from embcompress.loading.fit import RIGHT_MODEL, Misfit
+from embcompress.loading.stored_tables import Stored, places_of, read_stored
 from embcompress.loading.swapping import install, replacements
-from embcompress.methods.decoding import decoded
-from embcompress.methods.modules import TableModules, coded_table, has_module, module_parts
-
-_RIGHT_MODEL = "use the model class and the sizes that it was made from"
-
-_SHOWN = 3
-"""Names listed in a message before the rest is counted."""
+from embcompress.methods.modules import module_parts
 
 
 def load(
@@ -63,9 +57,7 @@ def load(
     return model if device is None else model.to(device)
 
 
-def fill(
-    model: nn.Module, path: str | Path, *, strict: bool = True, needs_tables: bool = False
-) -> Callable[[str], str]:
+def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_tables: bool = False) -> None:
     """Load a checkpoint, compressed or dense, into the model it was made from; see :func:`load`.
 
     Args:
@@ -73,145 +65,129 @@ def fill(
         path: a .safetensors or PyTorch file, or a Hugging Face directory.
         strict: see :func:`load`.
         needs_tables: whether a dense checkpoint is refused.
-
-    Returns:
-        How a name in the file becomes one in the model.
     """
     if any(tensor.is_meta for tensor in model.parameters()):
         raise UsageError("the model has parameters on the meta device", remedy="build it on a real device")
     with open_checkpoint(path) as checkpoint:
-        tables = _tables(checkpoint, needed=needs_tables)
-        checkpoint.check_integrity()
-        weights = {name: value for file in checkpoint.weight_files for name, value in _read(file).items()}
-    weights.pop(VOCABULARY, None)  # tokens, and no weight of a model
-    for table in tables:
-        if _shape(weights.get(table.name)) == [0]:
-            del weights[table.name]  # the guard, which makes stock loaders refuse the file
-
-    renamed = _renaming(weights, tables, model)
-    weights = {renamed(name): value for name, value in weights.items()}
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        stored = read_stored(checkpoint, _swapped(checkpoint, needed=needs_tables), others=True)
+    naming = _naming(stored, model)
+    weights = naming.converted(stored.others, path)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     modules: dict[str, nn.Module] = {}
-    for table in tables:
-        if renamed(table.name) not in parameters:
-            raise UsageError(
-                f"{path}: {type(model).__name__} has no parameter {table.name}", remedy=_remedy(model)
-            )
-        ties = [tie for tie in map(renamed, table.ties) if tie in parameters]
-        kind = _held(weights, replace(table, name=renamed(table.name), ties=tuple(ties)), path)
-        modules |= replacements(model, renamed(table.name), kind, ties=ties, untie=weights)
+    for table in stored.tables:
+        main, *ties = places_of(table.record, model, parameters, naming.renamed, path)
+        modules |= replacements(model, main, table.contents, ties=ties, untie=weights)
+        parts = module_parts(table.parts, table.record.shape[1])
+        weights |= {part_name(main, suffix): part for suffix, part in parts.items()}
 
     expected = _state(model, modules)
     # Older files store buffers (BERT's position_ids) that newer classes make themselves.
     own = {name for name, _ in model.named_buffers()} - expected.keys()
     weights = _with_ties({n: value for n, value in weights.items() if n not in own}, expected)
-    remedy = _remedy(model, ", or strict=False to leave differing names alone")
-    _check_fit(weights, expected, path, strict=strict, remedy=remedy)
+    # Some classes of transformers make weights themselves and never store them (Marian's positions).
+    never_stored = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    weights = {name: expected[name] for name in never_stored if name in expected} | weights
+    misfit = _misfit(weights, expected)
+    misfit.check(path, strict=strict, remedy=_remedy(model))
+    if misfit.names:
+        text = f"{path}: loaded in part, the rest of the model is as it was: {misfit.names}"
+        warnings.warn(printable(text), stacklevel=3)
     install(model, modules)
     model.load_state_dict(weights, strict=strict)
-    return renamed
 
 
-def _tables(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
-    """The compressed tables of a checkpoint for which modules are swapped, all of a kind that can be loaded.
+def _swapped(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
+    """The compressed tables of a checkpoint for which modules are swapped.
+
+    A native form is one of the model's own: its configuration says of the factors, and they just load.
 
     Raises:
-        UsageError: there are none though one is needed, or of a method whose parts have no module here.
-        InputError: the stored parts are not what their record says.
+        UsageError: nothing is compressed though that is needed.
     """
-    tables = checkpoint.description.tables if checkpoint.description else ()
-    if needed and not tables:
+    description = checkpoint.description
+    if needed and (description is None or not description.tables):
         raise UsageError(
             f"{checkpoint.path}: holds no compressed table",
             remedy="load it with load_state_dict or from_pretrained, or run 'embcompress factorize' first",
         )
-    for table in tables:
-        decoded(checkpoint, table)  # nothing is read yet: this is the check that expanding makes
-    # A native form is one of the model's own: its configuration says of the factors, and they just load.
-    swapped = checkpoint.description.swapped if checkpoint.description else ()
-    for table in swapped:
-        if not has_module(table.method):
-            raise UsageError(
-                f"{checkpoint.path}: the parts of {table.name} (method {table.method}) cannot be loaded",
-                remedy="run 'embcompress expand' and load the dense result",
-            )
-    return swapped
+    return description.swapped if description else ()
 
 
-def _held(weights: dict[str, Any], table: TableRecord, path: str | Path) -> int | TableModules:
-    """What holds a table: factors of a rank, or coded parts; these get the names that they have there.
+class Naming(Protocol):
+    """How what a file holds becomes what a model holds."""
 
-    Args:
-        weights: all that the file holds; changed.
-        table: its record, by the names in the model.
-        path: of the file.
+    def renamed(self, name: str) -> str:
+        """The name in the model of a name in the file."""
 
-    Raises:
-        InputError: the stored parts contradict each other.
-    """
-    parts = {suffix: weights[part_name(table.name, suffix)] for suffix in table.parts}
-    try:
-        coded = coded_table(table.method, parts, table.shape)
-        if coded is None:
-            return table.rank or 0
-        renamed = module_parts(parts, table.shape[1])
-    except InputError as error:
-        raise InputError(f"{path}: {table.name}: {error.message}", remedy=error.remedy) from None
-    for name in (table.name, *table.ties):
-        if part_name(name, table.parts[0]) in weights:
-            for suffix in table.parts:
-                weights.pop(part_name(name, suffix), None)
-            weights |= {part_name(name, suffix): part for suffix, part in renamed.items()}
-    return coded
+    def merges(self, name: str) -> bool:
+        """Whether what stands under ``name`` in the file becomes a part of something else."""
+
+    def converted(self, weights: Mapping[str, Any], where: object) -> dict[str, Any]:
+        """Weights by their names in the model."""
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """The state dict in one weight file, on the CPU."""
-    with open_file(file) as opened:
-        keys = opened.container if isinstance(opened, TorchFile) else None
-    if opened.format == "onnx":
-        raise UsageError(f"{file}: is an ONNX model, graph and all", remedy="run it with onnxruntime")
-    if keys is None:
-        return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    for key in keys:
-        state = state[key]
-    return dict(state)
+@dataclass(frozen=True)
+class _Renaming:
+    """Every name becomes another."""
+
+    renamed: Callable[[str], str]
+
+    def merges(self, name: str) -> bool:  # noqa: ARG002
+        return False
+
+    def converted(self, weights: Mapping[str, Any], where: object) -> dict[str, Any]:  # noqa: ARG002
+        return {self.renamed(name): value for name, value in weights.items()}
 
 
-def _dense_names(weights: Mapping[str, Any], tables: Collection[TableRecord]) -> set[str]:
-    """The names in the file with tables in the place of their factors."""
-    factors = {part for t in tables for tie in (t.name, *t.ties) for part in replace(t, name=tie).part_names}
-    return {*weights} - factors | {t.name for t in tables}
+def _naming(stored: Stored, model: nn.Module) -> Naming:
+    """How names in the file become names in the model.
 
-
-def _renaming(
-    weights: Mapping[str, Any], tables: Collection[TableRecord], model: nn.Module
-) -> Callable[[str], str]:
-    """How names in the file become names in the model: as they are, or with a prefix more or less.
-
-    A transformers model keeps its body under ``base_model_prefix``, the body alone has none; data
+    They stay as they are, get or lose a prefix, or become what transformers makes of them. A
+    transformers model keeps its body under ``base_model_prefix``, the body alone has none; data
     parallelism, compilation and trainers put all names under one of theirs. Of these ways the first
     is taken under which every name is one of the model's; if there is none, since the file may hold
     more than the model, the first under which every table is.
     """
-    dense = _dense_names(weights, tables)
-    named = [table.name for table in tables]
-    if not named:
-        return str
-    own = model.state_dict().keys() | {name for name, _ in model.named_buffers()}
+    tables = [table.record.name for table in stored.tables]
+    if not tables:
+        return _Renaming(str)
+    above = tables[0].split(".")[:-2]  # what is above the module that holds the table
+    prefixes = [".".join((*above[: i + 1], "")) for i in range(len(above))]
     base = getattr(model, "base_model_prefix", "")
-    above = named[0].split(".")[:-2]  # what is above the module that holds the table
-    removed = [".".join((*above[: i + 1], "")) for i in range(len(above))]
-    ways: list[Callable[[str], str]] = [
-        str,  # as they are
-        *([f"{base}.".__add__] if base else []),
-        *(methodcaller("removeprefix", prefix) for prefix in removed),
+    plain: list[Naming] = [
+        _Renaming(str),
+        *([_Renaming(f"{base}.".__add__)] if base else []),
+        *(_Renaming(methodcaller("removeprefix", prefix)) for prefix in prefixes),
     ]
-    stored = {*weights, *dense}
-    distinct = [way for way in ways if len({*map(way, stored)}) == len(stored)]
-    fitting = (way for names in (dense, named) for way in distinct if own >= {*map(way, names)})
-    return next(fitting, str)
+    everything = {*stored.others, *tables}
+    own = model.state_dict().keys() | {name for name, _ in model.named_buffers()}
+
+    def fits(way: Naming, names: Collection[str]) -> bool:
+        return own >= {*map(way.renamed, names)} and _is_distinct(way, everything)
+
+    if found := next((way for way in plain if fits(way, everything)), None):
+        return found
+    theirs = [*_of_transformers(model, ["", *prefixes])]
+    tried = [(way, everything) for way in theirs] + [(way, {*tables}) for way in (*theirs, *plain)]
+    return next((way for way, names in tried if fits(way, names)), plain[0])
+
+
+def _is_distinct(way: Naming, names: Collection[str]) -> bool:
+    """Whether no two names become one that should not."""
+    kept = [way.renamed(name) for name in names if not way.merges(name)]
+    return len({*kept}) == len(kept)
+
+
+def _of_transformers(model: nn.Module, prefixes: Collection[str]) -> Iterator[Naming]:
+    """How ``from_pretrained`` would do it, without each of the prefixes, for a model of transformers."""
+    library = sys.modules.get("transformers.modeling_utils")
+    if library is None or not isinstance(model, library.PreTrainedModel):
+        return
+    with contextlib.suppress(ImportError):  # of a version that renames nothing, or does it elsewhere
+        from embcompress.loading.conversion import Conversion
+
+        for prefix in prefixes:
+            yield Conversion(model, prefix)
 
 
 def _state(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
@@ -238,43 +214,19 @@ def _shape(value: object) -> list[int] | None:
     return list(value.shape) if isinstance(value, Tensor) else None
 
 
-def _remedy(model: nn.Module, otherwise: str = "") -> str:
+def _remedy(model: nn.Module) -> str:
     """What to do when the names in a file are not those of ``model``."""
-    if hasattr(model, "from_pretrained"):
-        # transformers renames what it loads (GPT-NeoX's embed_out becomes lm_head): names may differ in
-        # the right class, and what strict=False passes over would stay random.
-        otherwise = ", or run 'embcompress expand' and load the dense result with from_pretrained"
-    return _RIGHT_MODEL + otherwise
+    if hasattr(model, "from_pretrained"):  # what strict=False passes over would stay random
+        return f"{RIGHT_MODEL}, or open its directory with from_pretrained after embcompress.register()"
+    return f"{RIGHT_MODEL}, or strict=False to leave differing names alone"
 
 
-def _check_fit(
-    weights: Mapping[str, Any], expected: Mapping[str, Any], path: str | Path, *, strict: bool, remedy: str
-) -> None:
-    """Compare shapes and names before anything is changed; if not ``strict``, names only raise a warning.
-
-    Raises:
-        UsageError: they differ.
-    """
-    shapes = _listed("of another shape", [
+def _misfit(weights: Mapping[str, Any], expected: Mapping[str, Any]) -> Misfit:
+    """Where shapes and names differ."""
+    shapes = [
         f"{name} ({_shape(value)}, the model has {_shape(expected[name])})"
         for name, value in weights.items()
         if name in expected and _shape(value) != _shape(expected[name])
-    ])  # fmt: skip
-    names = [
-        _listed("missing from the file", [name for name in expected if name not in weights]),
-        _listed("unknown to the model", [name for name in weights if name not in expected]),
     ]
-    if problems := [problem for problem in (shapes, *(names if strict else ())) if problem]:
-        raise UsageError(
-            f"{path}: does not fit the model: {'; '.join(problems)}",
-            remedy=_RIGHT_MODEL if shapes else remedy,
-        )
-    if any(names):
-        text = f"{path}: loaded in part, the rest of the model is as it was: {'; '.join(filter(None, names))}"
-        warnings.warn(printable(text), stacklevel=4)
-
-
-def _listed(what: str, names: list[str]) -> str:
-    """``2 unknown to the model: a, b``; empty without names."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}" if names else ""
+    missing = [name for name in expected if name not in weights]
+    return Misfit(shapes, missing, [name for name in weights if name not in expected])

@@ -88,7 +88,7 @@ def replacements(
         _check(name, module, main.weight.shape)
 
     if isinstance(rank, TableModules):
-        embedding = _coded(main, rank, table_name)
+        embedding = _coded(main, rank)
     else:
         embedding = _factorized(main, rank, dtype or main.weight.dtype)
     new: dict[int, nn.Module] = {id(main): embedding}
@@ -187,17 +187,8 @@ def _factorized(module: Lookup, rank: int, dtype: torch.dtype) -> FactorizedEmbe
     return embedding.requires_grad_(table.requires_grad).train(module.training)
 
 
-def _coded(module: Lookup, table: TableModules, name: str) -> FactorizedEmbedding:
-    """An embedding of a coded table in the place of ``module``, in the same mode, on the same device.
-
-    Raises:
-        UsageError: the table is of another shape.
-    """
-    if table.shape != tuple(module.weight.shape):
-        raise UsageError(
-            f"{name}: is {list(table.shape)}, the model has {list(module.weight.shape)}",
-            remedy="use the model class and the sizes that it was made from",
-        )
+def _coded(module: Lookup, table: TableModules) -> FactorizedEmbedding:
+    """An embedding of a coded table in the place of ``module``, in the same mode, on the same device."""
     held = table.to(module.weight)
     embedding = CodedEmbedding(held.lookup, held.projection, _scale(module), LookupOptions.of(module))
     return embedding.requires_grad_(module.weight.requires_grad).train(module.training)

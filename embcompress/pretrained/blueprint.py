@@ -47,10 +47,6 @@ class Blueprint:
     description: Description | None
     size: int
 
-    def build(self) -> Any:
-        """The model with fresh weights."""
-        return self.kind(self.config)
-
 
 def blueprint(path: Path) -> Blueprint:
     """Read what a directory says of its model.

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from embcompress.errors import UsageError
-from embcompress.loading.load import fill
-from embcompress.pretrained.blueprint import blueprint
+from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.description import METADATA_KEY
+from embcompress.integrations import registered
+from embcompress.loading.fit import Misfit
+from embcompress.pretrained.blueprint import Blueprint, blueprint
 from embcompress.pretrained.library import OFFLINE, reading, running
+
+State = dict[str, Tensor]
+"""Tensors by name."""
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 """Endings of the names of architectures that predict the next token."""
@@ -41,7 +46,7 @@ class Pretrained:
         model: an instance of the architecture that config.json names.
         causal: whether it predicts the next token.
         vocabulary: rows of its table.
-        renamed: the name in the model of a name in the directory's weight files.
+        stored_state: see :class:`Loaded`.
         size: bytes of these files.
         notes: what the user should know, one sentence each.
     """
@@ -50,7 +55,7 @@ class Pretrained:
     model: nn.Module
     causal: bool
     vocabulary: int
-    renamed: Callable[[str], str]
+    stored_state: Callable[[State], State]
     size: int
     notes: tuple[str, ...]
 
@@ -68,33 +73,69 @@ def open_pretrained(path: Path) -> Pretrained:
     """The model of a directory; see :class:`Pretrained`.
 
     Raises:
-        UsageError, InputError: see :func:`blueprint`; or a weight is missing, or cannot be read.
+        UsageError, InputError: see :func:`blueprint` and :func:`loaded`.
     """
     plan = blueprint(path)
-    renamed: Callable[[str], str] = str
-    notes: tuple[str, ...] = ()
-    with reading(path):
-        if plan.description and plan.description.swapped:
-            model = plan.build()
-            renamed, notes = filled(model, path)
-        else:
-            model = plan.kind.from_pretrained(path, config=plan.config, dtype=torch.float32, **OFFLINE)
-        model.eval()
+    opened = loaded(plan)
     causal = plan.kind.__name__.endswith(_CAUSAL)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    return Pretrained(path, model, causal, vocabulary, renamed, plan.size, notes)
+    vocabulary = opened.model.get_input_embeddings().num_embeddings
+    return Pretrained(path, opened.model, causal, vocabulary, opened.stored_state, plan.size, opened.notes)
 
 
-def filled(model: nn.Module, path: Path) -> tuple[Callable[[str], str], tuple[str, ...]]:
-    """Load a compressed directory; tensors that the architecture has no use for are passed over with a note.
+@dataclass(frozen=True)
+class Loaded:
+    """A model with the weights of its directory, in float32 and in evaluation mode.
+
+    Attributes:
+        model: of transformers.
+        stored_state: its state dict, or a part of it, by the names in the weight files. What has no name
+            there keeps its own, unless it is never trained.
+        notes: what the user should know, one sentence each.
+    """
+
+    model: Any
+    stored_state: Callable[[State], State]
+    notes: tuple[str, ...]
+
+
+def loaded(plan: Blueprint) -> Loaded:
+    """What ``from_pretrained`` makes of a directory, compressed or dense.
 
     Raises:
-        UsageError: a weight of the model is missing.
+        UsageError: a weight of the model is missing, or of another shape.
+        InputError: the directory cannot be read.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        renamed = fill(model, path, strict=False)
-    notes = tuple(str(warning.message) for warning in caught)
-    if lacking := [note for note in notes if "missing from the file" in note]:
-        raise UsageError(lacking[0], remedy="its architecture must be the one that config.json names")
-    return renamed, notes
+    with open_checkpoint(plan.path) as checkpoint:
+        checkpoint.check_integrity()
+        names = frozenset(checkpoint.tensors)
+    description = plan.description
+    tables = description.swapped if description else ()
+    if description and tables:
+        plan.config.quantization_config = {"quant_method": METADATA_KEY, **description.to_dict()}
+    with reading(plan.path), registered():
+        from embcompress.loading.conversion import Conversion
+
+        model, found = plan.kind.from_pretrained(
+            plan.path,
+            config=plan.config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are refused below, in one line
+            output_loading_info=True,
+            **OFFLINE,
+        )
+        conversion = Conversion(plan.outline)
+    misfit = Misfit(
+        [f"{name} ({[*here]}, the model has {[*there]})" for name, here, there in found["mismatched_keys"]],
+        sorted(found["missing_keys"]),
+        sorted(found["unexpected_keys"]),
+    )
+    remedy = "its architecture must be the one that config.json names"
+    replace(misfit, unknown=()).check(plan.path, strict=True, remedy=remedy)
+    fixed = {n for n, value in model.state_dict(keep_vars=True).items() if not value.requires_grad} - names
+
+    def stored_state(state: State) -> State:
+        stored = conversion.stored(state, model, names, tables)
+        return {name: value for name, value in stored.items() if name not in fixed}
+
+    notes = (f"{plan.path}: {misfit.too_much}",) if misfit.unknown else ()
+    return Loaded(model.eval(), stored_state, notes)

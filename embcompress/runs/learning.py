@@ -119,23 +119,21 @@ class Written:
     size: int
 
 
-def check_read_back(stage: Path, values: State, model: nn.Module, renamed: Callable[[str], str]) -> None:
-    """Compare the weights of a model that was read back with those that were to be written.
+def check_read_back(stage: Path, values: State, found: State) -> None:
+    """Compare a model that was read from what was written with the weights that it should hold.
 
     Args:
-        stage: the written checkpoint.
-        values: the weights that were to be written, by their names in the files.
-        model: the model that was read from ``stage``.
-        renamed: gives the name in ``model`` of a name in the files.
+        stage: what was written.
+        values: these weights by their names in the files.
+        found: those of the model, by the same names.
 
     Raises:
         EmbcompressError: a value differs.
     """
     with open_checkpoint(stage) as checkpoint:
         types = {name: info.dtype.torch for name, info in checkpoint.tensors.items() if info.dtype}
-    found = model.state_dict()
     for name, value in values.items():
-        here = found.get(renamed(name))
+        here = found.get(name)
         if here is None:
             continue  # integers of a right factor; the factor itself is compared in floats
         stored = value.to(getattr(torch, types[name])) if name in types else value
@@ -153,7 +151,7 @@ def check_written(stage: Path, values: State, dev: Dataset, session: Session, fa
         EmbcompressError: a value differs.
     """
     opened = open_classifier(stage, factory=factory)
-    check_read_back(stage, values, opened.model, opened.renamed)
+    check_read_back(stage, values, opened.stored_state(opened.model.state_dict()))
     where = session.runtime()
     scores = scores_of(opened.model.to(where.device), dev, where)
     return Written(accuracy_of(scores, dev), opened.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from embcompress.checkpoint.tensors import NewTensor
 from embcompress.compression.digests import seal, unsealed
 from embcompress.compression.sources import hashed
 from embcompress.dtypes import DTYPES, DType, Floats
-from embcompress.errors import TargetError
+from embcompress.errors import TargetError, UsageError
 from embcompress.methods.base import Blocks
 from embcompress.methods.modules import RIGHT, RIGHT_PARTS, module_parts, trained_right
 from embcompress.progress import Progress
@@ -26,7 +26,6 @@ def write_trained(
     source: Checkpoint,
     target: Path,
     state: State,
-    renamed: Callable[[str], str],
     progress: Progress,
     *,
     trained: bool,
@@ -37,8 +36,7 @@ def write_trained(
     Args:
         source: what was trained.
         target: does not exist yet.
-        state: state dict of the module.
-        renamed: the name in ``state`` of a name in the files.
+        state: what was trained of the module, or all of it, by the names in the files.
         progress: called as ``progress(stage, done, total)``.
         trained: whether these are other values than those of ``source``.
         sources: file name -> SHA-256 of what the output was made from; None for ``source`` itself.
@@ -47,11 +45,12 @@ def write_trained(
         The values as they are stored, by their names in the files.
 
     Raises:
+        UsageError: a trained tensor has no name in the files.
         TargetError: a trained value is not finite, or too large for the stored type.
     """
     description = source.description
     with hashed(source.weight_files) as digests:
-        values = stored_values(source, state, renamed)
+        values = _rounded(source, with_names(source, state))
         if description is not None:
             tables = tuple(unsealed(replace(t, trained=t.trained or trained)) for t in description.tables)
             description = replace(description, source=sources or digests.result(), tables=tables)
@@ -61,21 +60,28 @@ def write_trained(
     return values
 
 
-def stored_values(source: Checkpoint, state: State, renamed: Callable[[str], str]) -> State:
-    """Trained values by their names in the files of ``source``, as they are read from there.
-
-    Args:
-        source: what was trained.
-        state: state dict of the trained module.
-        renamed: the name in ``state`` of a name in the files.
+def with_names(source: Checkpoint, state: State) -> State:
+    """``state`` without second names of tensors that the files of ``source`` hold under another.
 
     Raises:
-        TargetError: a trained value is not finite.
+        UsageError: a tensor has no name in the files, and would be lost.
     """
     tables = source.description.tables if source.description else ()
-    rights = {part_name(name, RIGHT) for table in tables for name in (table.name, *table.ties)}
-    names = {name: renamed(name) for name in {*source.tensors, *rights}}
-    return _rounded(source, {name: state[other] for name, other in names.items() if other in state})
+    parts = {
+        part_name(name, suffix)
+        for table in tables
+        for name in (table.name, *table.ties)
+        for suffix in (*table.parts, RIGHT)
+    }
+    named = {name: value for name, value in state.items() if name in source.tensors or name in parts}
+    kept = {(value.data_ptr(), value.shape) for value in named.values()}
+    for name, value in state.items():
+        if name not in named and (value.data_ptr(), value.shape) not in kept:
+            raise UsageError(
+                f"{source.path}: {name}, which is trained, has no name in the weight files",
+                remedy="save the model with save_pretrained, and factorize what that writes",
+            )
+    return named
 
 
 def _rounded(source: Checkpoint, state: State) -> State:

@@ -14,7 +14,7 @@ from embcompress.progress import Progress, silent
 from embcompress.reports.comparison import DistilResult
 from embcompress.rows import keep_freed_memory
 from embcompress.runs.learning import check_read_back
-from embcompress.runs.trained import write_trained
+from embcompress.runs.trained import with_names, write_trained
 from embcompress.runs.unfinished import carry_out, check_unfinished, forget, keep_best
 from embcompress.storage.staging import check_space, check_target, staged
 from embcompress.training.devices import runtime
@@ -84,6 +84,7 @@ def distil(
         check_format(place, source)
         check_space(place, source.size)
         student, original = open_pair(student_path, teacher_path)
+        with_names(source, student.stored_state(student.model.state_dict()))  # or training is for nothing
         data = tokens_of(student, file, text_column, recipe.max_length)
         train, held = (data.take(rows) for rows in held_out(len(data), recipe.seed))
         begun_with = fingerprint(
@@ -94,7 +95,8 @@ def distil(
         distiller = Distiller(student, original, train, held, recipe, where)
 
         def write(target: Path, done: Distilled) -> State:
-            return write_trained(source, target, done.state, student.renamed, progress, trained=done.changed)
+            state = student.stored_state(done.state)
+            return write_trained(source, target, state, progress, trained=done.changed)
 
         def learn(stop: Callable[[], bool], save: Callable[[], None]) -> str | None:
             if distiller.run(watcher, stop, save):
@@ -110,7 +112,7 @@ def distil(
             written = write(stage, done)
             check_unchanged(source, before)
             after = open_pretrained(stage)
-            check_read_back(stage, written, after.model, student.renamed)
+            check_read_back(stage, written, after.stored_state(after.model.state_dict()))
             after.model.to(where.device)
             found = measure(after, original, held, where)
     forget(place)

@@ -16,7 +16,7 @@ from embcompress.reports.learning import TrainingResult
 from embcompress.runs.learning import Learned, Task, check_written, finish, learn
 from embcompress.runs.sessions import USUAL_SESSION, Session
 from embcompress.runs.texts import Texts, dataset
-from embcompress.runs.trained import write_trained
+from embcompress.runs.trained import with_names, write_trained
 from embcompress.storage.staging import check_space, staged
 from embcompress.training.loop import State
 from embcompress.training.records import FINETUNE_RECIPE, PRETRAINED_RECIPE, Recipe
@@ -103,6 +103,7 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
     task = Task(opened.model, train, dev, what.recipe, what.place)
     with open_checkpoint(what.path) as source:
         before = stamps(source)
+        with_names(source, opened.stored_state(opened.model.state_dict()))  # or training is for nothing
         check_format(what.place, source)
         check_space(what.place, source.size)
 
@@ -110,8 +111,7 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
             return write_trained(
                 source,
                 target,
-                learned.state,
-                opened.renamed,
+                opened.stored_state(learned.state),
                 progress,
                 trained=learned.best.epoch > 0,
                 sources=what.sources,

@@ -399,13 +399,6 @@ class TestSwapping:
         moved = copy.deepcopy(model).to(torch.float64)
         assert moved["a"].lookup is moved["c"].lookup
 
-    def test_a_table_of_another_shape_is_refused(self):
-        """Before anything is changed."""
-        coded = SAMPLES["int8"]
-        model = nn.Sequential(nn.Embedding(V + 1, D))
-        with pytest.raises(UsageError, match=rf"is \[{V}, {D}\], the model has \[{V + 1}, {D}\]"):
-            replacements(model, "0.weight", coded_table(coded.method, coded.tensors, (V, D)))
-
     def test_type_and_requires_grad_are_the_tables(self):
         """A frozen half-precision model stays one."""
         model = nn.Sequential(nn.Embedding(V, D)).half().eval().requires_grad_(False)

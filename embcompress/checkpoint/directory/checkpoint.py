@@ -6,7 +6,7 @@ in step with them and carries everything else along.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,6 +98,15 @@ class Directory(Checkpoint):
     def bytes_of(self, name: str) -> Iterator[bytes]:
         """Its bytes, from the file that holds it; see the base class."""
         return self._part_of(name).bytes_of(name)
+
+    def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        """Those of each weight file that holds one of them; see the base class."""
+        state: dict[str, Any] = {}
+        for part in self._parts.values():
+            wanted = None if names is None else [name for name in names if name in part.tensors]
+            if wanted is None or wanted:
+                state |= part.torch_state(wanted)
+        return state
 
     def remainder(
         self, edit: Edit | None = None, description: Description | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,6 +107,14 @@ class OnnxFile(Checkpoint):
         extent = self._weights[name].extent
         assert extent is not None
         return self._pieces(extent)
+
+    def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """Refuse: the weights of a graph are no state dict.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{self.path}: is an ONNX model, graph and all", remedy="run it with onnxruntime")
 
     def remainder(
         self, edit: Edit | None = None, description: Description | None = None

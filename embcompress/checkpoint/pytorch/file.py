@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -134,6 +134,15 @@ class TorchFile(Checkpoint):
         advance = Steps(progress, "check", total)
         for name, extent in self._archive.records.items():
             check_record(self._fd, name, extent, str(self.path), advance)
+
+    def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        """As torch reads them, what shares memory still sharing it."""
+        import torch
+
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        for key in self.container:
+            state = state[key]
+        return dict(state) if names is None else {name: state[name] for name in names}
 
     def sidecar(self, key: str) -> object:
         """What the saved object holds beside its state dict; see the base class."""

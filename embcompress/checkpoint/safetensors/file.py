@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +97,14 @@ class Safetensors(Checkpoint):
     def bytes_of(self, name: str) -> Iterator[bytes]:
         """Its bytes as they lie in the file; see the base class."""
         return pieces(self._fd, Extent(self._offset(name), self.tensors[name].nbytes, None), str(self.path))
+
+    def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        """As the safetensors library reads them; all are those under the names they are stored by."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, "pt") as file:
+            wanted = self._header.tensors if names is None else names
+            return {name: file.get_tensor(self.aliases.get(name, name)) for name in wanted}
 
     def remainder(
         self,

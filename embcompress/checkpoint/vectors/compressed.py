@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint, Edit, Form
 from embcompress.checkpoint.description import Description
@@ -55,6 +56,11 @@ class CompressedVectors(Safetensors):
         if dense:
             return Form(self._kind.name, self.record.suffix)
         return Form(Safetensors.format, self.path.suffix)
+
+    def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        """Without the tokens, which are no weights; see the base class."""
+        weights = [name for name in self.tensors if name != VOCABULARY]
+        return super().torch_state(weights if names is None else names)
 
     def remainder(
         self, edit: Edit | None = None, description: Description | None = None

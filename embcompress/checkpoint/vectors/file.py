@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -112,6 +112,10 @@ class VectorFile(Checkpoint):
     def bytes_of(self, name: str) -> Iterator[bytes]:
         """The tokens as they are stored in a compressed file, or the table; see the base class."""
         return super().bytes_of(name) if name == TABLE else self._joined()
+
+    def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        """Without the tokens, which are no weights; see the base class."""
+        return super().torch_state([TABLE] if names is None else names)
 
     def _joined(self) -> Iterator[bytes]:
         joined = bytearray()
