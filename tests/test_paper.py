@@ -328,9 +328,9 @@ class TestCommittedResults:
         assert pictures == {path.name for path in (PAPER / "results").glob("*.png")}
 
     def test_the_rows_measured_again_are_whole(self):
-        """Every step of five seeds of one set and network, once each."""
+        """Every step of five seeds of one set with both networks, once each."""
         rows = ResultFile(PAPER / "results" / "again" / "compression.csv", Measurement).read()
-        cases = [Case("trec6", "dan", "word2vec", seed) for seed in range(5)]
+        cases = [Case("trec6", model, "word2vec", seed) for model in ("dan", "lstm") for seed in range(5)]
         expected = [(case, step) for case in cases for step in compression.steps(case, ())]
         assert [(row.case, row.step) for row in rows] == expected
 
