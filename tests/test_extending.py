@@ -15,11 +15,13 @@ from helpers.checkpoints import succeed
 from helpers.coding import stats_of, table_of, through
 from helpers.method_contract import MethodContract
 from helpers.onnx_models import model as onnx_model
+from helpers.toy_format import Toy, ToyFile
 from helpers.toy_method.method import Signs
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import embcompress
+from embcompress.checkpoint import files, open_checkpoint
 from embcompress.dtypes import DTYPES
 from embcompress.methods import METHODS
 from embcompress.methods.base import Settings
@@ -97,6 +99,47 @@ class TestANewMethod(MethodContract):
             succeed("report", tmp_path / "m.safetensors", "--key", "0.weight", "--json").stdout
         )
         assert "signs" in table["tables"][0]["comparisons"][0]["errors"]
+
+
+@pytest.fixture
+def toy_file(tmp_path):
+    """A file of the toy format, which has joined the registry."""
+    files.FILE_FORMATS.append(ToyFile)
+    Toy.save(tmp_path / "m.toy", small_model().state_dict())
+    yield tmp_path / "m.toy"
+    files.FILE_FORMATS.remove(ToyFile)
+
+
+class TestANewFormat:
+    """It goes through all commands, and into models."""
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_it_is_compressed_verified_expanded_and_loaded(self, toy_file, tmp_path, method):
+        small = tmp_path / "s.toy"
+        ratio = 0.6 if METHODS[method].by_rows else 0.5
+        succeed("factorize", toy_file, "--method", method, "--ratio", ratio, "--key", "0.weight", "-o", small)
+        assert small.stat().st_size < toy_file.stat().st_size
+        assert "as it was written" in succeed("verify", small, "--against", toy_file).stdout
+        assert json.loads(succeed("report", small, "--json").stdout)["format"] == "toy"
+        with (
+            open_checkpoint(embcompress.expand(small).output) as dense,
+            open_checkpoint(toy_file) as original,
+        ):
+            table = torch.from_numpy(dense.rows("0.weight", 0, V))
+            assert b"".join(dense.bytes_of("1.weight")) == b"".join(original.bytes_of("1.weight"))
+        loaded = embcompress.load(small_model(1), small)
+        torch.testing.assert_close(loaded[0](torch.arange(V)), table, rtol=0, atol=1e-5)
+        torch.testing.assert_close(loaded[1].weight, small_model()[1].weight, rtol=0, atol=0)
+
+    def test_the_written_size_is_the_predicted_one(self, toy_file, tmp_path):
+        options = {"rank": 4, "keys": "0.weight", "output": tmp_path / "s.toy"}
+        predicted = embcompress.factorize(toy_file, dry_run=True, **options).size_after
+        assert 0 <= predicted - embcompress.factorize(toy_file, **options).output.stat().st_size < 600
+
+    def test_a_file_of_it_that_is_cut_short_is_refused(self, toy_file, tmp_path):
+        toy_file.write_bytes(toy_file.read_bytes()[:-1])
+        with pytest.raises(embcompress.InputError, match="its header says"):
+            embcompress.report(toy_file)
 
 
 QUOTED = re.compile(r"""--method (svd|pq|lplr|int\d|screen)\b|(["'])(svd|pq|lplr|int[348]|screen)\2""")

@@ -10,7 +10,7 @@ from embcompress.checkpoint.pytorch.file import TorchFile
 from embcompress.checkpoint.safetensors.file import Safetensors
 from embcompress.errors import InputError
 
-FILE_FORMATS: tuple[type[Checkpoint], ...] = (Safetensors, TorchFile, OnnxFile)
+FILE_FORMATS: list[type[Checkpoint]] = [Safetensors, TorchFile, OnnxFile]
 """Asked in this order whether they recognize a file."""
 
 
