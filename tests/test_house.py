@@ -38,7 +38,7 @@ ROOMS = (
     ("linalg",),
     ("storage",),
     ("rows",),
-    ("dtypes", "errors", "progress", "version"),
+    ("choices", "dtypes", "errors", "paths", "progress", "version"),
 )
 """From the roof to the cellar; a room may import from those below it and from itself."""
 FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
@@ -101,6 +101,12 @@ def test_imports_point_down():
             if other != room and FLOOR.get(other, -1) <= FLOOR[room]:
                 wrong.append(f"{name} imports {target}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_factorize_reads_top_to_bottom():
+    """The first workflow that anyone reads needs at most a dozen modules of ours."""
+    ours = {target.rpartition(".")[0] for target in imports(PACKAGE / "workflows" / "factorize.py")}
+    assert len({module for module in ours if module.startswith("embcompress")}) <= 12
 
 
 def test_packages_stay_in_their_rooms():

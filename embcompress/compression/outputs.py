@@ -62,9 +62,9 @@ def check_format(place: Path, source: Checkpoint, *, dense: bool = False) -> Non
         known += [(kind.name, kind.suffixes) for kind in VECTOR_FORMATS]
     meant = [name for name, suffixes in known if suffix in suffixes]
     if meant and form.name not in meant:
-        why = "the format of the input" if form.name == source.format else "the format of the output"
+        what = "has the format of the input" if form.name == source.format else "gets another format"
         raise UsageError(
-            f"{place}: {suffix} means {' or '.join(meant)}, {why} is {form.name}",
+            f"{place}: the output {what}, {form.name}, and {suffix} means {' or '.join(meant)}",
             remedy="give it another name with -o",
         )
 
