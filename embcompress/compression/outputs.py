@@ -21,7 +21,7 @@ BAD_DISK = (
 def output_path(output: str | Path | None, source: Path, label: str, suffix: str | None = None) -> Path:
     """The place that the user names, or else a name beside the input.
 
-    ``model.pt`` and ``svd-ratio-0.9`` give ``model-svd-ratio-0.9.pt``.
+    ``model.pt`` and ``tuned`` give ``model-tuned.pt``.
 
     Args:
         output: what the user names.

@@ -72,7 +72,7 @@ class DenseTable:
         effective_rank: directions it uses (Roy & Vetterli 2007), 0 … min(V, d).
         break_even_rank: largest rank that makes it smaller.
         spectrum: singular values over the largest one, descending.
-        options: what truncated SVD would cost, one for each ratio.
+        options: what the default method would cost, one for each ratio.
         comparisons: what every method would lose, one for each of the same ratios.
         curve: the same at more ratios, for a chart; empty unless one was asked for.
         weighting: how rows are weighted in errors and spectrum, None for all alike.
