@@ -1,4 +1,4 @@
-"""Where an output goes, what its name may say, and which files beside it may be written."""
+"""Where an output goes, what its name may say, and which other files may be written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BAD_DISK = (
 
 
 def output_path(output: str | Path | None, source: Path, label: str, suffix: str | None = None) -> Path:
-    """The place that the user names, or else a name beside the input.
+    """The place that the user names, or else a name next to the input.
 
     ``model.pt`` and ``tuned`` give ``model-tuned.pt``.
 

@@ -32,7 +32,7 @@ class Request:
     Attributes:
         path: the checkpoint.
         target: how small its tables are to become.
-        output: where to write; None for a place beside the input.
+        output: where to write; None for a place next to the input.
         keys: names of the tables, or one name; empty to have them found.
         all_tables: take every token table.
         method: registry name, or ``"auto"``.

@@ -707,7 +707,7 @@ def amended(path, change):
 # ---- dry run, and what is done with the output
 
 
-def test_a_dry_run_foretells_the_weighted_error(model, counts_file):
+def test_a_dry_run_predicts_the_weighted_error(model, counts_file):
     """The plan has the weighted optimum, no measured error, and nothing is written."""
     counts, dense = np.load(counts_file), dense_of(model)
     best = {s: error(optimum(dense, (counts + 1) ** s, R), dense, (counts + 1) ** s) for s in (0.5, 1)}
@@ -926,7 +926,7 @@ def test_compress_refuses_a_smoothing_out_of_range(classifier, tmp_path):
 
 
 def test_both_passes_over_a_steep_table_are_weighted():
-    """Where float32 cannot foretell the error the table is read again, with its weights."""
+    """Where float32 cannot predict the error the table is read again, with its weights."""
     rng = np.random.default_rng(0)
     dense = (rng.standard_normal((300, 12)) * np.logspace(0, -5, 12)).astype(np.float32)
     dense[:40] = dense[:40, ::-1]

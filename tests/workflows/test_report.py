@@ -75,7 +75,7 @@ def water_filled(singular, bits):
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-def test_errors_are_those_that_each_method_foretells(model, weighted):
+def test_errors_are_those_that_each_method_predicts(model, weighted):
     """At each ratio every method that fits stands with what it says itself of that many bytes."""
     counts = zipf() if weighted else None
     found = embcompress.report(model, weights=counts, curve=True).tables[0]
