@@ -108,6 +108,12 @@ def test_imports_point_down():
     assert not wrong, "\n".join(wrong)
 
 
+def test_factorize_reads_top_to_bottom():
+    """The first workflow that anyone reads needs at most a dozen modules of ours."""
+    ours = {target.rpartition(".")[0] for target in imports(PACKAGE / "workflows" / "factorize.py")}
+    assert len({module for module in ours if module.startswith("embcompress")}) <= 12
+
+
 def test_packages_stay_in_their_rooms():
     """click, rich, torch and the extras are imported where they belong and nowhere else."""
     wrong = []

@@ -12,13 +12,13 @@ import click
 from embcompress.errors import EmbcompressError, printable
 
 _INTERRUPTED = 130
-_NO_MEMORY = "out of memory; close other programs or take a larger machine"
+_NO_MEMORY = "out of memory; close other programs or use a larger machine"
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write elsewhere with -o",
     errno.EDQUOT: "free some of the quota, or write elsewhere with -o",
     errno.EFBIG: "raise the file size limit (ulimit -f), or write elsewhere with -o",
-    errno.EACCES: "see its permissions, or write elsewhere with -o",
-    errno.EPERM: "see its permissions, or write elsewhere with -o",
+    errno.EACCES: "check its permissions, or write elsewhere with -o",
+    errno.EPERM: "check its permissions, or write elsewhere with -o",
     errno.EROFS: "write elsewhere with -o",
 }
 
@@ -35,7 +35,7 @@ class Boundary(click.Group):
         except KeyboardInterrupt:
             _fail(ctx, "interrupted; no unfinished output was left", _INTERRUPTED)
         except BrokenPipeError:
-            # The reader of our output left; Python would complain once more while flushing.
+            # Whoever read our output is gone; Python would complain again when it flushes.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
         except OSError as error:
@@ -48,7 +48,7 @@ class Boundary(click.Group):
         except RuntimeError as error:
             if "can't start new thread" not in str(error):
                 raise
-            _fail(ctx, _NO_MEMORY, 1)  # for its stack, mostly
+            _fail(ctx, _NO_MEMORY, 1)  # usually none is left for the thread's stack
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from embcompress.choices import SMOOTHINGS
-from embcompress.cli.options import INPUT, Terminal, force, keys, output, source, targets, with_terminal
-from embcompress.cli.training import columns, only_factors, own_module, retrain, training
+from embcompress.cli.options import INPUT, Terminal, keys, output, source, targets, with_terminal
+from embcompress.cli.training import retrain, retraining
 
 
 @click.command()
@@ -25,11 +25,7 @@ from embcompress.cli.training import columns, only_factors, own_module, retrain,
 )
 @output
 @click.option("--test", type=INPUT, help="CSV to measure on.  [default: the dev texts]")
-@own_module
-@columns
-@only_factors
-@training
-@force
+@retraining
 @with_terminal
 def compress(path: Path, texts: Path, *, output: Path | None, terminal: Terminal, **options: Any) -> None:
     """Factorize the classifier PATH, retrain it on the labelled CSV TEXTS and measure it, in one go."""

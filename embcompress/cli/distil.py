@@ -13,6 +13,7 @@ from embcompress.cli.options import (
     Terminal,
     device,
     force,
+    max_length,
     output,
     resume,
     source,
@@ -52,13 +53,7 @@ _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.v
     show_default=True,
     help="Texts a step.",
 )
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=2),
-    default=_USUAL.max_length,
-    show_default=True,
-    help="Tokens read of a text.",
-)
+@max_length(2)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from embcompress.choices import MAX_LENGTH, TEXT_COLUMN
-from embcompress.cli.options import INPUT, Terminal, device, source, with_terminal
+from embcompress.choices import TEXT_COLUMN
+from embcompress.cli.options import INPUT, Terminal, device, max_length, source, with_terminal
 from embcompress.cli.training import VIEW, columns, own_module
 
 _OF_CLASSIFIERS = {"factory": "--model", "label_column": "--label-column", "delimiter": "--delimiter"}
@@ -22,13 +22,7 @@ _OF_CLASSIFIERS = {"factory": "--model", "label_column": "--label-column", "deli
 @click.option("--texts", type=INPUT, help="Texts to compare it on, without labels: .csv or .txt.")
 @own_module
 @columns
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=2),
-    default=MAX_LENGTH,
-    show_default=True,
-    help="Tokens read of a text.",
-)
+@max_length(2)
 @device
 @with_terminal
 def evaluate(

@@ -53,7 +53,7 @@ def factorize(path: Path, *, terminal: Terminal, **options: Any) -> None:
     """Write a smaller copy of the checkpoint PATH, its embedding table replaced by factors or codes.
 
     PATH may also be a file of word vectors; its copy is a .safetensors file.
-    Give exactly one target. Without -o the output is written beside the input, named after the target.
+    Give exactly one target. Without -o the output is written next to the input, named after the target.
     """
     import embcompress
 

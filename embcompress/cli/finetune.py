@@ -7,19 +7,15 @@ from typing import Any
 
 import click
 
-from embcompress.cli.options import INPUT, Terminal, force, output, source, with_terminal
-from embcompress.cli.training import columns, only_factors, own_module, retrain, training
+from embcompress.cli.options import INPUT, Terminal, output, source, with_terminal
+from embcompress.cli.training import retrain, retraining
 
 
 @click.command()
 @source
 @click.argument("texts", type=INPUT)
 @output
-@own_module
-@columns
-@only_factors
-@training
-@force
+@retraining
 @with_terminal
 def finetune(path: Path, texts: Path, *, output: Path | None, terminal: Terminal, **options: Any) -> None:
     """Train the classifier PATH on with the labelled CSV TEXTS, to recover what compression lost."""

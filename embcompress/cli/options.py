@@ -21,6 +21,7 @@ from embcompress.choices import (
     DEFAULT_SPLIT,
     DEVICES,
     DTYPES,
+    MAX_LENGTH,
     METHODS,
     SCREENED,
     SMOOTHING,
@@ -78,6 +79,19 @@ device = click.option(
     show_default=True,
     help="Where to compute.",
 )
+
+
+def max_length(least: int) -> Callable[[F], F]:
+    """--max-length, from ``least`` on."""
+    return click.option(
+        "--max-length",
+        type=click.IntRange(min=least),
+        default=MAX_LENGTH,
+        show_default=True,
+        help="Tokens read of a text.",
+    )
+
+
 text_column = click.option(
     "--text-column", default=TEXT_COLUMN, show_default=True, help="Header of the texts of a .csv."
 )

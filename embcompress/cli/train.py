@@ -14,10 +14,9 @@ from embcompress.choices import (
     DIMENSION,
     DROPOUT,
     HIDDEN,
-    MAX_LENGTH,
     TOKENIZERS,
 )
-from embcompress.cli.options import INPUT, Terminal, force, with_terminal
+from embcompress.cli.options import INPUT, Terminal, force, max_length, with_terminal
 from embcompress.cli.training import (
     VIEW,
     columns,
@@ -77,13 +76,7 @@ def _numbers(
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), help="Most rows of the table, frequent tokens first."
 )
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=1),
-    default=MAX_LENGTH,
-    show_default=True,
-    help="Tokens read of a text.",
-)
+@max_length(1)
 @columns
 @training
 @force

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embcompress.choices import DEV_SHARE, LABEL_COLUMN, OPTIMIZERS, SCHEDULES, TEXT_COLUMN
-from embcompress.cli.options import INPUT, Result, Terminal, device, resume, together
+from embcompress.cli.options import INPUT, Result, Terminal, device, force, resume, together
 from embcompress.training.records import FINETUNE_RECIPE, PRETRAINED_RECIPE, TRAIN_RECIPE
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ columns = together(
 own_module = click.option(
     "--model", "factory", metavar="PACKAGE.MODULE:FUNCTION", help="A module of your own; runs that code."
 )
-only_factors = click.option("--only-factors", is_flag=True, help="Train the factors and nothing else.")
 training = together(
     click.option(
         "--dev", type=INPUT, help="CSV that chooses the best epoch.  [default: a part of the texts]"
@@ -115,6 +114,15 @@ training = together(
     resume,
 )
 """How a classifier is trained, where, and what is recorded."""
+
+retraining = together(
+    own_module,
+    columns,
+    click.option("--only-factors", is_flag=True, help="Train the factors and nothing else."),
+    training,
+    force,
+)
+"""The same for an existing classifier, and how to read it and the texts."""
 
 
 def retrain(

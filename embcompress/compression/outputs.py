@@ -1,4 +1,4 @@
-"""Where an output goes, what its name may say, and which files beside it may be written."""
+"""Where an output goes, what its name may say, and which other files may be written."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BAD_DISK = (
 
 
 def output_path(output: str | Path | None, source: Path, label: str, suffix: str | None = None) -> Path:
-    """The place that the user names, or else a name beside the input.
+    """The place that the user names, or else a name next to the input.
 
-    ``model.pt`` and ``svd-ratio-0.9`` give ``model-svd-ratio-0.9.pt``.
+    ``model.pt`` and ``tuned`` give ``model-tuned.pt``.
 
     Args:
         output: what the user names.
@@ -62,9 +62,9 @@ def check_format(place: Path, source: Checkpoint, *, dense: bool = False) -> Non
         known += [(kind.name, kind.suffixes) for kind in VECTOR_FORMATS]
     meant = [name for name, suffixes in known if suffix in suffixes]
     if meant and form.name not in meant:
-        why = "the format of the input" if form.name == source.format else "the format of the output"
+        what = "has the format of the input" if form.name == source.format else "gets another format"
         raise UsageError(
-            f"{place}: {suffix} means {' or '.join(meant)}, {why} is {form.name}",
+            f"{place}: the output {what}, {form.name}, and {suffix} means {' or '.join(meant)}",
             remedy="give it another name with -o",
         )
 

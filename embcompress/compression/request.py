@@ -32,7 +32,7 @@ class Request:
     Attributes:
         path: the checkpoint.
         target: how small its tables are to become.
-        output: where to write; None for a place beside the input.
+        output: where to write; None for a place next to the input.
         keys: names of the tables, or one name; empty to have them found.
         all_tables: take every token table.
         method: registry name, or ``"auto"``.
@@ -86,7 +86,7 @@ class Request:
 
     @property
     def label(self) -> str:
-        """What the default name of the output ends in, e.g. ``svd-ratio-0.9``."""
+        """What the default name of the output ends in: method, kind of target and value."""
         kind, value = self.target.kind, self.target.value
         number = int(value) if kind in {"rank", "max_size"} else value
         return f"{self.method}-{kind.replace('_', '-')}-{number}"

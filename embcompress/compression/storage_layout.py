@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.choices import AUTO, DEFAULT_METHOD
+from embcompress.choices import AUTO
 from embcompress.compression.request import Request
 from embcompress.errors import UsageError
+from embcompress.methods import METHODS
 from embcompress.methods.base import Method
 from embcompress.native import native_form
 from embcompress.native.base import NativeForm
 from embcompress.tables import Table
+
+
+def _of_factors() -> list[str]:
+    """Names of the methods that store two float factors."""
+    return [name for name, method in METHODS.items() if method.is_factors]
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def storage_layout(source: Checkpoint, tables: Sequence[Table], request: Request
         stores = "may store codes" if request.method == AUTO else "stores codes"
         raise UsageError(
             f"layout {layout}: holds two float factors, method {request.method} {stores}",
-            remedy=f"choose --method {DEFAULT_METHOD}, or leave out --layout",
+            remedy=f"choose --method {' or '.join(_of_factors())}, or leave out --layout",
         )
     if layout in {"sequential", "embcompress"} or not factors:
         return StorageLayout()

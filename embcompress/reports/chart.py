@@ -1,4 +1,4 @@
-"""Curves as lines of characters: points in, text out. Who draws them chooses the colours."""
+"""Charts made of characters: points in, lines of text out; the caller adds colours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from operator import attrgetter
 
 _BARS = "▁▂▃▄▅▆▇█"
 CURVE_TICKS = (0.5, 0.75, 0.9, 0.95, 0.98)
-"""Ratios that axes name."""
+"""Ratios with a label on the axis."""
 _LABEL = 6
 """Columns of the labels of the error axis."""
 
@@ -36,7 +36,7 @@ class Piece:
 
     Attributes:
         text: the characters.
-        curve: name of the curve they belong to, empty for axes and blanks.
+        curve: name of the curve they belong to, empty for axes and spaces.
     """
 
     text: str
@@ -45,13 +45,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Frame:
-    """How big a chart is, and what its axes span.
+    """How large a chart is, and what its axes span.
 
     Attributes:
-        width: columns of the plane.
-        height: lines of the plane.
-        ratios: the least and the largest; halving what is left of a table is the same way everywhere.
-        errors: the least and the largest, above 0; the axis is logarithmic.
+        width: columns of the plotting area.
+        height: lines of the plotting area.
+        ratios: the smallest and the largest; the axis is logarithmic in what is left of a table.
+        errors: the smallest and the largest, above 0; the axis is logarithmic.
     """
 
     width: int
@@ -60,18 +60,18 @@ class Frame:
     errors: tuple[float, float]
 
     def column(self, ratio: float) -> float:
-        """Where a ratio lies, 0 … width - 1."""
+        """The column of a ratio, 0 … width - 1."""
         first, last = (math.log(1 - r) for r in self.ratios)
         return (self.width - 1) * (math.log(1 - ratio) - first) / (last - first)
 
     def line(self, error: float) -> float:
-        """Where an error lies, 0 at the top … height - 1."""
+        """The line of an error, 0 at the top … height - 1."""
         least, largest = (math.log(e) for e in self.errors)
         return (self.height - 1) * (largest - math.log(error)) / (largest - least)
 
 
 def marks(names: Sequence[str]) -> dict[str, str]:
-    """A character for each name: a digit of it or its first letter that no other has."""
+    """A character for each name: a digit of it, or its first letter, that no other name has."""
     found: dict[str, str] = {}
     for name in names:
         wanted = sorted((c for c in name.lower() if c.isalnum()), key=lambda c: not c.isdigit())
@@ -81,7 +81,7 @@ def marks(names: Sequence[str]) -> dict[str, str]:
 
 
 def error_span(errors: Sequence[float]) -> tuple[float, float] | None:
-    """What an error axis shows of these: to 1 at least, and a decade at least; None where all are 0."""
+    """What an error axis spans: up to 1 at least, and a decade at least; None if all errors are 0."""
     positive = [error for error in errors if error > 0]
     if not positive:
         return None
@@ -92,15 +92,15 @@ def error_span(errors: Sequence[float]) -> tuple[float, float] | None:
 def chart(
     curves: Sequence[Curve], frame: Frame, ticks: Mapping[float, Sequence[str]]
 ) -> list[tuple[Piece, ...]]:
-    """The lines of a chart: a plane with an axis of errors on its left, and labels below.
+    """The lines of a chart: the plotting area with an axis of errors on its left, and labels below.
 
-    Between points a curve is drawn straight; outside of the frame, and where the error is 0, not at all.
-    Where curves meet, the columns take turns.
+    Points are joined by straight lines. Nothing is drawn outside of the frame, or where the error is 0.
+    Where curves meet, columns show them in turn.
 
     Args:
         curves: what to draw.
-        frame: where.
-        ticks: ratios, each with its labels, one a line below the plane.
+        frame: size and axes.
+        ticks: ratios with their labels, each of which gets a line below the plotting area.
     """
     plane = [[Piece(" ")] * frame.width for _ in range(frame.height)]
     taken: dict[tuple[int, int], list[Curve]] = {}
@@ -125,7 +125,7 @@ def chart(
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Values between 0 and 1 as a line of bars; longer lists are averaged down to ``width``."""
+    """Values between 0 and 1 as a line of bars; lists longer than ``width`` are averaged."""
     count = min(width, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
@@ -145,7 +145,7 @@ def _cells(curve: Curve, frame: Frame) -> list[tuple[int, int]]:
 
 
 def _error_labels(frame: Frame) -> dict[int, str]:
-    """What stands at which line of the error axis: decades, and 2 and 5 of each where there is room."""
+    """The labels of the error axis by line: decades, and 2 and 5 of each where there is room."""
     least, largest = frame.errors
     decades = range(math.floor(math.log10(least)), math.ceil(math.log10(largest)) + 1)
     lines_a_decade = (frame.height - 1) / math.log10(largest / least)
@@ -159,7 +159,7 @@ def _error_labels(frame: Frame) -> dict[int, str]:
 
 
 def _placed(texts: Mapping[int, str], margin: int) -> str:
-    """Texts centred at their columns on one line; one that would touch the one before it is left out."""
+    """One line of texts centred at their columns; a text that would touch the one before is left out."""
     line = ""
     for column, text in texts.items():
         start = max(0, margin + column - len(text) // 2)
@@ -169,7 +169,7 @@ def _placed(texts: Mapping[int, str], margin: int) -> str:
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-    """Neighbours of the same curve as one, without blanks at the end."""
+    """Adjacent pieces of the same curve joined, without spaces at the end."""
     found = [
         Piece("".join(piece.text for piece in group), name)
         for name, group in itertools.groupby(pieces, key=attrgetter("curve"))

@@ -1,4 +1,4 @@
-"""What comparing with a teacher and learning from it report back; JSON is their ``to_dict``."""
+"""What ``compare`` and ``distil`` return, as plain records; JSON is their ``to_dict``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class CompareResult:
         teacher: the original.
         texts: the file of texts.
         size: bytes of the weight files of the compressed model.
-        teacher_size: bytes of those of the original.
-        likeness: how like they are.
+        teacher_size: bytes of the weight files of the original.
+        likeness: how alike they are.
         notes: what the user should know, one sentence each.
     """
 
@@ -55,9 +55,9 @@ class DistilResult:
         recipe: how it was trained.
         train_texts: number of texts learned from.
         steps: optimizer steps.
-        parameters: numbers that were trained.
-        checks: the state of the run at about every fifth of it, the first before training.
-        best: number of the check whose weights were kept, 0 for none.
+        parameters: how many numbers were trained.
+        checks: measurements at about every fifth of the run, the first before training.
+        best: number of the check whose weights were kept, 0 for those before training.
         after: likeness of the written model on the texts that were set aside.
         size: bytes of the written weight files.
         notes: what the user should know, one sentence each.
@@ -78,7 +78,7 @@ class DistilResult:
 
     @property
     def before(self) -> Likeness:
-        """Likeness before training on the texts that were set aside."""
+        """Likeness before training, on the texts that were set aside."""
         return self.checks[0].held_out
 
     def to_dict(self) -> dict[str, Any]:

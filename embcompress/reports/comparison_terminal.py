@@ -1,4 +1,4 @@
-"""Comparing with a teacher and learning from it as a person reads them, with rich."""
+"""Results of ``compare`` and ``distil`` for people to read, with rich."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WHOLE = 1000
 
 
 class DistilProgress(Lines, DistilWatcher):
-    """A line a check on stderr, and on a terminal a bar with the loss and the time left.
+    """A line for each check on stderr, and on a terminal a bar with the loss and the time left.
 
     Args:
         quiet: print nothing.
@@ -31,7 +31,7 @@ class DistilProgress(Lines, DistilWatcher):
 
 
 def check_line(check: Check, *, best: bool) -> str:
-    """One check in one line of a usual terminal; the star says that it is the best so far."""
+    """One check in a line of 80 columns; the star marks the best so far."""
     found = check.held_out
     loss = "untrained  " if check.loss is None else f"loss {check.loss:.4f}"
     measure = f"nearest {found.neighbours:.1%}"
@@ -44,7 +44,7 @@ def check_line(check: Check, *, best: bool) -> str:
 
 
 def _rows(*found: tuple[str, Likeness]) -> None:
-    """A row for each of some likenesses."""
+    """Print a table with a row for each likeness."""
     causal = found[0][1].perplexity is not None
     headers = ("", "cosine", "neighbours kept", "hidden error", *(("perplexity",) if causal else ()))
     rows = [

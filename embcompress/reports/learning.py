@@ -1,4 +1,4 @@
-"""What training and evaluating report back, as plain records; JSON is their ``to_dict``."""
+"""What ``train``, ``finetune``, ``evaluate`` and ``compress`` return; JSON is their ``to_dict``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class TrainingResult:
     """What :func:`embcompress.train` or :func:`embcompress.finetune` did.
 
     Attributes:
-        source: the checkpoint it began from, None for a new classifier.
+        source: the checkpoint it started from, None for a new classifier.
         output: the classifier it wrote.
         classifier: name of its architecture.
         labels: its labels.
         tokens: rows of its table.
-        pretrained: rows that pretrained vectors filled at the start.
+        pretrained: rows that were filled with pretrained vectors.
         train_texts: number of texts learned from.
         dev_texts: number of texts that chose the epoch.
         epochs: one entry an epoch, the first before training.
         best: number of the epoch that was kept.
-        dev_accuracy: share of dev texts whose label is predicted, measured on the written bytes.
+        dev_accuracy: share of dev texts whose label the written classifier predicts.
         size: bytes of the written weight file.
         notes: what the user should know, one sentence each.
     """
@@ -103,11 +103,11 @@ class CompressResult:
     """What :func:`embcompress.compress` did: factorize, retrain, evaluate.
 
     Attributes:
-        factorized: the first step.
-        tuned: the second.
-        before: the dense classifier on the test texts (the dev texts where there are none).
-        without_training: the factorized one on the same texts.
-        after: the written one on the same texts.
+        factorized: what factorizing did.
+        tuned: what retraining did.
+        before: the dense classifier on the test texts, or on the dev texts if there are none.
+        without_training: the factorized classifier on the same texts.
+        after: the written classifier on the same texts.
         notes: what the user should know, one sentence each.
     """
 

@@ -12,7 +12,7 @@ _WIDEST_CONFUSION = 12
 
 
 class TrainingProgress(Lines, Watcher):
-    """A line an epoch on stderr, and on a terminal a bar with the loss and the time left.
+    """A line for each epoch on stderr, and on a terminal a bar with the loss and the time left.
 
     Args:
         quiet: print nothing.
@@ -39,7 +39,7 @@ class TrainingProgress(Lines, Watcher):
 
 
 def epoch_line(epoch: Epoch, *, best: bool) -> str:
-    """One epoch in one line of a usual terminal; the star says that it is the best so far."""
+    """One epoch in a line of 80 columns; the star marks the best so far."""
     measured = f"dev {epoch.dev_accuracy:7.2%}{' *' if best else '  '} loss {epoch.dev_loss:.4f}"
     if epoch.loss is None or epoch.learning_rate is None:
         return f"epoch {epoch.epoch:2}  before training        {measured}"

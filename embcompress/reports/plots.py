@@ -16,10 +16,10 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a picture that could not be drawn, before the work whose picture it is.
+    """Refuse a picture that cannot be drawn, before any work is done.
 
     Raises:
-        UsageError: matplotlib is missing, or the suffix is none it draws here.
+        UsageError: matplotlib is missing, or the suffix is not one of ``SUFFIXES``.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(
@@ -52,9 +52,9 @@ def plot_history(epochs: Sequence[Epoch], path: Path) -> None:
 
 
 def plot_curves(tables: Sequence[DenseTable], path: Path) -> None:
-    """Draw the error of each method over the ratio, below one another for several tables.
+    """Draw the error of each method over the ratio; several tables are drawn below one another.
 
-    The ratio's axis gives each halving of what is left the same room, as the bytes above it do.
+    The axis of ratios is logarithmic in what is left: each halving takes the same width.
 
     Raises:
         UsageError: matplotlib is missing.
@@ -65,7 +65,7 @@ def plot_curves(tables: Sequence[DenseTable], path: Path) -> None:
         _draw_curve(axes, table)
     from matplotlib import rc_context
 
-    with rc_context({"svg.fonttype": "none"}):  # text stays text, to be searched and copied
+    with rc_context({"svg.fonttype": "none"}):  # text stays text, which can be searched and copied
         figure.savefig(path, dpi=150)
 
 
@@ -96,7 +96,7 @@ def _draw_curve(axes: Any, table: DenseTable) -> None:
         side.set_xticks((), minor=True)
     _label_errors(axes)
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))  # beside the plane, where it covers no line
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))  # beside the axes, where it covers no line
 
 
 def _label_errors(axes: Any) -> None:
@@ -111,12 +111,16 @@ def _label_errors(axes: Any) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text from a file, with no formula in it."""
+    """Text from a file, which matplotlib must not read as a formula."""
     return printable(text, 60).replace("$", r"\$")
 
 
 def _figure() -> Any:
-    """The class of figures; none of matplotlib's windows and global state."""
+    """The class of figures, without matplotlib's windows and global state.
+
+    Raises:
+        UsageError: matplotlib is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:

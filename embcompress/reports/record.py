@@ -1,4 +1,4 @@
-"""What ``embcompress report`` finds out, as plain records; JSON is their ``to_dict``."""
+"""What ``report`` returns, as plain records; JSON is their ``to_dict``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Option:
         ratio: fraction of the table's bytes removed.
         rank: components kept; 0 where not even rank 1 fits.
         table_bytes: bytes of the factors.
-        model_bytes: bytes of all weights then.
-        relative_error: foretold relative Frobenius error.
-        flops: a token, by the convention of ``reports/flops.py``.
+        model_bytes: bytes of all weights with these factors.
+        relative_error: predicted relative Frobenius error.
+        flops: per token, as ``reports/flops.py`` counts them.
     """
 
     ratio: float
@@ -31,13 +31,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What each method is foretold to make of a table in the same bytes.
+    """What each method is predicted to make of a table in the same bytes.
 
     Attributes:
         ratio: fraction of the table's bytes removed.
-        nbytes: most bytes that leaves.
-        errors: relative Frobenius error by name of the method; without those that do not fit.
-        bound: least error of any code of so many bits a row, all rows alike, were the rows Gaussian.
+        nbytes: bytes that are left at most.
+        errors: predicted relative Frobenius error by method; without methods that do not fit.
+        bound: smallest error of any code with as many bits a row, if rows were Gaussian and all alike.
     """
 
     ratio: float
@@ -47,12 +47,12 @@ class Comparison:
 
     @property
     def best(self) -> str | None:
-        """The method with the least error; None where none fits."""
+        """The method with the smallest error; None where none fits."""
         return min(self.errors, key=lambda name: self.errors[name], default=None)
 
 
 def methods_of(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    """Names of the methods that fit anywhere, in the order they are looked at."""
+    """Names of the methods that fit at any ratio, in the order in which they are compared."""
     return tuple(dict.fromkeys(name for each in comparisons for name in each.errors))
 
 
@@ -68,14 +68,14 @@ class DenseTable:
         share: of the model's weights, 0 to 1.
         ties: other names that are the same table.
         heads: output heads that share it.
-        flops: a token, dense.
+        flops: per token, dense.
         effective_rank: directions it uses (Roy & Vetterli 2007), 0 … min(V, d).
         break_even_rank: largest rank that makes it smaller.
         spectrum: singular values over the largest one, descending.
-        options: one for each ratio looked at.
-        comparisons: one for each of the same ratios.
-        curve: those of more ratios, for a chart; empty where none was asked for.
-        weighting: how rows were weighted in errors and spectrum, None for all alike.
+        options: what the default method would cost, one for each ratio.
+        comparisons: what every method would lose, one for each of the same ratios.
+        curve: the same at more ratios, for a chart; empty unless one was asked for.
+        weighting: how rows are weighted in errors and spectrum, None for all alike.
     """
 
     name: str
@@ -109,12 +109,12 @@ class CompressedTable:
         ties: other names that are the same table.
         dense_bytes: bytes of the dense table.
         nbytes: bytes of its parts.
-        flops: a token.
-        recorded_error: relative error in the file's own record, before its parts were trained.
-        trained: whether they were.
+        flops: per token.
+        recorded_error: relative error in the file's record, from before its parts were trained.
+        trained: whether its parts were trained afterwards.
         weighting: how rows were weighted, None for all alike.
-        weighted_error: ``recorded_error`` so weighted.
-        measured_error: relative error against the original that was given, None without one.
+        weighted_error: the recorded error with weighted rows, None without weights.
+        measured_error: relative error against the original; None if that was not given.
     """
 
     name: str
@@ -144,11 +144,11 @@ class Report:
         size: bytes of the weight files.
         tensors: number of stored tensors.
         tables: tables that can be compressed.
-        compressed: tables that are.
-        against: the original it was compared with, None without one.
-        against_size: bytes of that one's weight files.
-        chart: whether the curves of its tables are to be shown as charts.
-        plot: the picture that was drawn of them, None where none was asked for.
+        compressed: tables that are compressed.
+        against: the original it was compared with; None without one.
+        against_size: bytes of the original's weight files.
+        chart: whether to show the curves of its tables as charts.
+        plot: the picture that was drawn of the curves; None unless one was asked for.
         notes: what the user should know, one sentence each.
     """
 

@@ -1,4 +1,4 @@
-"""A report as a person reads it, with rich."""
+"""A report for people to read, with rich."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["show"]
 _SPARK_WIDTH = 48
 _CHART_WIDTH, _CHART_HEIGHT = 60, 18
 _BESIDE = 14
-"""Columns beside the plane of a chart, for labels."""
+"""Columns left and right of a chart, for labels."""
 _STYLES = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _BOUND, _BOUND_MARK = "bound", "·"
 
@@ -75,7 +75,7 @@ def _show_dense(console: Console, table: DenseTable) -> None:
 
 
 def _show_comparisons(console: Console, table: DenseTable) -> None:
-    """A row a ratio, a column a method; close columns, since there may be many methods."""
+    """A row for each ratio and a narrow column for each method, since there may be many."""
     names = methods_of(table.comparisons)
     console.print(f"\n  {'weighted ' if table.weighting else ''}error of each method at the same bytes")
     rows = [

@@ -1,4 +1,4 @@
-"""What the workflows that write report back, as plain records; JSON is their ``to_dict``."""
+"""What ``factorize`` and ``expand`` return, as plain records; JSON is their ``to_dict``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TableResult:
-    """What was done with one table; the fields of ``TableRecord`` and sizes in bytes.
+    """What was done with one table.
 
-    ``predicted_error`` is weighted where ``weighting`` says so. ``relative_error`` and ``weighted_error``
-    are measured on the written bytes, None on a dry run; the second also without weights. ``rivals`` are
-    the errors foretold of each method in the same bytes, by name; empty where they were not looked at.
-    ``layout`` is ``"native"``, ``"sequential"`` or ``"embcompress"``.
+    Attributes:
+        name: its name.
+        ties: other names that are the same table.
+        shape: (V, d).
+        dtype: element type of the dense table.
+        method: how it was compressed.
+        layout: how it is stored, one of ``choices.LAYOUTS``.
+        rank: components kept; None where the method keeps the table's own.
+        stored_dtype: element type of what a lookup is computed from.
+        bytes_before: bytes of the dense table.
+        bytes_after: bytes of what replaces it.
+        ratio: fraction of the bytes removed.
+        predicted_error: relative Frobenius error before the work; weighted if ``weighting`` is given.
+        relative_error: the same measured on the written bytes, with all rows alike; None on a dry run.
+        weighting: how rows were weighted, None for all alike.
+        weighted_error: measured with weighted rows; None on a dry run and without weights.
+        rivals: predicted error of each method in the same bytes, by name; empty unless ``auto`` chose.
     """
 
     name: str
@@ -38,7 +51,7 @@ class TableResult:
 
 @dataclass(frozen=True)
 class FactorizeResult:
-    """What :func:`embcompress.factorize` did, or with ``dry_run`` would do.
+    """What :func:`embcompress.factorize` did, or would do without ``dry_run``.
 
     Attributes:
         source: the input.
@@ -46,7 +59,7 @@ class FactorizeResult:
         written: whether it was written.
         tables: one entry a table.
         size_before: bytes of the weight files of the input.
-        size_after: bytes of those of the output; on a dry run their estimate.
+        size_after: bytes of the weight files of the output, estimated on a dry run.
         notes: what the user should know, one sentence each.
     """
 
@@ -72,7 +85,7 @@ class ExpandResult:
         output: the dense result.
         tables: names of the tables that are dense again.
         size_before: bytes of the weight files of the input.
-        size_after: bytes of those of the output.
+        size_after: bytes of the weight files of the output.
         notes: what the user should know, one sentence each.
     """
 

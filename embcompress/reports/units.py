@@ -19,7 +19,7 @@ def human_error(value: float) -> str:
 
 
 def _scaled(count: int) -> str:
-    """Three digits, a blank and a decimal prefix, which is empty below a thousand."""
+    """Three digits, a space and a decimal prefix, which is empty below a thousand."""
     value, prefix = float(count), ""
     for bigger in "kMGT":
         if value < 999.5:

@@ -1,4 +1,4 @@
-"""What ``embcompress verify`` finds out, as plain records; JSON is their ``to_dict``."""
+"""What ``verify`` returns, as plain records; JSON is their ``to_dict``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Difference:
     Attributes:
         name: of the tensor, the part of a file, or the record.
         found: what is there.
-        expected: what should be; empty where that cannot be said.
+        expected: what should be there; empty where that is not known.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Difference:
 
     @property
     def line(self) -> str:
-        """All of it as a person reads it."""
+        """The difference in one line, for a person."""
         return f"{self.name}: {self.found}" + (f", should be {self.expected}" if self.expected else "")
 
 
@@ -37,12 +37,12 @@ class VerifiedTable:
         method: how it was compressed.
         rank: components kept; None where the method keeps the table's own.
         parts: number of stored tensors.
-        sealed: whether their bytes were compared with digests in the record.
-        recorded_error: relative error that the record states.
-        measured_error: the one measured again, None where it was not.
+        sealed: whether their bytes were compared with the SHA-256 in the record.
+        recorded_error: relative error in the record.
+        measured_error: relative error measured again; None if it was not.
         weighting: how rows were weighted, None for all alike.
-        weighted_error: the weighted error that the record states.
-        measured_weighted_error: the one measured again, None where it was not.
+        weighted_error: weighted error in the record.
+        measured_weighted_error: weighted error measured again; None if it was not.
     """
 
     name: str
@@ -60,7 +60,7 @@ class VerifiedTable:
 
 @dataclass(frozen=True)
 class Verification:
-    """Whether an output is as it was written, and all but its tables as in what it was made from.
+    """Whether an output is as it was written, and everything but its tables as in its original.
 
     Attributes:
         path: the output.
@@ -68,7 +68,7 @@ class Verification:
         tables: one entry a compressed table.
         tensors: how many other tensors were compared byte by byte.
         others: how many files, metadata entries and other data were compared.
-        differences: all that is not as it should be, one entry each.
+        differences: everything that is not as it should be, one entry each.
         notes: what was not checked and why, one sentence each.
     """
 

@@ -49,7 +49,7 @@ class Task:
         train: texts to learn from.
         dev: texts that choose the epoch.
         recipe: how it is trained.
-        place: the output; what is kept of an unfinished run is written beside it.
+        place: the output; what is kept of an unfinished run is written next to it.
     """
 
     model: nn.Module

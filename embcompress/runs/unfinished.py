@@ -30,8 +30,8 @@ def check_unfinished(place: Path, *, resume: bool, force: bool) -> None:
     """
     if not (resume or force) and snapshot_path(place).exists():
         raise UsageError(
-            f"{place}: an unfinished run is kept in {snapshot_path(place).name}",
-            remedy="go on with --resume, or start over with --force",
+            f"{place}: an unfinished run waits in {snapshot_path(place).name}",
+            remedy="go on with --resume, or begin anew with --force",
         )
 
 

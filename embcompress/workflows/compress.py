@@ -72,7 +72,7 @@ def compress(
         split_scale: where the singular values go.
         smoothing: exponent s of a token's weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike; None
             takes the one of ``choices.SMOOTHINGS`` that is best on the dev texts.
-        output: where to write; by default beside the input with ``-compressed`` in its name.
+        output: where to write; by default next to the input with ``-compressed`` in its name.
         test: CSV file to measure on; None for the dev texts.
         factory: ``package.module:function`` of a classifier of the user's own.
         recipe: how it is retrained; None for :func:`usual_recipe`.

@@ -52,7 +52,7 @@ def distil(
         path: the directory of the compressed model.
         teacher: the directory of the model it was made from.
         texts: a CSV with texts, or a file with a text in each line.
-        output: where to write; by default beside the input with ``-tuned`` in its name.
+        output: where to write; by default next to the input with ``-tuned`` in its name.
         recipe: what is trained, and how.
         text_column: header of the texts where the file is a CSV.
         device: where to compute, one of ``choices.DEVICES``.

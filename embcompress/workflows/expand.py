@@ -34,7 +34,7 @@ def expand(
 
     Args:
         path: a checkpoint written by :func:`embcompress.factorize`.
-        output: where to write; by default beside the input with ``-dense`` in its name.
+        output: where to write; by default next to the input with ``-dense`` in its name.
         force: replace an existing output.
         progress: called as ``progress(stage, done, total)``.
 

@@ -57,7 +57,7 @@ def factorize(
         energy: share of the squared singular values kept, above 0 and up to 1.
         max_error: largest relative Frobenius error, between 0 and 1.
         max_size: most bytes of the written weight files.
-        output: where to write; by default beside the input, named after method and target.
+        output: where to write; by default next to the input, named after method and target.
         keys: names of the tables, or one name; empty to have them found.
         all_tables: take every token table.
         method: registry name of the method, or ``"auto"``.

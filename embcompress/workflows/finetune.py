@@ -47,7 +47,7 @@ def finetune(
         path: a classifier written by ``train``, ``factorize`` or ``finetune``, or the Hugging Face directory
             of a model for sequence classification.
         texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
-        output: where to write; by default beside the input with ``-tuned`` in its name.
+        output: where to write; by default next to the input with ``-tuned`` in its name.
         factory: ``package.module:function`` of a classifier of the user's own.
         recipe: how it is trained; None for :func:`usual_recipe`.
         session: where it runs, and what it records.
@@ -81,7 +81,7 @@ class Retraining:
         path: the classifier.
         texts: what it learns from.
         recipe: how it is trained.
-        place: the output; what is kept of an unfinished run is written beside it.
+        place: the output; what is kept of an unfinished run is written next to it.
         factory: of a classifier of the user's own.
         sources: file name -> SHA-256 of what the output is made from; None for ``path`` itself.
     """

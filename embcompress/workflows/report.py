@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
@@ -29,9 +28,6 @@ from embcompress.reports.plots import check_plot, plot_curves
 from embcompress.reports.record import Comparison, CompressedTable, DenseTable, Option, Report
 from embcompress.rows import filled_up, keep_freed_memory
 from embcompress.tables import Table, count_heads, locate
-
-_RANKED = cast(RankedMethod, METHODS[DEFAULT_METHOD])
-"""The method whose ranks are shown."""
 
 RATIOS = (0.5, 0.75, 0.9, 0.95)
 """Ratios that every report shows."""
@@ -100,21 +96,20 @@ def report(
             plot_curves(tables, picture)
         if against is None:
             small = tuple(_compressed(source, record, None) for record in records)
-            return _report(source, tables, small, None, None, chart=curve, plot=picture)
+            return _report(source, tables, small, None, chart=curve, plot=picture)
         compressed(source, remedy="leave out --against")
         with open_checkpoint(against, progress) as original:
             small = tuple(
                 _compressed(source, r, _error_against(original, source, r, progress)) for r in records
             )
-            return _report(source, tables, small, original.path, original.size, chart=curve, plot=picture)
+            return _report(source, tables, small, original, chart=curve, plot=picture)
 
 
 def _report(
     source: Checkpoint,
     tables: tuple[DenseTable, ...],
     compressed: tuple[CompressedTable, ...],
-    against: Path | None,
-    against_size: int | None,
+    original: Checkpoint | None,
     *,
     chart: bool,
     plot: Path | None,
@@ -126,8 +121,8 @@ def _report(
         tensors=len(source.tensors),
         tables=tables,
         compressed=compressed,
-        against=against,
-        against_size=against_size,
+        against=None if original is None else original.path,
+        against_size=None if original is None else original.size,
         chart=chart,
         plot=plot,
         notes=source.notes,
@@ -141,17 +136,22 @@ def _dense(
     weighting: Weighting | None,
     progress: Progress,
 ) -> DenseTable:
+    """What a dense table takes, and what it would take and lose at each ratio."""
     rows, settings = table.rows, Settings(table.rows.dtype)
-    weights = weighting.weights if weighting else None
-    advance = Steps(progress, f"spectrum of {table.name}", rows.shape[0])
-    stats = measure(rows, table.name, advance=advance, weights=weights)
-    heads = count_heads(source, table)
+    method, heads = _default_method(), count_heads(source, table)
     limits = [bytes_for_ratio(rows, ratio) for ratio in RATIOS]
-    layouts = [_RANKED.fit(stats, limit, settings) for limit in limits]
+
+    def fitted(*, precise: bool) -> tuple[TableStats, list[TableLayout | None]]:
+        advance = Steps(progress, f"spectrum of {table.name}", rows.shape[0])
+        weights = weighting.weights if weighting else None
+        stats = measure(rows, table.name, precise=precise, advance=advance, weights=weights)
+        return stats, [method.fit(stats, limit, settings) for limit in limits]
+
+    stats, layouts = fitted(precise=False)
     if any(layout and layout.predicted_error < PRECISE_BELOW for layout in layouts):
-        stats = measure(rows, table.name, precise=True, advance=advance, weights=weights)
-        layouts = [_RANKED.fit(stats, limit, settings) for limit in limits]
-    largest = float(stats.spectrum.eigenvalues[0]) or 1.0
+        stats, layouts = fitted(precise=True)
+    eigenvalues = stats.spectrum.eigenvalues
+    largest = float(eigenvalues[0]) or 1.0
     compared = _compared(stats, ratios, settings, progress)
     return DenseTable(
         name=table.name,
@@ -163,8 +163,8 @@ def _dense(
         heads=heads,
         flops=dense_flops(rows.shape, heads),
         effective_rank=stats.spectrum.effective_rank,
-        break_even_rank=_RANKED.break_even(rows, settings),
-        spectrum=tuple(float((value / largest) ** 0.5) for value in stats.spectrum.eigenvalues),
+        break_even_rank=method.break_even(rows, settings),
+        spectrum=tuple(float((value / largest) ** 0.5) for value in eigenvalues),
         options=tuple(
             _option(source, table, ratio, layout, heads)
             for ratio, layout in zip(RATIOS, layouts, strict=True)
@@ -173,6 +173,12 @@ def _dense(
         curve=compared if ratios is CURVE else (),
         weighting=weighting.origin if weighting else None,
     )
+
+
+def _default_method() -> RankedMethod:
+    method = METHODS[DEFAULT_METHOD]
+    assert isinstance(method, RankedMethod), "options and break-even are stated as ranks"
+    return method
 
 
 def _compared(
@@ -196,6 +202,7 @@ def _compared(
 
 
 def _option(source: Checkpoint, table: Table, ratio: float, layout: TableLayout | None, heads: int) -> Option:
+    """What one ratio would cost with the default method; ``layout`` is None where not even rank 1 fits."""
     rows = table.rows
     rank, nbytes = (layout.rank or 0, layout.nbytes) if layout else (0, 0)
     return Option(
@@ -204,11 +211,12 @@ def _option(source: Checkpoint, table: Table, ratio: float, layout: TableLayout 
         table_bytes=nbytes,
         model_bytes=source.copied_size - rows.nbytes * (1 + len(table.copies)) + nbytes,
         relative_error=layout.predicted_error if layout else 1.0,
-        flops=factored_flops(_RANKED, rows.shape, rank, heads),
+        flops=factored_flops(_default_method(), rows.shape, rank, heads),
     )
 
 
 def _compressed(source: Checkpoint, record: TableRecord, measured: float | None) -> CompressedTable:
+    """What a compressed table takes; ``measured`` is its error against the original, if that is given."""
     method = method_for(record.method, str(source.path))
     stand_in = Table(record.name, decoded(source, record), record.ties, record.copies)
     dense = DTYPES[record.dtype]

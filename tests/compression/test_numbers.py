@@ -232,7 +232,7 @@ def test_nan_taken_for_zero(tmp_path, method):
     outputs = [tmp_path / name for name in ("small.safetensors", "small-zeroed.safetensors")]
     result = most_bytes(path, outputs[0], method=method, nan="zero")
     expected = most_bytes(zeroed, outputs[1], method=method)
-    assert f"{TABLE}: 18 of 3,840 numbers are NaN or infinite, and were taken for zeros" in result.notes
+    assert f"{TABLE}: 18 of 3,840 numbers are NaN or infinite and were read as zeros" in result.notes
     assert result.tables[0].ties == ("lm_head.weight",)
     assert result.tables[0].relative_error == expected.tables[0].relative_error
     one, other = (load_file(output) for output in outputs)

@@ -271,7 +271,7 @@ def test_both_errors_are_those_of_the_written_bytes(tmp_path, counts_file, suffi
         name: written[name] for name in ("weighted_error", "relative_error")
     }
     lines = shown.splitlines()
-    assert re.split(r"\s{2,}", lines[0].strip())[-3:] == ["weighted error", "foretold", "unweighted"]
+    assert re.split(r"\s{2,}", lines[0].strip())[-3:] == ["weighted error", "predicted", "unweighted"]
     predicted_errors = error(optimum(dense, weights, R), dense, weights)
     assert lines[1].split()[-3:] == [f"{x:.4f}" for x in (weighted, predicted_errors, plain)]
 
@@ -280,7 +280,7 @@ def test_without_weights_there_is_one_error(model):
     """The control: no column, no text and no second error where no weights are given."""
     command = ("factorize", model, "--rank", R, "-o", small(model), "--force")
     shown = succeed(*command).stdout
-    assert re.split(r"\s{2,}", shown.splitlines()[0].strip())[-2:] == ["error", "foretold"]
+    assert re.split(r"\s{2,}", shown.splitlines()[0].strip())[-2:] == ["error", "predicted"]
     told = json.loads(succeed(*command, "--json").stdout)["tables"][0]
     for says in (told, record(small(model))):
         assert says["weighting"] is None
@@ -290,7 +290,7 @@ def test_without_weights_there_is_one_error(model):
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("rank", [1, 4, 8, 13])
-def test_the_error_foretold_is_the_one_measured(tmp_path, dtype, rank):
+def test_the_predicted_error_is_the_one_measured(tmp_path, dtype, rank):
     """What the plan says is the weighted optimum, and what the bytes have, up to the type's rounding."""
     values, counts = make(decay=0.4)
     path = write(tmp_path, {KEY: torch.from_numpy(values).to(getattr(torch, dtype))})
@@ -566,7 +566,7 @@ def test_tables_of_different_rows_are_refused(tmp_path):
     np.save(tmp_path / "counts.npy", np.ones(V))
     command = ("factorize", path, "--rank", R, "--weights", tmp_path / "counts.npy")
     says = f"src_embedding.weight {V}"
-    assert_refused(tmp_path, *command, "--all", code=2, says="weights for tables of different rows: ")
+    assert_refused(tmp_path, *command, "--all", code=2, says="different numbers of rows: ")
     assert_refused(tmp_path, *command, "--all", code=2, says=says)
     assert_refused(tmp_path, *command, "--all", code=2, says="--key")
     succeed(*command, "--key", "src_embedding.weight", "-o", small(path))
@@ -707,7 +707,7 @@ def amended(path, change):
 # ---- dry run, and what is done with the output
 
 
-def test_a_dry_run_foretells_the_weighted_error(model, counts_file):
+def test_a_dry_run_predicts_the_weighted_error(model, counts_file):
     """The plan has the weighted optimum, no measured error, and nothing is written."""
     counts, dense = np.load(counts_file), dense_of(model)
     best = {s: error(optimum(dense, (counts + 1) ** s, R), dense, (counts + 1) ** s) for s in (0.5, 1)}
@@ -721,7 +721,7 @@ def test_a_dry_run_foretells_the_weighted_error(model, counts_file):
     assert table["predicted_error"] == pytest.approx(best[0.5], rel=1e-5)
     assert table["weighting"] == "counts.npy, (count+1)^0.5"
     assert table["weighted_error"] is table["relative_error"] is None
-    assert re.split(r"\s{2,}", shown[0].strip())[-3:] == ["weighted error", "foretold", "unweighted"]
+    assert re.split(r"\s{2,}", shown[0].strip())[-3:] == ["weighted error", "predicted", "unweighted"]
     assert shown[1].split()[-3:] == ["–", f"{best[1]:.4f}", "–"]
 
 
@@ -926,7 +926,7 @@ def test_compress_refuses_a_smoothing_out_of_range(classifier, tmp_path):
 
 
 def test_both_passes_over_a_steep_table_are_weighted():
-    """Where float32 cannot foretell the error the table is read again, with its weights."""
+    """Where float32 cannot predict the error the table is read again, with its weights."""
     rng = np.random.default_rng(0)
     dense = (rng.standard_normal((300, 12)) * np.logspace(0, -5, 12)).astype(np.float32)
     dense[:40] = dense[:40, ::-1]

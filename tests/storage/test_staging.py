@@ -221,7 +221,7 @@ def test_row_31_read_only_place(tmp_path):
     code, err = finished(start("factorize", model, "--rank", 4, "-o", output, preexec_fn=without_override))
     assert code == 1
     assert_one_line(
-        err, f"{stage_of(output)}: Permission denied; see its permissions, or write elsewhere with -o"
+        err, f"{stage_of(output)}: Permission denied; check its permissions, or write elsewhere with -o"
     )
     assert contents(tmp_path) == before
 

@@ -9,7 +9,7 @@ import torch
 from helpers.weather import QUICK, SIGNS, SUFFIXES, TABLE, result, rows_of, tensors, train, weather
 
 import embcompress
-from embcompress.workflows.compress import SMOOTHINGS
+from embcompress.choices import SMOOTHINGS
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)

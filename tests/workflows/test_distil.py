@@ -187,7 +187,7 @@ def test_the_best_state_is_kept(shelf, tmp_path):
     """At a rate that ruins the model the output is the input, which a note says, and the record too."""
     result = tune(shelf, tmp_path / "tuned", learning_rate=30.0, epochs=1)
     assert result.best == 0
-    assert "nothing better" in result.notes[-1]
+    assert "improved nothing" in result.notes[-1]
     assert result.checks[-1].held_out.loss > 2 * result.checks[0].held_out.loss
     tensors = [load_file(path / "model.safetensors") for path in (shelf / "bert-svd", tmp_path / "tuned")]
     assert all(torch.equal(tensors[0][n], tensors[1][n]) for n in tensors[0])
@@ -300,7 +300,7 @@ def test_ctrl_c_keeps_the_best_so_far(shelf, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == left
     after = compared(shelf, tmp_path / "tuned.interrupted")
     assert after.error < 0.9 * compared(shelf, shelf / "bert-svd").error
-    with pytest.raises(Interrupted, match="nothing was better"):
+    with pytest.raises(Interrupted, match="nothing is better"):
         tune(shelf, tmp_path / "ruined", learning_rate=30.0, options={"watcher": Presser()})
     assert {p.name for p in tmp_path.iterdir()} == left | {"ruined.resume"}
 

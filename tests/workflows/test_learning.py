@@ -38,7 +38,7 @@ from helpers.weather import (
 import embcompress
 from embcompress import NewClassifier, Recipe, Session, Texts
 from embcompress.data.labelled import read_csv, split_off
-from embcompress.workflows.finetune import FINETUNE_RECIPE
+from embcompress.training.records import FINETUNE_RECIPE
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_a_dev_file_is_asked_for_again(shelf, tmp_path):
     model = train(tmp_path / "model.pt", shelf / "train.csv", "--dev", shelf / "dev.csv")
     for command in (("finetune",), ("compress", "--rank", "3")):
         args = (*command, model, shelf / "train.csv")
-        assert_refused(tmp_path, *args, code=2, says="no --dev is given; give it again")
+        assert_refused(tmp_path, *args, code=2, says="no --dev is given")
         succeed(*args, "--dev", shelf / "dev.csv", *STILL, "-o", tmp_path / f"{command[0]}.pt")
 
 
