@@ -22,7 +22,7 @@ from transformers.core_model_loading import (
 )
 
 from embcompress.checkpoint.description import TableRecord, part_name
-from embcompress.errors import UsageError
+from embcompress.errors import InputError
 from embcompress.methods.modules import RIGHT
 
 
@@ -66,7 +66,7 @@ class Conversion:
             where: the files, for messages.
 
         Raises:
-            UsageError: what is to become one tensor does not fit together.
+            InputError: what is to become one tensor does not fit together.
         """
         found: dict[str, Any] = {}
         converters: dict[str, WeightConverter] = {}
@@ -83,10 +83,10 @@ class Conversion:
             try:
                 made = converter.convert(place, model=self._model, config=self._model.config)
             except Exception as error:  # whatever its operations make of weights of other shapes
-                raise UsageError(
+                raise InputError(
                     f"{where}: {place} cannot be made of its parts ({str(error).partition(chr(10))[0]})",
-                    remedy="load the directory with from_pretrained after embcompress.register()",
-                ) from error
+                    remedy="download or write the checkpoint again",
+                ) from None
             found |= {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
         return found
 

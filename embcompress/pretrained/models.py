@@ -107,7 +107,11 @@ def loaded(plan: Blueprint) -> Loaded:
     """
     with open_checkpoint(plan.path) as checkpoint:
         checkpoint.check_integrity()
-        names = frozenset(checkpoint.tensors)
+        names, files = frozenset(checkpoint.tensors), checkpoint.weight_files
+    # These files, whatever they are called, and no others that config.json may name.
+    plan.config.transformers_weights = (
+        files[0].name if [f.suffix for f in files] == [".safetensors"] else None
+    )
     description = plan.description
     tables = description.swapped if description else ()
     if description and tables:

@@ -12,9 +12,11 @@ import torch
 from helpers.formats import TYPES, WRITERS, Safetensors, TorchZip, model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_model
 
 import embcompress
 from embcompress.checkpoint import FORMATS, open_checkpoint
+from embcompress.errors import UsageError
 
 
 @pytest.fixture(params=[w for writers in WRITERS.values() for w in writers], ids=lambda w: w.__name__)
@@ -244,3 +246,46 @@ def test_factorize_then_expand_is_the_low_rank_product(tmp_path_factory, kind, r
         dense.double(), product, atol=4 * torch.finfo(TYPES[dtype]).eps, rtol=torch.finfo(TYPES[dtype]).eps
     )
     assert Path(small).stat().st_size > 0
+
+
+def test_tensors_are_handed_to_torch(writer, tmp_path):
+    """All of the state dict or what is asked for, as the format's own library reads it; a graph has none."""
+    tensors = model()
+    path = saved(writer, tmp_path, tensors)
+    with open_checkpoint(path) as checkpoint:
+        if writer.suffix == ".onnx":
+            with pytest.raises(UsageError, match="ONNX model, graph and all; run it with onnxruntime"):
+                checkpoint.torch_state()
+            return
+        state = checkpoint.torch_state()
+        assert state.keys() == tensors.keys()
+        assert all(same(state[name], tensors[name]) for name in tensors)
+        some = checkpoint.torch_state(["steps", "embedding.weight"])
+        assert some.keys() == {"steps", "embedding.weight"}
+        assert all(same(some[name], tensors[name]) for name in some)
+        assert checkpoint.torch_state([]) == {}
+        matrix = super(type(checkpoint), checkpoint).torch_state(["embedding.weight", "fc.weight"])
+        assert all(same(matrix[name], tensors[name]) for name in matrix), "what a new format has for nothing"
+
+
+def test_names_that_share_memory_share_it_in_torch(tmp_path):
+    """A head that is tied stays tied, however deep the state dict stands in a training checkpoint."""
+    tensors = model()
+    torch.save({"epoch": 1, "state": {"model": tensors}}, tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        state = checkpoint.torch_state()
+    assert state.keys() == tensors.keys()
+    assert state["lm_head.weight"].data_ptr() == state["embedding.weight"].data_ptr()
+
+
+def test_names_that_metadata_note_are_read_too(tmp_path):
+    """``save_model`` stores what is shared once: the other name can be asked for."""
+    tied = torch.nn.ModuleDict(
+        {"a": torch.nn.Linear(3, 4, bias=False), "b": torch.nn.Linear(3, 4, bias=False)}
+    )
+    tied["b"].weight = tied["a"].weight
+    save_model(tied, str(tmp_path / "model.safetensors"))
+    with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
+        assert len(checkpoint.torch_state()) == 1
+        both = checkpoint.torch_state(["a.weight", "b.weight"])
+    assert all(torch.equal(value, tied["a"].weight) for value in both.values())

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as tf
+from helpers.checkpoints import loaded_by
 from helpers.compressed_models import (
     CASES,
     FORMATS,
@@ -375,3 +376,17 @@ def test_buffers_that_the_model_makes_itself_are_passed_over(tmp_path):
     other = write(tmp_path, "model.pt", weights, description)
     with pytest.raises(UsageError, match=r"unknown to the model: bert\.embeddings\.something"):
         load(built(CASES["bert"], seed=2), other)
+
+
+PLAIN = """
+import torch, embcompress
+model = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(60, 16)})
+embcompress.load(model, sys.argv[1])
+"""
+
+
+def test_a_model_of_torch_alone_needs_no_transformers(tmp_path):
+    """How transformers renames weights is asked for its own models."""
+    weights, description = compressed(nn.ModuleDict({"embedding": nn.Embedding(V, D)}), ["embedding.weight"])
+    path = write(tmp_path, FORMATS[0], weights, description)
+    assert not loaded_by(PLAIN, path) & {"transformers", "embcompress.loading.conversion"}

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 import transformers as tf
+from safetensors.torch import load_file
 
 import embcompress
 from embcompress.errors import InputError, UsageError
@@ -75,6 +76,31 @@ def test_it_is_the_model_that_transformers_opens(saved):
     small = outputs(open_pretrained(path.with_name("small")).model, tokens)
     torch.testing.assert_close(small, dense, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(small, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("saved", ["qwen3"], indirect=True)
+def test_the_weights_are_those_of_the_checkpoint(saved, tmp_path):
+    """Whatever their file is called; config.json cannot have others loaded than are looked at and trained."""
+    path, kind = saved
+    embcompress.factorize(path, rank=8, output=tmp_path / "small")
+    expected = open_pretrained(tmp_path / "small").model.state_dict()
+    torch.manual_seed(5)
+    MODELS["qwen3"]().save_pretrained(tmp_path / "other")
+    for folder in (path, tmp_path / "small"):
+        (folder / "other.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(
+            json.dumps({**config, "transformers_weights": "other.safetensors"})
+        )
+    found = open_pretrained(tmp_path / "small").model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert torch.equal(
+        open_pretrained(path).model.lm_head.weight, load_file(path / "model.safetensors")["lm_head.weight"]
+    )
+    (tmp_path / "small" / "other.safetensors").unlink()
+    (tmp_path / "small" / "model.safetensors").rename(tmp_path / "small" / "weights.safetensors")
+    found = open_pretrained(tmp_path / "small").model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("saved", ["albert"], indirect=True)
