@@ -20,6 +20,16 @@ def minilm() -> Path:
     return Path(package.origin).parent / "model"
 
 
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT and a GPT-2 with random weights, compressed copies of them, and texts; not to be written to."""
+    from helpers.distilling import fill
+
+    folder = tmp_path_factory.mktemp("shelf")
+    fill(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def registered() -> Iterator[None]:
     """transformers taught to read compressed directories, and as it was afterwards."""

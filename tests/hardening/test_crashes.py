@@ -7,6 +7,7 @@ if nothing had been and leaves nothing beside its output. ``make test-slow`` str
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -167,7 +168,7 @@ def hashes(path):
 
 
 QUICK = {"factorize_file": 1, "factorize_torch": 2, "factorize_shards": 3, "expand_shards": 3,
-         "expand_vectors": 1, "train_classifier": 11, "finetune_classifier": 14}  # fmt: skip
+         "expand_vectors": 1, "train_classifier": 11}  # fmt: skip
 """How far apart the strikes of ``make test`` are: about a dozen for each command."""
 
 
@@ -208,8 +209,14 @@ sys.stderr.write(done.stderr)
 """
 
 
-@pytest.mark.parametrize("size", ["4k", "8k", "16k"])
-@pytest.mark.parametrize("made", ["factorize_file", "factorize_torch", "factorize_shards"])
+FILLED = (("factorize_file", "4k"), ("factorize_torch", "8k"), ("factorize_shards", "16k"))
+EVERY = [*itertools.product(*map(dict.fromkeys, zip(*FILLED, strict=True)))]
+
+
+@pytest.mark.parametrize(
+    ("made", "size"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case not in FILLED)) for case in EVERY],
+)
 def test_row_31_a_disk_that_is_really_full(tmp_path, made, size):
     """On a file system with room for a page or a few, nothing is left; checked before, or met in writing."""
     command, name = COMMANDS[made](tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -175,8 +176,9 @@ def screened_of(table: NDArray, make: Callable[[NDArray], Coded]) -> Coded:
     return screened(len(table), lambda _: make(rest))
 
 
+@functools.cache
 def samples(count: int, width: int) -> dict[str, Coded]:
-    """A table of each kind that has a module, and of the kinds within them."""
+    """A table of each kind that has a module, and of the kinds within them; not to be written to."""
     kinds: dict[str, Callable[[int], Coded]] = {
         **{f"int{bits}": lambda n, bits=bits: integer(n, width, bits) for bits in (8, 4, 3)},
         **{f"lplr-{b}": lambda n, b=b: lplr(n, width, bits=(b, 6)) for b in (1, 2, 5, 6, 7)},

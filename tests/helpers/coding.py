@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -65,6 +66,14 @@ def relative_error(decoded, table, weights=None):
     squares = (table.astype(np.float64) ** 2).sum(axis=1)
     weights = np.ones(len(table)) if weights is None else weights
     return math.sqrt(weights @ difference / (weights @ squares))
+
+
+def never_rise(errors):
+    """Whether no error is above the one before it.
+
+    An error is the root of a difference of float64 sums, so that next to zero up to 1e-7 of it is noise.
+    """
+    return all(after <= before + 1e-7 for before, after in itertools.pairwise(errors))
 
 
 def zipf(count, seed=0):

@@ -1,7 +1,7 @@
 """Commands that fail or die at an operation on files, at each in turn, and the runs that mend it.
 
-As a program (``python crashing.py JSON``) it is the place where all that happens: one process that has
-everything imported, and a fork for each run. A profile function sees every call of a C function before it
+As a program it is the place where all that happens: a process that has everything imported, for all the
+tests of a session, and a fork for each run. A profile function sees every call of a C function before it
 is made, so the n-th write, sync, rename and so on is where the n-th run raises an ``OSError`` or is
 killed: "anywhere" is all of these places, and no clock decides.
 """
@@ -9,14 +9,16 @@ killed: "anywhere" is all of these places, and no clock decides.
 from __future__ import annotations
 
 import errno
+import functools
+import gc
 import hashlib
+import importlib
 import io
 import itertools
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -54,6 +56,13 @@ class Run:
     files: dict[str, str]
 
 
+@functools.cache
+def _server(*, learning):
+    from helpers.server import Server
+
+    return Server(["-B", __file__, *["learning"] * learning], {})
+
+
 def strikes(deeds, arguments, target, *, old=None, stride=1):
     """A whole run, and then pairs: one that was struck, and the next one, which has to mend it.
 
@@ -64,17 +73,9 @@ def strikes(deeds, arguments, target, *, old=None, stride=1):
         old: what stands there before each run, None for nothing.
         stride: how many operations lie between two strikes.
     """
-    what = [deeds, [*map(str, arguments)], str(target), old and str(old), stride]
-    package = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-B", __file__, json.dumps(what)],
-        env={**os.environ, "PYTHONPATH": package, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    whole, *rest = [Run(*json.loads(line)) for line in done.stdout.splitlines()]
+    server = _server(learning=arguments[0] not in ("factorize", "expand"))
+    answer = server.ask([deeds, [*map(str, arguments)], str(target), old and str(old), stride])
+    whole, *rest = [Run(*run) for run in answer]
     return whole, [*zip(rest[::2], rest[1::2], strict=True)]
 
 
@@ -153,38 +154,62 @@ def _prepare(target, old):
         (shutil.copytree if os.path.isdir(old) else shutil.copy)(old, target)
 
 
-def main(deeds, arguments, target, old, stride):
-    import torch
-
-    import embcompress.reports.comparison_terminal
-    import embcompress.reports.learning_terminal
-    import embcompress.reports.terminal
-    import embcompress.workflows.compress
-    import embcompress.workflows.distil
-    import embcompress.workflows.train  # noqa: F401
-    from embcompress.training import snapshots
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what shells start in the background ignores it
-    snapshots._PAUSE = snapshots._TIMES = 0.0  # a state is saved whenever it may be
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch imports much when the first one is made
+def run_all(deeds, arguments, target, old, stride):
+    """The whole run and the pairs, for :func:`strikes`."""
     target = Path(target)
     command = [*arguments, "-o", str(target)]
     forced = [*command, "--force"] if old else command
+    runs = []
 
     def tell(deed, code, struck, errors):
-        print(json.dumps([deed, code, struck, errors, listing(target.parent)]), flush=True)
+        runs.append([deed, code, struck, errors, listing(target.parent)])
 
     _prepare(target, old)
     tell("", *_command(forced))
-    for moment, deed in zip(itertools.count(0, stride), itertools.cycle(deeds), strict=False):
+    moments, struck = zip(itertools.count(0, stride), itertools.cycle(deeds), strict=False), True
+    while struck:
+        moment, deed = next(moments)
         _prepare(target, old)
         code, struck, errors = _command(forced, (deed, moment))
         tell(deed, code, struck, errors)
         again = ["--resume"] * Path(f"{target}.resume").exists()
         tell("", *_command([*command, *again, *["--force"] * (target.exists() or bool(old))]))
-        if not struck:
-            break
+    return runs
+
+
+LOADED = (
+    *("embcompress.workflows.factorize", "embcompress.workflows.expand", "embcompress.reports.terminal"),
+    *("numpy.ma", "rich._emoji_codes"),
+)
+"""What factorize and expand import."""
+LEARNING = (
+    *(f"embcompress.workflows.{name}" for name in ("train", "compress", "distil")),
+    *("embcompress.reports.learning_terminal", "embcompress.reports.comparison_terminal", "torch.profiler"),
+)
+"""What those import besides that learn; torch makes each fork ten times as expensive."""
+
+
+def load(*, learning):
+    """Import what the commands need."""
+    for name in (*LOADED, *LEARNING * learning):
+        importlib.import_module(name)
+    if learning:
+        import torch
+
+        from embcompress.training import snapshots
+
+        snapshots._PAUSE = snapshots._TIMES = 0.0  # a state is saved whenever it may be
+        torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first one imports much
+
+
+def main():
+    """Answer requests."""
+    load(learning="learning" in sys.argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what shells start in the background ignores it
+    gc.freeze()  # a collection in a fork would copy all that was loaded
+    for request in sys.stdin:
+        print(json.dumps(run_all(*json.loads(request))), flush=True)
 
 
 if __name__ == "__main__":
-    main(*json.loads(sys.argv[1]))
+    main()

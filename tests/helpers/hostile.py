@@ -1,15 +1,16 @@
-"""Runs of the real command line in little memory that note whatever they open, run or connect to.
+"""Runs of the real command line in little memory, with a note of whatever they open, run or connect to.
 
 Each command runs in a fork of a process that has loaded its modules, and may take only so much address
-space more than that one has.
+space more than that one has. Tests that need the same modules share the process.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
-import os
-import subprocess
-import sys
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,7 @@ from typing import Any
 
 import pytest
 from helpers.checkpoints import assert_one_line, contents
-
-import embcompress
+from helpers.server import Server
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="address space is measured in /proc, and limited by Linux"
@@ -27,10 +27,9 @@ needs_proc = pytest.mark.skipif(
 MB = 1 << 20
 
 DRIVER = r"""
-import importlib, json, os, resource, sys, tempfile, time
+import functools, gc, importlib, json, os, resource, sys, tempfile, time
 
-folder, room, modules, jobs = json.load(sys.stdin)
-for module in modules:
+for module in sys.argv[1:]:
     importlib.import_module(module)
 from embcompress.cli import main
 
@@ -41,24 +40,26 @@ CHANGES = {"os.mkdir": 1, "os.remove": 1, "os.rename": 2, "os.rmdir": 1, "os.lin
            "os.chmod": 1, "os.chown": 1, "os.truncate": 1, "os.utime": 1}
 seen = []
 
-def is_inside(path):
+def is_inside(path, folder):
     if isinstance(path, int):
         return True  # of a file that was opened, which was seen
     path = os.path.realpath(os.path.join(os.getcwd(), os.fsdecode(path)))
     return path in ("/dev/null", folder) or path.startswith(folder + os.sep)
 
-def hook(event, args):
-    if event in ELSEWHERE:
-        seen.append(f"{event} {args}")
-    elif event in CHANGES and not all(map(is_inside, args[:CHANGES[event]])):
-        seen.append(f"{event} {args}")
-    elif event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not is_inside(args[0]):
+def hook(folder, event, args):
+    changed = args[:CHANGES.get(event, 0)]
+    if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        changed = args[:1]
+    if event in ELSEWHERE or not all(is_inside(path, folder) for path in changed):
         seen.append(f"{event} {args}")
 
-def run(arguments, out, err, told):
+def run(folder, room, arguments, out, err, told):
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
-    sys.addaudithook(hook)
+    os.chdir(folder)
+    tempfile.tempdir = folder  # rows of text vectors are kept in a file without a name
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # torch makes it when it needs it
+    sys.addaudithook(functools.partial(hook, folder))
     space = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (space + room, space + room))
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
@@ -78,21 +79,24 @@ def run(arguments, out, err, told):
     told.flush()
     os._exit(0)
 
-ended = []
-for arguments in jobs:
+def forked(folder, room, arguments):
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as told:
         child = os.fork()
         if child == 0:
-            run(arguments, out, err, told)
+            run(folder, room, arguments, out, err, told)
         _, status = os.waitpid(child, 0)
         texts = []
         for file in (out, err, told):
             file.seek(0)
             texts.append(file.read().decode("utf-8", "backslashreplace"))
-        ended.append([status, *texts])
-print(json.dumps(ended))
+        return [status, *texts]
+
+gc.freeze()  # a collection in a fork would copy all that was loaded
+for line in sys.stdin:
+    folder, room, jobs = json.loads(line)
+    print(json.dumps([forked(folder, room, arguments) for arguments in jobs]), flush=True)
 """
-"""Runs commands one after another, each in a fork of a process that has loaded the modules already."""
+"""Loads modules, and then runs the commands of each request one after another, each in a fork of its own."""
 
 READING = (
     *(f"embcompress.workflows.{name}" for name in ("report", "factorize", "expand")),
@@ -126,6 +130,25 @@ class Ended:
     taken: int
 
 
+@functools.cache
+def _server(modules: tuple[str, ...]) -> Server:
+    """The process that has these modules loaded, and a folder for what it writes itself."""
+    scratch = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, scratch)  # run after the process has ended, which was registered later
+    return Server(
+        ["-c", DRIVER, *modules],
+        {
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "MALLOC_ARENA_MAX": "1",  # each thread would set 64 MB of addresses aside
+            "TMPDIR": scratch,
+            "TORCHINDUCTOR_CACHE_DIR": scratch,  # torch makes it when it is loaded
+            "TOKENIZERS_PARALLELISM": "false",
+            "RUST_BACKTRACE": "0",
+            "COLUMNS": "200",
+        },
+    )
+
+
 def commands(
     folder: Path, room: int, jobs: Iterable[Sequence[object]], modules: Sequence[str] = READING
 ) -> list[Ended]:
@@ -133,32 +156,10 @@ def commands(
 
     None may run or connect to anything, nor write outside ``folder``.
     """
-    package = str(Path(embcompress.__file__).parents[1])
     every = [[str(argument) for argument in job] for job in jobs]
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps([str(folder.resolve()), room, list(modules), every]),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": package,
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "MALLOC_ARENA_MAX": "1",  # each thread would set 64 MB of addresses aside
-            "TMPDIR": str(folder.resolve()),  # rows of text vectors are kept in a file without a name
-            "TORCHINDUCTOR_CACHE_DIR": str(folder.resolve()),  # torch makes it when it is loaded
-            "TOKENIZERS_PARALLELISM": "false",
-            "RUST_BACKTRACE": "0",
-            "COLUMNS": "200",
-        },
-    )
-    assert done.returncode == 0, done.stderr
+    done = _server(tuple(modules)).ask([str(folder.resolve()), room, every])
     ended = []
-    for job, (status, stdout, stderr, told) in zip(every, json.loads(done.stdout), strict=True):
+    for job, (status, stdout, stderr, told) in zip(every, done, strict=True):
         assert status == 0, f"{job} was ended by {status}: {stderr[-500:]}"
         code, seen, taken = json.loads(told)
         assert seen == [], f"{job} did {seen}"

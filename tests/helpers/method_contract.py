@@ -7,6 +7,7 @@ import pytest
 from helpers.coding import (
     F32,
     back,
+    never_rise,
     relative_error,
     stats_of,
     stored,
@@ -14,6 +15,7 @@ from helpers.coding import (
     through,
     zipf,
 )
+from helpers.quick import quick
 
 from embcompress.dtypes import DTYPES, TABLE_DTYPES
 from embcompress.errors import InputError, TargetError
@@ -23,6 +25,8 @@ from embcompress.methods.planning import bytes_for_ratio
 from embcompress.rows import Rows
 
 RATIOS = (0.3, 0.5, 0.75, 0.9)
+SIZES = {"few": (300, False), "few, weighted": (300, True), "many": (6000, False),
+         "many, weighted": (6000, True)}  # fmt: skip
 
 
 def layouts(method, stats, dtype=F32):
@@ -38,9 +42,9 @@ class MethodContract:
         """The registry finds a method under its own name."""
         assert METHODS[method.name] is method_for(method.name) is method
 
-    @pytest.mark.parametrize("dtype", TABLE_DTYPES, ids=lambda d: d.name)
-    def test_parts_take_the_bytes_that_are_foretold(self, method, dtype):
-        """The size of the stored parts is the size planned with, and their shapes tell the table's."""
+    @pytest.mark.parametrize("dtype", quick(TABLE_DTYPES, "F32", "BF16"))
+    def test_parts_take_the_predicted_bytes(self, method, dtype):
+        """The size of the stored parts is the size planned with, and their shapes give the table's."""
         table = table_of(2000)
         stats = stats_of(table)
         for layout in layouts(method, stats, dtype):
@@ -50,22 +54,21 @@ class MethodContract:
             assert back(method, parts, stats, layout).shape == table.shape
 
     def test_limits_are_kept_and_errors_fall_with_bytes(self, method):
-        """No layout exceeds its limit; more bytes foretell no larger error; below the least there is none."""
+        """Limits are kept, more bytes never predict a larger error, below the least there is none."""
         stats = stats_of(table_of(2000))
         whole = stats.rows.nbytes
         errors = []
-        for limit in range(whole // 20, whole, whole // 20):
+        for limit in range(whole // 20, whole, whole // 10):
             layout = method.fit(stats, limit, Settings(F32))
             if layout is not None:
                 assert layout.nbytes <= limit
             errors.append(1.0 if layout is None else layout.predicted_error)
-        assert errors == sorted(errors, reverse=True)
+        assert never_rise(errors)
         assert method.fit(stats, method.least(stats.rows.shape, Settings(F32)) - 1, Settings(F32)) is None
 
-    @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-    @pytest.mark.parametrize("rows", [300, 6000])
+    @pytest.mark.parametrize(("rows", "weighted"), quick(SIZES, "few, weighted", "many"))
     def test_predicted_error_is_the_measured_one(self, method, rows, weighted):
-        """The error foretold is met within the tolerance, weighted or not, by sample or in full."""
+        """The predicted error is met within the tolerance, weighted or not, by sample or in full."""
         table, weights = table_of(rows, decay=2.0), zipf(rows) if weighted else None
         stats = stats_of(table, weights)
         for layout in layouts(method, stats):
@@ -91,7 +94,7 @@ class MethodContract:
         with pytest.raises(TargetError, match=r"e\.weight"):
             method.cheapest(stats_of(table_of(decay=0)), 1e-9, Settings(DTYPES["BF16"]))
 
-    @pytest.mark.parametrize("dtype", TABLE_DTYPES, ids=lambda d: d.name)
+    @pytest.mark.parametrize("dtype", quick(TABLE_DTYPES, "F16"))
     def test_a_zero_row_stays_exactly_zero(self, method, dtype):
         """The padding row comes back as zeros, not as something small."""
         table = table_of(2000)

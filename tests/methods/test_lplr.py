@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.quick import quick
 
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError, TargetError
@@ -272,7 +273,7 @@ class TestOddTables:
 class TestPlans:
     """Ranks and bits, and the error foretold."""
 
-    @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+    @pytest.mark.parametrize("weighted", quick({"plain": False, "weighted": True}, "weighted"))
     @pytest.mark.parametrize("rows", [150, 3000])
     def test_more_bytes_never_foretell_more(self, rows, weighted):
         """Fine steps of the limit, for a table that is coded on trial and one that is sampled."""
@@ -287,7 +288,7 @@ class TestPlans:
         assert len({layout.state.bits[0] for layout in layouts}) >= 4
         assert (layouts[-1].rank, layouts[-1].bits) == (24, 8)
 
-    @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+    @pytest.mark.parametrize("weighted", quick({"plain": False, "weighted": True}, "weighted"))
     @pytest.mark.parametrize(("ratio", "columns"), [(0.9, 40), (0.95, 40), (0.8, 270)])
     def test_a_sample_foretells_the_error(self, ratio, columns, weighted):
         """Where the fit is made on the sample, and where there are too few rows for that."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.coded_tables import HOT, PLAIN, Coded, compressed, decoded, integer, pq, samples, screened
 from helpers.compressed_models import CASES, FORMATS, D, V, built, write
+from helpers.quick import quick
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,7 +31,10 @@ from embcompress.rows import Rows
 SAMPLES = samples(V, D)
 IDS = torch.tensor([[0, 5, 7, V - 1], [3, 3, 12, 40]])
 every = pytest.mark.parametrize("coded", SAMPLES.values(), ids=SAMPLES)
-some = pytest.mark.parametrize("name", ["int3", "pq", "lplr-5", "screen+pq", "screen+svd"])
+SOME = ("int3", "pq", "lplr-5", "screen+pq", "screen+svd")
+some = pytest.mark.parametrize("name", SOME)
+compiled = pytest.mark.parametrize("coded", quick(SAMPLES, *SOME))
+"""Compilers take their time."""
 
 
 def embedding(coded: Coded, dtype: torch.dtype = torch.float32, **options) -> CodedEmbedding:
@@ -271,7 +275,7 @@ class TestCompilers:
         yield
         torch._dynamo.reset()
 
-    @every
+    @compiled
     def test_it_is_one_graph(self, coded):
         """torch.compile finds nothing that it must leave to Python, and gradients are the same."""
         module = embedding(coded, options=LookupOptions(3))
@@ -284,7 +288,7 @@ class TestCompilers:
             module(IDS).sum().backward()
             torch.testing.assert_close(found, [p.grad for p in module.parameters()])
 
-    @every
+    @compiled
     def test_it_can_be_exported(self, coded):
         """With batches of any size, and a head that shares the table."""
         module = embedding(coded)
@@ -415,10 +419,23 @@ def tables_of(case, name: str) -> dict[str, Coded]:
     return {table: samples(model.get_parameter(table).shape[0], D)[name] for table in case.tables}
 
 
+LOADED = {
+    f"{model}, {name}, {kind}": (model, name, kind)
+    for model in ("gpt2", "averaging", "translator")
+    for name in SAMPLES
+    for kind in FORMATS
+}
+
+
 class TestLoading:
-    @pytest.mark.parametrize("kind", FORMATS)
-    @pytest.mark.parametrize("name", SAMPLES)
-    @pytest.mark.parametrize("model", ["gpt2", "averaging", "translator"])
+    @pytest.mark.parametrize(
+        ("model", "name", "kind"),
+        quick(
+            LOADED,
+            *(f"translator, {name}, model.safetensors" for name in SAMPLES),
+            *(f"{model}, pq, {kind}" for model in ("gpt2", "averaging", "translator") for kind in FORMATS),
+        ),
+    )
     def test_a_loaded_model_computes_with_the_decoded_table(self, tmp_path, model, name, kind):
         """Tied heads, bags and two tables, of every method and from every format."""
         case, tables = CASES[model], tables_of(CASES[model], name)

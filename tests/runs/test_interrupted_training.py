@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import assert_one_line, assert_refused, contents, run, succeed
+from helpers.quick import quick
 from helpers.weather import STILL, result, same, weather
 
 import embcompress
@@ -116,7 +117,7 @@ def timeless(history):
     return [{**json.loads(line), "seconds": 0} for line in history.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", quick(COMMANDS, "train"))
 def test_ctrl_c_and_resume(place, command):
     """130 and the kept file; refused or resumed by the same command only, to the bit as without a pause."""
     (place / "go").touch()

@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers as tf
 from helpers.checkpoints import assert_refused, contents, run, stored, succeed
-from helpers.distilling import BERT, GPT2, QUICK, WORDS, bert, compared, fill, gpt2, tokenizer, tune
+from helpers.distilling import BERT, GPT2, QUICK, WORDS, bert, compared, gpt2, tokenizer, tune
+from helpers.quick import quick
 from safetensors.torch import load_file
 
 import embcompress
@@ -22,15 +23,6 @@ from embcompress.training.devices import runtime
 from embcompress.training.distillation import choose_trained, held_out
 from embcompress.training.likeness import batches_within, measure, neighbours_kept
 from embcompress.training.recovery import DistilWatcher
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory):
-    """A BERT and a GPT-2 with random weights, compressed copies of them, and texts."""
-    folder = tmp_path_factory.mktemp("shelf")
-    fill(folder)
-    return folder
-
 
 # ---- measuring
 
@@ -45,14 +37,14 @@ def test_a_model_is_like_itself(shelf):
     assert found.texts == 80
 
 
-def test_the_figures_are_those_of_transformers_alone(shelf):
+def test_the_figures_are_those_of_transformers_alone(shelf, tmp_path):
     """Cosine, neighbours and hidden error, text by text and without padding, from the expanded directory."""
     small = shelf / "bert-svd"
-    embcompress.expand(small, output=shelf / "bert-dense")
+    embcompress.expand(small, output=tmp_path / "bert-dense")
     tokens = tf.AutoTokenizer.from_pretrained(shelf / "bert")
     texts = [*dict.fromkeys((shelf / "test.txt").read_text().splitlines())]
     hidden = []
-    for path in (shelf / "bert-dense", shelf / "bert"):
+    for path in (tmp_path / "bert-dense", shelf / "bert"):
         model = tf.AutoModel.from_pretrained(path).eval()
         with torch.no_grad():
             hidden.append([model(**tokens(text, return_tensors="pt")).last_hidden_state[0] for text in texts])
@@ -72,13 +64,16 @@ def test_the_figures_are_those_of_transformers_alone(shelf):
     assert 0.01 < found.error < 2
 
 
-def test_perplexities_are_those_of_transformers_alone(shelf):
+def test_perplexities_are_those_of_transformers_alone(shelf, tmp_path):
     """Of the original and of the compressed language model, from the loss transformers computes itself."""
     found = compared(shelf, shelf / "gpt2-svd", "gpt2")
-    embcompress.expand(shelf / "gpt2-svd", output=shelf / "gpt2-dense")
+    embcompress.expand(shelf / "gpt2-svd", output=tmp_path / "gpt2-dense")
     tokens = tf.AutoTokenizer.from_pretrained(shelf / "gpt2")
-    for path, perplexity in (("gpt2", found.teacher_perplexity), ("gpt2-dense", found.perplexity)):
-        model = tf.GPT2LMHeadModel.from_pretrained(shelf / path).eval()
+    for path, perplexity in (
+        (shelf / "gpt2", found.teacher_perplexity),
+        (tmp_path / "gpt2-dense", found.perplexity),
+    ):
+        model = tf.GPT2LMHeadModel.from_pretrained(path).eval()
         total = count = 0
         for text in dict.fromkeys((shelf / "test.txt").read_text().splitlines()):
             ids = tokens(text, return_tensors="pt")["input_ids"]
@@ -151,9 +146,17 @@ def test_max_length_cuts_texts(shelf):
 # ---- learning
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2"])
-@pytest.mark.parametrize("kind", ["svd", "pq"])
-@pytest.mark.parametrize("train", ["factors", "norms", "all"])
+LEARNING = {
+    f"{name}, {kind}, {train}": (name, kind, train)
+    for name in ("bert", "gpt2")
+    for kind in ("svd", "pq")
+    for train in ("factors", "norms", "all")
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "train"), quick(LEARNING, "bert, svd, all", "gpt2, pq, norms", "bert, pq, factors")
+)
 def test_learning_from_the_teacher_repairs(shelf, tmp_path, name, kind, train):
     """On texts never seen the error falls; the output loads with load, and expands."""
     result = tune(shelf, tmp_path / "tuned", name, kind, train=train)
