@@ -1,7 +1,7 @@
 """Element types of checkpoints: one registry for names, sizes and conversion to and from floats.
 
-Names are those of the safetensors format; ``torch`` is the attribute of the ``torch`` module.
-NumPy has no bfloat16: its bits are the upper half of a float32's, so both directions are a shift.
+Names are as in the safetensors format. NumPy has no bfloat16, but its bits are the upper half of a float32,
+so that conversion is a shift either way.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class DType:
 
     Attributes:
         name: name in a safetensors header, e.g. ``"BF16"``.
-        bits: bits an element takes on disk.
-        torch: name of the torch dtype, ``""`` where torch has none.
-        storage: NumPy dtype of the stored elements (little endian); ``""`` for types that are
-            only ever carried along as bytes.
-        significand: bits of the significand with its hidden bit, 0 for types that cannot be a table.
+        bits: bits of an element on disk.
+        torch: name of the torch dtype; ``""`` if torch has none.
+        storage: NumPy dtype of the stored elements (little endian); ``""`` for types that are only
+            copied as bytes.
+        significand: bits of the significand, with the hidden bit; 0 for types that a table cannot have.
         largest: largest finite value of a table type.
     """
 
@@ -39,7 +39,7 @@ class DType:
 
     @property
     def is_table(self) -> bool:
-        """Whether a table of this type can be compressed, and factors stored in it."""
+        """Whether tables of this type can be compressed, and factors stored in it."""
         return self.significand > 0
 
     @property
@@ -49,15 +49,15 @@ class DType:
 
     @property
     def smallest(self) -> float:
-        """Smallest positive value of a table type, a subnormal one: next to zero, all are multiples of it."""
+        """Smallest positive value of a table type, a subnormal number."""
         return 2.0 ** (3 - math.frexp(self.largest)[1] - self.significand)
 
     def nbytes(self, elements: int) -> int:
-        """Bytes that ``elements`` packed elements take; sub-byte types round up."""
+        """Bytes of ``elements`` packed elements; types of less than a byte round up."""
         return (elements * self.bits + 7) // 8
 
     def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Floats as float32 (float64 for F64), exactly, and integers as they are; the shape is kept."""
+        """Convert stored elements, exactly: floats to float32 (F64 to float64); others are returned unchanged."""
         if not self.is_table:
             return stored
         if self.name == "BF16":
@@ -67,14 +67,14 @@ class DType:
         return stored.astype(np.float32, copy=False)
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Floats rounded to nearest even and laid out as they are stored; the shape is kept.
+        """Round floats to nearest even and return them as they are stored, in the same shape.
 
-        Values beyond ``largest`` become infinite, as in torch; the caller checks ranges.
+        Values beyond ``largest`` become infinite, as in torch; callers check ranges.
         """
         if self.name == "BF16":
             bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
             rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-            quiet = (bits >> np.uint32(16)) | np.uint32(0x40)  # rounding would carry a NaN into infinity
+            quiet = (bits >> np.uint32(16)) | np.uint32(0x40)  # rounding would turn a NaN into infinity
             return np.where(np.isnan(values), quiet, rounded).astype(np.uint16)
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(values, dtype=self.storage)

@@ -1,7 +1,7 @@
-"""The errors a user can meet, each with the exit code it carries out of the command line.
+"""The errors a user can see, each with the exit code of the command line.
 
-A message states the value that was met and the limit it broke; the remedy says what to do about it.
-``assert`` is kept for our own mistakes; these classes are for everything that comes from outside.
+A message states the value that was found and the limit it broke; the remedy says what to do about it.
+These classes are for whatever comes from outside; ``assert`` is for our own bugs.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 
 class EmbcompressError(Exception):
-    """Base of every error raised on purpose: the work failed (exit code 1).
+    """Base class of all our errors: the work failed (exit code 1).
 
     Args:
-        message: what was met, with the value and the limit it broke; one line.
-        remedy: what the user can do; one line, may be empty when nothing can be done.
+        message: what went wrong, with the value found and the limit it broke; one line.
+        remedy: what the user can do about it, one line; empty if nothing can be done.
     """
 
     exit_code = 1
@@ -26,13 +26,13 @@ class EmbcompressError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.message}; {self.remedy}" if self.remedy else self.message
-        # Names come from files that strangers wrote: a line break or an escape sequence
-        # in one must not reach the terminal, and an error is one line.
+        # Names come from untrusted files: no line break or escape sequence in one may reach the
+        # terminal, and an error is one line.
         return printable(text)
 
 
 class UsageError(EmbcompressError):
-    """The request itself cannot be carried out as it stands (exit code 2)."""
+    """The request cannot be carried out as given (exit code 2)."""
 
     exit_code = 2
 
@@ -42,19 +42,19 @@ class MissingWeights(UsageError):  # noqa: N818 - it is the weights that are mis
 
 
 class InputError(EmbcompressError):
-    """The input is unsafe, corrupt or of a kind this tool does not read (exit code 3)."""
+    """The input is unsafe, corrupt, or in a form that this tool does not read (exit code 3)."""
 
     exit_code = 3
 
 
 class TargetError(EmbcompressError):
-    """The size, rank or error asked for cannot be reached (exit code 4)."""
+    """The requested size, rank or error cannot be reached (exit code 4)."""
 
     exit_code = 4
 
 
 class Interrupted(EmbcompressError):  # noqa: N818 - nobody made an error
-    """The user stopped work that can go on later (exit code 130)."""
+    """The user stopped work that can be resumed (exit code 130)."""
 
     exit_code = 130
 
@@ -76,7 +76,7 @@ def check_choice(kind: str, name: str, choices: Iterable[str]) -> None:
 
 
 def printable(text: str, limit: int = 500) -> str:
-    """``text`` with control characters escaped and cut to ``limit`` characters."""
+    """Escape the control characters of ``text`` and cut it to ``limit`` characters."""
     if len(text) > limit:
         text = f"{text[:limit]}… ({len(text):,} characters)"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""Progress callbacks for work that takes long."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import threading
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)``; the unit (rows or bytes) is the stage's own."""
+"""Called as ``progress(stage, done, total)``; each stage counts in its own unit (rows or bytes)."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """The progress callback of callers that show none."""
+    """Show no progress."""
 
 
 class Steps:
-    """Adds up the steps of one stage for a progress callback; may be called from several threads.
+    """Counts the steps of one stage and reports the sum to a progress callback; thread-safe.
 
     Args:
-        progress: whom to tell.
-        stage: what is being done.
-        total: how much there is to do.
+        progress: the callback.
+        stage: name of the stage.
+        total: steps of the whole stage.
     """
 
     def __init__(self, progress: Progress, stage: str, total: int) -> None:
@@ -28,7 +28,7 @@ class Steps:
         self._lock = threading.Lock()
 
     def __call__(self, count: int) -> None:
-        """Tell of ``count`` more; a stage that is done again stays at its end."""
+        """Report ``count`` more steps; the sum never exceeds the total, even if a stage is repeated."""
         with self._lock:
             self._done = min(self._done + count, self._total)
             self._progress(self._stage, self._done, self._total)

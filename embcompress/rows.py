@@ -1,4 +1,4 @@
-"""Matrices that are read by blocks of rows, since a table may be larger than memory."""
+"""Matrices that are read in blocks of rows, since a table may be larger than memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from embcompress.dtypes import DType
 
 BLOCK_BYTES = 12 << 20
-"""Float32 bytes read at a time: matrix products reach their full speed, memory stays small."""
+"""Bytes of a block in float32: enough for matrix products at full speed, and little memory."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A matrix that is read by blocks of rows.
+    """A matrix that is read in blocks of rows.
 
     Attributes:
         shape: (rows, columns).
-        dtype: element type it is stored in.
-        read: ``read(start, stop)`` gives those rows, floats unless it is a part of integer codes.
+        dtype: element type in which it is stored.
+        read: ``read(start, stop)`` returns those rows: floats, or integers if it holds codes.
     """
 
     shape: tuple[int, int]
@@ -31,32 +31,32 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole matrix as stored."""
+        """Stored bytes of the whole matrix."""
         return self.dtype.nbytes(self.shape[0] * self.shape[1])
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block."""
+        """Number of rows in a block."""
         return max(1, BLOCK_BYTES // (4 * max(1, self.shape[1])))
 
     def spans(self) -> Iterator[tuple[int, int]]:
-        """The (start, stop) of consecutive blocks."""
+        """Yield (start, stop) of consecutive blocks."""
         for start in range(0, self.shape[0], self.block_rows):
             yield start, min(start + self.block_rows, self.shape[0])
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """The matrix, block by block."""
+        """Yield the matrix block by block."""
         for start, stop in self.spans():
             yield self.read(start, stop)
 
 
 def wide(rows: Rows) -> Rows:
-    """The same matrix, read as float64."""
+    """Return the same matrix, read as float64."""
     return Rows(rows.shape, rows.dtype, lambda start, stop: rows.read(start, stop).astype(np.float64))
 
 
 def filled_up(rows: Rows) -> Rows:
-    """The same matrix with zeros for what is NaN or infinite."""
+    """Return the same matrix with zeros in place of NaN and infinity."""
 
     def read(start: int, stop: int) -> NDArray[Any]:
         block = rows.read(start, stop)
@@ -67,7 +67,7 @@ def filled_up(rows: Rows) -> Rows:
 
 
 def within(rows: Rows, largest: float) -> Rows:
-    """The same matrix, finite numbers that are larger brought to ``largest``; infinite ones stay."""
+    """Return the same matrix with finite numbers clipped to ±``largest``; infinity and NaN stay."""
 
     def read(start: int, stop: int) -> NDArray[Any]:
         block = rows.read(start, stop)
@@ -78,15 +78,15 @@ def within(rows: Rows, largest: float) -> Rows:
 
 
 def count_nonfinite(rows: Rows) -> int:
-    """How many numbers of a matrix are NaN or infinite, in one pass."""
+    """Count the numbers of a matrix that are NaN or infinite, in one pass."""
     return sum(block.size - int(np.count_nonzero(np.isfinite(block))) for block in rows.blocks())
 
 
 def keep_freed_memory() -> None:
-    """Let the arrays of one block reuse the memory of the block before.
+    """Let the arrays of each block reuse the memory of the block before.
 
-    glibc maps large arrays anew each time, and the kernel zeroes them, until a mapping of their
-    size has been freed once (mallopt(3), M_MMAP_THRESHOLD); 32 MB is the most it learns. That is
-    a tenth of the time a large table takes. Other allocators are not affected.
+    By default glibc maps each large array anew, and the kernel zeroes it; that takes a tenth of the
+    time of a large table. Once a mapping of a size has been freed, glibc reuses memory for arrays up to
+    that size, 32 MB at most (mallopt(3), M_MMAP_THRESHOLD). Other allocators are not affected.
     """
     np.empty(31 << 20, np.uint8)

@@ -1,4 +1,4 @@
-"""Find the embedding tables of a checkpoint, and the other names each is known by."""
+"""Find the embedding tables of a checkpoint, and the other names of each."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from embcompress.errors import UsageError
 from embcompress.rows import Rows
 
 CLEAR_WINNER = 4
-"""How many times larger than the next a table must be to be taken without asking."""
+"""How many times larger than the next one a table must be to be chosen without ``--key``."""
 
 WIDEST = 8192
-"""Most columns of a table with fewer rows: a matrix of columns × columns is made of each table, which would
-take any memory where a file of a few megabytes claims a few rows without end."""
+"""Most columns of a table that has fewer rows than columns. A columns × columns matrix is computed for each
+table: without a limit, a file of a few megabytes with a few very long rows would exhaust memory."""
 
 _TOKEN_LEAF = re.compile(
     r"embed_tokens|(word|tok|token)_(emb|embed|embeddings?)|wte|shared|embed_in|vocab_embedding"
 )
-"""Last part of a name that says by itself that rows are tokens: Llama and T5, BERT, CLIP, Llama's
-original code and many more, GPT-2, T5, GPT-NeoX, Megatron."""
+"""Last parts of names whose rows are certainly tokens, as in Llama and T5, BERT, CLIP, Llama's original code
+and many more, GPT-2, T5, GPT-NeoX, Megatron."""
 _GENERIC_LEAF = re.compile(r"emb|embed|embeddings?|\d+")
-"""Last part of a name that leaves it to the part before to say what is embedded."""
+"""Last parts of names that do not say what is embedded; the part before may."""
 _EMBEDDING_WORD = re.compile(r"embd|emb(ed)?s?|embeddings?|embedders?|lookup|luts?|word2vec|glove|vectors?")
 _OTHER_WORD = re.compile(
     r"pos|position(s|al)?|wpe|types?|segments?|seg|relative|rel|rotary|rope|distance|row|col|column|level"
@@ -40,7 +40,7 @@ _OTHER_WORD = re.compile(
     r"|labels?|tasks?|projs?|project|projections?|projector|mapping|linear|dense|fc|conv|mlp|ffn|lstm|gru"
     r"|rnn|attn|attention|norm|layernorm|ln|bias|adapter|lora"
 )
-"""Words for rows that are no tokens, and for layers that are no tables."""
+"""Words for rows that are not tokens, and for layers that are not tables."""
 _HEAD_WORD = re.compile(r"heads?|pred|predictions|projector")
 _HEAD_LEAF = re.compile(r"embed_out|decoder|output|output_projection|generator|proj_out|lm_loss")
 _WORD = re.compile(
@@ -51,8 +51,8 @@ _WORD = re.compile(
 _HAS_HEAD = re.compile(
     r"(ForMaskedLM|ForCausalLM|LMHeadModel|ForConditionalGeneration|MTModel|(?<!Electra)ForPreTraining)$"
 )
-"""Architectures of transformers that end in a head over the vocabulary; ELECTRA's pretraining ends in
-one that tells real tokens from replaced ones."""
+"""Architectures of transformers that end in a head over the vocabulary. ELECTRA's pretraining head does not:
+it detects replaced tokens."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Table:
     """An embedding table: V rows (tokens) by d columns.
 
     Attributes:
-        name: that of its names that is most like a table's.
+        name: the one of its names that looks most like a table's.
         rows: its contents.
-        ties: other names that are the same table.
-        copies: those of ``ties`` that are stored as bytes of their own.
-        nonfinite: how many numbers are NaN or infinite where ``rows`` has zeros in their place.
+        ties: its other names.
+        copies: the names in ``ties`` under which the table is stored again.
+        nonfinite: how many numbers are NaN or infinite, if ``rows`` has zeros in their place.
     """
 
     name: str
@@ -79,13 +79,13 @@ def locate(checkpoint: Checkpoint, keys: Sequence[str] = (), *, every: bool = Fa
 
     Args:
         checkpoint: where to look.
-        keys: names given by the user; they are taken as they are.
-        every: take every token table instead of the one clear winner.
+        keys: names of tables that the user chose; if there are any, no others are considered.
+        every: return all token tables instead of the one clear winner.
 
     Raises:
-        UsageError: the checkpoint is compressed already, there is no table, no clear winner, or a
-            key names nothing.
-        InputError: the table is of a type that cannot be compressed.
+        UsageError: the checkpoint is compressed already, holds no table or no clear winner, or a key
+            names no tensor.
+        InputError: the element type of the table cannot be compressed.
     """
     if checkpoint.description is not None and checkpoint.description.tables:
         raise _already_compressed(checkpoint.path, checkpoint.description)
@@ -101,7 +101,7 @@ def locate(checkpoint: Checkpoint, keys: Sequence[str] = (), *, every: bool = Fa
 
 
 def count_heads(checkpoint: Checkpoint, table: Table) -> int:
-    """How many output heads multiply by ``table``, by stored ties or by what config.json says."""
+    """How many output heads multiply by ``table``, from its stored ties and from config.json."""
     stored = sum(_kind_by_name(tie) not in (1, 2) for tie in table.ties)
     architectures = checkpoint.config.get("architectures")
     first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
@@ -110,7 +110,7 @@ def count_heads(checkpoint: Checkpoint, table: Table) -> int:
 
 
 def differing_head(checkpoint: Checkpoint, table: Table) -> str | None:
-    """Name of a stored head that config.json calls tied to ``table`` and that is not the same."""
+    """Name of a stored head whose values differ from ``table`` although config.json says they are tied."""
     if not _config_value(checkpoint, "tie_word_embeddings"):
         return None
     heads = (n for n, i in checkpoint.tensors.items() if _is_head(n) and i.shape == table.rows.shape)
@@ -128,7 +128,7 @@ def _named(checkpoint: Checkpoint, keys: Sequence[str]) -> list[str]:
 
 
 def _found(checkpoint: Checkpoint, *, every: bool) -> list[str]:
-    """Names of the tables, the most likely kind only (all kinds with ``every``), largest first."""
+    """Names of the likely tables, largest first: the most certain kind only, or all kinds with ``every``."""
     likeliest = {name: checkpoint.tensors[name] for name in _likeliest_names(checkpoint).values()}
     candidates = {n: info for n, info in likeliest.items() if len(info.shape) == 2 and 0 not in info.shape}
     kinds = {name: _kind(name, info, checkpoint) for name, info in candidates.items()}
@@ -146,9 +146,9 @@ def _found(checkpoint: Checkpoint, *, every: bool) -> list[str]:
 
 
 def _likeliest_names(checkpoint: Checkpoint) -> dict[str, str]:
-    """First name of each memory -> that of its names that is most like a table's, the first among equals.
+    """First name of each tensor -> the one of its names that looks most like a table's.
 
-    Which comes first is chance: a tied head may well stand before its table.
+    The order of names means nothing: a tied head may come before its table.
     """
     names: dict[str, list[str]] = {}
     for name in checkpoint.tensors:
@@ -158,21 +158,21 @@ def _likeliest_names(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _kind(name: str, info: TensorInfo, checkpoint: Checkpoint) -> int:
-    """How sure a name makes us: 1 token table by its name, 2 some embedding, 3 by vocab_size, 0 none."""
+    """How certain a table is: 1 token table by its name, 2 some embedding, 3 only by vocab_size; 0 is no table."""
     by_vocab = 3 if info.shape[:1] == (_config_value(checkpoint, "vocab_size"),) else 0
     return by_vocab if (kind := _kind_by_name(name)) is None else kind
 
 
 def _kind_by_name(name: str) -> int | None:
-    """The kind that ``name`` itself tells, None where it tells nothing."""
+    """The kind by the name alone, None if the name does not show it."""
     owner, leaf = _last_parts(name)
-    # "token_emb.emb" is one; "shared.0" is more likely a layer of a trunk that tasks share.
-    telling = owner if _GENERIC_LEAF.fullmatch(leaf) and owner != "shared" else leaf
-    if _TOKEN_LEAF.fullmatch(telling):
+    # "token_emb.emb" is a token table; "shared.0" is more likely a layer that several tasks share.
+    decisive = owner if _GENERIC_LEAF.fullmatch(leaf) and owner != "shared" else leaf
+    if _TOKEN_LEAF.fullmatch(decisive):
         return 1
     if _is_head(name) or _any_word(name, _OTHER_WORD):
         return 0
-    # nn.Embedding named by its owner: "embedding.weight", "src_embed.weight", "encoder.emb.0.weight"
+    # An nn.Embedding named by its owner: "embedding.weight", "src_embed.weight", "encoder.emb.0.weight".
     return 2 if _any_word(name, _EMBEDDING_WORD) else None
 
 
@@ -181,13 +181,13 @@ def _is_head(name: str) -> bool:
 
 
 def _last_parts(name: str) -> tuple[str, str]:
-    """Owner and leaf of a parameter: ``encoder`` and ``embed_tokens`` of ``encoder.embed_tokens.weight``."""
+    """Owner and leaf of a parameter: ``encoder``, ``embed_tokens`` for ``encoder.embed_tokens.weight``."""
     owner, _, leaf = stem(name).lower().rpartition(".")
     return owner.rpartition(".")[2], leaf
 
 
 def _any_word(name: str, wanted: re.Pattern[str]) -> bool:
-    """Whether a word of owner or leaf, parted at ``_``, digits and capitals, is a wanted one."""
+    """Whether a word of owner or leaf (split at ``_``, digits and capitals) matches ``wanted``."""
     words = (word for part in stem(name).split(".")[-2:] for word in _WORD.findall(part))
     return any(wanted.fullmatch(word.lower()) for word in words)
 
@@ -202,7 +202,7 @@ def _check_winner(tables: Sequence[Table]) -> None:
 
 
 def _with_ties(checkpoint: Checkpoint, name: str) -> Table:
-    """The table with every other name of it: shared memory first, then equal values."""
+    """The table with all its other names, found by shared memory and by equal values."""
     rows = rows_of(checkpoint, name)
     if rows.shape[1] > max(rows.shape[0], WIDEST):
         raise UsageError(
@@ -218,18 +218,18 @@ def _with_ties(checkpoint: Checkpoint, name: str) -> Table:
         and other not in checkpoint.aliases
         and info.is_matrix
         and (info.shape, info.dtype) == (rows.shape, rows.dtype)
-        and _tells_equal(rows, rows_of(checkpoint, other))
+        and _is_same_table(rows, rows_of(checkpoint, other))
     ]
     same = {first, *copies}
     ties = [n for n in checkpoint.tensors if n != name and checkpoint.aliases.get(n, n) in same]
     return Table(name, rows, tuple(sorted(ties)), tuple(copies))
 
 
-def _tells_equal(a: Rows, b: Rows) -> bool:
-    """Whether two matrices hold the same values, and values that two could not hold by chance.
+def _is_same_table(a: Rows, b: Rows) -> bool:
+    """Whether two matrices are equal, and not by chance.
 
-    It stops at the first block that differs. Tables that are still all zeros, or all ones, are
-    equal without being tied.
+    Stops at the first block that differs. Constant tables, such as ones that are still all zeros or
+    all ones, may be equal without being tied.
     """
     if not all(_same(a.read(*span), b.read(*span)) for span in a.spans()):
         return False
@@ -238,12 +238,12 @@ def _tells_equal(a: Rows, b: Rows) -> bool:
 
 
 def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """Whether two blocks hold the same values; NaN is the same as NaN."""
+    """Whether two blocks are equal; NaN equals NaN."""
     return np.array_equal(a, b) or np.array_equal(a, b, equal_nan=True)
 
 
 def _config_value(checkpoint: Checkpoint, key: str) -> object:
-    """A value of config.json, also from the text part of a multimodal model."""
+    """A value of config.json, or of its text part in a multimodal model."""
     text = checkpoint.config.get("text_config")
     nested = text.get(key) if isinstance(text, dict) else None
     return checkpoint.config.get(key, nested)
