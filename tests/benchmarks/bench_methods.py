@@ -418,7 +418,7 @@ def arguments_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def print_methods(rows: Sequence[Row], texts: int) -> None:
     print(f"all-MiniLM-L6-v2, {texts:,} texts:\n")
-    head = ("ratio", "method", "table bytes", "factorize s", "weighted error foretold", "measured", "dB",
+    head = ("ratio", "method", "table bytes", "factorize s", "weighted error predicted", "measured", "dB",
             "dB below the bound", "mean cosine", f"top {NEIGHBOURS} kept")  # fmt: skip
     print_table(
         head,
@@ -428,7 +428,7 @@ def print_methods(rows: Sequence[Row], texts: int) -> None:
                 row.label,
                 f"{row.nbytes:,}",
                 f"{row.seconds:.2f}",
-                f"{row.foretold:.4f}" if row.weighted else "–",
+                f"{row.predicted:.4f}" if row.weighted else "–",
                 f"{row.error:.4f}",
                 f"{row.decibels:.2f}",
                 f"{row.below_bound:.2f}",

@@ -1,10 +1,10 @@
-"""Whether ``--method auto`` takes the best, and foretells it: every method measured at every ratio.
+"""Whether ``--method auto`` takes the best, and predicts it: every method measured at every ratio.
 
     python tests/benchmarks/bench_planner.py [--table vectors.npy ...] [--train texts.csv ...]
 
 For all-MiniLM-L6-v2's table, made-up small ones and any ``.npy`` matrices that are given: each method is
 planned, encoded and decoded in memory, its weighted error measured in float64 and compared with the one
-foretold; ``auto`` has chosen among them by what was foretold. With ``--train`` MiniLM's tokens are counted
+predicted; ``auto`` has chosen among them by what was predicted. With ``--train`` MiniLM's tokens are counted
 in those CSVs, without all count alike.
 """
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, action="append", default=[], help="a .npy matrix (repeats)")
     parser.add_argument("--train", type=Path, action="append", default=[], help="CSV to count in (repeats)")
     args = parser.parse_args()
-    print("| table | ratio | auto | error | foretold | best of svd, lplr, int8/4/3 | error |")
+    print("| table | ratio | auto | error | predicted | best of svd, lplr, int8/4/3 | error |")
     print("|---|---:|---|---:|---:|---|---:|")
     worst_told, worst_choice = 0.0, 0.0
     for name, table, weights in tables(args):
@@ -94,7 +94,7 @@ def main() -> None:
             worst_choice = max(worst_choice, found[chosen] / found[rival] - 1)
             ours = f"{chosen} | {found[chosen]:.4f} | {layouts[chosen].predicted_error:.4f}"
             print(f"| {name} | {ratio} | {ours} | {rival} | {found[rival]:.4f} |", flush=True)
-    print(f"\nforetold and measured differ by at most {worst_told:.1%} of the measured, over all methods")
+    print(f"\npredicted and measured differ by at most {worst_told:.1%} of the measured, over all methods")
     print(f"auto is worse than the best of the others by at most {worst_choice:.1%}")
 
 
