@@ -81,7 +81,7 @@ def test_it_is_the_model_that_transformers_opens(saved):
 @pytest.mark.parametrize("saved", ["qwen3"], indirect=True)
 def test_the_weights_are_those_of_the_checkpoint(saved, tmp_path):
     """Whatever their file is called; config.json cannot have others loaded than are looked at and trained."""
-    path, kind = saved
+    path, _ = saved
     embcompress.factorize(path, rank=8, output=tmp_path / "small")
     expected = open_pretrained(tmp_path / "small").model.state_dict()
     torch.manual_seed(5)
