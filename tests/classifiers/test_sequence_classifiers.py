@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers as tf
 from helpers.checkpoints import assert_refused, contents, stored, succeed
+from helpers.quick import quick
 from helpers.sequence_models import LABELS, MODELS, WORDS, bert, gpt2, named, saved, tokenizer
 from helpers.weather import result, weather
 from safetensors.torch import load_file, save_file
@@ -127,7 +128,7 @@ def assert_loads_as_measured(path, dev_accuracy, shelf):
     assert dev_accuracy > 0.6
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", quick(MODELS.keys(), "bert", "llama"))
 def test_training_recovers_a_factorized_model(shelf, tmp_path, name):
     """Trained, factorized, trained again: more texts are right, and transformers loads the same."""
     recipe = replace(QUICK, epochs=8)

@@ -40,34 +40,41 @@ FOUND = [(file.parent.name, file.name) for file in sorted(CORPUS.glob("*/*"))]
 
 
 REPLAY = r"""
-import resource, sys
+import os, resource, sys
 from pathlib import Path
 from fuzz.targets import CORPUS, TARGETS
 
-target, folder = sys.argv[1], Path(sys.argv[2])
-if Path("/proc/self/statm").exists():
-    space = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (64 << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (space, space))
-for file in sorted((CORPUS / target).iterdir()):
-    print(file.name, flush=True)
-    TARGETS[target](file.read_bytes(), folder)
+def replay(target, folder):
+    if Path("/proc/self/statm").exists():
+        space = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (64 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (space, space))
+    folder.mkdir()
+    for file in sorted((CORPUS / target).iterdir()):
+        print(f"{target}/{file.name}", flush=True)
+        TARGETS[target](file.read_bytes(), folder)
+
+for target in TARGETS:
+    if not os.fork():
+        replay(target, Path(sys.argv[1]) / target)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(1)
 """
-"""Reads the corpus of a target in 64 MB beyond Python's own, and names each file before it does."""
+"""Reads the corpus of each target in 64 MB beyond Python's own, and names each file before it does."""
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_what_fuzzers_found_is_read_or_refused_in_one_line(target, tmp_path):
+def test_what_fuzzers_found_is_read_or_refused_in_one_line(tmp_path):
     """Every input of the corpus is read or ends in one of our errors, in little memory, without a warning."""
     modest = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}  # in addresses that are set aside
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", REPLAY, target, tmp_path],
+        [sys.executable, "-W", "error", "-c", REPLAY, tmp_path],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **modest},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, f"at {done.stdout.splitlines()[-1:]}: {done.stderr}"
-    assert done.stdout.split() == [name for folder, name in FOUND if folder == target]
+    assert done.stdout.split() == [f"{t}/{name}" for t in TARGETS for folder, name in FOUND if folder == t]
 
 
 def test_the_corpus_is_small_and_every_target_has_one():

@@ -9,25 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from helpers.formats import Directory, Onnx, Safetensors, TorchZip, model
+from helpers.registry import target
 
 import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.errors import InputError
 
 FORMATS = {"safetensors": Safetensors, "pt": TorchZip, "directory": Directory, "onnx": Onnx}
-TARGETS = {
-    "svd": {"rank": 6},
-    "pq": {"ratio": 0.8},
-    "lplr": {"ratio": 0.8},
-    "int8": {"ratio": 0.6},
-    "int4": {"ratio": 0.6},
-    "int3": {"ratio": 0.6},
-    "screen": {"ratio": 0.5},
-    "screen+svd": {"ratio": 0.6},
-    "screen+pq": {"ratio": 0.87},
-    "screen+lplr": {"ratio": 0.85},
-    "screen+int4": {"ratio": 0.85},
-}
 
 
 def made(folder: Path, kind: str, method: str = "svd", **options: object) -> tuple[Path, Path]:
@@ -37,7 +25,7 @@ def made(folder: Path, kind: str, method: str = "svd", **options: object) -> tup
         del tensors["lm_head.weight"]  # rows of codes have no product for its head
     original, small = (folder / f"{name}{writer.suffix}" for name in ("model", "small"))
     writer.save(original, tensors)
-    embcompress.factorize(original, method=method, output=small, **{**TARGETS[method], **options})
+    embcompress.factorize(original, method=method, output=small, **{**target(method), **options})
     return original, small
 
 

@@ -18,6 +18,7 @@ from helpers.checkpoints import (
     succeed,
     table,
 )
+from helpers.quick import quick
 from safetensors.numpy import save_file
 
 from embcompress.errors import EmbcompressError, UsageError
@@ -187,8 +188,10 @@ def finished(process):
     return process.returncode, err
 
 
-@pytest.mark.parametrize("kind", ["file", "directory"])
-@pytest.mark.parametrize("limit", [0, 700, 2500])
+LIMITS = {f"{kind}, {limit}": (kind, limit) for kind in ("file", "directory") for limit in (0, 700, 2500)}
+
+
+@pytest.mark.parametrize(("kind", "limit"), quick(LIMITS, "file, 700", "directory, 2500"))
 def test_row_31_file_size_limit(tmp_path, kind, limit):
     """A limit on the size of files (ulimit -f) ends the run at any stage of writing, and nothing stays."""
     model = model_file(tmp_path) if kind == "file" else model_directory(tmp_path)

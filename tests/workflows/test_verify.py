@@ -13,7 +13,9 @@ import onnx
 import pytest
 import torch
 from helpers.checkpoints import assert_refused, directory, run, succeed, table
-from helpers.verifying import FORMATS, TARGETS, flipped, made, places, some, weight_files
+from helpers.quick import quick
+from helpers.registry import EVERY, METHODS
+from helpers.verifying import FORMATS, flipped, made, places, some, weight_files
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
@@ -40,14 +42,16 @@ def finds(path, against=None):
 # ---- bits
 
 
+STORED = {f"{kind}, {method}": (kind, method) for kind in FORMATS for method in EVERY}
+
+
 @pytest.mark.parametrize(
     ("kind", "method"),
-    [
-        *(("safetensors", method) for method in TARGETS),
-        *(("pt", method) for method in ("svd", "pq", "screen+lplr")),
-        *(("directory", method) for method in ("svd", "pq", "screen+int4")),
-        *(("onnx", method) for method in ("svd", "pq", "lplr", "screen+int4")),
-    ],
+    quick(
+        STORED,
+        *(f"safetensors, {method}" for method in METHODS),
+        *(f"{kind}, {method}" for kind in FORMATS for method in ("svd", "pq", "screen+int4")),
+    ),
 )
 def test_a_bit_in_any_tensor_is_found(tmp_path, kind, method):
     """First, last and other bytes of each tensor, parts and carried ones; parts without the original too."""
