@@ -1,4 +1,4 @@
-"""The registry of methods, and the planning of rank and bytes that serves them all."""
+"""The registry of methods, and the planning that all methods share."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from embcompress.methods.svd.method import SVD
 METHODS: dict[str, Method] = {
     m.name: m for m in (SVD(), PQ(), LPLR(), Integers(8), Integers(4), Integers(3), Screen())
 }
-"""Every method by name; contract tests run over it."""
+"""All methods by name; contract tests run over this registry."""
 
 
 DEFAULT_METHOD = SVD.name
-"""The method when none is named."""
+"""Name of the method that is used when none is named."""
 
 AUTO = "auto"
-"""What a user writes for whichever method is foretold to serve best; no output is written with it."""
+"""What a user writes to get the method predicted to be best. Outputs record that method, never this word."""
 
 
 def method_for(name: str, where: str = "") -> Method:
-    """The method of that name.
+    """Return the method called ``name``.
 
     Args:
-        name: registry name, or ``screen+`` before that of another method.
-        where: the file whose record names it, empty when the user did.
+        name: registry name of a method, with or without ``screen+`` before it.
+        where: file whose record holds the name; empty if the user gave it.
 
     Raises:
-        UsageError: the user named no method.
-        InputError: a file names one that this version does not have.
+        UsageError: the user gave a name that no method has.
+        InputError: a file names a method that this version does not have.
     """
     if name in METHODS:
         return METHODS[name]
