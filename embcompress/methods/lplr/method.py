@@ -6,13 +6,13 @@ b₁ bits per number, fit the right factor to the *rounded* left one by least sq
 
 This implementation differs in three ways:
 
-- **The sketch.** In the paper S spans the range of C^q Ω for the Gram matrix C, a Gaussian Ω and q power
-  iterations, which cost no pass over the table. Here C is known exactly, so q is in effect infinite: S = V_r
-  Q, the top eigenvectors of C times a uniformly random rotation Q. So truncation loses as little as possible,
-  and the rotation spreads the energy, which E V_r has in its first columns, over all columns; such rows suit
-  one scale per row. On all-MiniLM-L6-v2 at rank 192 and 3 bits the signal-to-error ratio is 4.2, 5.5 and 5.9
-  dB for q = 0, 1 and 2, and 6.3 dB here. At rank 384 the QR of C^q Ω for q = 1 mixes the columns so little
-  that it gets 13.4 dB, a rotation 14.6 dB, and E V_r without one 12.5 dB.
+- **The sketch.** A basis of C^q Ω, for the Gram matrix C, a Gaussian Ω and q power iterations, would cost no
+  further pass over the table. But since C is known exactly, q may as well be infinite: S = V_r Q, the top
+  eigenvectors of C times a uniformly random rotation Q. So truncation loses as little as possible, and the
+  rotation spreads the energy, which E V_r has in its first columns, over all columns, which suits one scale
+  per row. On all-MiniLM-L6-v2 at rank 192 and 3 bits the signal-to-error ratio is 4.2, 5.5 and 5.9 dB for
+  q = 0, 1 and 2, and 6.3 dB here. At rank 384 the QR of C^q Ω for q = 1 mixes the columns so little that it
+  gets 13.4 dB, a rotation 14.6 dB, and E V_r without one 12.5 dB.
 - **The weights.** Rows have weights w_i, both in C and in the fit R = (LᵀWL + μI)⁻¹ LᵀWE, which is computed
   from sums over row blocks in float64. Rounding R adds about ν·tr(LᵀWL)/r to the error for each unit of
   ‖R‖², where ν is the relative squared error of b₂-bit rounding. With μ equal to that price, R is the best
