@@ -57,7 +57,7 @@ class DType:
         return (elements * self.bits + 7) // 8
 
     def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Convert stored elements, exactly: floats to float32 (F64 to float64); others are returned unchanged."""
+        """Convert stored floats exactly to float32 (F64 to float64); return other elements unchanged."""
         if not self.is_table:
             return stored
         if self.name == "BF16":

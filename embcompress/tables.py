@@ -158,7 +158,7 @@ def _likeliest_names(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _kind(name: str, info: TensorInfo, checkpoint: Checkpoint) -> int:
-    """How certain a table is: 1 token table by its name, 2 some embedding, 3 only by vocab_size; 0 is no table."""
+    """How certain a table is: 1 token table by its name, 2 some embedding, 3 by vocab_size; 0 is no table."""
     by_vocab = 3 if info.shape[:1] == (_config_value(checkpoint, "vocab_size"),) else 0
     return by_vocab if (kind := _kind_by_name(name)) is None else kind
 

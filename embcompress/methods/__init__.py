@@ -22,15 +22,15 @@ METHODS: dict[str, Method] = {name: _entry(name, folder) for name, folder in cho
 
 
 def method_for(name: str, where: str = "") -> Method:
-    """The method of that name.
+    """Return the method called ``name``.
 
     Args:
         name: registry name, or ``OUTER+INNER`` for a method that wraps another.
         where: the file whose record names it, empty when the user did.
 
     Raises:
-        UsageError: the user named no method.
-        InputError: a file names one that this version does not have.
+        UsageError: the user gave a name that no method has.
+        InputError: a file names a method that this version does not have.
     """
     if name in METHODS:
         return METHODS[name]

@@ -1,13 +1,13 @@
-"""What every method of compressing a table offers.
+"""The protocol of methods: how a table is planned, encoded and decoded.
 
 A method is one folder in ``methods/`` and one line in the registry (``methods/__init__.py``). The folder
 holds
 
 - ``method.py``: a subclass of :class:`Method`, which plans, encodes and decodes with NumPy;
-- ``module.py``, if torch can look rows up in the stored parts: see :func:`Method.module`;
-- ``graph.py``, if an ONNX graph can: see :func:`Method.graph`.
+- ``module.py`` (optional): looks rows up in the stored parts with torch, see :func:`Method.module`;
+- ``graph.py`` (optional): does the same in an ONNX graph, see :func:`Method.graph`.
 
-The last two are imported when they are needed. Contract tests run over the registry.
+The last two are imported only when they are needed. Contract tests run over the registry.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from embcompress.methods.stats import Advance, TableStats, ignore_progress
 from embcompress.rows import Rows
 
 Blocks = Callable[[], Iterator[NDArray[Any]]]
-"""Gives the row blocks of a tensor in order, anew at each call."""
+"""Yields the row blocks of a tensor in order; each call starts again."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of a method besides the size.
+    """Options of a compression besides its size.
 
     Attributes:
         dtype: element type of float factors; methods that store codes ignore it.
@@ -51,16 +51,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class TableLayout:
-    """How a method will store one table: everything that is decided before the work.
+    """How a method will store one table, decided before the table is encoded.
 
     Attributes:
-        parts: the tensors it stores.
-        rank: components kept; None for a method that keeps the table's own.
-        dtype: element type of what a lookup is computed from.
-        bits: bits a coefficient takes, on average.
-        predicted_error: relative Frobenius error, weighted where rows are.
-        tolerance: by what share of itself the measured error may exceed the predicted one.
-        state: what the method settled while it planned (codebooks, scales); only the method reads it.
+        parts: the tensors that will be stored.
+        rank: components kept; None if the method does not reduce the rank.
+        dtype: element type of the numbers that a lookup computes with.
+        bits: average bits of a coefficient.
+        predicted_error: relative Frobenius error, weighted if the rows have weights.
+        tolerance: how far the measured error may exceed the predicted one, as a fraction of it.
+        state: whatever else the method has decided (codebooks, scales); only the method reads it.
     """
 
     parts: tuple[Part, ...]
@@ -73,36 +73,37 @@ class TableLayout:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all parts."""
+        """Bytes of all parts together."""
         return sum(part.nbytes for part in self.parts)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Suffixes of the parts."""
+        """Suffixes of the parts, in stored order."""
         return tuple(part.suffix for part in self.parts)
 
 
 Read = Callable[[int, int], NDArray[Any]]
-"""``read(start, stop)`` gives those rows of a table, (stop-start)×d floats."""
+"""``read(start, stop)`` returns those rows of a table, (stop-start)×d floats."""
 
 Fit = Callable[[int], TableLayout | None]
-"""The layout with the smallest predicted error in so many bytes; None where nothing fits."""
+"""From a number of bytes to the layout with the smallest predicted error; None if nothing fits."""
 
 
 class Method(abc.ABC):
-    """A way to compress a table of V×d. Methods hold no state: an instance is its registry entry.
+    """A way to compress a V×d table. Methods hold no state; one instance of each is in the registry.
 
     Attributes:
-        name: registry name, as in ``--method``.
-        parts: everything that it may store for a table, in stored order. The NumPy decoder, the torch module,
-            the ONNX graph, ``verify`` and ``finetune`` all go by this list.
-        seed: of its randomness, None where it has none.
-        margin: by what share of itself a target error is undercut, for methods that predict from a sample.
-        by_spectrum: whether errors are predicted from the spectrum, which must then be precise where they
-            are small.
-        by_rows: whether each row is coded by itself in the same number of bytes, without the spectrum.
-        exact: whether rows are stored as they are, but for rounding to the element type.
-        is_factors: whether it stores two float factors and nothing in codes.
+        name: registry name, as given to ``--method``.
+        parts: everything that the method may store for a table, in stored order. The NumPy decoder, the torch
+            module, the ONNX graph, ``verify`` and ``finetune`` all use this list.
+        seed: seed of its random numbers; None if it uses none.
+        margin: how far below a target error the predicted error must be, as a fraction of the target; for
+            methods that predict from a sample.
+        by_spectrum: whether errors are predicted from the spectrum, which must then be measured in float64
+            if they are small.
+        by_rows: whether each row is coded independently, in the same number of bytes, without the spectrum.
+        exact: whether rows are stored unchanged, except for rounding to the element type.
+        is_factors: whether exactly two float factors are stored, and no codes.
     """
 
     name: str
@@ -116,54 +117,66 @@ class Method(abc.ABC):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Suffixes of ``parts``."""
+        """Suffixes of ``parts``, in stored order."""
         return tuple(spec.suffix for spec in self.parts)
 
     @abc.abstractmethod
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
-        """Fewest bytes that a (V, d) table can take, by the shape alone."""
+        """Fewest bytes that a (V, d) table can take; depends on the shape alone."""
 
     @abc.abstractmethod
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
-        """The layout with the smallest predicted error in ``limit`` bytes; None where nothing fits.
+        """Plan the layout with the smallest predicted error in at most ``limit`` bytes.
 
-        More bytes never predict a larger error.
+        The predicted error never grows with ``limit``.
+
+        Args:
+            stats: the table.
+            limit: bytes of all parts together.
+            settings: other options.
+
+        Returns:
+            None if nothing fits.
         """
 
     def fitter(self, stats: TableStats, settings: Settings) -> Fit:
-        """:meth:`fit` for one table and many limits: a method may remember work from limit to limit."""
+        """Return :meth:`fit` for one table and many limits; methods may reuse work between calls."""
         return lambda limit: self.fit(stats, limit, settings)
 
     def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
-        """Roughly the error of :meth:`fit`, fast; None where nothing fits in ``limit`` bytes.
+        """Estimate the error of :meth:`fit` quickly, to compare methods; None if nothing fits.
 
-        It is for comparing methods: one that codes a sample to know its error answers from a model instead.
+        A method whose :meth:`fit` encodes a sample answers from a model instead.
         """
         layout = self.fit(stats, limit, settings)
         return None if layout is None else layout.predicted_error
 
     def cheapest(self, stats: TableStats, error: float, settings: Settings) -> TableLayout:
-        """The smallest layout with a predicted error of at most ``error`` (0 to 1), to 0.1 % of its bytes.
+        """Find the smallest layout whose predicted error is at most ``error`` (0 to 1).
+
+        Its bytes are within 0.1 % of the smallest possible.
 
         Raises:
-            TargetError: no layout smaller than the table is as good.
+            TargetError: no layout that is smaller than the table reaches the error.
         """
         fit = self.fitter(stats, settings)
         best = fit(stats.rows.nbytes - 1)
         wanted = error * (1 - self.margin)
         if best is None or best.predicted_error > wanted:
             least = (
-                "nothing smaller than the table" if best is None else f"{best.predicted_error:.3g} at best"
+                "finds nothing smaller than the table"
+                if best is None
+                else f"predicts {best.predicted_error:.3g} at best"
             )
             raise TargetError(
-                f"{stats.name}: error {error:.3g} is asked for, {self.name} can promise {least}",
+                f"{stats.name}: error {error:.3g} was requested, {self.name} {least}",
                 remedy="allow more, or choose another --method",
             )
         low, high, above = self.least(stats.rows.shape, settings) - 1, best.nbytes, 1.0
         for turn in itertools.count():
             if high - low <= max(1, high // 1000):
                 return best
-            # Errors fall roughly exponentially with bytes: alternate a step along that line and a halving.
+            # Errors fall roughly exponentially with bytes: alternate steps along that line with bisection.
             share = 0.5
             if turn % 2 == 0 and 0 < best.predicted_error < wanted < above:
                 share = math.log(above / wanted) / math.log(above / best.predicted_error)
@@ -176,22 +189,22 @@ class Method(abc.ABC):
         raise AssertionError("unreachable")
 
     def for_energy(self, stats: TableStats, energy: float, settings: Settings) -> TableLayout:
-        """The smallest layout that keeps the share ``energy`` (up to 1) of the squared singular values.
+        """Find the smallest layout that keeps a fraction ``energy`` (up to 1) of the squared singular values.
 
-        The share that is lost is the square of the relative error.
+        The lost fraction is the square of the relative error.
 
         Raises:
-            TargetError: no layout smaller than the table keeps as much.
+            TargetError: no layout that is smaller than the table keeps as much.
         """
         return self.cheapest(stats, math.sqrt(1 - energy), settings)
 
     def widest(self, shape: tuple[int, int], settings: Settings) -> TableLayout:
-        """A layout whose names and figures are as long as any of a (V, d) table; its bytes mean nothing."""
+        """A layout with the longest record that a (V, d) table can have; its bytes mean nothing."""
         parts = tuple(Part(suffix, settings.dtype, shape) for suffix in self.suffixes)
         return TableLayout(parts, min(shape), settings.dtype, -1 / 3e-10, -1 / 3e-10, 0.0)
 
     def limits(self, rows: Rows, settings: Settings) -> str:
-        """What can be asked for, as the remedy of a target that is out of reach."""
+        """Remedy for a target that is out of reach: what can be requested instead."""
         least = self.least(rows.shape, settings)
         if least >= rows.nbytes:
             return "leave it dense, or choose another --method"
@@ -201,37 +214,40 @@ class Method(abc.ABC):
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> Mapping[str, Blocks]:
-        """The contents of each part of the layout by its suffix; the table is read when one is asked for.
+        """Return the contents of each part of the layout, by suffix.
 
-        Rows of the table that are all zero decode to exact zeros.
+        The table is read when blocks are taken, not before. Rows of zeros decode to exact zeros.
 
         Args:
             stats: the table.
-            layout: what :meth:`fit` made of it.
-            settings: those it was made with.
-            advance: called with the number of rows coded, by methods that take long.
+            layout: its layout, from :meth:`fit`.
+            settings: the settings of that layout.
+            advance: called with the number of rows encoded, by methods that take long.
 
         Raises:
-            TargetError: the stored types cannot hold the values (found while blocks are made).
+            TargetError: the stored types cannot hold the values (raised while blocks are made).
         """
 
     def decoder(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """The (V, d) table that stored parts stand for.
+        """Return a reader of the table that is stored in ``parts``.
 
         Args:
-            parts: every part that is not optional is there.
-            shape: of the table, as its record says.
-            rank: components kept, as its record says.
+            parts: the stored parts, at least all that are not optional.
+            shape: (V, d), from the table's record.
+            rank: components kept, from the table's record.
 
         Raises:
-            InputError: the parts are not those of such a table.
+            InputError: the parts do not belong to such a table.
         """
         check_elements(self.parts, {suffix: part.dtype for suffix, part in parts.items()})
         return self.decode(parts, shape, rank)
 
     @abc.abstractmethod
     def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """:meth:`decoder`, once the element types are checked; large parts are read only as rows are."""
+        """Do the work of :meth:`decoder`, which has checked the element types.
+
+        Parts as large as the table are read only for the rows that are asked for.
+        """
 
     @abc.abstractmethod
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
@@ -243,55 +259,56 @@ class Method(abc.ABC):
 
     @property
     def has_module(self) -> bool:
-        """Whether torch can look rows up in what it stores."""
+        """Whether there is a ``module.py``, so that torch can look rows up in the stored parts."""
         return self._find("module")
 
     def module(self) -> ModuleType:
-        """``module.py`` in the method's folder, which imports torch.
+        """Import ``module.py`` from the method's folder; this imports torch.
 
-        It offers ``coded_table(method, parts, shape, kept=None)``; see :mod:`embcompress.methods.modules`.
+        The module has a function ``coded_table(method, parts, shape, kept=None)`` that returns the torch
+        modules of a table; see :mod:`embcompress.methods.modules`.
         """
-        return importlib.import_module(self._beside("module"))
+        return importlib.import_module(self._sibling("module"))
 
     def graph(self) -> Any:
-        """How an ONNX graph computes with what it stores, from ``graph.py`` in its folder; needs onnx.
+        """Return how an ONNX graph computes with the stored parts, from ``graph.py``; this imports onnx.
 
         Returns:
-            A ``TableGraph``, see ``checkpoint/onnx/building.py``.
+            A ``TableGraph``; see ``checkpoint/onnx/building.py``.
 
         Raises:
-            UsageError: there is no ``graph.py``.
+            UsageError: the method has no ``graph.py``.
         """
         if not self._find("graph"):
             raise UsageError(
-                f"what method {self.name} stores cannot stand in an ONNX graph",
+                f"method {self.name} cannot be used in an ONNX graph",
                 remedy="choose another --method",
             )
-        return importlib.import_module(self._beside("graph")).table_graph(self)
+        return importlib.import_module(self._sibling("graph")).table_graph(self)
 
-    def _beside(self, name: str) -> str:
+    def _sibling(self, name: str) -> str:
         """Full name of a module in the method's folder."""
         return f"{type(self).__module__.rpartition('.')[0]}.{name}"
 
     def _find(self, name: str) -> bool:
-        return importlib.util.find_spec(self._beside(name)) is not None
+        return importlib.util.find_spec(self._sibling(name)) is not None
 
 
 class RankedMethod(Method):
-    """A method whose size follows from a rank, so that a user can ask for one."""
+    """A method whose size follows from a rank, so that users can choose the rank."""
 
     @abc.abstractmethod
     def check_rank(self, rows: Rows, name: str, rank: int, settings: Settings) -> None:
-        """Refuse a rank by the shape alone, before a row is read.
+        """Refuse a rank that does not suit the shape, before any row is read.
 
         Raises:
-            TargetError: there is no such rank, or it would not make the table smaller.
+            TargetError: the rank is above min(V, d), or would not make the table smaller.
         """
 
     @abc.abstractmethod
     def break_even(self, rows: Rows, settings: Settings) -> int:
-        """Largest rank that takes fewer bytes than the table, at most min(V, d); 0 where none does."""
+        """Largest rank, at most min(V, d), that takes fewer bytes than the table; 0 if none does."""
 
     @abc.abstractmethod
     def at_rank(self, stats: TableStats, rank: int, settings: Settings) -> TableLayout:
-        """The layout that keeps ``rank`` components, 1 … min(V, d)."""
+        """Plan the layout that keeps ``rank`` components, 1 … min(V, d)."""

@@ -1,4 +1,4 @@
-"""From stored parts back to the table they stand for, with the record checked against them."""
+"""Decodes stored parts back to a table, after checking them against the table's record."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from embcompress.rows import Rows, wide
 
 
 def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = False) -> Rows:
-    """The table that the stored parts of ``record`` stand for, decoded by blocks.
+    """Decode a compressed table, block by block as it is read.
 
     Args:
-        checkpoint: a checkpoint that holds the parts.
-        record: the table's record.
+        checkpoint: the checkpoint that holds its parts.
+        record: the record of the table.
         precise: decode in float64.
 
     Raises:
-        InputError: a part is missing or of another shape, or its method is not known.
+        InputError: a part is missing or does not fit the record, or this version lacks the method.
     """
     method = method_for(record.method, str(checkpoint.path))
     for name in record.part_names:
@@ -42,7 +42,7 @@ def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = Fals
         raise InputError(f"{checkpoint.path}: {record.name}: {error.message}", remedy=error.remedy) from None
 
     def quietly(start: int, stop: int) -> NDArray[Any]:
-        # A stranger's scales may be of any size: whether the result is finite is asked where it is measured.
+        # Scales in untrusted files may be of any size; the result is checked when it is measured.
         with np.errstate(over="ignore", invalid="ignore"):
             return decode(start, stop)
 

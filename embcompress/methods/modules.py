@@ -1,9 +1,10 @@
-"""The torch modules that hold stored parts, and the way back from trained modules to parts.
+"""Builds torch modules from stored parts, and parts from trained modules.
 
-A method that torch can look rows up in has a ``module.py`` with ``coded_table``. This file calls it, and
-holds what such files share. Most parts are in the state dict of a module as they are stored. A right
-factor in integers (``1.codes``, r×⌈d·b/8⌉ bytes, and ``1.scales``, r×1) is there in floats, as ``1.weight``
-(d×r), so that it can be trained; it is rounded to integers of as many bits again when it is written.
+A method that supports torch has a ``module.py`` with a function ``coded_table``. This file calls that
+function, and holds the code that such files share. The state dict of a module holds most parts exactly as
+they are stored. The exception is a right factor in integers (``1.codes``, r×⌈d·b/8⌉ bytes, and ``1.scales``,
+r×1): it becomes ``1.weight`` (d×r) in floats, so that it can be trained, and is rounded to integers of as
+many bits again when it is written.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from embcompress.nn.lookup import CodedLookup, require
 from embcompress.nn.outline import outlined
 
 Parts = Mapping[str, Tensor]
-"""Stored tensors by their suffix."""
+"""Stored tensors by suffix."""
 
 RIGHT = "1.weight"
-"""The right factor in the state dict of a module."""
+"""Name of the right factor in the state dict of a module."""
 
 _INTEGERS = ("1.codes", "1.scales")
 _BITS = "0.bits"
 RIGHT_PARTS = (_BITS, *_INTEGERS)
-"""Where a right factor in integers is stored; a method need not store the first, its bits."""
+"""The parts of a right factor in integers. The first, its number of bits, is optional."""
 
 
 @dataclass(frozen=True)
 class TableModules:
-    """What stands for a table.
+    """The torch modules of a compressed table.
 
     Attributes:
-        lookup: its rows, or rows of its left factor.
-        projection: its right factor, None where there is none.
+        lookup: looks up rows of the left factor, or of the table if there is no right factor.
+        projection: multiplies by the right factor; None if there is none.
     """
 
     lookup: CodedLookup
@@ -54,7 +55,7 @@ class TableModules:
         return self.lookup.num_embeddings, width
 
     def to(self, like: Tensor) -> TableModules:
-        """The same, its floats of the type of ``like``, all of it on the device of ``like``; in place."""
+        """Move both modules to the device of ``like``, and their floats to its type; in place."""
         for part in (self.lookup, self.projection):
             if part is not None:
                 part.to(device=like.device, dtype=like.dtype)
@@ -62,20 +63,22 @@ class TableModules:
 
 
 def has_module(method: str) -> bool:
-    """Whether torch can look rows up in what the method of that name stores."""
+    """Whether torch can look rows up in the parts that the method called ``method`` stores."""
     return method_for(method).has_module
 
 
 def coded_table(method: str, parts: Parts, shape: tuple[int, int]) -> TableModules | None:
-    """The modules that hold stored parts, as copies: tensors that were read may still hang on their file.
+    """Build the torch modules of a compressed table from copies of its parts.
+
+    They are copies because tensors from a reader may still be mapped to their file.
 
     Args:
-        method: one that :func:`has_module`.
-        parts: all that are stored.
+        method: name of a method for which :func:`has_module` is true.
+        parts: all stored parts.
         shape: (V, d) of the table.
 
     Returns:
-        None where the parts are the two plain float factors, which PyTorch's own modules hold.
+        None if the parts are two plain float factors, for which PyTorch's own modules serve.
 
     Raises:
         InputError: the parts contradict each other or the shape.
@@ -90,7 +93,7 @@ def coded_table(method: str, parts: Parts, shape: tuple[int, int]) -> TableModul
 
 
 def rows_in(method: Method, parts: Parts) -> dict[str, Tensor]:
-    """Copies of the parts ``0.*`` by the rest of their suffix; parameters where the method says trainable."""
+    """Copy the parts ``0.*``, by suffix without ``0.``; the trainable ones become parameters."""
     return {
         spec.suffix.removeprefix("0."): nn.Parameter(copy) if spec.trainable else copy
         for spec in method.parts
@@ -100,10 +103,10 @@ def rows_in(method: Method, parts: Parts) -> dict[str, Tensor]:
 
 
 def projected(lookup: CodedLookup, right: Tensor | None, shape: tuple[int, int]) -> TableModules:
-    """A lookup, followed by a right factor (d×r, transposed) where there is one.
+    """Join a lookup and a right factor (d×r, transposed), if there is one.
 
     Raises:
-        InputError: the right factor, or without one the lookup, has another width than the (V, d) table.
+        InputError: the widths of lookup, right factor and (V, d) table do not match.
     """
     if right is None:
         require(lookup.embedding_dim == shape[1], f"rows are {lookup.embedding_dim} wide, not {shape[1]}")
@@ -118,10 +121,10 @@ def projected(lookup: CodedLookup, right: Tensor | None, shape: tuple[int, int])
 
 
 def right_factor(parts: Parts, columns: int) -> Tensor | None:
-    """The right factor, transposed (d×r), in floats; None where none is stored.
+    """The transposed right factor (d×r) in floats; None if none is stored.
 
     Raises:
-        InputError: its integers are not of d columns.
+        InputError: its integers do not have ``columns`` columns.
     """
     if _INTEGERS[0] not in parts:
         return parts.get(RIGHT)
@@ -133,16 +136,16 @@ def right_factor(parts: Parts, columns: int) -> Tensor | None:
 
 
 def module_parts(parts: Parts, columns: int) -> dict[str, Tensor]:
-    """The parts as they are named in the state dict of the module that holds them."""
+    """The parts as the state dict of the module holds them: a right factor in integers becomes floats."""
     right = right_factor(parts, columns)
     others = {suffix: part for suffix, part in parts.items() if suffix not in _INTEGERS}
     return others if right is None else {**others, RIGHT: right}
 
 
 def trained_right(weight: Tensor, parts: Parts, columns: int) -> dict[str, Tensor]:
-    """A trained right factor (d×r) as the integers in which ``parts`` store it.
+    """Round a trained right factor (d×r) to integers of as many bits as in ``parts``.
 
-    One that was not changed becomes what it was, to the bit.
+    A right factor that training did not change gives exactly the stored parts.
     """
     before = right_factor(parts, columns)
     assert before is not None
@@ -156,7 +159,7 @@ def trained_right(weight: Tensor, parts: Parts, columns: int) -> dict[str, Tenso
 
 
 def _right_bits(parts: Parts, columns: int) -> int:
-    """Bits of the right factor's integers: as stored, or the most that take a row's bytes."""
+    """Bits of the right factor's integers: as stored, or the most that fit the bytes of a row."""
     width = parts["1.codes"].shape[1]
     bits = int(parts[_BITS][0, -1]) if _BITS in parts else widest(columns, width)
     fits = 1 <= bits <= 8 and packed_width(columns, bits) == width

@@ -1,4 +1,4 @@
-"""The tensors that stand for a table: what a method may store, and what it did store."""
+"""Parts, the stored tensors of a compressed table: what a method may store, and checks of what is stored."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from embcompress.errors import InputError
 from embcompress.rows import Rows
 
 REMAKE = "make the file again from its source"
-"""What to do about a file whose parts do not belong together."""
+"""Remedy for a file whose parts do not belong together."""
 
 
 class Elements(enum.Enum):
-    """What a part is made of."""
+    """What kind of numbers a part holds."""
 
     FLOATS = "floats"
     BYTES = "unsigned bytes (U8)"
     ROW_NUMBERS = "row numbers (I32)"
 
     def include(self, dtype: DType) -> bool:
-        """Whether a tensor of this element type is of this kind."""
+        """Whether a tensor of this element type holds such numbers."""
         return dtype.is_table if self is Elements.FLOATS else dtype.name == _STORED[self]
 
 
@@ -32,13 +32,13 @@ _STORED = {Elements.BYTES: "U8", Elements.ROW_NUMBERS: "I32"}
 
 @dataclass(frozen=True)
 class PartSpec:
-    """One tensor that a method may store for a table.
+    """One tensor that a method may store for each table.
 
     Attributes:
-        suffix: what follows the table's stem in its name, e.g. ``"0.weight"``.
-        elements: what it is made of.
-        optional: whether a layout may do without it.
-        trainable: whether retraining changes it; other parts are written as they were read.
+        suffix: end of its name, after the name of the table without ``.weight``; e.g. ``"0.weight"``.
+        elements: what kind of numbers it holds.
+        optional: whether some layouts do without it.
+        trainable: whether retraining changes it; other parts are copied unchanged.
     """
 
     suffix: str
@@ -49,10 +49,10 @@ class PartSpec:
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor that a method stores for a certain table.
+    """One tensor that will be stored for one table.
 
     Attributes:
-        suffix: that of its :class:`PartSpec`.
+        suffix: as in its :class:`PartSpec`.
         dtype: element type.
         shape: (rows, columns).
     """
@@ -63,7 +63,7 @@ class Part:
 
     @property
     def nbytes(self) -> int:
-        """Bytes it takes on disk."""
+        """Bytes on disk."""
         return self.dtype.nbytes(math.prod(self.shape))
 
 
@@ -72,7 +72,11 @@ Parts = Mapping[str, Rows]
 
 
 def check_suffixes(specs: Collection[PartSpec], present: Collection[str]) -> None:
-    """Refuse parts among which one is missing that must be there, or one that the method does not store.
+    """Refuse a list of parts that lacks one, or has one that the method does not store.
+
+    Args:
+        specs: everything that the method may store.
+        present: suffixes of the parts, in stored order.
 
     Raises:
         InputError: with both lists.
@@ -83,37 +87,37 @@ def check_suffixes(specs: Collection[PartSpec], present: Collection[str]) -> Non
 
 
 def check_elements(specs: Collection[PartSpec], types: Mapping[str, DType | None]) -> None:
-    """Refuse parts of the wrong element types, since their numbers would mean something else.
+    """Refuse parts of the wrong element types.
 
     Args:
-        specs: what the method may store.
-        types: element type of each part by its suffix, None for one that has no name here.
+        specs: everything that the method may store.
+        types: element type of each part by suffix; None for a type that is not in ``DTYPES``.
 
     Raises:
-        InputError: with the type of the first such part, and what it should be.
+        InputError: with the type of the first wrong part, and what was expected.
     """
     for spec in specs:
         dtype = types.get(spec.suffix)
         if spec.suffix in types and not (dtype and spec.elements.include(dtype)):
             found = "an unknown type" if dtype is None else dtype.name
             raise InputError(
-                f"part {spec.suffix} is of {found}, expected are {spec.elements.value}", remedy=REMAKE
+                f"part {spec.suffix} is of {found}, expected {spec.elements.value}", remedy=REMAKE
             )
 
 
 def check_shapes(
     parts: Parts, expected: Mapping[str, tuple[int, int]], shape: tuple[int, int], rank: int | None
 ) -> None:
-    """Refuse stored parts of other shapes than a table's record calls for.
+    """Refuse parts whose shapes do not fit the record of their table.
 
     Args:
-        parts: what is stored.
-        expected: shape of each part that is looked at, by its suffix.
-        shape: (V, d) of the table, as its record says.
-        rank: components kept, as its record says.
+        parts: the stored parts.
+        expected: expected shapes by suffix; other parts are not checked.
+        shape: (V, d), from the table's record.
+        rank: components kept, from the table's record.
 
     Raises:
-        InputError: with the shapes found, and what the record says.
+        InputError: with the shapes found, and those of the record.
     """
     if all(parts[suffix].shape == wanted for suffix, wanted in expected.items()):
         return

@@ -1,4 +1,4 @@
-"""From what the user asks (a rank, a size, an error) to the layout of each table, before the work."""
+"""Plans the layout of each table from the user's target: a rank, a size, or an error."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from embcompress.rows import Rows
 from embcompress.tables import Table
 
 PRECISE_BELOW = 0.02
-"""Relative error below which a float32 Gram matrix (exact to 1e-7 of the largest eigenvalue, so
-to 3e-4 in a relative error) no longer foretells the error to 1e-5 of itself, and float64 is used."""
+"""Relative error below which the Gram matrix is computed in float64. One in float32 is exact to 1e-7 of the
+largest eigenvalue, so to 3e-4 in a relative error: it cannot predict smaller errors to 1e-5 of themselves."""
 
 
 _ALIKE = 1.015
-"""Over the least error, or the fewest bytes, from which on a method is worse than the best."""
+"""Methods within this factor of the least error, or of the fewest bytes, count as equally good."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked for.
+    """What a compression should reach.
 
     Attributes:
         kind: one of ``TARGETS``.
-        value: a rank; a fraction of bytes removed; a share of the squared singular values kept; a
+        value: a rank; a fraction of bytes to remove; a fraction of the squared singular values to keep; a
             relative Frobenius error; or bytes of the written model.
     """
 
@@ -59,10 +59,10 @@ class TablePlan:
     Attributes:
         table: the table.
         method: how it is compressed.
-        layout: what is stored, and the error foretold.
-        settings: what else was asked for.
-        stats: the table as it was measured; error and spectrum are weighted by its weights.
-        rivals: about what error each method would have in no more bytes, by name.
+        layout: what is stored, and the predicted error.
+        settings: other options of the request.
+        stats: statistics of the table; errors and spectrum use its weights.
+        rivals: approximate error of each method in no more bytes, by name.
     """
 
     table: Table
@@ -79,7 +79,7 @@ class TablePlan:
 
     @property
     def bytes_after(self) -> int:
-        """Bytes of what replaces it."""
+        """Bytes of the parts that replace it."""
         return self.layout.nbytes
 
     @property
@@ -102,29 +102,29 @@ def plan_tables(
 ) -> tuple[TablePlan, ...]:
     """Choose the layout of each table.
 
-    What the sizes decide is decided before a row is read, so that a target out of reach is
+    Whatever follows from sizes alone is checked before any row is read, so that a target out of reach is
     refused at once.
 
     Args:
         tables: the tables to compress.
-        target: what is asked for; it holds for each table, ``max_size`` for all together.
-        method: how; None for whichever is foretold to serve the target best.
-        dtype: element type of float factors, None for the table's own.
+        target: what to reach: for each table, or for all together (``max_size``).
+        method: the method; None for the one predicted to reach the target best.
+        dtype: element type of float factors; None for each table's own.
         split_scale: one of ``SPLITS``.
-        mirrored: whether right factors are stored transposed as well.
-        budget: bytes all factors may take together, for the target ``max_size``.
+        mirrored: whether the transposes of right factors are stored too.
+        budget: bytes of all factors together, for the target ``max_size``.
         advance: called with the number of rows read.
-        weights: of each row of each table (V); targets on energy and error are then weighted.
+        weights: of the rows (V), for each table; errors and energies are then weighted.
 
     Raises:
-        UsageError: the method does not go by that target.
+        UsageError: the method cannot plan for such a target.
         TargetError: the target is out of reach, or would make a table larger.
         InputError: a table cannot be read.
     """
     if target.kind == "rank" and not isinstance(method, RankedMethod):
         raise UsageError(
-            f"rank {target.value:g}: method {method.name if method else AUTO} does not go by rank",
-            remedy="ask for a ratio, a size or an error",
+            f"rank {target.value:g}: method {method.name if method else AUTO} takes no rank",
+            remedy="give a ratio, a size or an error",
         )
     share = budget / sum(t.rows.nbytes for t in tables)
     wanted = [Settings(dtype or t.rows.dtype, split_scale, mirrored) for t in tables]
@@ -145,23 +145,23 @@ def plan_tables(
 
 
 def bytes_for_ratio(rows: Rows, ratio: float) -> int:
-    """Most bytes with which at least the fraction ``ratio`` of a table's bytes is removed, and it shrinks."""
-    # The fraction a user types is decimal: 0.9 of 1000 bytes leaves 100, not 99.99999999999997.
+    """Most bytes that remove at least the fraction ``ratio`` of a table's bytes, and at least one byte."""
+    # Users type decimal fractions: 0.9 of 1000 bytes leaves 100, not 99.99999999999997.
     return min(rows.nbytes - 1, int((1 - ratio) * rows.nbytes + 1e-6))
 
 
 def predicted_errors(
     stats: TableStats, limit: int, settings: Settings, methods: Iterable[Method] | None = None
 ) -> dict[str, float]:
-    """About the error of methods in ``limit`` bytes, by name.
+    """Estimate the error of each method in ``limit`` bytes, by name.
 
-    Without those that do not fit, or cannot count with values of such a size.
+    Methods that do not fit, or whose estimate overflows, are left out.
 
     Args:
         stats: the table.
-        limit: bytes.
-        settings: what else is asked for.
-        methods: those that are looked at, all when None.
+        limit: bytes of the stored parts.
+        settings: other options of the request.
+        methods: the methods to compare; None for all.
     """
     found = {}
     for method in METHODS.values() if methods is None else methods:
@@ -173,7 +173,7 @@ def predicted_errors(
 
 
 def fits(stats: TableStats, limit: int, settings: Settings) -> dict[str, TableLayout]:
-    """What each method would make of a table in ``limit`` bytes, by name; without those that cannot."""
+    """Layout of a table by each method that fits in ``limit`` bytes, by name."""
     found = {name: method.fit(stats, limit, settings) for name, method in METHODS.items()}
     return {name: layout for name, layout in found.items() if layout is not None}
 
@@ -198,7 +198,7 @@ def _plan(
 
 
 def _best_plan(table: Table, stats: TableStats, target: Target, settings: Settings, limit: int) -> TablePlan:
-    """By whichever method has the least error in ``limit`` bytes, or the fewest bytes for an error."""
+    """The plan by the method with the least error in ``limit`` bytes, or the fewest bytes for an error."""
     if limit:
         layouts = fits(stats, limit, settings)
     else:
@@ -210,10 +210,10 @@ def _best_plan(table: Table, stats: TableStats, target: Target, settings: Settin
     if not layouts:
         raise TargetError(
             f"{table.name} {list(table.rows.shape)}: no method reaches the target",
-            remedy="ask for less, or leave it dense",
+            remedy="set a lower target, or leave the table dense",
         )
     loss = {name: one.predicted_error if limit else one.nbytes for name, one in layouts.items()}
-    # What is foretold from samples is known to a per cent or two: of those as good, the quickest lookup.
+    # Errors predicted from a sample are known to a per cent or two: of equals, take the fastest lookup.
     alike = [name for name in loss if loss[name] <= _ALIKE * min(loss.values())]
     best = min(alike, key=lambda n: METHODS[n].flops(stats.rows.shape, layouts[n].rank))
     rivals = {name: layout.predicted_error for name, layout in layouts.items()} if limit else {}
@@ -221,7 +221,7 @@ def _best_plan(table: Table, stats: TableStats, target: Target, settings: Settin
 
 
 def _limit(table: Table, target: Target, method: Method | None, settings: Settings, share: float) -> int:
-    """Bytes that the target leaves to a table, checked by shapes alone; 0 where it is not on bytes."""
+    """Bytes that the target leaves to a table, checked by shapes alone; 0 for targets other than sizes."""
     rows = table.rows
     if isinstance(method, RankedMethod) and target.kind == "rank":
         method.check_rank(rows, table.name, int(target.value), settings)
@@ -241,8 +241,8 @@ def _out_of_reach(table: Table, limit: int, method: Method, settings: Settings) 
     least = method.least(rows.shape, settings)
     if limit >= least:
         return TargetError(
-            f"{table.name} {list(rows.shape)}: {method.name} finds nothing that holds its values in "
-            f"{limit:,} bytes",
+            f"{table.name} {list(rows.shape)}: {method.name} has no layout in {limit:,} bytes that can hold "
+            f"its values",
             remedy="choose another --method, or scale the table",
         )
     return TargetError(

@@ -1,4 +1,4 @@
-"""What is known of a table before it is compressed: its spectrum, the weights of its rows, and a sample."""
+"""Statistics of a table, from which methods plan: spectrum, row weights, and a sample of rows."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ from embcompress.linalg.spectrum import Spectrum, spectrum
 from embcompress.rows import Rows
 
 SAMPLE_ROWS = 2048
-"""Rows of a sample. Squared errors that differ from row to row by half their size are then known to
-1.1 %, errors to 0.6 %; rows that weigh much are always among them."""
+"""Number of rows in a sample. If the squared errors of rows scatter by half their size, the sample gives
+their mean to 1.1 % and its root to 0.6 %. Rows that weigh much are always in the sample."""
 
 _LEAST = 1e-280
-"""Least sum of squares of a table that is not all zero: below, those of its small values are rounded away."""
+"""Least sum of squares of a table that is not all zero: below it, squares of small values underflow."""
 
 Weights = NDArray[np.float64]
-"""How much each row of a table counts (V), all above 0."""
+"""Weight of each row of a table (V), all above 0."""
 
 Advance = Callable[[int], None]
 """Called with the number of rows read."""
 
 
 def ignore_progress(count: int) -> None:
-    """The callback of callers that need none."""
+    """Do nothing with the number of rows read."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some rows of a table, each with the weight of those it stands for.
+    """A sample of the rows of a table.
 
     Attributes:
-        places: which rows they are, ascending.
-        rows: the rows (n×d), float32; infinite where they leave its range.
-        weights: (n); the weighted sum of anything over the sample estimates that over the table.
+        places: indices of the rows (n), ascending.
+        rows: the rows (n×d) in float32; infinite where they exceed its range.
+        weights: of the rows (n). A weighted sum over the sample estimates the weighted sum over the table.
     """
 
     places: NDArray[np.intp]
     rows: NDArray[np.float32]
     weights: NDArray[np.float64]
 
-    def relative_error(self, stand_in: NDArray[Any]) -> float:
-        """Relative Frobenius error, weighted, of what stands for the rows (n×d)."""
+    def relative_error(self, approximation: NDArray[Any]) -> float:
+        """Weighted relative Frobenius error of an approximation of the rows (n×d)."""
         total = self.weights @ row_squares(self.rows)
-        left = self.weights @ row_squares(self.rows - stand_in)
+        left = self.weights @ row_squares(self.rows - approximation)
         return float(np.sqrt(left / total)) if total > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class TableStats:
-    """A table and what was measured of it, in one pass.
+    """A table and its statistics, measured in one pass.
 
     Attributes:
-        name: the table's name, for errors.
+        name: the table's name, for error messages.
         rows: its contents.
-        weights: of each row (V), None for all alike.
-        energies: weight times sum of squares of each row (V), 0 for a row of zeros alone.
+        weights: of the rows (V); None if all count alike.
+        energies: weight times sum of squares of each row (V); 0 only for rows of zeros.
         spectrum: of the weighted Gram matrix.
-        precise: whether that was made in float64, and whether the work needs it.
+        precise: whether the Gram matrix was computed in float64, because small errors are to be predicted.
     """
 
     name: str
@@ -78,21 +78,21 @@ class TableStats:
 
     @functools.cached_property
     def fits_float32(self) -> bool:
-        """Whether a row has coefficients in float32 in whatever orthonormal basis: its norm does."""
+        """Whether the norm of every row fits float32, and so its coefficients in any orthonormal basis."""
         return bool((self.energies <= np.square(DTYPES["F32"].largest) * self.weights_of()).all())
 
     @property
     def typical(self) -> float:
-        """The root mean square of its numbers."""
+        """Root mean square of the numbers of the table."""
         return float(np.sqrt((self.energies / self.weights_of()).mean() / self.rows.shape[1]))
 
     @functools.cached_property
     def sample(self) -> Sample:
-        """Rows drawn by weight and energy, the same each time; the whole table where it is small."""
+        """A sample drawn by weight and energy, always the same; all rows of a small table."""
         return draw(self, SAMPLE_ROWS)
 
     def weights_of(self, start: int = 0, stop: int | None = None) -> NDArray[np.float64]:
-        """Weights of rows ``start:stop``, of all when nothing is said."""
+        """Weights of rows ``start:stop``, by default of all rows; ones if the table has no weights."""
         stop = self.rows.shape[0] if stop is None else stop
         return np.ones(stop - start) if self.weights is None else self.weights[start:stop]
 
@@ -105,13 +105,20 @@ def measure(
     advance: Advance | None = None,
     weights: Weights | None = None,
 ) -> TableStats:
-    """Measure the spectrum of a table E, in one pass; with row weights w that of Eᵀ diag(w) E.
+    """Measure a table E with row weights w in one pass: energies, and the spectrum of Eᵀ diag(w) E.
 
-    The top eigenvectors V_r of the weighted matrix minimize Σ_i w_i ‖E_i − E_i V_r V_rᵀ‖²: the rows
-    are those of diag(√w) E, whose best approximation of rank r they give (Eckart & Young 1936).
+    The top eigenvectors V_r of that matrix minimize Σ_i w_i ‖E_i − E_i V_r V_rᵀ‖², since they give the best
+    approximation of rank r of diag(√w) E (Eckart & Young 1936).
+
+    Args:
+        rows: the table.
+        name: its name, for error messages.
+        precise: compute the Gram matrix in float64.
+        advance: called with the number of rows read.
+        weights: of the rows (V); None if all count alike.
 
     Raises:
-        InputError: the table holds NaN, infinity, or values whose squares overflow or vanish.
+        InputError: the table holds NaN, infinity, or values whose squares overflow or underflow.
     """
     roots = None if weights is None else np.sqrt(weights)
     energies = np.empty(rows.shape[0])
@@ -141,7 +148,7 @@ def measure(
 
 
 def _scaled(block: NDArray[Any], factors: NDArray[np.float64]) -> NDArray[Any]:
-    """Rows times a factor each, in float64 where their own type does not hold the products."""
+    """Rows times one factor each, in float64 if the type of the block cannot hold the products."""
     with np.errstate(over="raise", under="raise"):
         try:
             scaled: NDArray[Any] = block * factors.astype(block.dtype)
@@ -151,12 +158,12 @@ def _scaled(block: NDArray[Any], factors: NDArray[np.float64]) -> NDArray[Any]:
 
 
 def draw(stats: TableStats, count: int) -> Sample:
-    """About ``count`` rows, half of the chances in proportion to weights, half to energies.
+    """Draw about ``count`` rows: probabilities are half in proportion to weights, half to energies.
 
-    Errors are about as large as rows are, and a few large rows may hold much of them: with chances by
-    weight alone they would be missing from most samples, with chances by energy alone the small ones.
-    Systematic sampling (Madow 1949): the cumulated chances are cut at equal steps from a fixed
-    start. A row whose chance would be over one is taken for sure and stands for itself.
+    Errors grow with rows, and a few large rows may hold much of the error. By weight alone most samples would
+    miss the large rows, by energy alone the small ones. The sampling is systematic (Madow 1949): the
+    cumulative probabilities are cut at equal steps from a fixed start. A row whose probability would be
+    above one is always taken and counts only for itself.
     """
     rows, total = stats.rows, stats.rows.shape[0]
     weights = stats.weights_of()
@@ -166,26 +173,26 @@ def draw(stats: TableStats, count: int) -> Sample:
         sizes = weights / weights.sum()
         if stats.spectrum.total > 0:
             sizes = (sizes + stats.energies / stats.energies.sum()) / 2
-        chances = _chances(sizes, count)
-        # A shuffled order, since neighbours in a vocabulary are alike; the seed is part of the method.
+        probabilities = _probabilities(sizes, count)
+        # Shuffled, since neighbours in a vocabulary are alike; the fixed seed is part of the method.
         order = np.random.default_rng(0).permutation(total)
-        steps = np.cumsum(chances[order])
-        taken = np.floor(steps + 0.5) > np.floor(steps - chances[order] + 0.5)
+        steps = np.cumsum(probabilities[order])
+        taken = np.floor(steps + 0.5) > np.floor(steps - probabilities[order] + 0.5)
         places = np.sort(order[taken])
-        scaled = weights[places] / chances[places]
-    # Of a large table one row at a time: what lies between them need not be read.
+        scaled = weights[places] / probabilities[places]
+    # Single rows of a large table: the rows between them are not read.
     blocks = rows.blocks() if total <= count else (rows.read(int(i), int(i) + 1) for i in places)
     with np.errstate(over="ignore"):
         drawn = np.concatenate([*blocks]).astype(np.float32, copy=False)
     return Sample(places, drawn, scaled)
 
 
-def _chances(weights: Weights, count: int) -> NDArray[np.float64]:
-    """min(1, c·w) with c such that they add up to ``count``, which is less than the number of weights."""
+def _probabilities(weights: Weights, count: int) -> NDArray[np.float64]:
+    """min(1, c·w), with c such that they add up to ``count``, which is less than the number of weights."""
     descending = np.sort(weights)[::-1]
-    # With the k largest taken for sure, c = (count - k) / the sum of the rest; the first k that fits.
+    # If the k largest are always taken, c = (count - k) / the sum of the rest; the first consistent k.
     rest = descending.sum() - np.append(0.0, np.cumsum(descending)[: count - 1])
     scales = (count - np.arange(count)) / rest
-    sure = int(np.argmax(descending[:count] * scales <= 1))
-    chances: NDArray[np.float64] = np.minimum(1.0, weights * scales[sure])
-    return chances
+    certain = int(np.argmax(descending[:count] * scales <= 1))
+    probabilities: NDArray[np.float64] = np.minimum(1.0, weights * scales[certain])
+    return probabilities

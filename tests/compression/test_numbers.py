@@ -137,7 +137,7 @@ def most_bytes(path, output, **options):
             return embcompress.factorize(path, ratio=ratio, output=output, force=True, **options)
         except TargetError as error:
             reason = error
-    assert re.search("takes at least|finds nothing that holds|a factor reaches|a row reaches", str(reason))
+    assert re.search("takes at least|has no layout in|a factor reaches|a row reaches", str(reason))
     return None
 
 

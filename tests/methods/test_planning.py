@@ -226,7 +226,7 @@ class TestAuto:
 
     def test_a_rank_is_no_target_for_it(self):
         """A rank says nothing to methods that have none."""
-        with pytest.raises(UsageError, match="auto does not go by rank"):
+        with pytest.raises(UsageError, match="method auto takes no rank"):
             plan_tables([random_table()], Target("rank", 3), None)
-        with pytest.raises(UsageError, match="int4 does not go by rank"):
+        with pytest.raises(UsageError, match="method int4 takes no rank"):
             plan_tables([random_table()], Target("rank", 3), METHODS["int4"])

@@ -180,7 +180,7 @@ class OnnxFile(Checkpoint):
             layout.place(data.name)
             layout.write_data(data, self._fds, advance)
         layout.write_model(target, self._fds, advance)
-        return self._turned_heads(edit) if description is not None else ()
+        return self._transposed_heads(edit) if description is not None else ()
 
     def _planned(self, edit: Edit, description: Description | None, *, filled: bool = False) -> GraphLayout:
         """The new model; unless ``filled``, parts are not asked for, and only sizes are right.
@@ -230,21 +230,21 @@ class OnnxFile(Checkpoint):
                 entries.append(Entry(header, self._weights[old.name].extent))
         return entries
 
-    def _turned_heads(self, edit: Edit) -> tuple[str, ...]:
+    def _transposed_heads(self, edit: Edit) -> tuple[str, ...]:
         """What to say of matrices that are a table on its side: some exporters store tied heads so."""
         notes = []
         for name in dict.fromkeys(new.replaces for new in edit.add):
             table = self.tensors[name]
             for other in self.tensors.values():
                 fits = (other.shape, other.dtype) == (table.shape[::-1], table.dtype) and other.is_matrix
-                if fits and other.name not in edit.remove and self._is_turned(other, table):
+                if fits and other.name not in edit.remove and self._is_transposed(other, table):
                     notes.append(
                         f"{other.name} is {name} transposed, as some exporters store a tied head; "
                         "it stays as it is"
                     )
         return tuple(notes)
 
-    def _is_turned(self, head: TensorInfo, table: TensorInfo) -> bool:
+    def _is_transposed(self, head: TensorInfo, table: TensorInfo) -> bool:
         """Whether the first line of a matrix is the first column of another, and not one value all over."""
         line, step = self.rows(head.name, 0, 1)[0], 4096
         starts = range(0, len(line), step)

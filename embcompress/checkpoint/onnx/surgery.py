@@ -13,7 +13,7 @@ from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import part_name, stem
 from embcompress.checkpoint.onnx.building import PREFIX, Group, Stored, number_of
 from embcompress.checkpoint.onnx.model import DATA_TYPES
-from embcompress.checkpoint.onnx.uses import GATHER, STANDARD, TURN, graphs_in, uses_of
+from embcompress.checkpoint.onnx.uses import GATHER, STANDARD, TRANSPOSE, graphs_in, uses_of
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import InputError, UsageError
 
@@ -69,7 +69,7 @@ def compress(
                 table.product(group, use, stored)
             groups[id(use.node)] = group
             old.append(use.node)
-            if use.kind == TURN:
+            if use.kind == TRANSPOSE:
                 gone.add(use.node.output[0])
     kept = [_copy(node) for node in old]
     for each in reversed([*graphs_in(graph)]):  # inner ones first, as the outer ones copy their nodes

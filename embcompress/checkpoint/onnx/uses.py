@@ -11,7 +11,7 @@ import onnx
 
 from embcompress.errors import UsageError
 
-GATHER, TURN, TIMES, TIMES_TURNED = "gather", "turn", "times", "times turned"
+GATHER, TRANSPOSE, PRODUCT, PRODUCT_TRANSPOSED = "gather", "turn", "times", "times transposed"
 """Kinds of uses of a table E: rows of E, the node that transposes E, a product with E, one with Eᵀ."""
 
 
@@ -26,12 +26,12 @@ class Use:
     Attributes:
         kind: one of the above.
         node: the node.
-        turned: name of the transposed table, where it is made by a node of its own.
+        transposed: name of the transposed table, where it is made by a node of its own.
     """
 
     kind: str
     node: onnx.NodeProto
-    turned: str | None = None
+    transposed: str | None = None
 
 
 def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -64,19 +64,19 @@ def uses_of(graph: onnx.GraphProto, table: str, where: Path) -> list[Use]:
         UsageError: one of them cannot be replaced.
     """
     found: list[Use] = []
-    turned: set[str] = set()
+    transposed: set[str] = set()
     for node in _users(graph, {table}, where):
         kind = _kind(node, table)
         if kind is None:
             raise _unknown(node, table, where)
         found.append(Use(kind, node))
-        if kind == TURN:
-            turned.add(node.output[0])
-    for node in _users(graph, turned, where):
-        places = [place for place, name in enumerate(node.input) if name in turned]
-        if not _multiplies(node) or places != [1] or _turns(node):
+        if kind == TRANSPOSE:
+            transposed.add(node.output[0])
+    for node in _users(graph, transposed, where):
+        places = [place for place, name in enumerate(node.input) if name in transposed]
+        if not _multiplies(node) or places != [1] or _transposes(node):
             raise _unknown(node, table, where)
-        found.append(Use(TIMES_TURNED, node, node.input[1]))
+        found.append(Use(PRODUCT_TRANSPOSED, node, node.input[1]))
     return found
 
 
@@ -108,11 +108,11 @@ def _kind(node: onnx.NodeProto, table: str) -> str | None:
     if node.op_type == "Gather" and places == [0] and options.get("axis", 0) in (0, -2):
         return GATHER
     if node.op_type == "Transpose" and options.get("perm", (1, 0)) == (1, 0):
-        return TURN
+        return TRANSPOSE
     if node.op_type == "MatMul" and places == [1]:
-        return TIMES
+        return PRODUCT
     if node.op_type == "Gemm" and places == [1]:
-        return TIMES_TURNED if _turns(node) else TIMES
+        return PRODUCT_TRANSPOSED if _transposes(node) else PRODUCT
     return None
 
 
@@ -121,7 +121,7 @@ def _multiplies(node: onnx.NodeProto) -> bool:
     return known and None not in attributes_of(node).values()
 
 
-def _turns(node: onnx.NodeProto) -> bool:
+def _transposes(node: onnx.NodeProto) -> bool:
     """Whether a node transposes its second input itself."""
     return bool(attributes_of(node).get("transB", 0))
 

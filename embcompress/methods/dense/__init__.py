@@ -1,1 +1,1 @@
-"""Tables as they are: what is stored where a method only chooses rows. Not in the registry."""
+"""Tables stored unchanged: what ``screen`` wraps if no other method is named. Not in the registry."""

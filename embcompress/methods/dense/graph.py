@@ -1,4 +1,4 @@
-"""Rows stored as they are, in an ONNX graph."""
+"""Rows of an uncompressed table in an ONNX graph."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from embcompress.methods.base import Method
 
 
 class DenseGraph(TableGraph):
-    """A gather."""
+    """Looks rows up with one Gather node."""
 
     opset = 7
 
     def lookup(self, group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
-        """Gather the rows."""
         part = stored.parts["0.weight"]
         return group.add("Gather", part.name, ids, axis=0), part.dtype
 
 
 def table_graph(_: Method) -> TableGraph:
-    """How a graph looks up rows that are stored as they are."""
+    """Return how a graph looks up rows that are stored unchanged."""
     return DenseGraph()

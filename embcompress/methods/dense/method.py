@@ -1,4 +1,4 @@
-"""A table as it is: what is stored where a method only chooses rows. Not in the registry."""
+"""Rows stored unchanged: what ``screen`` wraps if no other method is named. Not in the registry."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_sha
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 _ROUNDING = 0.392
-"""Relative error of rounding a table, in unit roundoffs u: 1/sqrt(3·E[m²]) for significands m spread
-log-uniformly over [1, 2)."""
+"""Relative error of rounding a table, in unit roundoffs u: 1/sqrt(3·E[m²]) if significands m are
+log-uniform over [1, 2)."""
 
 
 class Dense(Method):
-    """The rows as they are, ``X.0.weight`` (V×d): what ``screen`` stores by itself. Not in the registry."""
+    """Stores the rows unchanged, as ``X.0.weight`` (V×d), apart from rounding to the element type."""
 
     name = ""
     parts = (PartSpec("0.weight", Elements.FLOATS, trainable=True),)
@@ -27,15 +27,15 @@ class Dense(Method):
     exact = True
 
     def stored(self, shape: tuple[int, int], settings: Settings) -> tuple[Part, ...]:
-        """The rows."""
+        """The parts of a (V, d) table: its rows."""
         return (Part(self.suffixes[0], settings.dtype, shape),)
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
-        """The one size there is."""
+        """Bytes of the table in the chosen element type; there is no other size."""
         return sum(part.nbytes for part in self.stored(shape, settings))
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
-        """The one layout there is, its error that of rounding to a narrower type."""
+        """Return the only possible layout; its error is the rounding to a narrower type."""
         if self.least(stats.rows.shape, settings) > limit:
             return None
         narrower = settings.dtype.significand < stats.rows.dtype.significand
@@ -51,8 +51,6 @@ class Dense(Method):
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> Mapping[str, Blocks]:
-        """The rows, where the type holds them; see the base class."""
-
         def blocks() -> Iterator[NDArray[Any]]:
             for block in stats.rows.blocks():
                 peak = float(np.abs(block).max(initial=0.0))
@@ -66,11 +64,9 @@ class Dense(Method):
         return {self.suffixes[0]: blocks}
 
     def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """The rows; see the base class."""
         check_shapes(parts, {self.suffixes[0]: shape}, shape, rank)
         part = parts[self.suffixes[0]]
         return lambda start, stop: part.read(start, stop).copy()
 
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
-        """A gather."""
-        return 0
+        return 0  # a gather

@@ -1,4 +1,4 @@
-"""Rows stored as they are, in torch."""
+"""Rows of an uncompressed table in torch."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from embcompress.nn.lookup import FloatRows
 def coded_table(
     method: Method, parts: Parts, shape: tuple[int, int], kept: Tensor | None = None
 ) -> TableModules:
-    """The module that holds the rows of a (V, d) table."""
+    """Build the module that holds the rows of a (V, d) table."""
     return projected(FloatRows(**rows_in(method, parts), tokens=shape[0], kept=kept), None, shape)

@@ -13,21 +13,20 @@ from embcompress.methods.integer.method import Integers
 
 @dataclass(frozen=True)
 class IntegerGraph(TableGraph):
-    """Packed integers (V×⌈d·b/8⌉) times a scale a row (V×1).
+    """Packed integers (V×⌈d·b/8⌉ bytes) times one scale per row (V×1).
 
     Attributes:
-        bits: of an integer.
+        bits: bits of an integer, b.
     """
 
     bits: int
     opset = CODES_OPSET
 
     def lookup(self, group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
-        """Gather, unpack and scale."""
         return scaled_integers(group, "0", ids, stored, stored.shape[1], self.bits), F32
 
 
 def table_graph(method: Method) -> TableGraph:
-    """How a graph looks up rows of scaled integers."""
+    """Return how a graph looks up rows of scaled integers."""
     assert isinstance(method, Integers)
     return IntegerGraph(method.bits)

@@ -1,7 +1,7 @@
-"""Rows as scaled integers: the plain way to make a table smaller, and the rival to beat.
+"""Rows as scaled integers: the simplest way to make a table smaller, and the baseline for the others.
 
-Each row is rounded to integers of b bits times a scale of its own, which is chosen for the least
-squared error (see ``linalg/integers.py``). The size is fixed: b bits a number and two bytes a row.
+Each row is rounded to integers of b bits times one scale, chosen for the least squared error (see
+``linalg/integers.py``). The size is fixed: b bits per number and two bytes per row.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 
 class Integers(Method):
-    """Packed integers, V×⌈d·b/8⌉ bytes, as ``X.0.codes``, and a scale a row (V×1) as ``X.0.scales``.
+    """Stores packed integers (V×⌈d·b/8⌉ bytes) as ``X.0.codes``, one scale per row (V×1) as ``X.0.scales``.
 
     Args:
-        bits: of an integer, 1 to 8.
+        bits: bits of an integer, b, 1 to 8.
     """
 
     parts = (PartSpec("0.codes", Elements.BYTES), PartSpec("0.scales", Elements.FLOATS))
@@ -35,17 +35,17 @@ class Integers(Method):
         self.name = f"int{bits}"
 
     def stored(self, shape: tuple[int, int]) -> tuple[Part, ...]:
-        """What is stored for a (V, d) table."""
+        """The parts of a (V, d) table."""
         codes, scales = self.suffixes
         width = packed_width(shape[1], self.bits)
         return Part(codes, DTYPES["U8"], (shape[0], width)), Part(scales, DTYPES["F16"], (shape[0], 1))
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
-        """The one size there is."""
+        """Bytes of integers and scales; there is no other size."""
         return sum(part.nbytes for part in self.stored(shape))
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
-        """The one layout there is, its error that of a sample of rows."""
+        """Return the only possible layout; its error is measured on a sample of rows."""
         shape, sample = stats.rows.shape, stats.sample
         if self.least(shape, settings) > limit or not np.isfinite(sample.rows).all():
             return None
@@ -62,7 +62,7 @@ class Integers(Method):
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> Mapping[str, Blocks]:
-        """Integers and scales; the table is read and rounded once for each of the two."""
+        """Encode integers and scales; the table is read and rounded once for each of them."""
 
         def codes() -> Iterator[NDArray[Any]]:
             for block in stats.rows.blocks():
@@ -75,7 +75,6 @@ class Integers(Method):
         return dict(zip(self.suffixes, (codes, scales), strict=True))
 
     def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """Integers times their row's scale; see the base class."""
         codes, scales = (parts[suffix] for suffix in self.suffixes)
         check_shapes(parts, {part.suffix: part.shape for part in self.stored(shape)}, shape, rank)
 
@@ -85,7 +84,7 @@ class Integers(Method):
         return read
 
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
-        """2·d: each integer is moved to its level and scaled."""
+        """2·d: an addition and a multiplication turn each integer into a number."""
         return 2 * shape[1]
 
 

@@ -13,7 +13,7 @@ from embcompress.nn.integer import IntegerRows
 def coded_table(
     method: Method, parts: Parts, shape: tuple[int, int], kept: Tensor | None = None
 ) -> TableModules:
-    """The module that holds the rows of a (V, d) table."""
+    """Build the module that holds the rows of a (V, d) table."""
     assert isinstance(method, Integers)
     rows = rows_in(method, parts)
     lookup = IntegerRows(**rows, width=shape[1], bits=method.bits, tokens=shape[0], kept=kept)

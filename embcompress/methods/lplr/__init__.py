@@ -1,1 +1,1 @@
-"""Low rank and low precision."""
+"""LPLR: low-rank factors in low precision."""

@@ -1,4 +1,4 @@
-"""Both factors in scaled integers, in an ONNX graph."""
+"""Two factors of scaled integers in an ONNX graph."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from embcompress.methods.parts import REMAKE
 
 
 class IntegerFactorsGraph(TableGraph):
-    """Rows of the left factor, unpacked and scaled, times the right factor."""
+    """Unpacked and scaled rows of the left factor times the right factor."""
 
     opset = CODES_OPSET
 
     def lookup(self, group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
-        """Gather and unpack rows of the left factor, multiply by the unpacked right one.
+        """Gather and unpack rows of the left factor, and multiply them by the unpacked right factor.
 
         Raises:
-            InputError: no integers have so many bits.
+            InputError: the stored numbers of bits are not 1 to 8.
         """
         found = stored.content("0.bits")
         left, right = (MOST_BITS, MOST_BITS) if found is None else (int(bits) for bits in found[0])
         if not (1 <= left <= 8 and 1 <= right <= 8):
-            raise InputError(f"factors of {left} and {right} bits", remedy=REMAKE)
+            raise InputError(f"factors of {left} and {right} bits, limit 1 to 8", remedy=REMAKE)
         rank = stored.parts["1.codes"].shape[0]
         rows = scaled_integers(group, "0", ids, stored, rank, left)
         factor = scaled_integers(group, "1", None, stored, stored.shape[1], right)
@@ -32,5 +32,5 @@ class IntegerFactorsGraph(TableGraph):
 
 
 def table_graph(_: Method) -> TableGraph:
-    """How a graph looks up rows of two factors in integers."""
+    """Return how a graph looks up rows of two factors in integers."""
     return IntegerFactorsGraph()

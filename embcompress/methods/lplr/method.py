@@ -1,24 +1,25 @@
-"""Low rank and low precision at once: both factors of a truncated table are rounded to few bits.
+"""Low rank and low precision at once: both factors of a truncated table are rounded to a few bits.
 
 LPLR, Saha, Srivastava & Pilanci 2023, "Matrix Compression via Randomized Low Rank and Low Precision
 Factorization" (arXiv:2310.11028, algorithm 1): sketch the table E with a random matrix, round E S to
-b₁ bits a number, fit the right factor to the *rounded* left one by least squares, and round it to b₂ bits.
+b₁ bits per number, fit the right factor to the *rounded* left one by least squares, and round it to b₂ bits.
 
-Where this goes another way:
+This implementation differs in three ways:
 
-- **The sketch.** S spans the range of C^q Ω for the Gram matrix C and a Gaussian Ω, q power iterations
-  that cost no pass over the table. Here q is infinite, for C is known exactly: S = V_r Q, the top
-  eigenvectors of C turned by a random rotation Q, uniform over all. Truncation then loses the least
-  there is, and the rotation spreads the energy, which E V_r holds in its first columns, over all of
-  them: one scale a row suits such rows. On all-MiniLM-L6-v2 at rank 192 and 3 bits signal to error is
-  4.2, 5.5 and 5.9 dB for q = 0, 1 and 2, and 6.3 here; at rank 384 the QR of C^q Ω for q = 1 is so
-  little mixed that it has 13.4 dB, while a rotation has 14.6 and E V_r as it is 12.5.
-- **The weights.** Rows weigh w_i, in C and in the fit, R = (LᵀWL + μI)⁻¹ LᵀWE, which is made from sums
-  over row blocks in float64. Rounding R adds about ν·tr(LᵀWL)/r to the error for each unit of ‖R‖², ν
-  the relative squared error of b₂-bit rounding; μ is that price, so R is the best one *once rounded*.
-- **The sizes.** Of all r, b₁ and b₂ that fit, those with the least foretold error are taken.
+- **The sketch.** A basis of C^q Ω, for the Gram matrix C, a Gaussian Ω and q power iterations, would cost no
+  further pass over the table. But since C is known exactly, q may as well be infinite: S = V_r Q, the top
+  eigenvectors of C times a uniformly random rotation Q. So truncation loses as little as possible, and the
+  rotation spreads the energy, which E V_r has in its first columns, over all columns, which suits one scale
+  per row. On all-MiniLM-L6-v2 at rank 192 and 3 bits the signal-to-error ratio is 4.2, 5.5 and 5.9 dB for
+  q = 0, 1 and 2, and 6.3 dB here. At rank 384 the QR of C^q Ω for q = 1 mixes the columns so little that it
+  gets 13.4 dB, a rotation 14.6 dB, and E V_r without one 12.5 dB.
+- **The weights.** Rows have weights w_i, both in C and in the fit R = (LᵀWL + μI)⁻¹ LᵀWE, which is computed
+  from sums over row blocks in float64. Rounding R adds about ν·tr(LᵀWL)/r to the error for each unit of
+  ‖R‖², where ν is the relative squared error of b₂-bit rounding. With μ equal to that price, R is the best
+  right factor *after rounding*.
+- **The sizes.** Of all r, b₁ and b₂ that fit, those with the least predicted error are used.
 
-Each row of either factor has a scale of its own (``linalg/integers.py``).
+Each row of either factor has its own scale (``linalg/integers.py``).
 """
 
 from __future__ import annotations
@@ -49,17 +50,17 @@ from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_sha
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 _ROUNDED = {4: 0.0109, 6: 0.0008, 8: 0.00005}
-"""Share of the squares of Gaussian rows, some hundred numbers long, that is lost with a scale for each."""
+"""Fraction of the squares that rounding loses in Gaussian rows of some hundred numbers, one scale per row."""
 
 _REFITTED = (0.306, 0.107, 0.0347, 0.0107, 0.00303, 0.0008, 0.0002, 0.00005)
 """The same for ``LEFT_BITS`` after the refit, which gains 0.7, 0.4, 0.2 and 0.1 dB at 1 to 4 bits."""
 
 
 class LPLR(Method):
-    """Packed integers and scales of both factors, and the bits of each.
+    """Stores packed integers and scales of both factors, and the bits of each.
 
-    ``X.0.codes`` (V×⌈r·b₁/8⌉) and ``X.0.scales`` (V×1, float16) are the left factor, ``X.1.codes``
-    (r×⌈d·b₂/8⌉) and ``X.1.scales`` (r×1, float32) the right one; ``X.0.bits`` holds b₁ and b₂.
+    ``X.0.codes`` (V×⌈r·b₁/8⌉ bytes) and ``X.0.scales`` (V×1, float16) are the left factor, ``X.1.codes``
+    (r×⌈d·b₂/8⌉ bytes) and ``X.1.scales`` (r×1, float32) the right one; ``X.0.bits`` (1×2) holds b₁ and b₂.
     """
 
     name = "lplr"
@@ -73,7 +74,7 @@ class LPLR(Method):
     seed = SEED
 
     def stored(self, shape: tuple[int, int], rank: int, bits: tuple[int, int]) -> tuple[Part, ...]:
-        """What is stored for a (V, d) table."""
+        """The parts of a (V, d) table with factors of so many bits, left and right."""
         (count, columns), (left, right) = shape, bits
         sizes = (
             (count, packed_width(rank, left)),
@@ -86,15 +87,15 @@ class LPLR(Method):
         return tuple(Part(*part) for part in zip(self.suffixes, types, sizes, strict=True))
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
-        """Rank 1 in the fewest bits."""
+        """Bytes at rank 1 with the fewest bits."""
         return sum(part.nbytes for part in self.stored(shape, 1, (min(LEFT_BITS), min(RIGHT_BITS))))
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
-        """The least predicted error of any rank and bits within the limit."""
+        """Plan the rank and bits with the least predicted error within the limit."""
         return self.fitter(stats, settings)(limit)
 
     def fitter(self, stats: TableStats, settings: Settings) -> Fit:
-        """Ranks and bits that were tried on a table are remembered from limit to limit."""
+        """Return :meth:`fit` for many limits; ranks and bits that were tried are not tried again."""
         planner = Planner(stats)
 
         def fit(limit: int) -> TableLayout | None:
@@ -114,7 +115,7 @@ class LPLR(Method):
         return fit
 
     def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
-        """What a rank cuts off and what rounding takes from Gaussian factors, at the best of all sizes."""
+        """Estimate the error of the best rank and bits from the spectrum and the rounding of Gaussians."""
         ranks = np.arange(1, stats.spectrum.limit + 1)
         fits = nbytes(stats.rows.shape, ranks) <= limit
         if not stats.fits_float32:
@@ -129,7 +130,7 @@ class LPLR(Method):
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> Mapping[str, Blocks]:
-        """Both factors are made in one pass, at the first call; the packed left one stays in memory."""
+        """Encode both factors in one pass, when the first part is needed; both are kept in memory, packed."""
         made = functools.cache(functools.partial(_encoded, stats, layout.state, advance))
         step = stats.rows.block_rows
 
@@ -141,13 +142,13 @@ class LPLR(Method):
         return {suffix: functools.partial(blocks, place) for place, suffix in enumerate(self.suffixes)}
 
     def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """Left rows, scaled, times the right factor; the bits are read at once, see the base class."""
+        """Return a reader of left rows times the right factor; the numbers of bits are read at once."""
         codes, scales, right_codes, right_scales, widths = (parts[suffix] for suffix in self.suffixes)
         check_shapes(parts, {self.suffixes[-1]: (1, 2)}, shape, rank)
         left, right = (int(bits) for bits in widths.read(0, 1)[0])
         if left not in LEFT_BITS or right not in RIGHT_BITS:
             raise InputError(
-                f"factors of {left} and {right} bits: this version knows "
+                f"factors of {left} and {right} bits: this version reads "
                 f"{', '.join(map(str, LEFT_BITS))} and {', '.join(map(str, RIGHT_BITS))}",
                 remedy="make the file again from its source, or install a newer embcompress",
             )
@@ -167,13 +168,13 @@ class LPLR(Method):
         return read
 
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
-        """2·r to bring a left row to its levels and scale, 2·r·d to multiply it with the right factor."""
+        """2·r to decode a left row and 2·r·d to multiply it by the right factor."""
         assert rank is not None
         return 2 * rank + 2 * rank * shape[1]
 
 
 def _encoded(stats: TableStats, plan: FactorPlan, advance: Advance) -> tuple[NDArray[Any], ...]:
-    """The contents of the parts."""
+    """Encode both factors; returns the contents of the parts, in stored order."""
     table, rank, bits = stats.rows, plan.rank, plan.bits
     basis = sketch(stats, rank)[0].astype(np.float64 if table.dtype.name == "F64" else np.float32)
     codes = np.empty((table.shape[0], packed_width(rank, bits[0])), np.uint8)

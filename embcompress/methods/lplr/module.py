@@ -1,4 +1,4 @@
-"""Both factors in scaled integers, in torch."""
+"""Two factors of scaled integers in torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embcompress.nn.lookup import require
 def coded_table(
     method: Method, parts: Parts, shape: tuple[int, int], kept: Tensor | None = None
 ) -> TableModules:
-    """The modules that hold the factors of a (V, d) table."""
+    """Build the modules that hold the factors of a (V, d) table."""
     right = right_factor(parts, shape[1])
     assert right is not None
     require(right.shape[0] == shape[1], f"the right factor has {right.shape[0]} columns, not {shape[1]}")

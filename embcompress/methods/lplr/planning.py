@@ -1,7 +1,7 @@
-"""Which rank and how many bits an LPLR of a table has, and the error foretold for it.
+"""Chooses the rank and bits of an LPLR, and predicts its error.
 
-A small table is coded on trial. Of a large one a sample of rows is rounded, and what the fit of the right
-factor makes of that is worked out: one that is made for a sample looks better than it is.
+A small table is encoded on trial. For a large one a sample of rows is rounded, and the error after the fit of
+the right factor is computed from theory: a fit to the sample alone would look better than one to the table.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from embcompress.linalg.packing import packed_width
 from embcompress.methods.stats import SAMPLE_ROWS, TableStats
 
 LEFT_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
-"""Bits of a number in the left factor that are tried."""
+"""Bits per number of the left factor to try."""
 
 RIGHT_BITS = (4, 6, 8)
-"""Bits of a number in the right factor that are tried."""
+"""Bits per number of the right factor to try."""
 
 LOSSES = (1.0, 0.3634, 0.1188, 0.0374, 0.0115, 0.0035, 0.00104, 0.0003, 0.000088)
-"""Share of the squares of a Gaussian that is lost by the best uniform rounding to 0 … 8 bits (Max 1960,
-"Quantizing for minimum distortion", table II, which ends at 5 bits; the rest by its equations)."""
+"""Fraction of the variance of a Gaussian that the best uniform rounding to 0 … 8 bits loses (Max 1960,
+"Quantizing for minimum distortion", table II, which ends at 5 bits; the others by its equations)."""
 
 SEED = 0
-"""Of the rotations."""
+"""Seed of the rotations."""
 
 _USUAL = 8
-"""Root mean square that the left factor's numbers are brought to, amid what float16 scales can hold."""
+"""Root mean square to which the left factor is scaled, well inside the range of float16 scales."""
 
 _EACH, _STEPS = 32, 6
-"""Ranks up to the first are tried one by one, then the second of them for each doubling."""
+"""All ranks up to the first number are tried, beyond it the second number of ranks per doubling."""
 
 _VALUES, _LEAST_ROWS = 1 << 20, 256
-"""Numbers in the sketch of a trial, but for large ranks, and the least rows of one."""
+"""Most numbers in the sketch of a trial, and its fewest rows, which take precedence at large ranks."""
 
 _ENOUGH = 8
-"""Rows for each component from which a trial makes the whole fit."""
+"""Rows per component from which on a trial makes the joint fit of all components."""
 
 _RIGHT_ROWS = 64
-"""Rows of the right factor that are rounded in a trial."""
+"""Rows of the right factor that a trial rounds."""
 
 
 @dataclass(frozen=True)
 class FactorPlan:
-    """What is settled before a table is coded.
+    """Rank and bits of a table, decided before it is encoded.
 
     Attributes:
-        rank: components.
-        bits: of a number in the left and in the right factor.
-        error: relative Frobenius error foretold.
+        rank: components kept.
+        bits: bits per number of the left and of the right factor.
+        error: predicted relative Frobenius error.
     """
 
     rank: int
@@ -63,31 +63,31 @@ class FactorPlan:
 
 
 class Planner:
-    """Finds plans for a table, and remembers what it tried."""
+    """Finds plans for a table, and remembers its trials."""
 
     def __init__(self, stats: TableStats) -> None:
-        self._known, (count, _) = stats, stats.rows.shape
+        self._stats, (count, _) = stats, stats.rows.shape
         small = count <= SAMPLE_ROWS and count * stats.spectrum.limit <= _VALUES
-        # A rotation of each trial is held: few of them.
+        # Each trial holds a rotation, so only a few are kept.
         trial = lru_cache(4)(lambda rank: (_Whole if small else _Trial)(stats, rank))
         self._tried = cache(lambda rank, left: np.array(trial(rank).shares(LEFT_BITS[left])))
 
     def best(self, limit: int) -> FactorPlan | None:
-        """The plan with the least foretold error in ``limit`` bytes, the smaller one where two have it.
+        """Find the plan with the least predicted error in ``limit`` bytes, the smaller one of two equal ones.
 
-        The error foretold for a plan does not depend on the limit. With K the squares that a rank keeps,
-        it is in squares what the rank cuts off and a share of K, which is tried out at some ranks and
-        taken to be straight in log r between them.
+        The predicted error of a plan does not depend on the limit. Its square is the part that the rank cuts
+        off plus a fraction of the part that it keeps. That fraction comes from trials at some ranks, and
+        is interpolated linearly in log r between them.
         """
-        shape, cut = self._known.rows.shape, np.square(self._known.spectrum.relative_errors())
+        shape, cut = self._stats.rows.shape, np.square(self._stats.spectrum.relative_errors())
         least: tuple[float, int] = (np.inf, 0)
         plan: FactorPlan | None = None
-        for left, low, high, top in _stretches(shape, limit, cut):
+        for left, low, high, top in _intervals(shape, limit, cut):
             if cut[top] >= least[0]:
                 continue
             within = np.arange(low, top + 1)
             shares = np.zeros((len(within), len(RIGHT_BITS)))
-            if self._known.spectrum.total > 0:
+            if self._stats.spectrum.total > 0:
                 ends = self._tried(low, left), self._tried(high, left)
                 for j in range(len(RIGHT_BITS)):
                     shares[:, j] = np.interp(np.log(within), np.log([low, high]), [end[j] for end in ends])
@@ -104,7 +104,7 @@ class Planner:
 
 
 def nbytes(shape: tuple[int, int], ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bytes of each of the ranks with each of ``LEFT_BITS`` and of ``RIGHT_BITS`` (three axes)."""
+    """Bytes for each rank, each of ``LEFT_BITS`` and each of ``RIGHT_BITS`` (one axis for each)."""
     ranks = ranks[:, None, None]
     left = -(-ranks * np.array(LEFT_BITS)[:, None] // 8)
     right = np.array([packed_width(shape[1], bits) for bits in RIGHT_BITS])
@@ -113,14 +113,14 @@ def nbytes(shape: tuple[int, int], ranks: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def sketch(stats: TableStats, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """S = V_r Q (d×r) times a power of two that brings E S to about ``_USUAL``, and Q (r×r).
+    """S = V_r Q (d×r), times a power of two that brings E S to about ``_USUAL``, and Q (r×r).
 
-    Q is the QR of a Gaussian matrix with signs fixed, so uniform over the rotations (Mezzadri 2007,
-    "How to generate random matrices from the classical compact groups", section 5).
+    Q is the orthogonal factor of a Gaussian matrix with fixed signs, so it is uniformly distributed (Mezzadri
+    2007, "How to generate random matrices from the classical compact groups", section 5).
     """
     kept = stats.spectrum.eigenvalues[:rank].sum()
     weight = stats.rows.shape[0] if stats.weights is None else stats.weights.sum()
-    # Clipped to what leaves the basis finite in float32.
+    # Clipped so that the basis is finite in float32.
     power = 0.0 if kept == 0 else np.clip(np.log2(_USUAL) - np.log2(kept / (weight * rank)) / 2, -120, 120)
     q, triangle = np.linalg.qr(np.random.default_rng(SEED).standard_normal((rank, rank)))
     q *= np.copysign(1, triangle.diagonal())
@@ -128,25 +128,25 @@ def sketch(stats: TableStats, rank: int) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def fitted(squares: NDArray[np.float64], products: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
-    """R = (A + μI)⁻¹ B for A = LᵀWL, B = LᵀWE and μ as in ``lplr.py``, for R of so many bits."""
+    """R = (A + μI)⁻¹ B for A = LᵀWL and B = LᵀWE; ``method.py`` defines μ, which depends on the bits of R."""
     price = LOSSES[bits] * squares.trace() / len(squares)
-    # Where the price is 0 all left rows are zeros, and so are the products, which then do as well.
+    # If the price is 0, all left rows are zeros and so are the products: zeros of the right shape.
     return np.linalg.solve(squares + price * np.eye(len(squares)), products) if price > 0 else products
 
 
 def _tried(limit: int) -> list[int]:
-    """Ranks at which a trial is made, ascending from 1 to the limit."""
+    """Ranks to try, ascending from 1 to the limit."""
     doublings = np.arange(0, np.log2(limit), 1 / _STEPS)
     each = range(1, min(_EACH, limit) + 1)
     return sorted({*each, *(int(r) for r in np.rint(2**doublings) if r <= limit), limit})
 
 
-def _stretches(
+def _intervals(
     shape: tuple[int, int], limit: int, cut: NDArray[np.float64]
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Stretches of ranks between trials as (place in LEFT_BITS, first, last, last that fits).
+    """Intervals of ranks between trials, as (index in LEFT_BITS, first, last, last that fits).
 
-    The most promising come first, by what is cut off and ``LOSSES``.
+    The most promising come first, estimated from the spectrum and ``LOSSES``.
     """
     ranks, found = _tried(min(shape)), []
     tops = (nbytes(shape, np.arange(1, min(shape) + 1)).min(axis=2) <= limit).sum(axis=0).tolist()
@@ -155,11 +155,11 @@ def _stretches(
             if low <= tops[left]:
                 top = min(high, tops[left])
                 found.append((cut[top] + LOSSES[bits] * (1 - cut[top]), left, low, high, top))
-    return (stretch[1:] for stretch in sorted(found))
+    return (interval[1:] for interval in sorted(found))
 
 
 class _Whole:
-    """A small table, coded at one rank."""
+    """A trial at one rank that encodes the whole of a small table."""
 
     def __init__(self, stats: TableStats, rank: int) -> None:
         self._rows, self._weights = stats.sample.rows.astype(np.float64), stats.sample.weights
@@ -168,7 +168,7 @@ class _Whole:
         self._cut = float(stats.spectrum.relative_errors()[rank] ** 2)
 
     def shares(self, bits: int) -> list[float]:
-        """Squared error beyond what is cut off, as a share of what is kept, for each of ``RIGHT_BITS``."""
+        """Squared error beyond the truncation, as a fraction of the squares kept, by ``RIGHT_BITS``."""
         left = (self._sketch + _noise(self._sketch, bits)).astype(np.float64)
         weighted = (left * self._weights[:, None]).T
         squares, products = weighted @ left, weighted @ self._rows
@@ -182,10 +182,10 @@ class _Whole:
 
 
 class _Trial:
-    """The sketch of some rows at one rank, from which the error of the whole table is foretold.
+    """A trial at one rank that predicts the error of the whole table from the sketch of some rows.
 
-    Matrices over the components are stacks of blocks on the diagonal: one of r×r where there are rows
-    enough for a fit, else r of 1×1, each component by itself, since a fit would fit the sample.
+    Matrices over the components are stacks of diagonal blocks: one of r×r if there are enough rows for a
+    joint fit, otherwise r of 1×1, one per component, since a joint fit would overfit the sample.
     """
 
     def __init__(self, stats: TableStats, rank: int) -> None:
@@ -196,7 +196,7 @@ class _Trial:
         basis, self._rotation = (factor.astype(np.float32) for factor in sketch(stats, rank))
         self._sketch = rows @ basis
         self._roots = np.sqrt(weights)[:, None].astype(np.float32)
-        self._clean = self._turned(self._sketch * self._roots)
+        self._clean = self._unrotated(self._sketch * self._roots)
         self._eigenvalues = eigenvalues[:rank, None, None]
         self._kept, self._tail = eigenvalues[:rank].sum(), eigenvalues[rank:].sum()
         sums = np.square(self._clean, dtype=np.float64).sum()
@@ -206,7 +206,7 @@ class _Trial:
             bits: float(np.square(_noise(right, bits, np.float32)).sum() / np.square(right).sum())
             for bits in RIGHT_BITS
         }
-        # Fitting to V rows leaves less than fitting to infinitely many would.
+        # A fit to V rows leaves less error on them than a fit to infinitely many rows.
         energies = stats.energies[sample.places]
         counts = sample.weights if stats.weights is None else sample.weights / stats.weights[sample.places]
         self._left, self._left_here = _left_over(energies, counts, rank), 1.0
@@ -215,12 +215,12 @@ class _Trial:
             self._left_here = _left_over(own, np.ones(len(own)), rank)
 
     def shares(self, bits: int) -> list[float]:
-        """What ``_Whole`` measures, foretold.
+        """Predict what ``_Whole`` measures.
 
-        With X = E V_r Q and L = X + N the rounded left rows, the fit gives X as L (A + μI)⁻¹ LᵀX for
-        A = LᵀL: it is off by L M - N with M = (A + μI)⁻¹ (LᵀN + μI), and R is (I - M) Sᵀ.
+        Let X = E V_r Q, and L = X + N the rounded left rows. The fit approximates X by L (A + μI)⁻¹ LᵀX for
+        A = LᵀL. Its error is L M - N with M = (A + μI)⁻¹ (LᵀN + μI), and R is (I - M) Sᵀ.
         """
-        noise = self._turned(_noise(self._sketch, bits) * self._roots)
+        noise = self._unrotated(_noise(self._sketch, bits) * self._roots)
         own, mixed = (self._products(x, noise) * self._unit for x in (noise, self._clean))
         if self._joint:
             squares = self._products(self._clean + noise, self._clean + noise) * self._unit
@@ -238,13 +238,13 @@ class _Trial:
             idle = min(1.0, max(0.0, idle))
             missed *= _left_of(idle, self._left) / _left_of(idle, self._left_here)
             rounded = self._rough[right_bits] * np.square(one - off).sum() * energy / self._rank
-            # As much of L as is noise is fitted to what is cut off.
+            # The noise in L also fits some of what is cut off.
             gained = (1 - self._left) * idle * self._tail
             found.append(float(missed + rounded - gained) / self._kept)
         return found
 
-    def _turned(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Rows that were rotated, turned back to the components if they are looked at one by one."""
+    def _unrotated(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Rotate rows back to the components if these are fitted one by one."""
         return rows if self._joint else rows @ self._rotation.T
 
     def _products(self, left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
@@ -254,7 +254,7 @@ class _Trial:
 
 
 def _noise(rows: NDArray[Any], bits: int, scale_type: DTypeLike = np.float16) -> NDArray[Any]:
-    """What rounding adds to rows."""
+    """The change of rows by rounding."""
     found = quantize(rows, bits, scale_type)
     noise: NDArray[Any] = dequantize(found.codes, found.scales, bits) - rows
     return noise
@@ -265,34 +265,35 @@ def _trace(blocks: NDArray[Any]) -> float:
 
 
 def _left_of(noise: float, left: float) -> float:
-    """Share of the error of predicting X by L = X + N that a fit to V rows leaves.
+    """Fraction of the error of predicting X from L = X + N that remains on the V rows of the fit.
 
-    If L tells nothing of X that is ``left``. Else more, since noise that by chance looks like X makes
-    the L M of ``_Trial.shares`` worse than its absence would make it better; to the first order in s for
-    rows that are orthonormal, where E tr((I + εG)(I + εG)ᵀ)⁻¹ = r/(1 - ε²) for Gaussian noise εG/√r.
+    If L is pure noise, this is ``left``. Otherwise it is more, since noise that resembles X by chance makes
+    L M in ``_Trial.shares`` worse by more than its absence makes it better. To first order in s, for
+    orthonormal rows: E tr((I + εG)(I + εG)ᵀ)⁻¹ = r/(1 - ε²) for Gaussian noise εG/√r.
 
     Args:
-        noise: s, the share of L that is noise.
-        left: what the fit leaves of pure noise.
+        noise: s, the fraction of L that is noise.
+        left: fraction of pure noise that the fit leaves.
     """
     return left / (1 - 2 * (1 - left) * noise * (1 - noise))
 
 
 def _left_over(energies: NDArray[np.float64], counts: NDArray[np.float64], rank: int) -> float:
-    """Share of pure noise that a least-squares fit on r columns leaves, at least a twentieth.
+    """Fraction of pure noise that a least-squares fit on r columns leaves, at least a twentieth.
 
-    A row of energy e_i, in the left factor as in the noise, has a leverage of about τe_i/(1 + τe_i),
-    which is what the fit takes of its noise; τ is such that they add up to r. Equal rows leave 1 - r/V.
+    A row whose energy is e_i in the left factor and in the noise has a leverage of about τe_i/(1 + τe_i): the
+    fit removes that fraction of its noise. τ is such that the leverages add up to r. Equal rows leave 1 -
+    r/V.
 
     Args:
         energies: e_i of some rows.
-        counts: of how many rows each stands for.
+        counts: how many rows of the table each of them represents.
         rank: r.
     """
     total = counts @ energies
     if total == 0:
         return 1.0
-    low, high = 0.0, 60.0  # of log₂ of τ times the total
+    low, high = 0.0, 60.0  # bounds of log₂(τ · total)
     while high - low > 1e-6:
         middle = (low + high) / 2
         scaled = energies * (2**middle / total)

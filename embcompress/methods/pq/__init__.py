@@ -1,1 +1,1 @@
-"""Trellis-coded coefficients."""
+"""Transform coding with trellis-coded coefficients."""

@@ -1,4 +1,4 @@
-"""Stored parts of a trellis-coded table, opened for reading; ``methods/pq/method.py`` says what they are."""
+"""Reads the stored parts of a trellis-coded table; ``methods/pq/method.py`` describes them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from embcompress.rows import Rows
 
 
 class TrellisTable:
-    """Stored parts, all but the codes read, and checked against each other.
+    """A trellis-coded table, decoded row by row. All parts but the codes are read and checked at once.
 
     Raises:
-        InputError: they are not those of a table of this shape and rank.
+        InputError: the parts do not belong to a table of this shape and rank.
     """
 
     def __init__(self, parts: Parts, shape: tuple[int, int], rank: int) -> None:
         rows, columns = shape
         self._codes, self._extra = parts["0.codes"], parts.get("0.extra")
         if ("0.hot" in parts) != ("0.extra" in parts):
-            raise _corrupt("of 0.hot and 0.extra one is missing")
+            raise _corrupt("one of 0.hot and 0.extra is missing")
         count = 2 if "0.hot" in parts else 1
         bits = widest(columns, parts["1.codes"].shape[1])
         expected = {
@@ -73,13 +73,11 @@ class TrellisTable:
             self._right = unpacked_rows(_whole(parts["1.codes"]), _whole(parts["1.scales"]), columns, bits)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Those rows of the table."""
+        """Decode rows ``start:stop`` of the table."""
         codes = self._codes.read(start, stop)
         hot = self._hot[start:stop]
         coefficients = np.empty((stop - start, len(self._right)), np.float32)
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # a stranger's scales: what comes of them is measured
+        with np.errstate(over="ignore", invalid="ignore"):  # scales in untrusted files may be of any size
             coefficients[~hot] = self._classes[0].decode(codes[~hot])
             if self._extra is not None and hot.any():
                 extra = self._extra.read(int(self._before[start]), int(self._before[stop]))
@@ -90,7 +88,7 @@ class TrellisTable:
 
 
 def _quiet() -> np.errstate:
-    """A stranger's scales may be of any size: whether the result is finite is asked where it is measured."""
+    """Scales in untrusted files may be of any size; the result is checked when it is measured."""
     return np.errstate(over="ignore", invalid="ignore")
 
 

@@ -1,4 +1,4 @@
-"""Trellis-coded rows in an ONNX graph; ``linalg/trellis.py`` says what their bits mean."""
+"""Trellis-coded rows in an ONNX graph; ``linalg/trelliscode.py`` describes their bits."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from embcompress.methods.parts import REMAKE
 
 
 class TrellisGraph(TableGraph):
-    """Rows of bits, of one class or of two, times a right factor in integers."""
+    """Trellis-coded rows, of one class or of two, times a right factor in integers."""
 
     opset = CODES_OPSET
 
     def lookup(self, group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
-        """Gather rows of bytes, decode them component by component, multiply by the right factor."""
+        """Gather rows of bytes, decode their components, and multiply by the right factor."""
         count, rank = stored.parts["0.rates"].shape
         rows, width = stored.parts["0.codes"].shape
         rates = stored.content("0.rates")
-        # Many bits for all and a pair more take the most nodes and constants.
+        # If only sizes matter: many bits for all components, and a pair, take the most nodes and constants.
         doubled = [np.array([14] * rank + [1, 1])] * count if rates is None else [*rates.astype(np.int64)]
         books = group.add("Reshape", stored.part("0.codebooks"), group.constant([-1], "I64"))
         octets = group.add("Cast", group.add("Gather", stored.part("0.codes"), ids, axis=0), to=1)
@@ -62,10 +62,10 @@ class TrellisGraph(TableGraph):
 
 
 class GraphCode:
-    """The code of one class of rows.
+    """Positions and sizes of everything in the code of one class of rows.
 
     Args:
-        doubled: twice the bits of each component (r), 0 where it is left out.
+        doubled: twice the bits of each component (r); 0 for components that are not coded.
 
     Raises:
         InputError: no code has such bits.
@@ -77,28 +77,28 @@ class GraphCode:
         except ValueError as error:
             raise InputError(f"0.rates: {error}", remedy=REMAKE) from None
         self.scalars = code.scalars
-        """How many components have whole bits; the others come in pairs that share one."""
+        """Number of components with whole bits; the others are pairs that share one bit."""
         self.places: NDArray[Any] = np.zeros(len(doubled), np.int64)
-        """Where in the order of coding each component stands, 0 where it is left out."""
+        """Index of each component in coding order; 0 for components that are not coded."""
         self.places[coded] = np.arange(len(coded))
         self.is_coded = doubled > 0
         self.windows = code.windows
-        """Bit at which the window of each coded component begins."""
+        """First bit of the window of each coded component."""
         self.uncoded_bits = code.uncoded_bits[: code.scalars]
-        """Further bits of each component with whole ones."""
+        """Number of uncoded bits of each component with whole bits."""
         self.uncoded = code.uncoded_starts[: code.scalars]
-        """Bit at which they begin."""
+        """First uncoded bit of each of them."""
         self.bases = np.array([code.books[rate].start for rate in code.rates], np.int64)
-        """Where in the flat codebooks the levels of each component begin."""
+        """Index in the flat codebooks of the first level of each component."""
         self.bases[code.scalars :] += np.arange(len(coded) - code.scalars) % 2
         self.book_size = code.book_size
         """Numbers in the flat codebooks."""
         self.subsets = code.subsets
-        """Subset 0 … 3 that each window chooses."""
+        """Subset, 0 … 3, that each window selects."""
 
 
 def _levels(group: Group, octets: str, width: int, code: GraphCode, books: str, begin: int) -> str:
-    """Decoded coefficients of the components that have bits, in the order they are coded in, as float32."""
+    """Decoded coefficients of the coded components, in coding order, as float32."""
     parts = []
     if code.scalars:
         windows = bit_fields(group, octets, width, code.windows[: code.scalars], np.full(code.scalars, 9))
@@ -118,7 +118,7 @@ def _levels(group: Group, octets: str, width: int, code: GraphCode, books: str, 
 
 
 def _not_zero(group: Group, ids: str, stored: Stored, rows: int) -> str:
-    """0 for the rows that are all zero, 1 for the others."""
+    """0 for rows of zeros, 1 for others."""
     zeros = stored.parts["0.zeros"]
     ones = group.add("Expand", group.constant(1, "F32"), group.constant([rows], "I64"))
     none = group.add("Expand", group.constant(0, "F32"), group.constant([zeros.shape[0]], "I64"))
@@ -128,5 +128,5 @@ def _not_zero(group: Group, ids: str, stored: Stored, rows: int) -> str:
 
 
 def table_graph(_: Method) -> TableGraph:
-    """How a graph looks up trellis-coded rows."""
+    """Return how a graph looks up trellis-coded rows."""
     return TrellisGraph()

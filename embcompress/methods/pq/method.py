@@ -1,25 +1,25 @@
-"""Transform coding with trellis-coded coefficients: near the rate–distortion bound, with no training.
+"""Transform coding with trellis-coded coefficients: close to the rate–distortion bound, without training.
 
-The spectrum of a transformer's table is flat, so to cut components off is the worst way to spend
-bytes. Here a row becomes its coefficients E_i V_r in the basis of the (weighted) spectrum, and each
-component gets the bits that reverse water-filling asks for. The right factor is then refitted by
-weighted least squares against the coded left one, as LPLR does (arXiv:2310.11028, algorithm 1), and
-rounded to a few bits itself. Decoding is a gather and one product.
+The spectrum of a transformer's table is flat, so truncation is the worst way to spend bytes. Here a row
+becomes its coefficients E_i V_r in the basis of the (weighted) spectrum, and each component gets as many bits
+as reverse water-filling gives it. Then the right factor is refitted to the coded left one by weighted least
+squares, as in LPLR (arXiv:2310.11028, algorithm 1), and is rounded to a few bits itself. Decoding takes a
+gather and one product.
 
-The name is that of product quantization (Jégou, Douze & Schmid 2011), with which this began:
-k-means codebooks of 256 vectors, one byte a group of components. What is here was kept because it
-measured better on all-MiniLM-L6-v2 at equal bytes, weighted by the token counts of three text
-classification sets; weighted signal to error, where the Gaussian bound is 20.8 dB at ratio 0.9,
-11.2 at 0.95 and 7.2 at 0.97:
+The name comes from product quantization (Jégou, Douze & Schmid 2011), the first version of this method:
+k-means codebooks of 256 vectors, one byte per group of components. Each change below measured better on
+all-MiniLM-L6-v2 at equal bytes. The numbers are weighted signal-to-error ratios, with weights from the token
+counts of three text classification sets; the Gaussian bound is 20.8 dB at ratio 0.9, 11.2 at 0.95 and 7.2 at
+0.97:
 
-- one byte a group by k-means, as in the prototype: 15.3, 7.9 and 4.5 dB;
-- trellis-coded quantization instead (``linalg/trellis.py``; a few kilobytes of codebooks in the
-  place of 200), bits by greedy marginal gain, half bits for pairs of components: 18.0, 9.2, 5.8;
-- the right factor refitted: + 0.1 to 0.2; rounded to 5 … 8 bits in the place of float16: + 0.6;
-- a second class of rows with more bytes, for frequent tokens: + 0.9 to 1.1. A third would add 0.1.
+- one byte per group by k-means, as in the first version: 15.3, 7.9 and 4.5 dB;
+- trellis-coded quantization (``linalg/trellis.py``; a few kilobytes of codebooks instead of 200), bits by
+  greedy marginal gain, half bits for pairs of components: 18.0, 9.2 and 5.8 dB;
+- the right factor refitted: 0.1 to 0.2 dB more; rounded to 5 … 8 bits instead of float16: 0.6 dB more;
+- a second class of rows with more bytes, for frequent tokens: 0.9 to 1.1 dB more. A third would add 0.1 dB.
 
-What did not pay: a scale for each token (+ 0.15 dB at 0.9, a loss at 0.95 and 0.97), a second,
-residual pass of the coder (its gap to the bound counts twice), trellises that bite their tail.
+These did not help: a scale per token (0.15 dB more at 0.9, less at 0.95 and 0.97), a second pass of the coder
+over the residual (its gap to the bound counts twice), tail-biting trellises.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _U8, _F16, _F32, _I32 = (DTYPES[name] for name in ("U8", "F16", "F32", "I32"))
 
 @dataclass(frozen=True)
 class _Coder:
-    """What is settled before the table is coded.
+    """What is decided before the table is encoded.
 
     Attributes:
         plan: classes, rates and sizes.
@@ -60,17 +60,17 @@ class _Coder:
 
 
 class PQ(Method):
-    """Rows of bits times a right factor.
+    """Stores trellis-coded rows and a right factor in integers.
 
-    Stored, for c classes of rows, r components and Z rows of zeros:
+    The parts, for c classes of rows, r components, H rows in the second class and Z rows of zeros:
 
-    - ``0.codes`` (V×m bytes): the bits of each row; see ``linalg/trellis.py``;
-    - ``0.extra`` (H×e bytes): further bits of the rows of the second class, if there is one;
-    - ``0.hot`` (⌈V/8⌉×1 bytes): a bit a row, whether it is of the second class;
+    - ``0.codes`` (V×m bytes): the bits of each row; see ``linalg/trelliscode.py``;
+    - ``0.extra`` (H×e bytes): the remaining bits of rows of the second class, if there is one;
+    - ``0.hot`` (⌈V/8⌉×1 bytes): one bit per row, whether it is in the second class;
     - ``0.rates`` (c×r bytes): twice the bits of each component;
     - ``0.codebooks`` (1×n, float16): flat, one class after the other;
-    - ``0.scales`` (c×r, float32): of the coefficients;
-    - ``0.zeros`` (Z×1, int32): rows that are all zero, if there are any;
+    - ``0.scales`` (c×r, float32): scales of the coefficients;
+    - ``0.zeros`` (Z×1, int32): indices of the rows of zeros, if there are any;
     - ``1.codes`` (r×⌈d·b/8⌉ bytes) and ``1.scales`` (r×1, float32): the right factor in integers.
     """
 
@@ -88,11 +88,11 @@ class PQ(Method):
     )
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
-        """One component of one bit."""
+        """Bytes with one component of one bit."""
         return smallest(shape)
 
     def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
-        """What the model of the coder says, which takes its components for Gaussian."""
+        """Estimate the error by the model of the coder, which assumes Gaussian components."""
         found = plans(stats, limit)
         total = stats.spectrum.total
         if not found or not total:
@@ -100,7 +100,7 @@ class PQ(Method):
         return math.sqrt(min(plan.distortion for plan in found) / total)
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
-        """Classes and rates by a model of the coder, the error by coding a sample of rows."""
+        """Plan classes and rates by a model of the coder, then measure the error on a sample of rows."""
         found = plans(stats, limit)
         if not found:
             return None
@@ -115,18 +115,18 @@ class PQ(Method):
             code, decoded[members] = trained(rates, coefficients[members], sample.weights[members])
             classes.append(code)
         wanted: NDArray[Any] = basis.T
-        if len(sample.rows) == stats.rows.shape[0]:  # with fewer rows it would fit the sample
+        if len(sample.rows) == stats.rows.shape[0]:  # with fewer rows it would overfit the sample
             refit = _Refit(basis, max(float(code.scales.max()) for code in classes))
             refit.add(decoded, sample.rows, sample.weights)
             wanted = refit.right()
         right = quantize(wanted, plan.bits, np.float32)
-        stand_in = decoded @ dequantize(right.codes, right.scales, plan.bits)
+        approximation = decoded @ dequantize(right.codes, right.scales, plan.bits)
         return TableLayout(
             parts=_parts(stats, plan, classes),
             rank=rank,
             dtype=_F16,
             bits=8 * float(plan.row_bytes @ plan.counts) / (rank * stats.rows.shape[0]),
-            predicted_error=sample.relative_error(stand_in),
+            predicted_error=sample.relative_error(approximation),
             tolerance=0.15,
             state=_Coder(plan, tuple(classes)),
         )
@@ -134,7 +134,7 @@ class PQ(Method):
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> Mapping[str, Blocks]:
-        """Codes and the right factor that fits them, all at once when the first is asked for."""
+        """Encode all parts in one pass, when the first of them is needed."""
 
         @cache
         def made() -> dict[str, NDArray[Any]]:
@@ -146,16 +146,15 @@ class PQ(Method):
         return {suffix: blocks(suffix) for suffix in layout.suffixes}
 
     def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """Bits to coefficients, coefficients times the right factor; see the base class."""
         return TrellisTable(parts, shape, rank or 0).read
 
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
-        """2·r·d: the coefficients times the right factor."""
+        """2·r·d, for the product of the coefficients with the right factor."""
         return 2 * (rank or 0) * shape[1]
 
 
 def _parts(stats: TableStats, plan: TrellisPlan, classes: Sequence[RowCode]) -> tuple[Part, ...]:
-    """What is stored for a table of that plan."""
+    """The parts of a table with such a plan."""
     rows, columns = stats.rows.shape
     count, rank = len(classes), plan.rank
     parts = [Part("0.codes", _U8, (rows, int(plan.row_bytes[0])))]
@@ -174,7 +173,7 @@ def _parts(stats: TableStats, plan: TrellisPlan, classes: Sequence[RowCode]) -> 
 
 
 def _coded(stats: TableStats, coder: _Coder, advance: Advance) -> dict[str, NDArray[Any]]:
-    """The contents of all parts, in one pass over the table."""
+    """Encode the table in one pass; returns the contents of all parts by suffix."""
     plan, classes = coder.plan, coder.classes
     rows, rank = stats.rows.shape[0], plan.rank
     basis = stats.spectrum.vectors[:, :rank].astype(np.float32)
@@ -211,11 +210,11 @@ def _coded(stats: TableStats, coder: _Coder, advance: Advance) -> dict[str, NDAr
 
 
 class _Refit:
-    """The right factor R that minimizes Σ_i w_i ‖E_i − L_i R‖² for the coded left one L.
+    """Finds the right factor R that minimizes Σ_i w_i ‖E_i − L_i R‖² for the coded left factor L.
 
     Args:
-        basis: what the right factor is where L says nothing, transposed (d×r).
-        unit: the size of the coefficients, by which all is divided lest squares leave float32.
+        basis: the right factor for components that L does not determine, transposed (d×r).
+        unit: typical size of the coefficients; everything is divided by it so that squares do not overflow.
     """
 
     def __init__(self, basis: NDArray[np.float32], unit: float) -> None:
@@ -224,7 +223,7 @@ class _Refit:
         self._both = np.zeros((basis.shape[1], basis.shape[0]))
 
     def add(self, left: NDArray[np.float32], rows: NDArray[np.float32], weights: NDArray[np.float64]) -> None:
-        """Take in a block of rows: products in float32, sums in float64, as in ``linalg/gram.py``."""
+        """Add a block of rows: products in float32, sums in float64, as in ``linalg/gram.py``."""
         left = left / self._unit
         weighted = (left * weights.astype(np.float32)[:, None]).T
         self._left += weighted @ left
@@ -232,7 +231,7 @@ class _Refit:
 
     def right(self) -> NDArray[np.float64]:
         """The right factor (r×d)."""
-        # So little of a ridge that only what L does not have is drawn to the basis.
+        # The ridge is so small that it matters only for components that L lacks.
         ridge = 1e-6 * self._left.trace() / len(self._left) or 1.0
         wanted = self._both + ridge * self._basis.T
         found: NDArray[np.float64] = np.linalg.solve(self._left + ridge * np.eye(len(self._left)), wanted)

@@ -1,9 +1,9 @@
-"""Trellis-coded rows in torch, decoded as they are looked up; see ``linalg/trellis.py``.
+"""Trellis-coded rows in torch, decoded when they are looked up; see ``linalg/trelliscode.py``.
 
-Every component of a row is a symbol: the window of coded bits that its step sees, its uncoded bits
-above. Both lie within two neighbouring bytes, at places that are the same for all rows of a class.
-So symbols are cut out for a whole batch by shifts and masks, component by component, tokens along the
-last axis; then one gather finds their values in a table that is made of the codebooks.
+Each component of a row is a symbol: the window of coded bits of its step, with its uncoded bits above them.
+Both lie within two neighbouring bytes, at positions that are the same for all rows of a class. So shifts and
+masks extract the symbols of a whole batch, with tokens along the last axis, and one gather finds their values
+in an array made from the codebooks.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from embcompress.methods.modules import Parts, TableModules, projected, right_fa
 from embcompress.nn.lookup import CodedLookup, marked, require
 
 _WINDOW = 2 << MEMORY
-"""Number of windows; symbols of the same uncoded bits lie next to each other."""
+"""Number of windows; symbols with the same uncoded bits are adjacent."""
 
 _PLAIN, _ZERO = -1, -2
-"""What ``nth_hot`` says of rows that are none of the hot ones: they have no row in ``extra``, or are zero."""
+"""Values in ``nth_hot`` for rows that are not hot: ordinary rows, and rows of zeros."""
 
 
 class TrellisRows(CodedLookup):
-    """Coefficients times their scales.
+    """Looks up the scaled coefficients of trellis-coded rows.
 
-    Rows may be of two classes, whose components have other rates; the code of a *hot* row, of the
-    second class, is continued in ``extra``.
+    There may be two classes of rows, with different rates. The code of a *hot* row, one of the second class,
+    continues in ``extra``.
 
     Args:
         codes: N×m bytes.
         rates: c×width bytes, twice the bits of each component in each class.
-        codebooks: 1×n, flat, of one class after the other.
+        codebooks: 1×n, flat, one class after the other.
         scales: c×width.
-        extra: H×e bytes, further bytes of hot rows.
-        hot: a bit a row (⌈N/8⌉×1 bytes, the most significant first).
-        zeros: numbers of rows that are zero whatever their codes (Z×1, int32).
-        tokens: see the base class.
-        kept: see the base class.
+        extra: H×e bytes, the remaining bytes of hot rows.
+        hot: one bit per row (⌈N/8⌉×1 bytes, most significant first).
+        zeros: indices of rows that are zero whatever their codes (Z×1, int32).
+        tokens: number of tokens, V.
+        kept: which tokens keep a row, as in :class:`CodedLookup`.
     """
 
     codes: Tensor
@@ -53,9 +53,9 @@ class TrellisRows(CodedLookup):
     extra: Tensor | None
     hot: Tensor | None
     zeros: Tensor | None
-    # Made from these:
-    nth_hot: Tensor | None  # of each row, its row in extra or one of the two above (N, int32)
-    levels: Tensor  # where in the codebooks the value of each symbol is; behind their end is a zero
+    # Derived from these:
+    nth_hot: Tensor | None  # for each row, its row in extra, or one of the two values above (N, int32)
+    levels: Tensor  # index in the codebooks of the value of each symbol; one past their end means zero
     places: Tensor  # c×6×width: window byte and shift; uncoded bits' byte, shift and mask; first symbol
 
     def __init__(
@@ -80,11 +80,10 @@ class TrellisRows(CodedLookup):
 
     @property
     def stored(self) -> Tensor:
-        """The codes."""
+        """The codes, one row each."""
         return self.codes
 
     def derive(self) -> None:
-        """See the base class."""
         super().derive()
         classes, device = len(self.rates), self.codes.device
         require(classes == (1 if self.hot is None else 2), f"{classes} classes of rows")
@@ -102,7 +101,7 @@ class TrellisRows(CodedLookup):
         require(self.codebooks.shape == (1, count), f"codebooks are {list(self.codebooks.shape)} for {count}")
         levels = [each.levels + start for each, start in zip(found, starts, strict=False)]
         firsts = np.cumsum([0, *map(len, levels)])
-        levels.append(np.full(_WINDOW, count))  # of components without bits, whatever the window
+        levels.append(np.full(_WINDOW, count))  # for components without bits, any window
         places = np.stack([each.places for each in found])
         coded = places[:, -1] >= 0
         places[:, -1] = np.where(coded, places[:, -1] + firsts[: len(found), None], firsts[-1])
@@ -111,7 +110,7 @@ class TrellisRows(CodedLookup):
         self.nth_hot = self._numbered()
 
     def _numbered(self) -> Tensor | None:
-        """``nth_hot``, checked; None where all rows are alike."""
+        """Compute ``nth_hot``, with checks; None if all rows are ordinary."""
         if self.hot is None and self.zeros is None:
             return None
         numbered = np.full(len(self.codes), _PLAIN, np.int32)
@@ -133,17 +132,16 @@ class TrellisRows(CodedLookup):
         return torch.from_numpy(numbered).to(self.codes.device)
 
     def rows(self, numbers: Tensor) -> Tensor:
-        """See the base class."""
         codes = self.codes.index_select(0, numbers)
         nth_hot = None if self.nth_hot is None else self.nth_hot.index_select(0, numbers)
         if self.extra is not None and nth_hot is not None:
             codes = torch.cat([codes, self.extra.index_select(0, nth_hot.clamp(min=0))], dim=1)
         octets = F.pad(codes, (0, 1)).T.contiguous().to(torch.int32)
-        twins = octets[:-1] << 8 | octets[1:]
-        symbols, scales = self._symbols(0, twins), self.scales[0, :, None]
+        byte_pairs = octets[:-1] << 8 | octets[1:]
+        symbols, scales = self._symbols(0, byte_pairs), self.scales[0, :, None]
         if self.extra is not None and nth_hot is not None:
             hot = nth_hot >= 0
-            symbols = torch.where(hot, self._symbols(1, twins), symbols)
+            symbols = torch.where(hot, self._symbols(1, byte_pairs), symbols)
             scales = torch.where(hot, self.scales[1, :, None], scales)
         values = F.pad(self.codebooks.flatten(), (0, 1)).index_select(0, self.levels)
         coefficients = values.index_select(0, symbols.flatten()).view(symbols.shape) * scales
@@ -151,30 +149,29 @@ class TrellisRows(CodedLookup):
             coefficients = coefficients * (nth_hot != _ZERO)
         return coefficients.T
 
-    def _symbols(self, kind: int, twins: Tensor) -> Tensor:
-        """What each component of some rows is in their class (width×n), by pairs of their bytes."""
+    def _symbols(self, kind: int, byte_pairs: Tensor) -> Tensor:
+        """Symbol of each component (width×n) in one class, from pairs of neighbouring bytes of the rows."""
         octet, shift, more_octet, more_shift, more_mask, first = self.places[kind].unbind()
-        windows: Tensor = twins.index_select(0, octet) >> shift[:, None] & _WINDOW - 1
-        uncoded: Tensor = twins.index_select(0, more_octet) << MEMORY + 1 >> more_shift[:, None]
+        windows: Tensor = byte_pairs.index_select(0, octet) >> shift[:, None] & _WINDOW - 1
+        uncoded: Tensor = byte_pairs.index_select(0, more_octet) << MEMORY + 1 >> more_shift[:, None]
         uncoded = uncoded & more_mask[:, None]
         symbols: Tensor = (windows | uncoded) + first[:, None]
         return symbols
 
     def extra_repr(self) -> str:
-        """Sizes, for printing."""
         return f"{super().extra_repr()}, classes={len(self.rates)}, bytes={self.codes.shape[1]}"
 
 
 @dataclass(frozen=True)
 class _Class:
-    """Where the symbols of a class of rows are, and their values.
+    """Positions and values of the symbols of one class of rows.
 
     Attributes:
-        row_bytes: of a code.
+        row_bytes: bytes of a code.
         level_count: numbers in the codebooks.
-        levels: where in the codebooks the value of each symbol is; a symbol is the uncoded bits, or
-            which of a pair it is, above the window.
-        places: of each component, see ``TrellisRows``; the first symbol of those without bits is -1.
+        levels: index in the codebooks of the value of each symbol. The upper bits of a symbol are the
+            uncoded bits, or for pairs 0 or 1 for the first or second; the lower bits are the window.
+        places: of each component, as in ``TrellisRows``; the first symbol of components without bits is -1.
     """
 
     row_bytes: int
@@ -184,7 +181,7 @@ class _Class:
 
     @classmethod
     def of(cls, rates: NDArray[np.float64]) -> _Class:
-        """The class whose components have these bits.
+        """Return the class whose components have these rates.
 
         Raises:
             ValueError: no code has such rates.
@@ -216,6 +213,6 @@ class _Class:
 def coded_table(
     method: Method, parts: Parts, shape: tuple[int, int], kept: Tensor | None = None
 ) -> TableModules:
-    """The modules that hold the coded rows and the right factor of a (V, d) table."""
+    """Build the modules that hold the coded rows and the right factor of a (V, d) table."""
     lookup = TrellisRows(**rows_in(method, parts), tokens=shape[0], kept=kept)
     return projected(lookup, right_factor(parts, shape[1]), shape)

@@ -1,4 +1,4 @@
-"""What a trellis-coded table will look like: classes of rows, rates and sizes, by a model of the coder."""
+"""Plans a trellis-coded table: classes of rows, rates and sizes, by a model of the coder."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from embcompress.linalg.trelliscode import MEMORY, code_of
 from embcompress.methods.stats import TableStats
 
 _LEAST_ROW = 2
-"""Bytes of the shortest row, which holds the trellis's first state and one component or more."""
+"""Bytes of the shortest row, which holds the first state of the trellis and at least one component."""
 
 _ROUNDS = 6
-"""Most times that sizes and rates are adapted to each other."""
+"""Most iterations in which sizes and rates are adapted to each other."""
 
 _SHORTER = 17
-"""Lengths of rows tried where sizes and rates do not agree."""
+"""Row lengths to try if that does not converge."""
 
 _RANKS = 24
-"""Numbers of components tried, at equal ratios."""
+"""Numbers of components to try, in a geometric sequence."""
 
 _WORTH = 0.98
-"""What a second class of rows must leave of the distortion to be looked at."""
+"""A second class of rows is considered if it leaves at most this fraction of the distortion."""
 
 _MEMBERS = 64
-"""Fewest rows of a class in a sample: its scales are estimated from them."""
+"""Fewest rows of a class in a sample, since its scales are estimated from them."""
 
 _NOISE = {5: 10**-2.51, 6: 10**-3.09, 7: 10**-3.69, 8: 10**-4.30}
-"""Relative squared error of a right factor in integers of so many bits, with a scale for each row."""
+"""Relative squared error of a right factor in integers, by bits, with a scale per row."""
 
 
 @dataclass(frozen=True)
 class _Classing:
-    """Classes of rows, and what all plans with them share.
+    """Classes of rows, and what all plans for them share.
 
     Attributes:
-        classes: of each row (V), 0 or 1.
-        counts: rows of each class (c).
-        variances: weighted squares of the components of each class's rows (c×r), by a sample.
-        zeros: rows that are all zero.
+        classes: class of each row (V), 0 or 1.
+        counts: rows in each class (c).
+        variances: weighted squares of the components in each class (c×r), estimated from a sample.
+        zeros: indices of rows of zeros.
         columns: d.
     """
 
@@ -57,22 +57,22 @@ class _Classing:
 
     @property
     def nbytes(self) -> int:
-        """What marks hot rows and zero rows."""
+        """Bytes that mark hot rows and zero rows."""
         return 4 * len(self.zeros) + (-(-len(self.classes) // 8) if len(self.counts) > 1 else 0)
 
 
 @dataclass(frozen=True)
 class TrellisPlan:
-    """Classes of rows, their rates, and what all of it takes.
+    """Classes of rows, their rates and sizes.
 
     Attributes:
-        classes: of each row (V), 0 or 1.
-        counts: rows of each class (c).
-        rates: bits of each component (r), one array a class.
-        row_bytes: bytes of a row of each class (c).
-        zeros: rows that are all zero.
-        bits: of the right factor's integers.
-        distortion: what the model leaves of the weighted squares, right factor included.
+        classes: class of each row (V), 0 or 1.
+        counts: rows in each class (c).
+        rates: bits of each component (r), one array per class.
+        row_bytes: bytes of a row in each class (c).
+        zeros: indices of rows of zeros.
+        bits: bits of the right factor's integers.
+        distortion: weighted squared error by the model, including that of the right factor.
     """
 
     classes: NDArray[np.uint8]
@@ -90,7 +90,7 @@ class TrellisPlan:
 
 
 def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
-    """The best plan within ``limit`` bytes for each way there is: classes, half bits, right factor."""
+    """Best plans within ``limit`` bytes, for combinations of classes, rank, half bits and right factor."""
     sample = stats.sample
     if not stats.fits_float32:
         return []
@@ -103,7 +103,7 @@ def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
         variances = np.stack([squares[member == index].sum(axis=0) for index in range(len(counts))])
         classing = _Classing(classes, counts, variances, zeros, stats.rows.shape[1])
         promising = _promising_rank(stats, limit, variances.sum(axis=0))
-        # Rows that get more bytes than the others may be worth more components than all are together.
+        # Rows that get more bytes than others may make more components worthwhile than all rows together.
         ranks = {min(factor * promising, variances.shape[1]) for factor in (1, 2, variances.shape[1])}
         choices = _right_choices(stats.rows.shape[1])
         for rank, pairs, bits in itertools.product(sorted(ranks), (True, False), choices):
@@ -114,19 +114,19 @@ def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
 
 
 def smallest(shape: tuple[int, int]) -> int:
-    """Fewest bytes of a (V, d) table: one component of one bit in one class."""
+    """Fewest bytes of a (V, d) table: one class, with one component of one bit."""
     rates = np.ones(1)
     right = min(packed_width(shape[1], bits) for bits in _right_choices(shape[1]))
     return shape[0] * code_of(rates).row_bytes + _fixed_bytes([rates]) + right
 
 
 def _right_choices(columns: int) -> list[int]:
-    """Widths of integers that a reader can tell from the bytes of a row."""
+    """Bits of integers that a reader can infer from the bytes of a row."""
     return [bits for bits in _NOISE if widest(columns, packed_width(columns, bits)) == bits]
 
 
 def _classings(stats: TableStats) -> Iterator[NDArray[np.uint8]]:
-    """The class of each row: all alike, and the rows with the most energy apart if that may pay."""
+    """Classes of the rows: one class, then, if it may help, two with the rows of most energy apart."""
     energies = stats.energies
     alike = np.zeros(len(energies), np.uint8)
     yield alike
@@ -141,20 +141,21 @@ def _classings(stats: TableStats) -> Iterator[NDArray[np.uint8]]:
 
 
 def _plan(classing: _Classing, limit: int, rank: int, *, pairs: bool, bits: int) -> TrellisPlan | None:
-    """Rates of at most ``rank`` components within ``limit``; None where not even the shortest rows fit.
+    """Rates of at most ``rank`` components within ``limit`` bytes; None if not even the shortest rows fit.
 
-    What stands beside the rows depends on how many components are used and at which rates, and those
-    on what is left for the rows: this goes back and forth until it fits and stays. In a small table it may
-    never, since the codebooks of long rows leave no room for them; shorter rows are then tried.
+    The bytes of everything but the rows depend on the number of components and their rates, which depend on
+    the bytes left for the rows. So both are adapted to each other until they fit and no longer change. In a
+    small table this may fail, since the codebooks of long rows leave no room for the rows; then shorter ones
+    are tried.
     """
     width = packed_width(classing.columns, bits)
-    most = limit - _beside(classing, [np.ones(rank) for _ in classing.counts], width)
+    most = limit - _overhead(classing, [np.ones(rank) for _ in classing.counts], width)
     tried = _coded(classing, most, rank, width, pairs=pairs)
     for _ in range(_ROUNDS - 1):
         if tried is None or (tried.rank == rank and tried.nbytes <= limit):
             break
         rank = tried.rank
-        tried = _coded(classing, limit - _beside(classing, tried.rates, width), rank, width, pairs=pairs)
+        tried = _coded(classing, limit - _overhead(classing, tried.rates, width), rank, width, pairs=pairs)
     if len(classing.counts) == 1 and (tried is None or tried.nbytes > limit):
         budgets = np.linspace(most, _LEAST_ROW * int(classing.counts[0]), _SHORTER).astype(int)
         shorter = (_coded(classing, budget, rank, width, pairs=pairs) for budget in budgets)
@@ -175,12 +176,12 @@ def _plan(classing: _Classing, limit: int, rank: int, *, pairs: bool, bits: int)
 
 @dataclass(frozen=True)
 class _Coded:
-    """Rates of each class, and what comes of them.
+    """Rates of each class, and the sizes that follow.
 
     Attributes:
-        rates: bits of each component (r), one array a class.
-        row_bytes: bytes of a row of each class (c).
-        nbytes: of all that is stored.
+        rates: bits of each component (r), one array per class.
+        row_bytes: bytes of a row in each class (c).
+        nbytes: bytes of all parts.
     """
 
     rates: tuple[NDArray[np.float64], ...]
@@ -193,7 +194,7 @@ class _Coded:
 
 
 def _coded(classing: _Classing, budget: int, rank: int, width: int, *, pairs: bool) -> _Coded | None:
-    """Rates where all rows together have ``budget`` bytes; None if that is too few, or classes do not pay."""
+    """Rates if all rows together have ``budget`` bytes; None if those are too few, or two classes useless."""
     counts, variances = classing.counts, classing.variances[:, :rank]
     lengths = _row_lengths(variances, counts, budget)
     if lengths is None:
@@ -204,32 +205,32 @@ def _coded(classing: _Classing, budget: int, rank: int, width: int, *, pairs: bo
     used = 1 + max(int(np.flatnonzero(each)[-1]) for each in found)
     coded = _measured(classing, tuple(each[:used] for each in found), width)
     if len(counts) > 1 and coded.row_bytes[1] <= coded.row_bytes[0]:
-        return None  # all have the most bits there are: one class does as well
+        return None  # all rows have the most bits there are: one class is as good
     return coded
 
 
 def _measured(classing: _Classing, rates: tuple[NDArray[np.float64], ...], width: int) -> _Coded:
-    """What rates come to, with right factors of ``width`` bytes a component."""
+    """Sizes at these rates, with ``width`` bytes per component for the right factor."""
     row_bytes = np.array([code_of(each).row_bytes for each in rates])
-    return _Coded(rates, row_bytes, _beside(classing, rates, width) + int(row_bytes @ classing.counts))
+    return _Coded(rates, row_bytes, _overhead(classing, rates, width) + int(row_bytes @ classing.counts))
 
 
-def _beside(classing: _Classing, rates: Sequence[NDArray[np.float64]], width: int) -> int:
-    """Bytes of everything but the rows."""
+def _overhead(classing: _Classing, rates: Sequence[NDArray[np.float64]], width: int) -> int:
+    """Bytes of everything except the rows."""
     return classing.nbytes + len(rates[0]) * width + _fixed_bytes(rates)
 
 
 def _promising_rank(stats: TableStats, limit: int, variances: NDArray[np.float64]) -> int:
-    """How many components are worth a row of the right factor, were all rows alike.
+    """Number of components that are worth their row of the right factor, if all rows are in one class.
 
-    Few rows share the right factor of a small table, and it may well take more bytes than they do.
+    In a small table few rows share the right factor, and it may take more bytes than they do.
     """
     rows, columns = stats.rows.shape
     bits = min(_right_choices(columns), key=lambda b: abs(b - 6))
     best, least = 1, math.inf
     for rank in np.unique(np.geomspace(1, len(variances), _RANKS).astype(int)):
-        beside = _fixed_bytes([np.ones(rank)]) + rank * packed_width(columns, bits)
-        spare = 8 * (limit - beside) / rows - MEMORY
+        overhead = _fixed_bytes([np.ones(rank)]) + rank * packed_width(columns, bits)
+        spare = 8 * (limit - overhead) / rows - MEMORY
         if spare >= 1:
             left = distortion(variances[:rank], allocate(variances[:rank], spare)) + variances[rank:].sum()
             best, least = (int(rank), left) if left < least else (best, least)
@@ -237,7 +238,7 @@ def _promising_rank(stats: TableStats, limit: int, variances: NDArray[np.float64
 
 
 def _row_lengths(variances: NDArray[np.float64], counts: NDArray[np.int64], rest: int) -> list[int] | None:
-    """Bytes of a row of each class, all rows together at most ``rest``; None where they do not fit."""
+    """Bytes of a row in each class, with at most ``rest`` for all rows; None if they do not fit."""
     rows = int(counts.sum())
     if rest < _LEAST_ROW * rows:
         return None
@@ -250,7 +251,7 @@ def _row_lengths(variances: NDArray[np.float64], counts: NDArray[np.int64], rest
 
 
 def _rates(variances: NDArray[np.float64], bits: int, *, pairs: bool) -> NDArray[np.float64]:
-    """Rates of the components, with one bit at least for the first."""
+    """Rates of the components; the first gets at least one bit."""
     rates = allocate(variances, bits, pairs=pairs)
     if not rates.any():
         rates[0] = 1
@@ -258,7 +259,7 @@ def _rates(variances: NDArray[np.float64], bits: int, *, pairs: bool) -> NDArray
 
 
 def _fixed_bytes(rates: Sequence[NDArray[np.float64]]) -> int:
-    """Bytes of rates, scales and codebooks, and of the scales of the right factor."""
+    """Bytes of rates, scales and codebooks, including the scales of the right factor."""
     books = sum(code_of(each).book_size for each in rates)
     rank = len(rates[0])
     return 2 * books + 5 * len(rates) * rank + 4 * rank

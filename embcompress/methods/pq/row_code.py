@@ -1,4 +1,4 @@
-"""One class of rows of a trellis-coded table: which components get how many bits, and what they mean."""
+"""The code of one class of rows of a trellis-coded table: rates, scales and codebooks."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from embcompress.linalg import trellis
 from embcompress.linalg.trelliscode import TrellisCode, code_of, coded_order
 
 _ROUNDS = 3
-"""Rounds of training: codebooks start within 0.1 dB of their best."""
+"""Rounds of training; the initial codebooks are within 0.1 dB of the best."""
 
 _TRAINED_ON = 1024
-"""Most rows codebooks are trained on; a level has hundreds of members among them."""
+"""Most rows used to train codebooks; each level has hundreds of members among them."""
 
 _STRETCHED = 6
-"""Bits from which the outermost levels are set wide apart: there is little else to lose, and rows that no
-sample has would be cut off at the levels of those it has."""
+"""Bits from which on the outermost levels are moved outwards: that costs little, and rows outside the sample
+would otherwise be clipped at the levels of rows in the sample."""
 
 _OUTER = np.array([1.15, 1.4, 1.75, 2.2], np.float32)
-"""The four outermost levels, one of each subset, over the next."""
+"""Ratio of each of the four outermost levels, one of each subset, to the level next to them."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class RowCode:
-    """How the coefficients of a row become bytes and back.
+    """Encodes the coefficients of rows to bytes, and decodes them.
 
     Attributes:
-        rates: bits of each component (r), 0 where it is left out.
-        scales: what decoded coefficients are multiplied by (r).
-        codebooks: flat, of the trellis code of the components that have bits; values of float16.
+        rates: bits of each component (r); 0 for components that are not coded.
+        scales: factors of the decoded coefficients (r).
+        codebooks: flat codebooks of the trellis code of the coded components; values fit float16.
     """
 
     rates: NDArray[np.float64]
@@ -45,16 +45,16 @@ class RowCode:
 
     @cached_property
     def order(self) -> NDArray[np.intp]:
-        """The components that have bits, in the order they are coded in: by falling rate, then by index."""
+        """Indices of the coded components in coding order: by falling rate, then by index."""
         return coded_order(self.rates)
 
     @cached_property
     def code(self) -> TrellisCode:
-        """The trellis code of those components."""
+        """The trellis code of the coded components."""
         return code_of(self.rates)
 
     def encode(self, coefficients: Floats) -> NDArray[np.uint8]:
-        """Codes (N×``row_bytes``) of coefficients (N×r), on all processors."""
+        """Encode coefficients (N×r) to codes (N×``row_bytes``), on all processors."""
         scaled = coefficients[:, self.order] / self.scales[self.order]
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         shares = np.array_split(scaled, workers)
@@ -64,7 +64,7 @@ class RowCode:
             )
 
     def decode(self, codes: NDArray[np.uint8]) -> Floats:
-        """The coefficients (N×r) that codes stand for."""
+        """Decode codes to coefficients (N×r)."""
         found = np.zeros((len(codes), len(self.rates)), np.float32)
         found[:, self.order] = trellis.decode(codes, self.code, self.codebooks)
         found *= self.scales
@@ -74,20 +74,20 @@ class RowCode:
 def trained(
     rates: NDArray[np.float64], coefficients: Floats, weights: NDArray[np.float64]
 ) -> tuple[RowCode, Floats]:
-    """Scales and codebooks for rows like these, and the rows as they are decoded.
+    """Train scales and codebooks on sample rows; returns the code and the decoded sample.
 
-    Scales bring each component to unit variance; after the codebooks are trained, they are refitted to
-    the coefficients by least squares, one by one.
+    Scales first bring each component to unit variance. After the codebooks are trained, each scale is
+    refitted to the coefficients by least squares.
 
     Args:
         rates: bits of each component (r).
-        coefficients: of sample rows (n×r).
-        weights: of the rows (n), not all 0.
+        coefficients: coefficients of the sample rows (n×r).
+        weights: weights of the rows (n), not all 0.
     """
     variances = weights @ np.square(coefficients, dtype=np.float64) / weights.sum()
     scales = np.where(variances > 0, np.sqrt(variances), 1.0).astype(np.float32)
     code, order = code_of(rates), coded_order(rates)
-    # Every k-th row: the sample is in the order of the table.
+    # Every k-th row, since the sample is in the order of the table.
     some = slice(None, None, -(-len(coefficients) // _TRAINED_ON))
     rows = coefficients[some][:, order] / scales[order]
     codebooks = trellis.train(rows, weights[some], code, trellis.initial_codebooks(code), _ROUNDS)

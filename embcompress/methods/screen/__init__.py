@@ -1,1 +1,1 @@
-"""Rows that share one."""
+"""Dictionary screening: tokens that share one row."""

@@ -1,4 +1,4 @@
-"""Which rows of a table may share one, in what order, and what that loses."""
+"""Ranks the rows of a table by how little is lost if they share one row, and computes that loss."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from embcompress.methods.stats import TableStats
 from embcompress.rows import Rows
 
 _BUCKETS = 1024
-"""Parts of the order whose sums are kept; what lies between is read again, a few rows at a time."""
+"""Positions in the ranking for which sums are kept; sums in between need a few rows to be read again."""
 
 _GAP = 64
-"""Unwanted rows that are read along rather than begin to read anew behind them."""
+"""Most unwanted rows between two wanted ones that are read along, to avoid a second read."""
 
 _MANY_ZEROS = 8
-"""Where more than this share of the rows, 1/8, is all zero, giving each a row of its own costs too much."""
+"""If more than 1/8 of the rows are zeros, it costs too much to keep all of them."""
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """Rows without a place of their own, and the row that stands for all of them.
+    """Which rows are dropped, and the row that replaces all of them.
 
     Attributes:
-        kept: which rows keep theirs (V).
-        shared: what stands for the others (d): their weighted mean, or zeros where zero rows are among them.
-        weight: of the others, together.
-        loss: Σ w_i ‖E_i − shared‖² over them.
+        kept: whether each row is kept (V).
+        shared: the row that replaces the dropped ones (d): their weighted mean, or zeros if zero rows are
+            among them.
+        weight: sum of the weights of the dropped rows.
+        loss: Σ w_i ‖E_i − shared‖² over the dropped rows.
     """
 
     kept: NDArray[np.bool_] = field(repr=False)
@@ -40,16 +41,16 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The order in which the rows of a table are dropped, and what is needed to tell the loss of any number.
+    """The order in which the rows of a table are dropped, with sums that give the loss of any number of them.
 
     Attributes:
         stats: the table.
-        order: its rows but for zero ones, the first to be dropped first (N).
-        centre: what sums are taken from, near the rows dropped first (d).
-        edges: of the buckets, positions in ``order`` from 0 to N (K+1).
+        order: indices of the nonzero rows, in the order they are dropped (N).
+        centre: a point near the rows that are dropped first, which is subtracted in all sums (d).
+        edges: positions in ``order`` up to which sums are kept, from 0 to N (K+1).
         sums: Σ w_i (E_i − centre) over the order up to each edge (K+1×d).
         losses: Σ w_i ‖E_i − centre‖² over the order up to each position (N+1).
-        to_zero: the rows of ``order``, the first to be dropped first where zeros stand for them (N).
+        to_zero: the rows of ``order``, in the order they are dropped if zeros replace them (N).
     """
 
     stats: TableStats
@@ -61,16 +62,16 @@ class Ranking:
     to_zero: NDArray[np.intp] = field(repr=False)
 
     def drop(self, keep: int) -> Dropped:
-        """The best way to keep at most ``keep`` rows, 0 … V; more rows never lose more.
+        """Choose at most ``keep`` rows (0 … V) to keep, with the least loss; more rows never lose more.
 
-        Rows of zeros are kept, so that they stay zeros; where there are many of them, or more than rows to
-        keep, they are dropped for a shared row of zeros.
+        Zero rows must stay zeros: either they are kept, or, if there are many of them or more than ``keep``,
+        they are dropped and the shared row is zeros.
         """
         rows, nonzero = self.stats.rows.shape[0], len(self.order)
         zeros = rows - nonzero
         found = []
         if zeros:
-            # Few zeros: only where there are fewer rows than zeros, or so few more that those lose more.
+            # Few zero rows are dropped only if fewer rows than those may be kept, or if that loses less.
             most = rows if _MANY_ZEROS * zeros > rows else zeros - 1
             found.append(self._for_zeros(max(0, nonzero - min(keep, most))))
         if keep >= zeros:
@@ -84,7 +85,7 @@ class Ranking:
         return Dropped(kept, np.zeros(len(self.centre)), float(weights[~kept].sum()), float(loss))
 
     def _for_mean(self, count: int) -> Dropped:
-        """The squares about the mean are those about the centre less weight times their distance squared."""
+        """Use that squares about the mean are those about the centre minus weight · distance²."""
         weights = self.stats.weights_of()
         kept = np.ones(len(weights), bool)
         kept[self.order[:count]] = False
@@ -101,10 +102,10 @@ class Ranking:
 
 
 def ranking(stats: TableStats) -> Ranking:
-    """Rank the rows of a table: the least weight first, of equal ones the nearest to what stands for them.
+    """Rank the rows of a table: the least weight first, and of equal weights the nearest to the shared row.
 
-    That is the mean of all rows that weigh no more, which is where the shared row will be. Without
-    weights it decides alone: rows near the mean go first. Three passes over the table.
+    The shared row is taken to be the mean of all rows that weigh no more. Without weights only the distance
+    counts: rows near the mean are dropped first. Takes three passes over the table.
     """
     weights = stats.weights_of()
     nonzero = np.flatnonzero(stats.energies > 0)
@@ -113,7 +114,7 @@ def ranking(stats: TableStats) -> Ranking:
     origin = np.zeros(stats.rows.shape[1])
     sums, _ = _sums(stats, order, edges, origin)
     means = sums[1:] / np.maximum(np.append(0.0, np.cumsum(weights[order]))[edges[1:], None], 1e-300)
-    # The bucket that holds the last row of the same weight: what comes before it weighs no more.
+    # The bucket that holds the last row of the same weight: all rows before that weigh no more.
     ends = np.searchsorted(weights[order], weights[order], "right")
     bucket = np.zeros(len(weights), np.intp)
     bucket[order] = np.searchsorted(edges[1:], ends)
@@ -131,7 +132,7 @@ def ranking(stats: TableStats) -> Ranking:
 
 
 def picked(rows: Rows, places: NDArray[np.intp]) -> NDArray[Any]:
-    """Some rows of a matrix, their places ascending, read in spans that leave wide gaps out."""
+    """Read some rows of a matrix (ascending indices) in spans that skip wide gaps."""
     blocks = [np.empty((0, rows.shape[1]), np.float32)]
     cuts = np.flatnonzero(np.diff(places) > _GAP) + 1
     for near in np.split(places, cuts) if places.size else ():

@@ -1,4 +1,4 @@
-"""Rows that several tokens share, in an ONNX graph."""
+"""A screened table in an ONNX graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embcompress.methods.screen.method import KEPT, Screen
 
 @dataclass(frozen=True)
 class ScreenGraph(TableGraph):
-    """A bit a token says which keep a row; row 0 of the inner table is shared by the others.
+    """Maps tokens to rows of the inner table by one bit per token; tokens without a row use row 0.
 
     Attributes:
         inner: how the inner table is looked up.
@@ -23,15 +23,15 @@ class ScreenGraph(TableGraph):
     opset = CODES_OPSET
 
     def lookup(self, group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
-        """From ids to rows of the inner table, and these looked up."""
+        """Map ids to rows of the inner table, and look those up."""
         bits = flags(group, stored.part(KEPT), stored.shape[0])
         places = group.add("Mul", group.add("CumSum", bits, group.constant(0, "I64")), bits)
-        left = {suffix: part for suffix, part in stored.parts.items() if suffix != KEPT}
+        inner_parts = {suffix: part for suffix, part in stored.parts.items() if suffix != KEPT}
         rows = group.add("Gather", places, ids, axis=0)
-        return self.inner.lookup(group, rows, replace(stored, parts=left))
+        return self.inner.lookup(group, rows, replace(stored, parts=inner_parts))
 
 
 def table_graph(method: Method) -> TableGraph:
-    """How a graph looks up rows that several tokens share."""
+    """Return how a graph looks up rows of a screened table."""
     assert isinstance(method, Screen)
     return ScreenGraph(method.inner.graph())

@@ -1,17 +1,17 @@
-"""Dictionary screening: tokens that matter least share one row, and all ids stay valid.
+"""Dictionary screening: the least important tokens share one row, and all ids stay valid.
 
-"Dictionary screening" (arXiv:2211.12715) drops the tokens of least importance from a classifier's
-dictionary, where importance is how much predictions change without the token. Here the weights of
-rows say what matters (token counts, or such importances), and dropped tokens keep their ids: a bit a
-token says whether it has a row of its own, and what has none reads row 0, the weighted mean of all
-those, which no other row beats for their squared error (the centroid of Lloyd 1982).
+"Dictionary screening" (arXiv:2211.12715) drops the least important tokens from a classifier's dictionary,
+where importance is how much predictions change without the token. Here row weights give the importance
+(token counts, or such importances), and dropped tokens keep their ids: one bit per token says whether it has
+a row of its own. All others read row 0, the weighted mean of the dropped rows, which minimizes their squared
+error (the centroid of Lloyd 1982).
 
-Alone the rows are stored as they are, so the bytes decide how many are kept, and the error is known
-exactly. As ``screen+METHOD`` they are the table of another method, row 0 among them with the weight of
-all that it stands for; with the mean as that row, what is lost adds up in squares:
-Σ w_i ‖E_i − ŝ‖² = Σ w_i ‖E_i − s‖² + (Σ w_i) ‖s − ŝ‖² over the dropped rows, ŝ the stored s.
-How many are kept is then searched for: a few numbers, each of which costs a pass over its rows (and what
-the other method takes to fit), after the three passes that rank them.
+By itself, ``screen`` stores the rows unchanged; the number of bytes then gives the number of rows, and the
+error is known exactly. In ``screen+METHOD`` another method compresses the inner table, whose row 0 has the
+weight of all dropped rows. Since row 0 is their mean, the losses add in squares:
+Σ w_i ‖E_i − ŝ‖² = Σ w_i ‖E_i − s‖² + (Σ w_i) ‖s − ŝ‖² over the dropped rows, where ŝ is the decoded s.
+The best number of rows is searched for. After the three passes that rank the rows, each number tried costs
+one pass over the rows kept, and a fit of the other method.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from embcompress.rows import Rows
 KEPT = "0.kept"
 
 _SHARES = (0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
-"""Parts of the tokens that are tried to be kept."""
+"""Fractions of the tokens to try to keep."""
 
 _STEP = 31 / 32
-"""Ratio of the numbers tried where the inner method has one size, which then must fit closely."""
+"""Ratio of the numbers of rows to try if the inner method has only one size, so that one fits closely."""
 
 
 @dataclass(frozen=True)
 class _Inner:
-    """What is settled before a table is coded: what is dropped, and the rest as the inner method has it."""
+    """What is decided before encoding: the dropped rows, and the inner table with its layout."""
 
     dropped: Dropped
     stats: TableStats
@@ -52,8 +52,8 @@ class _Inner:
 
 
 @dataclass(frozen=True)
-class _Prospects:
-    """A table and all inner tables that were looked at."""
+class _Candidates:
+    """A table, and the inner tables tried so far by their number of kept rows."""
 
     stats: TableStats
     by_rows: bool
@@ -69,11 +69,11 @@ class _Prospects:
         return float(self.stats.energies.sum())
 
     def inner(self, number: int, dropped: Dropped) -> TableStats:
-        """The table of the shared row and the kept ones, measured in a pass if the method asks for that."""
+        """Statistics of the inner table; they take a pass unless the inner method codes by rows."""
         if number not in self.tables:
             stats = self.stats
             rows = _inner_rows(stats.rows, dropped)
-            # Where nothing is dropped row 0 is zeros, and its weight only has to be one.
+            # If nothing is dropped, row 0 is zeros and needs some positive weight.
             first = dropped.weight or stats.weights_of().min()
             weights = np.append(first, stats.weights_of()[dropped.kept])
             if self.by_rows:
@@ -87,19 +87,19 @@ class _Prospects:
 
 
 class Screen(Method):
-    """Parts: ``X.0.kept``, and those of the inner method for a table of n+1 rows.
+    """Stores ``X.0.kept``, and the parts of the inner method for a table of n+1 rows, if n are kept.
 
-    ``0.kept`` (⌈V/8⌉×1 bytes) has a bit a token, the most significant first: whether it keeps its row. The
-    bits behind the last token are ones. Row 0 of the inner table is shared by all others; the kept ones
-    follow in order of id.
+    ``0.kept`` (⌈V/8⌉×1 bytes) has one bit per token, most significant first: whether it keeps its row. The
+    bits after the last token are ones. Row 0 of the inner table is shared by the dropped tokens; the kept
+    rows follow in order of ids.
 
-    Without weights, rows near the mean are dropped: in a language model's table those are tokens that
-    training hardly touched (of all-MiniLM-L6-v2's 994 unused ones half are among the nearest 2.5 %, all
-    among the nearest 16 %). That is right for the error, but knows nothing of use, and [MASK] is the
-    nearest of all there: give counts or importances where there are any.
+    Without weights, rows near the mean are dropped. In the table of a language model these are tokens that
+    training hardly touched: of the 994 unused ones of all-MiniLM-L6-v2 half are among the nearest 2.5 %, all
+    among the nearest 16 %. This gives the least error, but ignores which tokens are used; there, [MASK] is
+    the nearest of all. So give counts or importances if you have any.
 
     Args:
-        inner: how the rows are stored; as they are when None.
+        inner: the method that stores the rows; None to store them unchanged.
     """
 
     name = "screen"
@@ -117,24 +117,26 @@ class Screen(Method):
 
     @property
     def has_module(self) -> bool:
-        """As the inner method has."""
         return self.inner.has_module
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
-        """All tokens share one row."""
+        """Bytes if all tokens share one row."""
         return _mask_bytes(shape) + self.inner.least((1, shape[1]), settings)
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
-        """As many rows as fit; with an inner method, of the numbers tried the one foretold to lose least."""
+        """Keep as many rows as fit; with an inner method, the number with the least predicted error."""
         return self.fitter(stats, settings)(limit)
 
     def fitter(self, stats: TableStats, settings: Settings) -> Fit:
-        """The ranking of the rows and the inner tables are remembered from limit to limit."""
-        prospects = _Prospects(stats, self.inner.by_rows)
-        return lambda limit: self._best(prospects, limit, settings)
+        """Return :meth:`fit` for many limits; the ranking and the inner tables are computed only once."""
+        candidates = _Candidates(stats, self.inner.by_rows)
+        return lambda limit: self._best(candidates, limit, settings)
 
     def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
-        """Alone: what is dropped, its mean that of a sample, in the place of three passes over the table."""
+        """Estimate the loss with the mean of a sample, which saves three passes over the table.
+
+        With an inner method this is the error of :meth:`fit`.
+        """
         if not self.inner.exact:
             return super().predict_error(stats, limit, settings)
         numbers = self._numbers(stats, limit - _mask_bytes(stats.rows.shape), settings)
@@ -150,27 +152,27 @@ class Screen(Method):
         lost = stats.energies[dropped].sum() - weights[dropped].sum() * (mean @ mean)
         return float(np.sqrt(max(0.0, lost) / total))
 
-    def _best(self, prospects: _Prospects, limit: int, settings: Settings) -> TableLayout | None:
-        """From the most rows on, until what is dropped alone loses more than the best found.
+    def _best(self, candidates: _Candidates, limit: int, settings: Settings) -> TableLayout | None:
+        """Try to keep fewer and fewer rows, until the dropped rows alone lose more than the best layout.
 
-        The numbers tried do not depend on the limit, but for those that do not fit, so that more bytes
-        never foretell a larger error.
+        The numbers tried depend on the limit only in that they must fit, so that more bytes never give a
+        larger error.
         """
         best: TableLayout | None = None
-        shape = prospects.stats.rows.shape
+        shape = candidates.stats.rows.shape
         room = limit - _mask_bytes(shape)
-        for number in self._numbers(prospects.stats, room, settings):
-            dropped = prospects.ranking.drop(number)
-            if best is not None and dropped.loss >= best.predicted_error**2 * prospects.total:
+        for number in self._numbers(candidates.stats, room, settings):
+            dropped = candidates.ranking.drop(number)
+            if best is not None and dropped.loss >= best.predicted_error**2 * candidates.total:
                 break
-            table = prospects.inner(number, dropped)
-            layout = prospects.layouts.get(number) or self.inner.fit(table, room, settings)
-            if prospects.by_rows:  # whose layout does not depend on the bytes that are left
-                prospects.layouts[number] = layout
+            table = candidates.inner(number, dropped)
+            layout = candidates.layouts.get(number) or self.inner.fit(table, room, settings)
+            if candidates.by_rows:  # the layout does not depend on the bytes left
+                candidates.layouts[number] = layout
             if layout is None:
                 continue
             lost = dropped.loss + layout.predicted_error**2 * float(table.energies.sum())
-            error = float(np.sqrt(lost / prospects.total)) if prospects.total > 0 else 0.0
+            error = float(np.sqrt(lost / candidates.total)) if candidates.total > 0 else 0.0
             if best is None or error < best.predicted_error:
                 mask = Part(KEPT, DTYPES["U8"], (_mask_bytes(shape), 1))
                 state = _Inner(dropped, table, layout)
@@ -179,7 +181,7 @@ class Screen(Method):
         return best
 
     def _numbers(self, stats: TableStats, room: int, settings: Settings) -> list[int]:
-        """How many rows to try to keep in ``room`` bytes, the most first."""
+        """Numbers of rows to try to keep in ``room`` bytes, largest first."""
         rows, columns = stats.rows.shape
         if self.inner.exact:
             fitting = min(room // self.inner.least((1, columns), settings), rows) - 1
@@ -197,7 +199,6 @@ class Screen(Method):
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> Mapping[str, Blocks]:
-        """The bits, and the inner table; see the base class."""
         inner: _Inner = layout.state
 
         def bits() -> Iterator[NDArray[Any]]:
@@ -208,13 +209,13 @@ class Screen(Method):
         return {KEPT: bits, **self.inner.encode(inner.stats, inner.layout, settings, advance)}
 
     def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """A row of its own or the shared one; the bits are read at once, see the base class."""
+        """Return a reader of the kept rows and the shared row; the bits are read at once."""
         check_shapes(parts, {KEPT: (_mask_bytes(shape), 1)}, shape, rank)
         bits = np.unpackbits(parts[KEPT].read(0, _mask_bytes(shape))[:, 0]).astype(bool)
         kept = bits[: shape[0]]
         before = np.append(0, np.cumsum(kept))
         try:
-            # A table of fewer rows has as many bytes of bits: what lies behind its last bit tells.
+            # A table with a few rows more may have as many bytes of bits: the bits after the last token tell.
             if not bits[shape[0] :].all():
                 raise InputError("bits of no token", remedy="")
             inner = {suffix: part for suffix, part in parts.items() if suffix != KEPT}
@@ -236,7 +237,6 @@ class Screen(Method):
         return read
 
     def flops(self, shape: tuple[int, int], rank: int | None) -> int:
-        """Those of the inner method."""
         return self.inner.flops(shape, rank)
 
 
@@ -245,7 +245,7 @@ def _mask_bytes(shape: tuple[int, int]) -> int:
 
 
 def _inner_rows(rows: Rows, dropped: Dropped) -> Rows:
-    """The shared row and the kept ones, read from the table when they are asked for."""
+    """The inner table: the shared row, then the kept rows, read from the table as needed."""
     places = np.flatnonzero(dropped.kept)
 
     def read(start: int, stop: int) -> NDArray[Any]:

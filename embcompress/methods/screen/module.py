@@ -1,4 +1,4 @@
-"""Rows that several tokens share, in torch: the inner method's modules, told which tokens keep a row."""
+"""A screened table in torch: the modules of the inner method, with the bits of the kept tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from embcompress.methods.screen.method import KEPT, Screen
 
 
 def coded_table(method: Method, parts: Parts, shape: tuple[int, int]) -> TableModules:
-    """The modules that hold the inner table of a (V, d) table."""
+    """Build the modules of the inner table of a (V, d) table."""
     assert isinstance(method, Screen)
     inner = {suffix: part for suffix, part in parts.items() if suffix != KEPT}
     found: TableModules = method.inner.module().coded_table(

@@ -1,1 +1,1 @@
-"""Truncated SVD."""
+"""Truncated SVD: two float factors."""

@@ -1,57 +1,59 @@
-"""A table of two float factors in an ONNX graph: a gather and a product, and products without the table."""
+"""Two float factors in an ONNX graph: lookups, and products with the table that never build it."""
 
 from __future__ import annotations
 
 from embcompress.checkpoint.onnx.building import PREFIX, Group, Stored, TableGraph
 from embcompress.checkpoint.onnx.coding import wider
-from embcompress.checkpoint.onnx.uses import TIMES, TURN, Use, attributes_of
+from embcompress.checkpoint.onnx.uses import PRODUCT, TRANSPOSE, Use, attributes_of
 from embcompress.dtypes import DType
 from embcompress.methods.base import Method
 
 
 class FactorGraph(TableGraph):
-    """Left factor (V×r) times right factor (d×r, transposed)."""
+    """Left factor (V×r) times right factor (stored transposed, d×r)."""
 
     opset = 7
 
     def lookup(self, group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
-        """Gather rows of the left factor, multiply by the right one."""
+        """Gather rows of the left factor and multiply them by the right factor."""
         dtype = stored.parts["0.weight"].dtype
         wide = wider(dtype, stored.dtype)
         rows = group.cast(group.add("Gather", stored.part("0.weight"), ids, axis=0), dtype, wide)
-        turned = group.add("Transpose", group.cast(stored.part("1.weight"), dtype, wide), perm=[1, 0])
-        return group.add("MatMul", rows, turned), wide
+        transposed = group.add("Transpose", group.cast(stored.part("1.weight"), dtype, wide), perm=[1, 0])
+        return group.add("MatMul", rows, transposed), wide
 
     def product(self, group: Group, use: Use, stored: Stored) -> None:
-        """E = L Rᵀ, so that a product with E or Eᵀ is one with either factor after the other."""
+        """Multiply by one factor after the other, since E = L R and Eᵀ = Rᵀ Lᵀ for L (V×r) and R (r×d)."""
         left, right = stored.part("0.weight"), stored.part("1.weight")
         dtype, node = stored.parts["0.weight"].dtype, use.node
-        if use.kind == TURN:
-            turned = group.cast(left, dtype, stored.dtype)
-            group.add("Transpose", turned, output=_turned_name(node.output[0]), perm=[1, 0])
+        if use.kind == TRANSPOSE:
+            transposed = group.cast(left, dtype, stored.dtype)
+            group.add("Transpose", transposed, output=_transposed_name(node.output[0]), perm=[1, 0])
             return
-        first, second = (left, right) if use.kind == TIMES else (right, left)
+        first, second = (left, right) if use.kind == PRODUCT else (right, left)
         given, options = node.input[0], attributes_of(node)
         if options.get("transA", 0):
             given = group.add("Transpose", given, perm=[1, 0])
         product = group.add("MatMul", given, group.cast(first, dtype, stored.dtype))
-        turns = use.turned is None
-        second = _turned_name(use.turned) if use.turned else group.cast(second, dtype, stored.dtype)
+        transposes = use.transposed is None
+        second = (
+            _transposed_name(use.transposed) if use.transposed else group.cast(second, dtype, stored.dtype)
+        )
         if node.op_type == "Gemm":
             kept = {key: value for key, value in options.items() if key in ("alpha", "beta")}
             inputs = (product, second, *node.input[2:])
-            group.add("Gemm", *inputs, output=node.output[0], transB=int(turns), **kept)
+            group.add("Gemm", *inputs, output=node.output[0], transB=int(transposes), **kept)
             return
-        if turns:
+        if transposes:
             second = group.add("Transpose", second, perm=[1, 0])
         group.add("MatMul", product, second, output=node.output[0])
 
 
-def _turned_name(name: str) -> str:
-    """Name of the transposed left factor where there was a transposed table."""
+def _transposed_name(name: str) -> str:
+    """Name of the value that holds the transposed left factor instead of the transposed table."""
     return f"{PREFIX}{name}"
 
 
 def table_graph(_: Method) -> TableGraph:
-    """How a graph computes with two float factors."""
+    """Return how a graph computes with two float factors."""
     return FactorGraph()

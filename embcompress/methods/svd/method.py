@@ -1,9 +1,9 @@
-"""Truncated SVD: two float factors, the best of their rank.
+"""Truncated SVD: two float factors, the best approximation of their rank.
 
 Acharya, Goel, Metallinou & Dhillon 2019 (arXiv:1811.00641) replace the table E by W_a W_b with
-W_a = U_k and W_b = S_k V_kᵀ. Here the factors come from the Gram matrix: with V_r its top
-eigenvectors, E V_r = U_r S_r, so one pass gives the spectrum and a second the left factor, and a
-table never needs to fit in memory.
+W_a = U_k and W_b = S_k V_kᵀ. Here the factors come from the Gram matrix: E V_r = U_r S_r for its top
+eigenvectors V_r. So one pass gives the spectrum and a second one the left factor, and the table need not
+fit in memory.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from embcompress.methods.stats import Advance, TableStats, ignore_progress
 from embcompress.rows import Rows
 
 MIRROR = "out.weight"
-"""Suffix of the right factor's transpose (r×d), where it is stored too; no name on disk has it."""
+"""Suffix of the transpose of the right factor (r×d), if it is stored too; never used in a name on disk."""
 
 _ROUNDING = 0.555
-"""Relative error of a product of two rounded factors, in unit roundoffs u. A value m·2^e is off by
-up to u·2^e, evenly, so a factor loses u/sqrt(3·E[m²]) = 0.392 u of its norm for significands m
-spread log-uniformly over [1, 2); two independent losses add in squares."""
+"""Relative error of a product of two rounded factors, in unit roundoffs u. The error of a value m·2^e is
+uniform up to u·2^e, so that of a factor is u/sqrt(3·E[m²]) = 0.392 u of its norm if significands m are
+log-uniform over [1, 2); the errors of two factors add in squares."""
 
 
 class SVD(RankedMethod):
-    """Float factors: left (V×r) as ``X.0.weight``, right (d×r, transposed) as ``X.1.weight``.
+    """Stores float factors: left (V×r) as ``X.0.weight``, right (transposed, d×r) as ``X.1.weight``.
 
-    A model with an output projection of its own for a tied head holds the right factor once more, r×d.
+    Models that have a separate projection for their tied head hold the right factor a second time, r×d.
     """
 
     name = "svd"
@@ -49,7 +49,7 @@ class SVD(RankedMethod):
     by_spectrum = True
 
     def stored(self, shape: tuple[int, int], rank: int, settings: Settings) -> tuple[Part, ...]:
-        """V×r and d×r, and r×d where it is asked for."""
+        """The parts at ``rank``: V×r and d×r, and r×d if the settings are ``mirrored``."""
         shapes = [(shape[0], rank), (shape[1], rank), (rank, shape[1])][: 3 if settings.mirrored else 2]
         return tuple(
             Part(suffix, settings.dtype, size) for suffix, size in zip(self.suffixes, shapes, strict=False)
@@ -60,34 +60,31 @@ class SVD(RankedMethod):
         return sum(part.nbytes for part in self.stored(shape, rank, settings))
 
     def largest_rank(self, shape: tuple[int, int], limit: int, settings: Settings) -> int:
-        """Largest rank up to min(V, d) whose factors take at most ``limit`` bytes, 0 where none does."""
+        """Largest rank, at most min(V, d), whose factors take at most ``limit`` bytes; 0 if none does."""
         return min(*shape, max(0, limit) // self.nbytes(shape, 1, settings))
 
     def break_even(self, rows: Rows, settings: Settings) -> int:
-        """Largest rank that takes fewer bytes than the table, at most min(V, d); 0 where none does."""
         return self.largest_rank(rows.shape, rows.nbytes - 1, settings)
 
     def predicted_error(self, spectrum: Spectrum, rank: int, dtype: DType) -> float:
-        """Eckart–Young for what is cut off, and the rounding of the stored factors on what is kept."""
+        """Relative error at ``rank``: Eckart–Young for what is cut off, plus the rounding of both factors."""
         cut = spectrum.relative_errors()[rank]
         rounding = _ROUNDING * dtype.unit_roundoff
         return float(np.sqrt(cut**2 + rounding**2 * (1 - cut**2))) if spectrum.total > 0 else 0.0
 
     def widest(self, shape: tuple[int, int], settings: Settings) -> TableLayout:
-        """Without the transposed right factor where none is asked for; see the base class."""
         return replace(super().widest(shape, settings), parts=self.stored(shape, min(shape), settings))
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
-        """Rank 1."""
+        """Bytes at rank 1."""
         return self.nbytes(shape, 1, settings)
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
-        """The largest rank within the limit."""
+        """Plan the largest rank within the limit."""
         rank = self.largest_rank(stats.rows.shape, limit, settings)
         return self.at_rank(stats, rank, settings) if rank else None
 
     def at_rank(self, stats: TableStats, rank: int, settings: Settings) -> TableLayout:
-        """The one layout there is; see the base class."""
         dtype = settings.dtype
         return TableLayout(
             parts=self.stored(stats.rows.shape, rank, settings),
@@ -95,11 +92,10 @@ class SVD(RankedMethod):
             dtype=dtype,
             bits=dtype.bits,
             predicted_error=self.predicted_error(stats.spectrum, rank, dtype),
-            tolerance=0.02,  # of the rounding model; what is cut off is exact
+            tolerance=0.02,  # for the rounding model; the error of the cut is exact
         )
 
     def check_rank(self, rows: Rows, name: str, rank: int, settings: Settings) -> None:
-        """Up to the break-even rank; see the base class."""
         limit = self.break_even(rows, settings)
         if rank <= limit:
             return
@@ -113,42 +109,44 @@ class SVD(RankedMethod):
         raise TargetError(f"{name} {list(rows.shape)}: {what}", remedy=remedy)
 
     def cheapest(self, stats: TableStats, error: float, settings: Settings) -> TableLayout:
-        """The smallest rank, straight from the spectrum; see the base class."""
+        """Find the smallest rank, directly from the spectrum."""
         found, dtype = stats.spectrum, settings.dtype
         rank = found.rank_for_error(error)
 
-        def promised() -> float:
-            # Rounding to a short type adds to what is cut off; how much is foretold to a fifth of a roundoff.
+        def bound() -> float:
+            # The rounding to a narrow type is predicted to within a fifth of a unit roundoff.
             return self.predicted_error(found, rank, dtype) + 0.2 * dtype.unit_roundoff
 
-        while rank < found.limit and promised() > error:
+        while rank < found.limit and bound() > error:
             rank += 1
-        if promised() > error:
+        if bound() > error:
             raise TargetError(
                 f"{stats.name}: error {error:.3g} is below the rounding of {dtype.torch}, "
-                f"which can promise {promised():.3g} at full rank {rank}",
+                f"which reaches {bound():.3g} at full rank {rank}",
                 remedy="allow more, or store the factors in a wider --dtype",
             )
         self.check_rank(stats.rows, stats.name, rank, settings)
         return self.at_rank(stats, rank, settings)
 
     def for_energy(self, stats: TableStats, energy: float, settings: Settings) -> TableLayout:
-        """The smallest rank whose components hold the share, whatever rounding adds; see the base class."""
+        """Find the smallest rank that keeps the energy; rounding is ignored."""
         rank = stats.spectrum.rank_for_energy(energy)
         self.check_rank(stats.rows, stats.name, rank, settings)
         return self.at_rank(stats, rank, settings)
 
     def limits(self, rows: Rows, settings: Settings) -> str:
-        """From rank 1 to the break-even rank."""
+        """Remedy: the ranks that make the table smaller."""
         limit = self.break_even(rows, settings)
         return (
-            f"ask for less: it pays from rank 1 to its break-even rank {limit}" if limit else "leave it dense"
+            f"set a lower target: it shrinks at ranks from 1 to its break-even rank {limit}"
+            if limit
+            else "leave it dense"
         )
 
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> Mapping[str, Blocks]:
-        """Left = E V_r scaled, right = V_r scaled back; see the base class."""
+        """Encode left = E V_r with scaled columns, and right = V_r scaled by the inverse."""
         table, found, dtype = stats.rows, stats.spectrum, layout.dtype
         vectors = found.vectors[:, : layout.rank]
         left_scale, right_scale = _scales(found.eigenvalues[: layout.rank], settings.split_scale)
@@ -170,10 +168,11 @@ class SVD(RankedMethod):
         return dict(zip(layout.suffixes, every, strict=False))
 
     def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """Left rows times the right factor; see the base class.
+        """Return a reader of left rows times the right factor.
 
         Raises:
-            InputError: also where a second right factor, trained apart from the first, is another by now.
+            InputError: the shapes do not fit the record, or a second right factor is stored whose values
+                differ from the first, because they were trained separately.
         """
         left, right = (parts[suffix] for suffix in self.suffixes[:2])
         sizes = ((shape[0], rank or 0), (shape[1], rank or 0), (rank or 0, shape[1]))
@@ -184,9 +183,9 @@ class SVD(RankedMethod):
             mirror.read(0, mirror.shape[0]).T, right.read(0, right.shape[0])
         ):
             raise InputError(
-                "the projections to and from the factors differ, as they do once they are trained: "
-                "there is no one table any more",
-                remedy="load it with the library of the model",
+                "the projections to and from the factors differ, as they do after training: "
+                "they no longer store one table",
+                remedy="load it with the model's own library",
             )
 
         def read(start: int, stop: int) -> NDArray[Any]:
@@ -204,7 +203,7 @@ class SVD(RankedMethod):
 def _scales(eigenvalues: NDArray[np.float64], split: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Factors for the columns of E V_r (= U S) and of V_r, whose product is 1 for each component."""
     singular = np.sqrt(eigenvalues)
-    # Directions that the table does not have stay as they are: dividing by them would give NaN.
+    # Components with singular value 0 are not scaled: division would give NaN.
     present = singular > singular.max(initial=0.0) * 1e-12
     power = {"left": 0.0, "even": 0.5, "right": 1.0}[split]
     right = np.where(present, singular, 1.0) ** power
@@ -212,14 +211,14 @@ def _scales(eigenvalues: NDArray[np.float64], split: str) -> tuple[NDArray[np.fl
 
 
 def _product(block: NDArray[Any], basis: NDArray[Any]) -> NDArray[Any]:
-    """``block`` times ``basis``, in float64 where sums leave float32."""
+    """``block`` times ``basis``, in float64 if float32 overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         product: NDArray[Any] = block @ basis
     return product if np.isfinite(product).all() else block.astype(np.float64) @ basis
 
 
 def _checked(block: NDArray[Any], dtype: DType) -> NDArray[Any]:
-    """``block``, unless a value would become infinite in ``dtype``."""
+    """Return ``block``; raise an error if a value would become infinite in ``dtype``."""
     peak = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
     if not peak <= dtype.largest:
         raise TargetError(

@@ -12,7 +12,7 @@ from embcompress.nn.lookup import FloatRows
 def coded_table(
     method: Method, parts: Parts, shape: tuple[int, int], kept: Tensor | None = None
 ) -> TableModules | None:
-    """The modules that hold the factors of a (V, d) table; None where plain modules of torch do."""
+    """Build the modules that hold the factors of a (V, d) table; None if torch's own modules serve."""
     if kept is None:
         return None
     lookup = FloatRows(**rows_in(method, parts), tokens=shape[0], kept=kept)
