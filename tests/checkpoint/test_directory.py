@@ -346,7 +346,7 @@ def test_row_26_a_tensor_in_two_shards(tmp_path, model):
             "lm_head.weight": "model-00003-of-00003.safetensors",
         },
     )
-    assert_refused(tmp_path, "factorize", model, "--rank", 4, code=3, says=f"{TABLE} stands in both")
+    assert_refused(tmp_path, "factorize", model, "--rank", 4, code=3, says=f"{TABLE} is in both")
 
 
 @pytest.mark.parametrize(
