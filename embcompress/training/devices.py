@@ -1,4 +1,4 @@
-"""Where a model runs, and in which precision."""
+"""The device and the precision in which a model runs."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import torch
 from embcompress.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-"""What ``--device`` takes; auto is the first of cuda, mps and cpu that there is."""
+"""Values of ``--device``; auto is the first of cuda, mps and cpu that is available."""
 
 _WITHOUT = {"DEFAULT", "NO AVX", "AVX2"}
-"""Instruction sets, as torch names them, without arithmetic in bfloat16."""
+"""Instruction sets, as torch names them, that lack bfloat16 arithmetic."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and its precision.
+    """A device and a precision.
 
     Attributes:
-        device: where the model and its batches are.
-        mixed: whether training's forward passes run in bfloat16 where that is safe
-            (``torch.autocast``); bfloat16 has the range of float32, so losses need no scaling.
+        device: device of the model and its batches.
+        mixed: whether forward passes in training run in bfloat16 where that is safe
+            (``torch.autocast``). bfloat16 has the range of float32, so losses need no scaling.
     """
 
     device: torch.device
     mixed: bool = False
 
     def precision(self) -> AbstractContextManager[object]:
-        """The context of a forward pass in training."""
+        """The context manager for a forward pass in training."""
         context = contextlib.ExitStack()
         if self.mixed:
             context.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
             if self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in _WITHOUT:
-                # oneDNN's LSTM raises there; torch's own computes the same
+                # oneDNN's LSTM raises an error there; torch's own computes the same.
                 context.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
         return context
 
 
 def runtime(device: str = "auto", *, mixed: bool | None = None) -> Runtime:
-    """The runtime that the user names.
+    """The runtime for a device name.
 
     Args:
         device: one of ``DEVICES``.
-        mixed: mixed precision; None takes it on a CUDA GPU that computes in bfloat16.
+        mixed: mixed precision; None uses it on a CUDA GPU with native bfloat16.
 
     Raises:
         UsageError: there is no such device.

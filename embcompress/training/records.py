@@ -1,4 +1,4 @@
-"""What is asked of training, and what it tells."""
+"""The settings of a training run, and what it reports."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from embcompress.errors import UsageError
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained; see the command line's help for what each is good for.
+    """The settings of a training run; the command line's help says when to use each.
 
     Attributes:
         epochs: passes over the texts, at least 1.
-        batch_size: texts a step.
+        batch_size: texts per step.
         optimizer: registry name.
-        learning_rate: highest rate of the schedule; the optimizer's usual one when None.
+        learning_rate: highest rate of the schedule; None for the optimizer's default.
         schedule: registry name.
         schedule_options: settings of the schedule by name.
         weight_decay: L2 penalty (decoupled for AdamW).
-        clip: largest norm of the gradient; None leaves it.
-        patience: epochs without a better dev result before it stops; None never stops early.
-        only_factors: train the factors of a compressed table and nothing else.
-        seed: of shuffling and dropout.
+        clip: largest norm of the gradient; None does not clip.
+        patience: epochs without a better dev result before training stops; None never stops early.
+        only_factors: train only the factors of a compressed table.
+        seed: random seed of shuffling and dropout.
 
     Raises:
         UsageError: a number is outside its range.
@@ -55,15 +55,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to; epoch 0 is the model before training.
+    """The measurements of one epoch; epoch 0 is the model before training.
 
     Attributes:
-        epoch: number.
+        epoch: number of the epoch.
         loss: mean cross-entropy of the training texts while the model changed, None for epoch 0.
         dev_loss: mean cross-entropy on dev.
-        dev_accuracy: share of dev texts whose label is predicted.
+        dev_accuracy: fraction of dev texts whose label is predicted.
         learning_rate: the highest of its steps, None for epoch 0.
-        seconds: time it took, the dev set included.
+        seconds: duration, including the dev texts.
     """
 
     epoch: int
@@ -74,24 +74,24 @@ class Epoch:
     seconds: float
 
     def beats(self, other: Epoch) -> bool:
-        """More accurate on dev; among equals the lower dev loss. A loss that is no number never does."""
+        """Whether dev accuracy is higher, or equal with a lower dev loss; never if that is not finite."""
         if not (math.isfinite(self.dev_loss) and math.isfinite(other.dev_loss)):
             return math.isfinite(self.dev_loss) > math.isfinite(other.dev_loss)
         return (self.dev_accuracy, -self.dev_loss) > (other.dev_accuracy, -other.dev_loss)
 
     def to_dict(self) -> dict[str, float | None]:
-        """The fields, ready for JSON, which has no word for what is not finite but null."""
+        """The fields, ready for JSON, where numbers that are not finite become null."""
         return {k: v if v is None or math.isfinite(v) else None for k, v in asdict(self).items()}
 
 
 class Watcher:
-    """Is told how training goes; the base class does nothing with it."""
+    """Receives the progress of a training run; the base class ignores it."""
 
     def step(self, epoch: int, done: int, total: int, loss: float, learning_rate: float) -> None:
-        """After step ``done`` of ``total`` of the whole run; ``loss`` is the epoch's mean so far."""
+        """Called after step ``done`` of ``total`` of the whole run; ``loss`` is the epoch's mean so far."""
 
     def epoch(self, epoch: Epoch, *, best: bool) -> None:
-        """After each epoch."""
+        """Called after each epoch; ``best`` says whether it is the best so far."""
 
     def warn(self, text: str) -> None:
-        """When something went wrong that training does not end for."""
+        """Called when something went wrong but training continues."""

@@ -1,4 +1,4 @@
-"""What is asked of a recovery without labels, and what it tells; nothing here needs torch."""
+"""The settings of a recovery without labels, and what it reports; nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Part:
 
     Attributes:
         name: registry name.
-        learning_rate: the default.
+        learning_rate: default learning rate.
         description: one line for help texts.
     """
 
@@ -27,7 +27,7 @@ class Part:
 PARTS: Mapping[str, Part] = {
     part.name: part
     for part in (
-        Part("factors", 1e-3, "the floats that stand for the table"),
+        Part("factors", 1e-3, "the floats that replace the table"),
         Part("norms", 3e-4, "these and the weights of all normalizing layers"),
         Part("all", 5e-5, "everything"),
     )
@@ -35,22 +35,21 @@ PARTS: Mapping[str, Part] = {
 """Every choice of ``--train`` by name."""
 
 USUAL_EPOCHS = 3
-"""Passes over the texts where neither ``epochs`` nor ``minutes`` is given."""
+"""Default passes over the texts, if neither ``epochs`` nor ``minutes`` is given."""
 
 
 @dataclass(frozen=True)
 class DistilRecipe:
-    """How a compressed model is brought nearer to the model it was made from.
+    """The settings for training a compressed model to match its original.
 
     Attributes:
-        train: registry name of what is trained.
-        epochs: passes over the texts; ``USUAL_EPOCHS`` when neither is given, any number when only
-            ``minutes`` is.
-        minutes: of training, after which it ends, whatever the number of passes.
-        learning_rate: the highest; that of what is trained when None.
-        batch_size: texts a step.
-        max_length: tokens that are read of a text.
-        seed: of the texts set aside and of shuffling.
+        train: registry name of the part to train.
+        epochs: passes over the texts; None for ``USUAL_EPOCHS``, or without limit if ``minutes`` is given.
+        minutes: training time after which the run ends, whatever the number of passes.
+        learning_rate: highest learning rate; None for the default of the trained part.
+        batch_size: texts per step.
+        max_length: number of tokens of a text that are read.
+        seed: random seed for the choice of held-out texts and for shuffling.
 
     Raises:
         UsageError: a value is outside its range.
@@ -80,12 +79,12 @@ class DistilRecipe:
 
     @property
     def highest_rate(self) -> float:
-        """The learning rate from which the run falls to 0."""
+        """The highest learning rate; after warm-up, the rate falls from it to 0."""
         return PARTS[self.train].learning_rate if self.learning_rate is None else self.learning_rate
 
     @property
     def most_epochs(self) -> float:
-        """Passes over the texts at most; infinite where only the time is bounded."""
+        """Most passes over the texts; infinite if only the time is limited."""
         if self.epochs is not None:
             return self.epochs
         return USUAL_EPOCHS if self.minutes is None else math.inf
@@ -93,17 +92,17 @@ class DistilRecipe:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like two models are on some texts.
+    """How closely two models match on some texts.
 
     Attributes:
         texts: number of texts.
-        error: squared distance of the last hidden states over their variance: 0 where the models agree,
-            1 where the mean would do as well.
-        cosine: mean cosine of the sentence vectors, the means of a text's last hidden states.
-        neighbours: share of each text's five nearest others that stay so.
-        teacher_perplexity: of the original language model; None for other models.
-        perplexity: of the compressed language model.
-        divergence: mean Kullback–Leibler divergence of the predicted tokens, in nats; None likewise.
+        error: squared distance of the last hidden states over their variance: 0 if the models agree,
+            1 if the mean would do as well.
+        cosine: mean cosine of the sentence vectors (means of a text's last hidden states).
+        neighbours: fraction of each text's five nearest others that are the same in both models.
+        teacher_perplexity: perplexity of the original language model; None for other models.
+        perplexity: perplexity of the compressed language model; None for other models.
+        divergence: mean Kullback–Leibler divergence of the predicted tokens, in nats; None for other models.
     """
 
     texts: int
@@ -116,23 +115,23 @@ class Likeness:
 
     @property
     def loss(self) -> float:
-        """What is minimized, and what chooses the best weights."""
+        """The quantity that training minimizes and that chooses the best weights."""
         return self.error + (1 - self.cosine) + (self.divergence or 0.0)
 
     def to_dict(self) -> dict[str, float | None]:
-        """The fields, ready for JSON, which has no word for what is not finite but null."""
+        """The fields, ready for JSON, where numbers that are not finite become null."""
         return {k: v if v is None or math.isfinite(v) else None for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Check:
-    """The state of a run at one moment.
+    """The measurements of a run at one moment.
 
     Attributes:
-        step: optimizer steps until then.
-        seconds: time since training began; of the first, what it took itself.
-        loss: mean of the training texts since the check before; None before training.
-        held_out: likeness on the texts that were set aside.
+        step: optimizer steps so far.
+        seconds: training time so far; for the first check, its own duration.
+        loss: mean loss of the training texts since the last check; None before training.
+        held_out: likeness on the held-out texts.
     """
 
     step: int
@@ -141,7 +140,7 @@ class Check:
     held_out: Likeness
 
     def beats(self, other: Check) -> bool:
-        """Whether it is nearer to the teacher; what is no number never is."""
+        """Whether the student is closer to the teacher; never if the loss is not finite."""
         mine, theirs = self.held_out.loss, other.held_out.loss
         if not (math.isfinite(mine) and math.isfinite(theirs)):
             return math.isfinite(mine) > math.isfinite(theirs)
@@ -154,13 +153,13 @@ class Check:
 
 
 class DistilWatcher:
-    """Is told how a run goes; the base class does nothing with it."""
+    """Receives the progress of a recovery run; the base class ignores it."""
 
     def step(self, share: float, loss: float, learning_rate: float) -> None:
-        """After a step; ``share`` of the run is done, ``loss`` the mean since the last check."""
+        """Called after a step; ``share`` of the run is done, ``loss`` is the mean since the last check."""
 
     def check(self, check: Check, *, best: bool) -> None:
-        """After each check."""
+        """Called after each check; ``best`` says whether it is the best so far."""
 
     def warn(self, text: str) -> None:
-        """When something went wrong that training does not end for."""
+        """Called when something went wrong but training continues."""
