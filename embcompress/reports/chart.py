@@ -1,4 +1,4 @@
-"""Curves as lines of characters: points in, text out. Who draws them chooses the colours."""
+"""Draw curves as lines of text. The caller chooses the colours."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from operator import attrgetter
 
 _BARS = "▁▂▃▄▅▆▇█"
 CURVE_TICKS = (0.5, 0.75, 0.9, 0.95, 0.98)
-"""Ratios that axes name."""
+"""Ratios labelled on the axes."""
 _LABEL = 6
-"""Columns of the labels of the error axis."""
+"""Width of the error axis labels, in characters."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart.
+    """One curve of a chart.
 
     Attributes:
-        name: what the legend calls it.
+        name: its name in the legend.
         mark: the character it is drawn with.
         points: (ratio, error), ratios ascending, below 1.
     """
@@ -32,7 +32,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some characters of one line of a chart.
+    """A run of characters in one line of a chart.
 
     Attributes:
         text: the characters.
@@ -45,13 +45,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Frame:
-    """How big a chart is, and what its axes span.
+    """The size of a chart, and the ranges of its axes.
 
     Attributes:
-        width: columns of the plane.
-        height: lines of the plane.
-        ratios: the least and the largest; halving what is left of a table is the same way everywhere.
-        errors: the least and the largest, above 0; the axis is logarithmic.
+        width: width of the plot area, in characters.
+        height: height of the plot area, in lines.
+        ratios: smallest and largest ratio; the axis is logarithmic in 1 - ratio, the part that is left.
+        errors: smallest and largest error, above 0; the axis is logarithmic.
     """
 
     width: int
@@ -60,18 +60,18 @@ class Frame:
     errors: tuple[float, float]
 
     def column(self, ratio: float) -> float:
-        """Where a ratio lies, 0 … width - 1."""
+        """Horizontal position of a ratio, from 0 to width - 1."""
         first, last = (math.log(1 - r) for r in self.ratios)
         return (self.width - 1) * (math.log(1 - ratio) - first) / (last - first)
 
     def line(self, error: float) -> float:
-        """Where an error lies, 0 at the top … height - 1."""
+        """Vertical position of an error, from 0 at the top to height - 1."""
         least, largest = (math.log(e) for e in self.errors)
         return (self.height - 1) * (largest - math.log(error)) / (largest - least)
 
 
 def marks(names: Sequence[str]) -> dict[str, str]:
-    """A character for each name: a digit of it or its first letter that no other has."""
+    """A character for each name: a digit of it, or its first letter, that no other name has."""
     found: dict[str, str] = {}
     for name in names:
         wanted = sorted((c for c in name.lower() if c.isalnum()), key=lambda c: not c.isdigit())
@@ -81,7 +81,7 @@ def marks(names: Sequence[str]) -> dict[str, str]:
 
 
 def error_span(errors: Sequence[float]) -> tuple[float, float] | None:
-    """What an error axis shows of these: to 1 at least, and a decade at least; None where all are 0."""
+    """Range of the error axis: up to 1 at least, and at least a decade; None if all errors are 0."""
     positive = [error for error in errors if error > 0]
     if not positive:
         return None
@@ -92,15 +92,15 @@ def error_span(errors: Sequence[float]) -> tuple[float, float] | None:
 def chart(
     curves: Sequence[Curve], frame: Frame, ticks: Mapping[float, Sequence[str]]
 ) -> list[tuple[Piece, ...]]:
-    """The lines of a chart: a plane with an axis of errors on its left, and labels below.
+    """The lines of a chart: a plot area with the error axis on its left, and labels below.
 
-    Between points a curve is drawn straight; outside of the frame, and where the error is 0, not at all.
-    Where curves meet, the columns take turns.
+    Points are joined by straight lines; nothing is drawn outside the frame or where the error is 0. Where
+    curves meet, they take turns by column.
 
     Args:
-        curves: what to draw.
-        frame: where.
-        ticks: ratios, each with its labels, one a line below the plane.
+        curves: the curves to draw.
+        frame: size and ranges of the chart.
+        ticks: ratio -> its labels, one for each line below the plot area.
     """
     plane = [[Piece(" ")] * frame.width for _ in range(frame.height)]
     taken: dict[tuple[int, int], list[Curve]] = {}
@@ -133,7 +133,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def _cells(curve: Curve, frame: Frame) -> list[tuple[int, int]]:
-    """The (column, line) of each column that a curve crosses inside of the frame."""
+    """The (column, line) of each column that a curve crosses inside the frame."""
     cells = {}
     points = [(frame.column(ratio), frame.line(error)) for ratio, error in curve.points if error > 0]
     for (left, above), (right, below) in itertools.pairwise(points):
@@ -145,7 +145,7 @@ def _cells(curve: Curve, frame: Frame) -> list[tuple[int, int]]:
 
 
 def _error_labels(frame: Frame) -> dict[int, str]:
-    """What stands at which line of the error axis: decades, and 2 and 5 of each where there is room."""
+    """Line -> label of the error axis: decades, and 2 and 5 times each if there is room."""
     least, largest = frame.errors
     decades = range(math.floor(math.log10(least)), math.ceil(math.log10(largest)) + 1)
     lines_a_decade = (frame.height - 1) / math.log10(largest / least)
@@ -169,7 +169,7 @@ def _placed(texts: Mapping[int, str], margin: int) -> str:
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-    """Neighbours of the same curve as one, without blanks at the end."""
+    """Adjacent pieces of the same curve joined, without trailing blanks."""
     found = [
         Piece("".join(piece.text for piece in group), name)
         for name, group in itertools.groupby(pieces, key=attrgetter("curve"))

@@ -1,4 +1,4 @@
-"""What comparing with a teacher and learning from it report back; JSON is their ``to_dict``."""
+"""The results of comparing with a teacher and learning from it; their ``to_dict`` is the JSON output."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from embcompress.training.recovery import Check, DistilRecipe, Likeness
 
 @dataclass(frozen=True)
 class CompareResult:
-    """What :func:`embcompress.compare` found.
+    """The result of :func:`embcompress.compare`.
 
     Attributes:
         path: the compressed model.
         teacher: the original.
         texts: the file of texts.
-        size: bytes of the weight files of the compressed model.
-        teacher_size: bytes of those of the original.
-        likeness: how like they are.
+        size: bytes of the compressed model's weight files.
+        teacher_size: bytes of the original's weight files.
+        likeness: how closely they match.
         notes: what the user should know, one sentence each.
     """
 
@@ -46,19 +46,19 @@ class CompareResult:
 
 @dataclass(frozen=True)
 class DistilResult:
-    """What :func:`embcompress.distil` did.
+    """The result of :func:`embcompress.distil`.
 
     Attributes:
         source: the compressed model.
         teacher: the original.
-        output: where the result is.
-        recipe: how it was trained.
-        train_texts: number of texts learned from.
+        output: path of the result.
+        recipe: settings of the training.
+        train_texts: number of training texts.
         steps: optimizer steps.
-        parameters: numbers that were trained.
-        checks: the state of the run at about every fifth of it, the first before training.
-        best: number of the check whose weights were kept, 0 for none.
-        after: likeness of the written model on the texts that were set aside.
+        parameters: number of trained parameters.
+        checks: measurements at about every fifth of the run, the first before training.
+        best: index of the check whose weights were kept; 0 means the untrained ones.
+        after: likeness of the written model on the held-out texts.
         size: bytes of the written weight files.
         notes: what the user should know, one sentence each.
     """
@@ -78,7 +78,7 @@ class DistilResult:
 
     @property
     def before(self) -> Likeness:
-        """Likeness before training on the texts that were set aside."""
+        """Likeness on the held-out texts before training."""
         return self.checks[0].held_out
 
     def to_dict(self) -> dict[str, Any]:

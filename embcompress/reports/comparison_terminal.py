@@ -1,4 +1,4 @@
-"""Comparing with a teacher and learning from it as a person reads them, with rich."""
+"""Terminal output for comparing with a teacher and learning from it, with rich."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WHOLE = 1000
 
 
 class DistilProgress(Lines, DistilWatcher):
-    """A line a check on stderr, and on a terminal a bar with the loss and the time left.
+    """Prints a line per check on stderr, and on a terminal a bar with the loss and the time left.
 
     Args:
         quiet: print nothing.
@@ -25,13 +25,13 @@ class DistilProgress(Lines, DistilWatcher):
         self._bar.show(text, share * _WHOLE, _WHOLE)
 
     def check(self, check: Check, *, best: bool) -> None:
-        """Print what the check found."""
+        """Print the measurements of the check."""
         if not self._quiet:
             self._console.print(check_line(check, best=best), soft_wrap=True)
 
 
 def check_line(check: Check, *, best: bool) -> str:
-    """One check in one line of a usual terminal; the star says that it is the best so far."""
+    """One check as a line of at most a usual terminal's width; a star marks the best so far."""
     found = check.held_out
     loss = "untrained  " if check.loss is None else f"loss {check.loss:.4f}"
     measure = f"nearest {found.neighbours:.1%}"
@@ -44,7 +44,7 @@ def check_line(check: Check, *, best: bool) -> str:
 
 
 def _rows(*found: tuple[str, Likeness]) -> None:
-    """A row for each of some likenesses."""
+    """Print a table with a row for each likeness."""
     causal = found[0][1].perplexity is not None
     headers = ("", "cosine", "neighbours kept", "hidden error", *(("perplexity",) if causal else ()))
     rows = [

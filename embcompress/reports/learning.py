@@ -1,4 +1,4 @@
-"""What training and evaluating report back, as plain records; JSON is their ``to_dict``."""
+"""The results of training and evaluating as plain records; their ``to_dict`` is the JSON output."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from embcompress.training.records import Epoch
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What :func:`embcompress.train` or :func:`embcompress.finetune` did.
+    """The result of :func:`embcompress.train` or :func:`embcompress.finetune`.
 
     Attributes:
-        source: the checkpoint it began from, None for a new classifier.
-        output: the classifier it wrote.
+        source: the checkpoint that training started from, None for a new classifier.
+        output: the classifier that was written.
         classifier: name of its architecture.
         labels: its labels.
         tokens: rows of its table.
-        pretrained: rows that pretrained vectors filled at the start.
-        train_texts: number of texts learned from.
+        pretrained: number of rows that pretrained vectors filled at the start.
+        train_texts: number of training texts.
         dev_texts: number of texts that chose the epoch.
-        epochs: one entry an epoch, the first before training.
+        epochs: one entry per epoch, the first before training.
         best: number of the epoch that was kept.
-        dev_accuracy: share of dev texts whose label is predicted, measured on the written bytes.
+        dev_accuracy: fraction of dev texts whose label is predicted, measured on the written bytes.
         size: bytes of the written weight file.
         notes: what the user should know, one sentence each.
     """
@@ -57,7 +57,7 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """How well a classifier does on labelled texts.
+    """The result of :func:`embcompress.evaluate`: how well a classifier does on labelled texts.
 
     Attributes:
         path: the classifier.
@@ -75,12 +75,12 @@ class EvaluateResult:
 
     @property
     def accuracy(self) -> float:
-        """Share of texts whose label is predicted."""
+        """Fraction of texts whose label is predicted."""
         return self.confusion.accuracy
 
     @property
     def macro_f1(self) -> float:
-        """Mean of the labels' F1."""
+        """Mean F1 of the labels."""
         return self.confusion.macro_f1
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,14 +100,14 @@ class EvaluateResult:
 
 @dataclass(frozen=True)
 class CompressResult:
-    """What :func:`embcompress.compress` did: factorize, retrain, evaluate.
+    """The result of :func:`embcompress.compress`: factorize, retrain, evaluate.
 
     Attributes:
-        factorized: the first step.
-        tuned: the second.
-        before: the dense classifier on the test texts (the dev texts where there are none).
-        without_training: the factorized one on the same texts.
-        after: the written one on the same texts.
+        factorized: result of factorizing.
+        tuned: result of retraining.
+        before: the dense classifier on the test texts (on the dev texts if there are none).
+        without_training: the factorized classifier on the same texts, before retraining.
+        after: the written classifier on the same texts.
         notes: what the user should know, one sentence each.
     """
 

@@ -1,4 +1,4 @@
-"""Training and its results as a person reads them, with rich."""
+"""Terminal output for training and its results, with rich."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from embcompress.reports.units import human_bytes
 from embcompress.training.records import Epoch, Watcher
 
 _WIDEST_CONFUSION = 12
-"""Labels up to which the confusion matrix is printed; --json always has it."""
+"""Most labels for which the confusion matrix is printed; --json always contains it."""
 
 
 class TrainingProgress(Lines, Watcher):
-    """A line an epoch on stderr, and on a terminal a bar with the loss and the time left.
+    """Prints a line per epoch on stderr, and on a terminal a bar with the loss and the time left.
 
     Args:
         quiet: print nothing.
@@ -32,14 +32,14 @@ class TrainingProgress(Lines, Watcher):
             self._bar.stop()
 
     def epoch(self, epoch: Epoch, *, best: bool) -> None:
-        """Print what the epoch came to."""
+        """Print the measurements of the epoch."""
         self._dev = epoch.dev_accuracy
         if not self._quiet:
             self._console.print(epoch_line(epoch, best=best), soft_wrap=True)
 
 
 def epoch_line(epoch: Epoch, *, best: bool) -> str:
-    """One epoch in one line of a usual terminal; the star says that it is the best so far."""
+    """One epoch as a line of at most a usual terminal's width; a star marks the best so far."""
     measured = f"dev {epoch.dev_accuracy:7.2%}{' *' if best else '  '} loss {epoch.dev_loss:.4f}"
     if epoch.loss is None or epoch.learning_rate is None:
         return f"epoch {epoch.epoch:2}  before training        {measured}"

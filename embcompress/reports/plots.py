@@ -1,4 +1,4 @@
-"""Pictures of results, with matplotlib (the extra ``embcompress[plot]``)."""
+"""Plots of results, with matplotlib (the extra ``embcompress[plot]``)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a picture that could not be drawn, before the work whose picture it is.
+    """Refuse a plot that cannot be drawn, before the work that it would show.
 
     Raises:
-        UsageError: matplotlib is missing, or the suffix is none it draws here.
+        UsageError: matplotlib is missing, or the suffix is not supported.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(
@@ -33,7 +33,7 @@ def plot_history(epochs: Sequence[Epoch], path: Path) -> None:
 
     Raises:
         UsageError: matplotlib is missing.
-        OSError: the picture cannot be written.
+        OSError: the plot cannot be written.
     """
     figure = _figure()(figsize=(7, 3.5), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
@@ -52,20 +52,20 @@ def plot_history(epochs: Sequence[Epoch], path: Path) -> None:
 
 
 def plot_curves(tables: Sequence[DenseTable], path: Path) -> None:
-    """Draw the error of each method over the ratio, below one another for several tables.
+    """Draw the error of each method over the ratio; several tables are drawn one below the other.
 
-    The ratio's axis gives each halving of what is left the same room, as the bytes above it do.
+    The ratio axis is logarithmic in 1 - ratio, the part of the bytes that is left.
 
     Raises:
         UsageError: matplotlib is missing.
-        OSError: the picture cannot be written.
+        OSError: the plot cannot be written.
     """
     figure = _figure()(figsize=(8, 4.5 * len(tables)), layout="constrained")
     for axes, table in zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True):
         _draw_curve(axes, table)
     from matplotlib import rc_context
 
-    with rc_context({"svg.fonttype": "none"}):  # text stays text, to be searched and copied
+    with rc_context({"svg.fonttype": "none"}):  # keep text as text, so that it can be searched and copied
         figure.savefig(path, dpi=150)
 
 
@@ -96,11 +96,11 @@ def _draw_curve(axes: Any, table: DenseTable) -> None:
         side.set_xticks((), minor=True)
     _label_errors(axes)
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))  # beside the plane, where it covers no line
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))  # outside the plot, where it hides no curve
 
 
 def _label_errors(axes: Any) -> None:
-    """Write errors as numbers (0.05) where they span at most three decades, else as powers of ten."""
+    """Label errors as numbers (0.05) if they span at most three decades, otherwise as powers of ten."""
     least, largest = axes.get_ylim()
     if largest / least > 1000:
         return
@@ -111,12 +111,12 @@ def _label_errors(axes: Any) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text from a file, with no formula in it."""
+    """Text from a file, with formulas disabled."""
     return printable(text, 60).replace("$", r"\$")
 
 
 def _figure() -> Any:
-    """The class of figures; none of matplotlib's windows and global state."""
+    """The Figure class of matplotlib, which needs neither windows nor global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

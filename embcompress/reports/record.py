@@ -1,4 +1,4 @@
-"""What ``embcompress report`` finds out, as plain records; JSON is their ``to_dict``."""
+"""The result of ``embcompress report`` as plain records; their ``to_dict`` is the JSON output."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Option:
-    """What one ratio would cost.
+    """What low-rank compression to one ratio would cost.
 
     Attributes:
         ratio: fraction of the table's bytes removed.
-        rank: components kept; 0 where not even rank 1 fits.
+        rank: components kept; 0 if not even rank 1 fits.
         table_bytes: bytes of the factors.
-        model_bytes: bytes of all weights then.
-        relative_error: foretold relative Frobenius error.
-        flops: a token, by the convention of ``reports/flops.py``.
+        model_bytes: bytes of all weights with the factors.
+        relative_error: predicted relative Frobenius error.
+        flops: FLOPs per token, by the convention of ``reports/flops.py``.
     """
 
     ratio: float
@@ -31,13 +31,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What each method is foretold to make of a table in the same bytes.
+    """The predicted errors of all methods for a table in the same bytes.
 
     Attributes:
         ratio: fraction of the table's bytes removed.
-        nbytes: most bytes that leaves.
-        errors: relative Frobenius error by name of the method; without those that do not fit.
-        bound: least error of any code of so many bits a row, all rows alike, were the rows Gaussian.
+        nbytes: bytes that are left, at most.
+        errors: relative Frobenius error by name of the method; methods that do not fit are missing.
+        bound: smallest error that any code with as many bits per row could have, with equal weights, if the
+            rows were Gaussian.
     """
 
     ratio: float
@@ -47,12 +48,12 @@ class Comparison:
 
     @property
     def best(self) -> str | None:
-        """The method with the least error; None where none fits."""
+        """The method with the smallest error; None if none fits."""
         return min(self.errors, key=lambda name: self.errors[name], default=None)
 
 
 def methods_of(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    """Names of the methods that fit anywhere, in the order they are looked at."""
+    """Names of the methods that fit at any ratio, in the order in which they first appear."""
     return tuple(dict.fromkeys(name for each in comparisons for name in each.errors))
 
 
@@ -64,18 +65,18 @@ class DenseTable:
         name: stored name.
         shape: (V, d).
         dtype: element type.
-        nbytes: bytes, stored once.
-        share: of the model's weights, 0 to 1.
-        ties: other names that are the same table.
-        heads: output heads that share it.
-        flops: a token, dense.
-        effective_rank: directions it uses (Roy & Vetterli 2007), 0 … min(V, d).
-        break_even_rank: largest rank that makes it smaller.
+        nbytes: bytes of the table, stored once.
+        share: fraction of the model's weights, 0 to 1.
+        ties: other names of the same table.
+        heads: number of output heads that share it.
+        flops: FLOPs per token of the dense table.
+        effective_rank: effective rank (Roy & Vetterli 2007), at most min(V, d).
+        break_even_rank: largest rank at which factors are smaller than the table.
         spectrum: singular values over the largest one, descending.
-        options: one for each ratio looked at.
-        comparisons: one for each of the same ratios.
-        curve: those of more ratios, for a chart; empty where none was asked for.
-        weighting: how rows were weighted in errors and spectrum, None for all alike.
+        options: one entry per requested ratio.
+        comparisons: one entry per requested ratio.
+        curve: comparisons at more ratios, for a chart; empty if none was requested.
+        weighting: how rows were weighted in errors and spectrum, None for equal weights.
     """
 
     name: str
@@ -97,24 +98,24 @@ class DenseTable:
 
 @dataclass(frozen=True)
 class CompressedTable:
-    """A table that is compressed already.
+    """A table that is already compressed.
 
     Attributes:
-        name: name the dense table had.
+        name: name of the dense table.
         shape: (V, d) of the dense table.
         dtype: element type of the dense table.
         method: how it was compressed.
-        rank: components kept; None where the method keeps the table's own.
-        stored_dtype: element type of what a lookup is computed from.
-        ties: other names that are the same table.
+        rank: components kept; None for methods that do not reduce the rank.
+        stored_dtype: element type from which a lookup is computed.
+        ties: other names of the same table.
         dense_bytes: bytes of the dense table.
         nbytes: bytes of its parts.
-        flops: a token.
-        recorded_error: relative error in the file's own record, before its parts were trained.
-        trained: whether they were.
-        weighting: how rows were weighted, None for all alike.
-        weighted_error: ``recorded_error`` so weighted.
-        measured_error: relative error against the original that was given, None without one.
+        flops: FLOPs per token.
+        recorded_error: relative error in the file's own record, before any training of its parts.
+        trained: whether its parts were trained.
+        weighting: how rows were weighted, None for equal weights.
+        weighted_error: weighted relative error in the record, None for equal weights.
+        measured_error: relative error against the given original, None without one.
     """
 
     name: str
@@ -136,7 +137,7 @@ class CompressedTable:
 
 @dataclass(frozen=True)
 class Report:
-    """Where the bytes of a checkpoint are.
+    """The result of :func:`embcompress.report`: where the bytes of a checkpoint are.
 
     Attributes:
         path: the checkpoint.
@@ -144,11 +145,11 @@ class Report:
         size: bytes of the weight files.
         tensors: number of stored tensors.
         tables: tables that can be compressed.
-        compressed: tables that are.
+        compressed: tables that are compressed.
         against: the original it was compared with, None without one.
-        against_size: bytes of that one's weight files.
+        against_size: bytes of the original's weight files.
         chart: whether the curves of its tables are to be shown as charts.
-        plot: the picture that was drawn of them, None where none was asked for.
+        plot: the plot that was drawn of them, None if none was requested.
         notes: what the user should know, one sentence each.
     """
 

@@ -1,4 +1,4 @@
-"""A report as a person reads it, with rich."""
+"""Terminal output of a report, with rich."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["show"]
 _SPARK_WIDTH = 48
 _CHART_WIDTH, _CHART_HEIGHT = 60, 18
 _BESIDE = 14
-"""Columns beside the plane of a chart, for labels."""
+"""Columns left of the plot area of a chart, for labels."""
 _STYLES = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _BOUND, _BOUND_MARK = "bound", "·"
 
@@ -75,7 +75,7 @@ def _show_dense(console: Console, table: DenseTable) -> None:
 
 
 def _show_comparisons(console: Console, table: DenseTable) -> None:
-    """A row a ratio, a column a method; close columns, since there may be many methods."""
+    """Print a row per ratio and a column per method, narrowly spaced since there may be many methods."""
     names = methods_of(table.comparisons)
     console.print(f"\n  {'weighted ' if table.weighting else ''}error of each method at the same bytes")
     rows = [

@@ -1,4 +1,4 @@
-"""What the workflows that write report back, as plain records; JSON is their ``to_dict``."""
+"""The results of the workflows that write, as plain records; their ``to_dict`` is the JSON output."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TableResult:
-    """What was done with one table; the fields of ``TableRecord`` and sizes in bytes.
+    """The compression of one table: the fields of ``TableRecord``, and sizes in bytes.
 
-    ``predicted_error`` is weighted where ``weighting`` says so. ``relative_error`` and ``weighted_error``
-    are measured on the written bytes, None on a dry run; the second also without weights. ``rivals`` are
-    the errors foretold of each method in the same bytes, by name; empty where they were not looked at.
-    ``layout`` is ``"native"``, ``"sequential"`` or ``"embcompress"``.
+    ``predicted_error`` is weighted if ``weighting`` is set. ``relative_error`` (unweighted) and
+    ``weighted_error`` are measured on the written bytes and None on a dry run; the latter is also None
+    without weights. ``rivals`` are the predicted errors of each method in the same bytes, by name; empty
+    if they were not computed. ``layout`` is ``"native"``, ``"sequential"`` or ``"embcompress"``.
     """
 
     name: str
@@ -38,15 +38,15 @@ class TableResult:
 
 @dataclass(frozen=True)
 class FactorizeResult:
-    """What :func:`embcompress.factorize` did, or with ``dry_run`` would do.
+    """The result of :func:`embcompress.factorize`, or with ``dry_run`` the result it would have.
 
     Attributes:
         source: the input.
-        output: where the result is or would be.
+        output: path of the result.
         written: whether it was written.
-        tables: one entry a table.
-        size_before: bytes of the weight files of the input.
-        size_after: bytes of those of the output; on a dry run their estimate.
+        tables: one entry per table.
+        size_before: bytes of the input's weight files.
+        size_after: bytes of the output's weight files; an estimate on a dry run.
         notes: what the user should know, one sentence each.
     """
 
@@ -65,14 +65,14 @@ class FactorizeResult:
 
 @dataclass(frozen=True)
 class ExpandResult:
-    """What :func:`embcompress.expand` did.
+    """The result of :func:`embcompress.expand`.
 
     Attributes:
         source: the compressed input.
         output: the dense result.
         tables: names of the tables that are dense again.
-        size_before: bytes of the weight files of the input.
-        size_after: bytes of those of the output.
+        size_before: bytes of the input's weight files.
+        size_after: bytes of the output's weight files.
         notes: what the user should know, one sentence each.
     """
 

@@ -1,4 +1,4 @@
-"""Results as a person reads them, with rich. Progress goes to stderr, results to stdout."""
+"""Terminal output with rich: progress goes to stderr, results to stdout."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from embcompress.reports.verification import Verification, VerifiedTable
 _PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
 _PIPE_WIDTH = 200
-"""Columns when stdout is no terminal: nothing is wrapped or cut for a file."""
+"""Columns if stdout is not a terminal, so that nothing is wrapped or cut in a file."""
 
 
 class Bar:
-    """A bar with the time left, which is gone when it stops.
+    """A progress bar with the time left, which disappears when it stops.
 
     Args:
-        console: where.
+        console: where to draw it.
     """
 
     def __init__(self, console: Console) -> None:
@@ -38,7 +38,7 @@ class Bar:
         self._task: TaskID | None = None
 
     def show(self, text: str, done: float, total: float, *, begun: int = 0) -> None:
-        """Draw it, with ``begun`` of the total done before the time that is measured."""
+        """Draw the bar; ``begun`` of the total was done before the time measurement started."""
         if self._progress is None:
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
             self._progress = Progress(*columns, console=self._console, transient=True)
@@ -48,18 +48,18 @@ class Bar:
         self._progress.update(self._task, completed=done, description=text)
 
     def renew(self) -> None:
-        """Begin another bar below the last."""
+        """Start another bar below the last."""
         self._task = None
 
     def stop(self) -> None:
-        """Leave the terminal to others; the next :meth:`show` begins anew."""
+        """Release the terminal; the next :meth:`show` starts a new bar."""
         if self._progress is not None:
             self._progress.stop()
         self._progress = self._task = None
 
 
 class Lines:
-    """What a run of training tells on stderr: lines, and on a terminal a bar below them.
+    """Prints the progress of a training run on stderr: lines, and on a terminal a bar below them.
 
     Args:
         quiet: print nothing.
@@ -71,7 +71,7 @@ class Lines:
         self._bar = Bar(self._console)
 
     def warn(self, text: str) -> None:
-        """Print it."""
+        """Print a warning."""
         if not self._quiet:
             self._console.print(f"warning: {safe(text)}")
 
@@ -85,11 +85,11 @@ class Lines:
 
 
 class TerminalProgress:
-    """The progress callback of a terminal: bars for work over a second, nothing elsewhere.
+    """The progress callback of a terminal: bars for work that takes over a second.
 
     Args:
-        bars: whether bars may be shown at all.
-        verbose: also print each stage with its time when it is done.
+        bars: whether bars may be shown at all; they never are if stderr is not a terminal.
+        verbose: also print each finished stage with its duration.
     """
 
     def __init__(self, *, bars: bool, verbose: bool) -> None:
@@ -102,14 +102,14 @@ class TerminalProgress:
         self._bar = Bar(self._console)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take a step of ``stage``; see ``checkpoint.progress.Progress``."""
+        """Report a step of ``stage``; see ``embcompress.progress.Progress``."""
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._stage_began = stage, now
             self._bar.renew()
         if self._bars and now - self._began > _PATIENCE:
             self._bar.show(escape(printable(stage, 40)), done, total)
-        if done >= total:  # the terminal is another's now
+        if done >= total:  # release the terminal for other output
             self._bar.stop()
         if self._verbose and done >= total:
             self._console.print(f"{escape(printable(stage))}: {now - self._stage_began:.2f} s")
@@ -125,7 +125,7 @@ class TerminalProgress:
 
 @functools.singledispatch
 def show(result: object) -> None:
-    """Print the result of a command; there is one way for each kind of result."""
+    """Print the result of a command; each type of result registers its own function."""
     raise TypeError(f"no way to show a {type(result).__name__}")
 
 
@@ -133,13 +133,13 @@ def show(result: object) -> None:
 def _(result: FactorizeResult) -> None:
     console = stdout()
     weighted = any(new.weighting for new in result.tables)
-    errors = ("weighted error", "foretold", "unweighted") if weighted else ("error", "foretold")
+    errors = ("weighted error", "predicted", "unweighted") if weighted else ("error", "predicted")
     headers = ("table", "V × d", "dtype", "method", "bytes", "rank", *errors)
     print_table(console, headers, [_factorized(new, weighted=weighted) for new in result.tables])
     for new in result.tables:
         if new.rivals:
             of = f" of {safe(new.name)}" if len(result.tables) > 1 else ""
-            console.print(f"foretold errors in the same bytes{of}: {_ranked(new.rivals)}")
+            console.print(f"predicted errors in the same bytes{of}: {_ranked(new.rivals)}")
     saved = 1 - result.size_after / result.size_before
     console.print(
         f"\nmodel {human_bytes(result.size_before)} → {human_bytes(result.size_after)} ({saved:.1%} smaller)"
@@ -151,7 +151,7 @@ def _(result: FactorizeResult) -> None:
 
 
 def _factorized(new: TableResult, *, weighted: bool) -> tuple[str, ...]:
-    """A table that was factorized, a cell for each header; its ties below its name."""
+    """The cells of a factorized table, one per header; its ties are below its name."""
     return (
         f"[bold]{safe(new.name)}[/]" + (f"\n  also {safe(', '.join(new.ties))}" if new.ties else ""),
         shape_text(new.shape),
@@ -190,7 +190,7 @@ def _(result: Verification) -> None:
 
 
 def _verified(table: VerifiedTable) -> str:
-    """What was found out about a table."""
+    """The findings on one table."""
     said = [f"{safe(table.method)}, {table.parts} parts{' by their SHA-256' if table.sealed else ''}"]
     if table.measured_error is not None:
         said.append(f"error {human_error(table.measured_error)} as recorded")
@@ -200,7 +200,7 @@ def _verified(table: VerifiedTable) -> str:
 
 
 def stdout() -> Console:
-    """Where results go. No line is broken: a path that is longer than the terminal can still be copied."""
+    """The console for results. It breaks no line, so that a long path can be copied."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
@@ -210,15 +210,15 @@ def stdout() -> Console:
 def print_table(
     console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]], *, padding: int = 2
 ) -> None:
-    """A borderless table, the first column left, the rest right.
+    """Print a borderless table, with the first column left-aligned and the rest right-aligned.
 
-    Where the terminal is narrower than that, a line a cell below the first of its row: no figure is cut.
+    If the terminal is too narrow, each further cell goes on a line of its own, so that no figure is cut.
 
     Args:
-        console: where.
-        headers: of the columns.
-        rows: markup of the cells; a row may end early.
-        padding: blanks beside each cell.
+        console: where to print.
+        headers: column headers.
+        rows: the cells as markup; a row may have fewer cells.
+        padding: blanks next to each cell.
     """
     table = Table(box=None, padding=(0, padding), pad_edge=False, header_style="dim")
     for index, header in enumerate(headers):
@@ -239,7 +239,7 @@ def print_table(
 
 
 def shape_text(shape: tuple[int, int]) -> str:
-    """(V, d) with thousands set apart."""
+    """(V, d) as text with thousands separators."""
     return f"{shape[0]:,} × {shape[1]:,}"
 
 
@@ -255,5 +255,5 @@ def _measured(value: float | None) -> str:
 
 
 def safe(value: object, limit: int = 500) -> str:
-    """Text from a file or the user, with neither control characters nor markup."""
+    """Text from a file or the user, without control characters and with markup escaped."""
     return escape(printable(str(value), limit))

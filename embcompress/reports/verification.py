@@ -1,4 +1,4 @@
-"""What ``embcompress verify`` finds out, as plain records; JSON is their ``to_dict``."""
+"""The result of ``embcompress verify`` as plain records; their ``to_dict`` is the JSON output."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that is not as it should be.
+    """One deviation from what is expected.
 
     Attributes:
-        name: of the tensor, the part of a file, or the record.
-        found: what is there.
-        expected: what should be; empty where that cannot be said.
+        name: name of the tensor, the part of a file, or the record.
+        found: what was found.
+        expected: what was expected; empty if that is unknown.
     """
 
     name: str
@@ -23,26 +23,26 @@ class Difference:
 
     @property
     def line(self) -> str:
-        """All of it as a person reads it."""
+        """The difference as one line of text."""
         return f"{self.name}: {self.found}" + (f", should be {self.expected}" if self.expected else "")
 
 
 @dataclass(frozen=True)
 class VerifiedTable:
-    """One compressed table.
+    """The checks of one compressed table.
 
     Attributes:
-        name: name the dense table had.
+        name: name of the dense table.
         shape: (V, d) of the dense table.
         method: how it was compressed.
-        rank: components kept; None where the method keeps the table's own.
+        rank: components kept; None for methods that do not reduce the rank.
         parts: number of stored tensors.
         sealed: whether their bytes were compared with digests in the record.
-        recorded_error: relative error that the record states.
-        measured_error: the one measured again, None where it was not.
-        weighting: how rows were weighted, None for all alike.
-        weighted_error: the weighted error that the record states.
-        measured_weighted_error: the one measured again, None where it was not.
+        recorded_error: relative error in the record.
+        measured_error: relative error measured again, None if it was not.
+        weighting: how rows were weighted, None for equal weights.
+        weighted_error: weighted error in the record.
+        measured_weighted_error: weighted error measured again, None if it was not.
     """
 
     name: str
@@ -60,15 +60,15 @@ class VerifiedTable:
 
 @dataclass(frozen=True)
 class Verification:
-    """Whether an output is as it was written, and all but its tables as in what it was made from.
+    """The result of :func:`embcompress.verify`: whether an output is intact and otherwise like its source.
 
     Attributes:
         path: the output.
         against: the original, None without one.
-        tables: one entry a compressed table.
-        tensors: how many other tensors were compared byte by byte.
-        others: how many files, metadata entries and other data were compared.
-        differences: all that is not as it should be, one entry each.
+        tables: one entry per compressed table.
+        tensors: number of other tensors that were compared byte for byte.
+        others: number of files, metadata entries and other data that were compared.
+        differences: everything that deviates from what is expected, one entry each.
         notes: what was not checked and why, one sentence each.
     """
 
@@ -82,7 +82,7 @@ class Verification:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing differs."""
+        """Whether there are no differences."""
         return not self.differences
 
     def to_dict(self) -> dict[str, Any]:

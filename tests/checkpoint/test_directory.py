@@ -384,7 +384,7 @@ def test_row_28_safetensors_index_pointing_at_bin(tmp_path, model):
     torch.save({TABLE: torch.zeros(4, 4)}, model / "weights.bin")
     edit_index(model, weights={TABLE: "weights.bin"})
     assert_refused(
-        tmp_path, "factorize", model, "--rank", 4, code=3, says="weights.bin is no .safetensors file"
+        tmp_path, "factorize", model, "--rank", 4, code=3, says="weights.bin is not a .safetensors file"
     )
 
 

@@ -329,7 +329,7 @@ def own_code(path):
         (several, 2, "multi_label_classification"),
         (alike, 3, "two labels one name"),
         (headless_file, 2, "2 missing from the file: classifier."),
-        (no_tokenizer, 2, "has no tokenizer"),
+        (no_tokenizer, 2, "brings no tokenizer"),
         (larger_tokenizer, 3, f"token ids go up to {len(WORDS) + 1}"),
         (no_padding, 2, "no padding token"),
         (not_finite, 3, "not finite"),

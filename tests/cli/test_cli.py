@@ -219,7 +219,7 @@ def test_no_terminal_is_too_narrow_for_a_result(tmp_path, columns):
     name = "model.decoder.embed_tokens_of_a_rather_long_name.weight"
     save_file({name: rows}, tmp_path / "model.safetensors")
     written = on_terminal(columns, "factorize", tmp_path / "model.safetensors", "--rank", "4")
-    headers = ("V × d", "dtype", "method", "bytes", "rank", "error", "foretold")
+    headers = ("V × d", "dtype", "method", "bytes", "rank", "error", "predicted")
     for text in (name, "3,000 × 48", "float32", "576 kB → 48.8 kB", "0.9", *headers):
         assert text in written
     assert f"wrote {tmp_path / 'model-svd-rank-4.safetensors'};" in written

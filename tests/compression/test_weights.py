@@ -271,7 +271,7 @@ def test_both_errors_are_those_of_the_written_bytes(tmp_path, counts_file, suffi
         name: written[name] for name in ("weighted_error", "relative_error")
     }
     lines = shown.splitlines()
-    assert re.split(r"\s{2,}", lines[0].strip())[-3:] == ["weighted error", "foretold", "unweighted"]
+    assert re.split(r"\s{2,}", lines[0].strip())[-3:] == ["weighted error", "predicted", "unweighted"]
     predicted_errors = error(optimum(dense, weights, R), dense, weights)
     assert lines[1].split()[-3:] == [f"{x:.4f}" for x in (weighted, predicted_errors, plain)]
 
@@ -280,7 +280,7 @@ def test_without_weights_there_is_one_error(model):
     """The control: no column, no text and no second error where no weights are given."""
     command = ("factorize", model, "--rank", R, "-o", small(model), "--force")
     shown = succeed(*command).stdout
-    assert re.split(r"\s{2,}", shown.splitlines()[0].strip())[-2:] == ["error", "foretold"]
+    assert re.split(r"\s{2,}", shown.splitlines()[0].strip())[-2:] == ["error", "predicted"]
     told = json.loads(succeed(*command, "--json").stdout)["tables"][0]
     for says in (told, record(small(model))):
         assert says["weighting"] is None
@@ -721,7 +721,7 @@ def test_a_dry_run_foretells_the_weighted_error(model, counts_file):
     assert table["predicted_error"] == pytest.approx(best[0.5], rel=1e-5)
     assert table["weighting"] == "counts.npy, (count+1)^0.5"
     assert table["weighted_error"] is table["relative_error"] is None
-    assert re.split(r"\s{2,}", shown[0].strip())[-3:] == ["weighted error", "foretold", "unweighted"]
+    assert re.split(r"\s{2,}", shown[0].strip())[-3:] == ["weighted error", "predicted", "unweighted"]
     assert shown[1].split()[-3:] == ["–", f"{best[1]:.4f}", "–"]
 
 

@@ -522,7 +522,7 @@ def test_a_token_beyond_the_table_is_refused():
     """The last row is one, the next is not; the error names both, and the tokenizer."""
     encode, _ = encoder({"a": 0, "z": 1234})
     assert count_texts(["a", "z"], encode, 1235, "m.pt").tolist()[-1] == 1
-    with pytest.raises(InputError, match=r"m\.pt: .*token 1,234, the table has rows up to 1,233; take the"):
+    with pytest.raises(InputError, match=r"m\.pt: .*token 1,234, the table has rows up to 1,233; use the"):
         count_texts(iter(["a", "z"]), encode, 1234, "m.pt")
 
 

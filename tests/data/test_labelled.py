@@ -139,7 +139,7 @@ def test_what_csv_takes_is_read_alike_and_nothing_else_is(tmp_path_factory, body
         return
     with pytest.raises(InputError) as caught:
         read_csv(path, known_labels=EveryLabel())
-    assert "mend the record" not in str(caught.value)  # what csv finds is always traced to its cause
+    assert "correct the record" not in str(caught.value)  # what csv finds is always traced to its cause
     if "no row" not in str(caught.value):
         line = int(re.search(r": line (\d+): ", str(caught.value))[1])
         assert 2 <= line <= 2 + body.count("\n")
@@ -202,7 +202,7 @@ def test_limits_hold_where_a_program_has_raised_those_of_csv(tmp_path):
     try:
         refused(path, InputError, "line 2", "field of 131,073 characters, limit 131,072", "shorten")
         assert csv.field_size_limit(9) == 1 << 30
-        refused(write(tmp_path, GOOD), InputError, "line 2", "larger than field limit (9)", "mend the record")
+        refused(write(tmp_path, GOOD), InputError, "line 2", "larger than field limit (9)", "correct the record")
     finally:
         csv.field_size_limit(before)
 

@@ -390,7 +390,7 @@ def test_models_that_cannot_be_built_are_refused(shelf, tmp_path):
     bare = changed("bare")
     for file in bare.glob("tokenizer*"):
         file.unlink()
-    refused(bare, 2, "has no tokenizer")
+    refused(bare, 2, "brings no tokenizer")
     beyond = changed("beyond")
     text = (beyond / "tokenizer.json").read_text()
     (beyond / "tokenizer.json").write_text(text.replace('"w5": 9,', '"w5": 5000,'))

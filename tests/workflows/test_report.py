@@ -473,15 +473,15 @@ def test_rivals_are_shown_best_first(capsys):
     """With the table's name where there are several, and not at all where none were looked at."""
     show(result({"svd": 0.8, "pq": 0.1, "int8": 0.2}))
     assert (
-        "foretold errors in the same bytes: pq 0.1000 (best) · int8 0.2000 · svd 0.8000"
+        "predicted errors in the same bytes: pq 0.1000 (best) · int8 0.2000 · svd 0.8000"
         in capsys.readouterr().out
     )
     show(result(None, {"svd": 0.25}))
     shown = capsys.readouterr().out
-    assert "foretold errors in the same bytes of t1: svd 0.2500 (best)" in shown
+    assert "predicted errors in the same bytes of t1: svd 0.2500 (best)" in shown
     assert "of t0" not in shown
     show(result(None))
-    assert "foretold errors" not in capsys.readouterr().out
+    assert "predicted errors" not in capsys.readouterr().out
     assert result(None).tables[0].rivals == {}
     assert result({"svd": 0.8}).to_dict()["tables"][0]["rivals"] == {"svd": 0.8}
 
