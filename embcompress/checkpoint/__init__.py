@@ -1,4 +1,4 @@
-"""Checkpoints on disk: opened, read by rows and written anew; nothing here imports torch."""
+"""Open checkpoints, read them in blocks of rows, and write edited copies. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from embcompress.errors import UsageError
 from embcompress.progress import Progress, silent
 
 FORMATS: tuple[type[Checkpoint], ...] = (*FILE_FORMATS, Directory)
-"""Every format of models; contract tests run over it. Those of word vectors are ``VECTOR_FORMATS``
-(``checkpoint/vectors/registry.py``); they hold one table and are never a part of a directory."""
+"""Every model format; the contract tests run over it. Formats of word vectors are in ``VECTOR_FORMATS``
+(``checkpoint/vectors/registry.py``): their files hold one table and are never part of a directory."""
 
 
 def open_checkpoint(path: str | Path, progress: Progress = silent) -> Checkpoint:
@@ -21,7 +21,7 @@ def open_checkpoint(path: str | Path, progress: Progress = silent) -> Checkpoint
 
     Args:
         path: a .safetensors, PyTorch or ONNX file, a Hugging Face directory, or a file of word vectors.
-        progress: told where a file must be read as a whole before anything is known of it.
+        progress: called while a file that has no index is read from end to end.
 
     Raises:
         UsageError: there is nothing at ``path``, or no weights in the directory.
@@ -31,6 +31,6 @@ def open_checkpoint(path: str | Path, progress: Progress = silent) -> Checkpoint
     if path.is_dir():
         return Directory.open(path)
     if not path.is_file():
-        what = "is no regular file" if path.exists() else "does not exist"
+        what = "is not a regular file" if path.exists() else "does not exist"
         raise UsageError(f"{path}: {what}", remedy="give a checkpoint file or directory")
     return open_vectors(path, progress) or open_file(path)

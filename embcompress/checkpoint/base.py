@@ -1,4 +1,4 @@
-"""What every checkpoint format offers, and the edit that is asked of it.
+"""The interface of every checkpoint format, and the edit that its ``write`` carries out.
 
 A format is one file with a subclass of :class:`Checkpoint` and one line in ``FILE_FORMATS``
 (``checkpoint/files.py``). Reading is by row blocks; writing makes a whole new checkpoint in
@@ -26,17 +26,17 @@ from embcompress.storage.rawio import CHUNK
 
 @dataclass(frozen=True)
 class Edit:
-    """What a new checkpoint changes against the one it is made from.
+    """The changes from a source checkpoint to a new one.
 
     Attributes:
-        remove: names that are left out.
-        add: tensors that are written, each in the place of a removed one.
+        remove: names of the tensors to leave out.
+        add: new tensors, each in the place of a removed one.
         aliases: further names for added tensors, new name -> name in ``add``. Formats that share
             memory (torch) store them at no cost; safetensors notes them in its metadata, as
-            ``save_model`` does, where the source noted any.
-        documents: JSON documents of a directory by relative path, written anew; None takes one away.
-        graphs: how a graph computes with each table that goes, by its name; called by formats that hold a
-            graph, and gives what they know as a table's graph.
+            ``save_model`` does, if the source noted any.
+        documents: JSON documents of a directory by relative path, to be rewritten; None deletes one.
+        graphs: for each removed table, by name, a function that returns how a graph computes with the new
+            tensors. Only formats that hold a graph call it and know the type of the result.
     """
 
     remove: frozenset[str]
@@ -48,11 +48,11 @@ class Edit:
 
 @dataclass(frozen=True)
 class Form:
-    """What an edited copy is on disk.
+    """The format and file suffix of an edited copy.
 
     Attributes:
-        name: of its format, as messages call it.
-        suffix: what its name ends in where the user names none.
+        name: name of the format, as messages call it.
+        suffix: suffix of the default output name.
     """
 
     name: str
@@ -60,18 +60,18 @@ class Form:
 
 
 class Checkpoint(abc.ABC):
-    """An opened checkpoint: headers are read and checked, tensors are read on demand.
+    """An opened checkpoint: its headers are read and checked, its tensors are read on demand.
 
     Attributes:
         format: name of the format.
-        suffixes: endings of file names that mean this format; none for directories.
-        shares_memory: whether aliases are stored as names of their own.
-        path: where it was opened.
+        suffixes: file name endings of this format; none for directories.
+        shares_memory: whether the format stores aliases under names of their own.
+        path: where the checkpoint was opened.
         tensors: every stored tensor by name, in stored order.
-        aliases: name -> name of an earlier tensor that is the very same memory.
-        size: bytes of the weight files as they lie on disk.
+        aliases: name -> name of an earlier tensor that shares its memory.
+        size: bytes of the weight files on disk.
         weight_files: the files that hold tensors, for hashing.
-        description: what an earlier run of this tool wrote, None for a stranger's checkpoint.
+        description: the record that embcompress wrote, None if it did not write this checkpoint.
         config: ``config.json`` of a directory, empty otherwise.
         notes: what the user should know about this input, one sentence each.
     """
@@ -92,7 +92,7 @@ class Checkpoint(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def recognizes(cls, path: Path) -> bool:
-        """Whether ``path`` is of this format, by its first bytes; never raises for a wrong one."""
+        """Whether the first bytes of ``path`` are of this format; never raises for other formats."""
 
     @classmethod
     @abc.abstractmethod
@@ -100,27 +100,33 @@ class Checkpoint(abc.ABC):
         """Open ``path`` for reading.
 
         Raises:
-            InputError: the file is corrupt, unsafe or of an unsupported kind.
+            InputError: the file is corrupt, unsafe or not supported.
         """
 
     @abc.abstractmethod
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop`` of a readable tensor: floats as float32 (F64 as float64), integers as they are.
+        """Rows ``start:stop`` of a readable tensor.
 
-        The array is the caller's own. Raises ``InputError`` when the bytes cannot be read.
+        Floats are returned as float32 (F64 as float64), integers in their stored type.
+
+        Returns:
+            Array of shape (stop - start, columns), which the caller may change.
+
+        Raises:
+            InputError: the bytes cannot be read.
         """
 
     def form(self, *, dense: bool) -> Form:  # noqa: ARG002 - most formats hold both
-        """What an edited copy is: its own format, unless that cannot hold what the copy does.
+        """Format and suffix of an edited copy: the source's own, unless that format cannot hold the copy.
 
         Args:
-            dense: whether the copy holds dense tables again, or what stands for them.
+            dense: whether the copy holds dense tables again, rather than compressed ones.
         """
         return Form(self.format, self.path.suffix)
 
     @property
     def dense_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every tensor by name, compressed tables as if they were dense."""
+        """Shape of every tensor by name, with compressed tables under their dense name and shape."""
         tables = self.description.tables if self.description else ()
         parts = {part for table in tables for part in table.part_names}
         shapes = {name: info.shape for name, info in self.tensors.items() if name not in parts}
@@ -128,19 +134,19 @@ class Checkpoint(abc.ABC):
 
     @property
     def copied_size(self) -> int:
-        """Bytes of the weights in the form that compressed copies have."""
+        """Bytes of the weights in the format of a compressed copy."""
         return self.size
 
     @property
     def descriptions(self) -> Mapping[str, Description]:
-        """Each place in which the record stands, by name, and what it says there."""
+        """Every stored copy of the record, by the name of the place that holds it."""
         return {} if self.description is None else {self.path.name: self.description}
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
-        """The bytes of a dense tensor in pieces of a few megabytes, its elements in row-major order.
+        """The bytes of a dense tensor in row-major order, in pieces of a few megabytes.
 
         Raises:
-            InputError: they cannot be read.
+            InputError: the bytes cannot be read.
         """
         info = self.tensors[name]
         dtype = info.readable_dtype()
@@ -176,50 +182,50 @@ class Checkpoint(abc.ABC):
         edit: Edit | None = None,  # noqa: ARG002
         description: Description | None = None,  # noqa: ARG002
     ) -> Mapping[str, object]:
-        """All that it holds beside dense tensors and our record, by a name for each: plain data or a SHA-256.
+        """Everything in the checkpoint but dense tensors and our record: plain data or a SHA-256, by name.
 
-        With an ``edit`` and its ``description``, that of what :meth:`write` would make: an output that holds
-        nothing else has the same.
+        With an ``edit`` and its ``description``, the remainder of the copy that :meth:`write` would make.
+        Comparing the two shows whether an output holds anything unexpected.
 
         Raises:
             UsageError: the edit cannot be made.
             InputError: something cannot be read.
         """
-        return {}  # of a format that holds nothing else
+        return {}  # for formats that hold nothing else
 
     @abc.abstractmethod
     def check_integrity(self, progress: Progress = silent) -> None:
-        """Check whatever checksums the format carries; formats without any do nothing.
+        """Verify the checksums of the format, if it has any.
 
         Raises:
-            InputError: a checksum does not fit its bytes.
+            InputError: a checksum does not match its bytes.
         """
 
     @abc.abstractmethod
     def sidecar(self, key: str) -> object:
-        """Plain data that stand beside the tensors under ``key``, None where there are none.
+        """Plain data stored next to the tensors under ``key``, None if there is no such entry.
 
-        In a PyTorch file an entry beside the state dict, in a safetensors file a metadata entry that
-        holds JSON, in a directory an entry of ``config.json``. Every edited copy carries them along.
+        This is an entry next to the state dict in a PyTorch file, a metadata entry that holds JSON in a
+        safetensors file, and an entry of ``config.json`` in a directory. Every edited copy keeps it.
 
         Raises:
-            InputError: they cannot be read.
+            InputError: the entry cannot be read.
         """
 
     @property
     def needs_guard(self) -> bool:
-        """Whether a stock loader could misread the output, so that a guard tensor must stop it."""
+        """Whether a stock loader could misread the output, so that a guard tensor must make it fail."""
         return False
 
     def check_editable(self) -> None:  # noqa: B027 - most formats have nothing to refuse
-        """Refuse an input of which no edited copy can be made.
+        """Refuse an input that cannot be edited.
 
         Raises:
             UsageError: with the reason.
         """
 
     def check_edit(self, edit: Edit) -> None:
-        """Refuse an edit that would write a tensor under the name of one that stays.
+        """Refuse an edit that would write a tensor under the name of one that is kept.
 
         Raises:
             UsageError: with the name.
@@ -233,7 +239,7 @@ class Checkpoint(abc.ABC):
 
     @abc.abstractmethod
     def size_after(self, edit: Edit, description: Description | None) -> int:
-        """Bytes that the weight files would take after ``edit``, at most a few hundred a tensor too many."""
+        """Bytes of the weight files after ``edit``; may be a few hundred bytes per tensor too high."""
 
     @abc.abstractmethod
     def write(
@@ -241,9 +247,8 @@ class Checkpoint(abc.ABC):
     ) -> tuple[str, ...]:
         """Write a complete new checkpoint to ``target``, which does not exist yet.
 
-        Tensors that ``edit`` does not name are carried byte for byte; :meth:`check_edit` has
-        passed. The result is valid and opens with this class. ``target`` is a staging place: the
-        caller syncs and renames.
+        Tensors that ``edit`` does not name are copied byte for byte. The result is valid and opens with
+        this class. The caller has run :meth:`check_edit`, and will sync ``target`` and rename it.
 
         Returns:
             Warnings for the user, one sentence each.
@@ -255,12 +260,12 @@ class Checkpoint(abc.ABC):
         """Replace the description in a checkpoint that :meth:`write` has just written.
 
         The new description has the same tables; only measured figures and hashes differ, and
-        room for them was kept.
+        :meth:`write` has left room for them.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Release the file descriptors. Reading afterwards is an error."""
+        """Close the open files. Reading afterwards is an error."""
 
     def __enter__(self) -> Self:
         return self

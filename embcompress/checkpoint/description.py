@@ -1,7 +1,7 @@
-"""What every output says about itself: the record under the key ``embcompress``.
+"""The record that every output carries under the key ``embcompress``.
 
-Stored as a JSON string in the metadata of a safetensors file, in ``state_dict._metadata`` of a
-torch file, and as an object in ``config.json`` of a directory.
+It is a JSON string in the metadata of a safetensors file and in ``state_dict._metadata`` of a
+torch file, and an object in ``config.json`` of a directory.
 """
 
 from __future__ import annotations
@@ -19,46 +19,45 @@ from embcompress.errors import InputError
 
 METADATA_KEY = "embcompress"
 LAYOUT_VERSION = 1
-"""Version of the on-disk layout; a reader refuses a higher one rather than misread it."""
+"""Version of the on-disk layout. A reader refuses a higher one, which it could misread."""
 
 NO_DIGEST = "0" * 64
-"""What stands in a record for a SHA-256 that is still to come, so that the record keeps its length."""
+"""Placeholder for a SHA-256 that is not known yet, of the same length as the real one."""
 
 _SEAL = "digest"
-"""Entry of a stored record with the SHA-256 of all its other entries."""
+"""Entry of a stored record that holds the SHA-256 of all its other entries."""
 _HEX = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class TableRecord:
-    """One compressed table.
+    """The record of one compressed table.
 
     Attributes:
-        name: name the dense table had, e.g. ``embedding.weight``.
+        name: name of the dense table, e.g. ``embedding.weight``.
         shape: (V, d) of the dense table.
         dtype: element type of the dense table, a name of ``DTYPES``.
         method: registry name of the method.
-        rank: number of components kept; None where the method keeps the table's own.
-        stored_dtype: element type of what a lookup is computed from.
-        bits: bits a stored coefficient takes, on average.
+        rank: number of components kept; None for methods that do not reduce the rank.
+        stored_dtype: element type from which a lookup is computed.
+        bits: bits per stored coefficient, on average.
         ratio: fraction of the table's bytes removed.
-        relative_error: measured on the written bytes, Frobenius norm of the difference over the
-            table's norm.
+        relative_error: Frobenius norm of the difference over the table's norm, measured on the written
+            bytes.
         parts: suffixes of the stored tensors after the table's stem, e.g. ``("0.weight", "1.weight")``.
-        ties: other names that are the same table in the model.
-        copies: those of ``ties`` that the source stored as bytes of their own; expanding writes
-            them again.
-        weighting: how rows were weighted, None for all alike.
-        weighted_error: ``relative_error`` with each row's squares times its weight, None for all alike.
-        seed: seed of the method's randomness, None where it has none.
-        trained: whether the parts were trained afterwards; ``relative_error`` is then what it was
-            before, and the accuracy of the model is what counts.
-        native: which of a library's own forms the parts are stored in, None where this package must load
+        ties: other names of the same table in the model.
+        copies: the ties that the source stored as bytes of their own; expanding writes them again.
+        weighting: how rows were weighted, None for equal weights.
+        weighted_error: ``relative_error`` with each row's squares times its weight, None for equal weights.
+        seed: random seed of the method, None if it uses none.
+        trained: whether the parts were trained afterwards. ``relative_error`` is then the error before
+            training, and the accuracy of the model is what counts.
+        native: which of a library's own forms the parts are stored in, None if only embcompress can load
             them.
-        names: of the stored tensors in the order of ``parts``, where that form has names of its own.
-        digests: SHA-256 of the bytes of each stored tensor in the order of ``parts``; none in records of
+        names: names of the stored tensors in the order of ``parts``, if the native form prescribes them.
+        digests: SHA-256 of the bytes of each stored tensor in the order of ``parts``; empty in records of
             older versions.
-        nonfinite: how many numbers of the table were NaN or infinite, and taken for zeros.
+        nonfinite: how many numbers of the table were NaN or infinite and were replaced by zeros.
     """
 
     name: str
@@ -94,11 +93,12 @@ class Description:
 
     Attributes:
         version: version of embcompress that wrote it.
-        source: file name -> SHA-256 of each weight file it was made from.
-        tables: one record a compressed table.
-        command: the command line that made it, paths shortened to names; None where there was none.
-        intact: whether the record, as it was read, fits the SHA-256 that was written with it; None where none
-            was, as in older outputs, or where it has not been written yet.
+        source: file name -> SHA-256 of each weight file of the source.
+        tables: one record per compressed table.
+        command: the command line that made the output, with paths shortened to names; None if there was
+            none.
+        intact: whether the record matches the SHA-256 that was stored with it; None if it has none (older
+            outputs), or if the record has not been written yet.
     """
 
     version: str
@@ -109,11 +109,11 @@ class Description:
 
     @property
     def swapped(self) -> tuple[TableRecord, ...]:
-        """The tables that this package must put into a model; a library loads native ones itself."""
+        """The tables that embcompress must put into a model; a library loads native ones itself."""
         return tuple(table for table in self.tables if table.native is None)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict, sealed with its SHA-256; tuples become lists when dumped."""
+        """The record as a JSON-ready dict, with its own SHA-256; tuples become lists when dumped."""
         body = {"layout": LAYOUT_VERSION, **asdict(self)}
         del body["intact"]
         return {**body, _SEAL: _digest_of(body)}
@@ -134,14 +134,14 @@ def part_name(table: str, suffix: str) -> str:
 
 
 def parse_description(value: object, where: str) -> Description:
-    """Read a description back from JSON text or from an already parsed object.
+    """Read a description from JSON text or from a parsed object.
 
     Args:
         value: text of the metadata entry, or the object in ``config.json``.
-        where: what to call the place in an error.
+        where: name of the place, for error messages.
 
     Raises:
-        InputError: it is not a description, or is of a newer layout.
+        InputError: it is not a description, or it has a newer layout.
     """
     try:
         raw = json.loads(value) if isinstance(value, str) else value
@@ -174,35 +174,35 @@ def parse_description(value: object, where: str) -> Description:
 
 
 def _digest_of(body: Mapping[str, Any]) -> str:
-    """SHA-256 of a record as JSON, whatever order and blanks it is stored in."""
+    """SHA-256 of a record as canonical JSON, whatever order and white space it is stored with."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _is_intact(raw: Mapping[str, Any]) -> bool | None:
-    """Whether a stored record fits its seal; None where it has none."""
+    """Whether a stored record matches its SHA-256; None if it has none."""
     if _SEAL not in raw:
         return None
-    # In config.json the name that libraries know it by stands among its entries.
+    # In config.json the record also holds quant_method, the name by which libraries recognize it.
     body = {key: value for key, value in raw.items() if key not in (_SEAL, "quant_method")}
     return bool(raw[_SEAL] == _digest_of(body))
 
 
 def parse_entry(metadata: Mapping[str, str], key: str, where: object) -> object:
-    """What a metadata entry holds as JSON, None where there is none.
+    """The JSON value of a metadata entry, None if there is no such entry.
 
     Raises:
-        InputError: it is no JSON.
+        InputError: the entry is not JSON.
     """
     try:
         return json.loads(metadata[key]) if key in metadata else None
     except (ValueError, RecursionError):
         raise InputError(
-            f"{where}: the metadata under {key} are not JSON", remedy="make the file again"
+            f"{where}: the metadata under {key} is not JSON", remedy="make the file again"
         ) from None
 
 
 def _table(raw: Mapping[str, Any]) -> TableRecord:
-    """A table record, with every field checked for its kind, since files come from strangers."""
+    """A table record with the type and range of every field checked, since files come from anywhere."""
     known = {f.name for f in fields(TableRecord)}
     lists = {"shape", "parts", "ties", "copies", "names", "digests"}
     values: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in raw.items() if k in known}

@@ -1,4 +1,4 @@
-"""The registry of single-file formats; a new one is a file beside this one and a line here."""
+"""The registry of single-file formats. A new format is one file here and one line in ``FILE_FORMATS``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE_FORMATS: list[type[Checkpoint]] = [Safetensors, TorchFile, OnnxFile]
 
 
 def open_file(path: Path) -> Checkpoint:
-    """Open one weight file with the format that recognizes it.
+    """Open one weight file with the first format that recognizes it.
 
     Raises:
         InputError: no format does, or the file is broken or unsafe.
@@ -24,6 +24,6 @@ def open_file(path: Path) -> Checkpoint:
         if kind.recognizes(path):
             return kind.open(path)
     raise InputError(
-        f"{path}: is no checkpoint that is known here",
+        f"{path}: is not a known checkpoint",
         remedy="give a .safetensors, PyTorch or ONNX file, word vectors, or a Hugging Face directory",
     )

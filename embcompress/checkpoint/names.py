@@ -1,4 +1,4 @@
-"""Checks that all formats share: names that can be shown, and files that are not what they say."""
+"""Checks that all formats share: printable tensor names, and git-lfs pointers in place of files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 from embcompress.errors import InputError
 
 NAME_LIMIT = 1024
-"""Longest tensor name taken, in characters; real ones stay under 200."""
+"""Longest tensor name accepted, in characters; real ones stay under 200."""
 
 FILE_NAME_LIMIT = 255
-"""Longest name of a file, in bytes; file systems have no longer ones, and asking for one is an error."""
+"""Longest file name, in bytes. File systems have none longer, and even looking one up is an error."""
 
 
 def check_name(name: object, where: Path | str) -> None:
-    """Refuse a tensor name that is no text, too long, or would control the terminal.
+    """Refuse a tensor name that is not text, is too long, or holds control characters.
 
     Raises:
         InputError: with the offending name, escaped.
@@ -33,10 +33,10 @@ def check_name(name: object, where: Path | str) -> None:
 
 
 def check_not_pointer(head: bytes, path: Path) -> None:
-    """Refuse the text file that stands in a repository for a large one.
+    """Refuse a git-lfs pointer: the small text file that takes the place of a large file in a repository.
 
     Raises:
-        InputError: ``head`` is the beginning of a git-lfs pointer.
+        InputError: ``head``, the first bytes of a file, begins such a pointer.
     """
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{path}: is a git-lfs pointer, not the file itself", remedy="run 'git lfs pull'")

@@ -9,10 +9,10 @@ from embcompress.rows import Rows
 
 
 def rows_of(checkpoint: Checkpoint, name: str) -> Rows:
-    """The stored matrix ``name`` as :class:`Rows`.
+    """The stored float matrix ``name`` as :class:`Rows`.
 
     Raises:
-        InputError: it is no dense matrix of a float type.
+        InputError: it is not a dense matrix of a float type, or it is empty.
     """
     return _rows(checkpoint, name, checkpoint.tensors[name].matrix_dtype())
 
@@ -25,9 +25,9 @@ def _rows(checkpoint: Checkpoint, name: str, dtype: DType) -> Rows:
 
 
 def part_rows(checkpoint: Checkpoint, name: str) -> Rows:
-    """The stored matrix ``name``, of floats or of integers, which are read as they are.
+    """The stored matrix ``name`` as :class:`Rows`, of floats or of integers, which keep their type.
 
     Raises:
-        InputError: it is no dense matrix of a type that can be read.
+        InputError: it is not a dense matrix of a readable type, or it is empty.
     """
     return _rows(checkpoint, name, checkpoint.tensors[name].readable_dtype())

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint: what is known of a stored one, and how a new one is made."""
+"""Tensors of a checkpoint: :class:`TensorInfo` describes a stored one, :class:`NewTensor` one to write."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from embcompress.errors import InputError
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One stored tensor, known from the headers alone.
+    """One stored tensor, as the headers describe it.
 
     Attributes:
         name: its key in the state dict.
-        dtype: element type; None where the stored type has no name here.
-        shape: sizes, possibly empty.
+        dtype: element type; None if embcompress has no name for the stored type.
+        shape: its sizes, empty for a scalar.
         nbytes: bytes of its elements.
-        layout: ``"dense"``, or what else it is (``"sparse"``, ``"quantized"``, ``"meta"``,
-            ``"object"``); only dense tensors can be read.
+        layout: ``"dense"``, ``"sparse"``, ``"quantized"``, ``"meta"`` or ``"object"``; only dense tensors
+            can be read.
     """
 
     name: str
@@ -34,7 +34,7 @@ class TensorInfo:
 
     @property
     def is_readable(self) -> bool:
-        """Whether ``Checkpoint.rows`` can read it: dense, two-dimensional, of a type NumPy knows."""
+        """Whether ``Checkpoint.rows`` can read it: dense, two-dimensional, of a type that NumPy knows."""
         return (
             self.layout == "dense"
             and len(self.shape) == 2
@@ -51,17 +51,17 @@ class TensorInfo:
         """The element type of a tensor that ``Checkpoint.rows`` can read.
 
         Raises:
-            InputError: it is none.
+            InputError: ``Checkpoint.rows`` cannot read this one.
         """
         if not self.is_readable or self.dtype is None:
-            return self.matrix_dtype()  # which says what is wrong
+            return self.matrix_dtype()  # raises an error that says why
         return self.dtype
 
     def matrix_dtype(self) -> DType:
         """The element type of a tensor that can be a table.
 
         Raises:
-            InputError: it is none.
+            InputError: this one cannot.
         """
         if not self.is_matrix or self.dtype is None:
             kind = self.layout if self.layout != "dense" else (self.dtype.name if self.dtype else "unknown")
@@ -75,15 +75,15 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor that is made while it is written.
+    """A tensor that is computed while it is written.
 
     Attributes:
         name: its key in the state dict.
         dtype: element type it is stored in.
         shape: (rows, columns), or (0,) for the empty guard tensor.
         replaces: name of the removed tensor whose place (shard and position) it takes.
-        blocks: called once a write; yields blocks of consecutive rows, together ``shape``.
-        file: weight file of a directory that is made for it; None for the one it replaces a tensor of.
+        blocks: called once per write; yields blocks of consecutive rows, together of ``shape``.
+        file: new weight file of a directory to write it to; None for the file of the tensor it replaces.
     """
 
     name: str

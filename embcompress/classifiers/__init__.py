@@ -1,4 +1,4 @@
-"""Text classifiers that the command line trains: one file each, and the registry."""
+"""Text classifiers that the ``train`` command builds, one per file, and their registry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def classifier_for(name: str) -> type[Classifier]:
     """The classifier registered under ``name``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such classifier.
     """
     check_choice("classifier", name, CLASSIFIERS)
     return CLASSIFIERS[name]

@@ -1,4 +1,4 @@
-"""What every classifier offers, and the record from which one is built again.
+"""The interface of every classifier, and the architecture from which one is built.
 
 A classifier is one file with a subclass of :class:`Classifier` and one line in ``CLASSIFIERS``
 (``classifiers/__init__.py``); contract tests run over that registry.
@@ -15,23 +15,23 @@ from torch import Tensor, nn
 from embcompress.choices import DROPOUT
 
 MODULE = "module"
-"""Name of the architecture of a user's own module."""
+"""Architecture name of a user's own module."""
 
 TABLE = "embedding.weight"
-"""Name of the embedding table in every classifier of ours."""
+"""Name of the embedding table in every classifier of this package."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that decides the shapes of a classifier, but for the numbers of tokens and labels.
+    """The shapes of a classifier, apart from the numbers of tokens and labels.
 
     Attributes:
-        name: registry name, or ``"module"`` for a module of the user's own.
+        name: registry name, or ``"module"`` for a user's own module.
         dimension: width of the embedding, d.
-        hidden: units of each hidden layer; empty for a module of the user's own.
-        dropout: share of units dropped in training, 0 to below 1.
-        bidirectional: read texts in both directions as well (LSTM).
-        factory: ``package.module:function`` of a user's own module, empty for ours.
+        hidden: units of each hidden layer; empty for a user's own module.
+        dropout: fraction of units dropped in training, from 0 to below 1.
+        bidirectional: whether texts are read in both directions (LSTM).
+        factory: ``package.module:function`` of a user's own module, empty for built-in ones.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Architecture:
 
 
 class Classifier(nn.Module, abc.ABC):
-    """Scores the labels of texts.
+    """A network that scores the labels of texts.
 
     Attributes:
         name: registry name, as in ``--arch``.
         hidden: default units of its hidden layers.
-        dropout_rate: default share of units dropped.
+        dropout_rate: default fraction of units dropped.
     """
 
     name: ClassVar[str]
@@ -58,16 +58,16 @@ class Classifier(nn.Module, abc.ABC):
     @classmethod
     @abc.abstractmethod
     def build(cls, architecture: Architecture, *, tokens: int, labels: int, padding: int) -> Self:
-        """A classifier with fresh weights.
+        """Make a classifier with fresh weights.
 
         Args:
             architecture: its sizes.
             tokens: rows of the table, V.
             labels: number of labels, C.
-            padding: id of the token that fills short texts up; its row is and stays zero.
+            padding: id of the token that pads short texts; its row is zero and stays so.
 
         Raises:
-            UsageError: sizes that this classifier cannot have.
+            UsageError: this classifier does not allow these sizes.
         """
 
     @abc.abstractmethod
@@ -75,6 +75,6 @@ class Classifier(nn.Module, abc.ABC):
         """Scores (B×C) of texts.
 
         Args:
-            tokens: ids (B×L, int64), filled up with the padding id at the end.
-            lengths: ids of each text (B, int64) without padding, at least 1.
+            tokens: ids (B×L, int64), padded at the end with the padding id.
+            lengths: number of ids of each text (B, int64) without padding, at least 1.
         """

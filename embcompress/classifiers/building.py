@@ -1,4 +1,4 @@
-"""From a record to a module: ours by name, the user's own by a function that the user names."""
+"""Build a classifier from its record: a built-in one by name, a user's own through a function they name."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from embcompress.errors import UsageError
 from embcompress.nn import FactorizedEmbedding
 
 _START = 0.01
-"""Standard deviation of rows that no pretrained vector fills. torch's own 1 would drown what training
-adds: the table would stay noise, and noise has no low rank."""
+"""Standard deviation of the initial rows that have no pretrained vector. torch's default of 1 would drown
+what training adds: the table would remain noise, and noise has no low rank."""
 
 
 def build(record: ClassifierRecord, *, factory: str | None = None) -> nn.Module:
-    """The module that a record describes, with fresh weights.
+    """Build the module that a record describes, with fresh weights.
 
     Args:
         record: what to build.
         factory: ``package.module:function`` of the user's own module. It is called as
             ``function(tokens=V, labels=C, padding=id)`` and its result as ``module(tokens, lengths)``, see
-            ``Classifier.forward``. It is imported from the user's word alone: what a checkpoint says
-            of its factory is compared, never run.
+            ``Classifier.forward``. Only a factory that the user names is imported; the one in a
+            checkpoint is compared with it and never run.
 
     Raises:
-        UsageError: the factory is missing, another than the record's, or makes no fitting module.
+        UsageError: the factory is missing, differs from the record's, or makes an unsuitable module.
     """
     architecture = record.architecture
     if architecture.name != MODULE and factory is not None:
         raise UsageError(
-            f"--model {factory}: the checkpoint is a {architecture.name} made here",
+            f"--model {factory}: the checkpoint is a built-in {architecture.name}",
             remedy="leave out --model",
         )
     sizes = {
@@ -63,10 +63,10 @@ def build(record: ClassifierRecord, *, factory: str | None = None) -> nn.Module:
 
 
 def own_module(factory: str, *, tokens: int, labels: int, padding: int) -> nn.Module:
-    """What the user's function makes; see :func:`build`.
+    """Call the user's function and check the module it makes; see :func:`build`.
 
     Raises:
-        UsageError: it cannot be imported or called, or makes no module with an embedding of
+        UsageError: it cannot be imported or called, or does not make a module with an embedding of
             ``tokens`` rows.
     """
     function = _imported(factory)
@@ -77,7 +77,7 @@ def own_module(factory: str, *, tokens: int, labels: int, padding: int) -> nn.Mo
         raise UsageError(
             f"--model {factory}: {error}", remedy="it is called with tokens=, labels= and padding="
         ) from None
-    with _theirs(factory):
+    with _user_code(factory):
         module = function(**sizes)
     if not isinstance(module, nn.Module):
         raise UsageError(
@@ -92,8 +92,8 @@ def own_module(factory: str, *, tokens: int, labels: int, padding: int) -> nn.Mo
 
 
 @contextlib.contextmanager
-def _theirs(factory: str) -> Iterator[None]:
-    """What the user's own code raises, told as the option that named it."""
+def _user_code(factory: str) -> Iterator[None]:
+    """Turn any exception in the user's own code into an error that names its option."""
     try:
         yield
     except Exception as error:
@@ -104,10 +104,10 @@ def _theirs(factory: str) -> Iterator[None]:
 
 @torch.no_grad()
 def _check_scores(module: nn.Module, factory: str, labels: int) -> None:
-    """Refuse a module that could be trained and then not be used, before hours of training find out."""
+    """Refuse a module whose scores have the wrong shape, before it is trained for hours."""
     was_training = module.training
     tokens = torch.ones(2, 3, dtype=torch.int64)
-    with _theirs(factory):
+    with _user_code(factory):
         shape = tuple(module.eval()(tokens, torch.tensor([3, 3])).shape)
     module.train(was_training)
     if shape != (2, labels):
@@ -130,23 +130,23 @@ def token_embedding(
         if isinstance(part, kinds) and part.num_embeddings == tokens:
             return part
     raise UsageError(
-        f"{what or type(module).__name__}: has no nn.Embedding with {tokens:,} rows, one a token",
-        remedy="make it with tokens=V rows, as it is called with",
+        f"{what or type(module).__name__}: has no nn.Embedding with {tokens:,} rows, one per token",
+        remedy="make it with as many rows as the argument tokens= says",
     )
 
 
 @torch.no_grad()
 def start_table(module: nn.Module, record: ClassifierRecord, vectors: WordVectors | None) -> int:
-    """Fill the fresh table: pretrained vectors where there are some, small noise elsewhere.
+    """Fill a fresh table with pretrained vectors, and with small noise where there are none.
 
-    The rows of padding and of unknown tokens are zero. A user's own module keeps its own start where no
-    vector is.
+    The rows of padding and of unknown tokens are zero. A user's own module keeps its own initial values
+    where there is no vector.
 
     Returns:
         Number of rows that pretrained vectors fill.
 
     Raises:
-        UsageError: the vectors are of another width, or the table is no single matrix.
+        UsageError: the vectors have another width, or the table is not a single matrix.
     """
     vocabulary = record.tokenizer.vocabulary
     embedding = token_embedding(module, len(vocabulary))
@@ -154,7 +154,7 @@ def start_table(module: nn.Module, record: ClassifierRecord, vectors: WordVector
     if record.architecture.name != MODULE:
         nn.init.normal_(weight, std=_START)
         weight[record.tokenizer.padding] = 0
-        if UNKNOWN in vocabulary:  # no training text has one, so its row would stay the noise it is
+        if UNKNOWN in vocabulary:  # training texts never contain it, so its row would remain noise
             weight[vocabulary.index(UNKNOWN)] = 0
     if vectors is None:
         return 0
@@ -175,18 +175,18 @@ def start_table(module: nn.Module, record: ClassifierRecord, vectors: WordVector
 
 
 def own_architecture(factory: str, module: nn.Module, tokens: int) -> Architecture:
-    """The record of a user's own module: it is known by its factory alone."""
+    """The architecture of a user's own module, of which only the factory and the width are recorded."""
     return Architecture(MODULE, token_embedding(module, tokens).embedding_dim, (), 0.0, factory=factory)
 
 
 def _imported(factory: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` names, looked for in the working directory too."""
+    """The function that ``package.module:function`` names; the working directory is searched as well."""
     name, _, attribute = factory.partition(":")
     remedy = "write package.module:function, importable from here"
     if not name or not attribute:
         raise UsageError(f"--model {factory}: names no function", remedy=remedy)
     here = os.getcwd()
-    sys.path.insert(0, here)  # for this one import: a file here must not stand in for a package later
+    sys.path.insert(0, here)  # for this import only: files here must not shadow packages later
     try:
         found = getattr(importlib.import_module(name), attribute)
     except (ImportError, AttributeError, TypeError) as error:
@@ -194,5 +194,5 @@ def _imported(factory: str) -> Callable[..., Any]:
     finally:
         sys.path.remove(here)
     if not callable(found):
-        raise UsageError(f"--model {factory}: is no function", remedy=remedy)
+        raise UsageError(f"--model {factory}: is not a function", remedy=remedy)
     return found  # type: ignore[no-any-return]

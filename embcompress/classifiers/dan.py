@@ -18,9 +18,9 @@ from embcompress.classifiers.base import Architecture, Classifier
 class DAN(Classifier):
     """Mean of embeddings, hidden layers with ReLU and dropout, scores.
 
-    The table is an ``nn.EmbeddingBag``: the mean is taken while rows are gathered, so no tensor of
-    texts × length × d is made. Once the table is factorized the mean is taken of rows r wide, and the
-    right factor multiplies once a text instead of once a token.
+    The table is an ``nn.EmbeddingBag``: it averages rows as it reads them, so no tensor of
+    texts × length × d is made. Once the table is factorized, rows of width r are averaged, and the
+    right factor is applied once per text instead of once per token.
     """
 
     name = "dan"
@@ -37,10 +37,8 @@ class DAN(Classifier):
 
     @classmethod
     def build(cls, architecture: Architecture, *, tokens: int, labels: int, padding: int) -> Self:
-        """See the base class."""
         return cls(architecture, tokens, labels, padding)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002 - padding is not averaged
-        """See the base class."""
         scores: Tensor = self.output(self.layers(self.embedding(tokens)))
         return scores

@@ -40,7 +40,6 @@ class LSTM(Classifier):
 
     @classmethod
     def build(cls, architecture: Architecture, *, tokens: int, labels: int, padding: int) -> Self:
-        """See the base class."""
         if len(set(architecture.hidden)) != 1:
             raise UsageError(
                 f"hidden layers of {', '.join(map(str, architecture.hidden))} units",
@@ -49,15 +48,15 @@ class LSTM(Classifier):
         return cls(architecture, tokens, labels, padding)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """See the base class.
+        """Scores (B×C) of texts; padding does not affect them.
 
-        Padding stands at the end, so a forward LSTM meets it after every state that counts, and
-        leaving it in is exact and twice as fast on a CPU as packing. Backwards it would come first:
-        there texts of unequal length are packed.
+        Padding is at the end, so a forward LSTM reads it after all the states that count. Leaving it in
+        is exact, and twice as fast on a CPU as packing. A backward LSTM would read it first, so a
+        bidirectional one packs the texts.
         """
         embedded = self.dropout(self.embedding(tokens))
         if self.lstm.bidirectional:
-            # Packing wants the lengths on the CPU wherever the model is.
+            # Packing needs the lengths on the CPU, whatever the device of the model.
             packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
             states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         else:

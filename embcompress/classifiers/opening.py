@@ -1,4 +1,4 @@
-"""Every kind of classifier that can be opened, and the one that a path is."""
+"""The kinds of classifiers that can be opened, and functions that open any of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from embcompress.errors import InputError
 
 @dataclass(frozen=True)
 class Kind:
-    """A registry entry: classifiers that are kept on disk in one way.
+    """A registry entry: one way in which classifiers are stored on disk.
 
     Attributes:
-        recognizes: whether a path is one of them.
-        record: what it says about itself, with its weights left alone.
-        open: the whole of it; ``factory`` is the user's own, None where none is given.
+        recognizes: whether a path holds this kind.
+        record: reads the record of a classifier without its weights.
+        open: opens the whole classifier; its second argument is the user's own factory, or None.
     """
 
     recognizes: Callable[[Path], bool]
@@ -31,9 +31,9 @@ class Kind:
 
 KINDS = (
     Kind(pretrained.is_directory, pretrained.record_of, pretrained.open_directory),
-    Kind(lambda _: True, storage.record_of, storage.open_own),  # last, since its errors say what is expected
+    Kind(lambda _: True, storage.record_of, storage.open_own),  # last, as its errors say what is expected
 )
-"""The first that recognizes a path has it."""
+"""Kinds in the order in which they are tried."""
 
 
 def open_classifier(path: str | Path, *, factory: str | None = None) -> OpenedClassifier:
@@ -41,14 +41,14 @@ def open_classifier(path: str | Path, *, factory: str | None = None) -> OpenedCl
 
     Args:
         path: a checkpoint written by ``train``, ``factorize`` or ``finetune``, or the Hugging Face directory
-            of a model for sequence classification, compressed or dense.
+            of a sequence classification model, compressed or dense.
         factory: see ``classifiers.building.build``.
 
     Raises:
-        UsageError: the checkpoint is no classifier, or needs another factory.
-        InputError: it is corrupt, or its parts do not fit each other.
+        UsageError: the checkpoint is not a classifier, or needs another factory.
+        InputError: it is corrupt, or its parts do not match.
     """
-    with torch.random.fork_rng([]):  # fresh weights, which are overwritten, cost no random numbers
+    with torch.random.fork_rng([]):  # fresh weights are overwritten; do not advance the caller's generator
         opened = _kind(Path(path)).open(Path(path), factory)
     for name, value in opened.model.named_parameters():
         if not bool(torch.isfinite(value).all()):
@@ -59,7 +59,7 @@ def open_classifier(path: str | Path, *, factory: str | None = None) -> OpenedCl
 
 
 def record_of(path: str | Path) -> ClassifierRecord:
-    """What a classifier says about itself; see :func:`open_classifier`, whose errors it raises."""
+    """The record of a classifier; see :func:`open_classifier` for the errors it raises."""
     return _kind(Path(path)).record(Path(path))
 
 

@@ -1,4 +1,4 @@
-"""What a classifier's checkpoint says about itself, so that no later command needs flags."""
+"""The record in a classifier's checkpoint, thanks to which later commands need no options for it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _LAYOUT = 1
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A part of the training texts that chose the epoch.
+    """The part of the training texts that was set aside to choose the epoch.
 
     Attributes:
-        share: of the texts, between 0 and 1.
-        seed: of the draw.
+        share: fraction of the texts, between 0 and 1.
+        seed: random seed of the draw.
     """
 
     share: float
@@ -31,18 +31,18 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class ClassifierRecord:
-    """How texts become scores of labels, but for the weights.
+    """Everything but the weights that turns texts into scores of labels.
 
     Attributes:
         architecture: the network.
-        tokenizer: from texts to ids.
+        tokenizer: turns texts into ids.
         labels: name of each score, at least two.
-        max_length: tokens of a text that are read.
-        held_out: how dev texts were set aside, so that later training does not choose by texts that
-            were learned from; None where they were a file of their own.
-        text_column: header of the texts it was trained on.
-        label_column: header of their labels.
-        learned_here: whether it was trained by this package, which then knows what it has learned from.
+        max_length: number of tokens of a text that are read.
+        held_out: how dev texts were set aside, so that later training can set aside the same ones and
+            never choose by texts it has learned from; None if they were in a file of their own.
+        text_column: header of the column of training texts.
+        label_column: header of the column of their labels.
+        learned_here: whether embcompress trained it, and so knows what it has learned from.
     """
 
     architecture: Architecture
@@ -56,12 +56,12 @@ class ClassifierRecord:
 
     @property
     def number_of(self) -> dict[str, int]:
-        """The number of the score of every label that texts may have."""
+        """Label -> number of its score."""
         return {label: i for i, label in enumerate(self.labels)}
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain data, ready for JSON."""
-        assert isinstance(self.tokenizer, RecordedTokenizer), "others are kept in files of their own"
+        assert isinstance(self.tokenizer, RecordedTokenizer), "other tokenizers are kept in their own files"
         return {
             "layout": _LAYOUT,
             "architecture": {**asdict(self.architecture), "hidden": list(self.architecture.hidden)},
@@ -79,16 +79,16 @@ class ClassifierRecord:
 
 
 def read_record(checkpoint: Checkpoint) -> ClassifierRecord:
-    """The record in a checkpoint, every field checked, since files come from strangers.
+    """Read the record in a checkpoint and check every field, since files come from anywhere.
 
     Raises:
-        UsageError: it holds none, so it is no classifier made here.
-        InputError: the record is broken or of a newer layout.
+        UsageError: it holds none, so it is not a classifier made by embcompress.
+        InputError: the record is broken or has a newer layout.
     """
     raw = checkpoint.sidecar(RECORD_KEY)
     if raw is None:
         raise UsageError(
-            f"{checkpoint.path}: says nothing of a vocabulary, labels and an architecture",
+            f"{checkpoint.path}: holds no vocabulary, labels and architecture",
             remedy="give a classifier made by 'embcompress train', or train one with --model",
         )
     try:
@@ -107,14 +107,14 @@ def _parse(raw: object) -> ClassifierRecord:
         raise ValueError(f"layout {raw['layout']}, this version reads {_LAYOUT}")
     labels, max_length = raw["labels"], raw["max_length"]
     if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(x, str) for x in labels):
-        raise TypeError("labels are no list of two or more texts")
+        raise TypeError("labels are not a list of two or more texts")
     if len({*labels}) < len(labels):
-        raise ValueError("a label stands twice")
+        raise ValueError("a label appears twice")
     if type(max_length) is not int or max_length < 1:
         raise ValueError(f"max_length {max_length!r}")
     columns = (raw["text_column"], raw["label_column"])
     if not all(isinstance(column, str) for column in columns):
-        raise TypeError("a column is no text")
+        raise TypeError("a column is not text")
     return ClassifierRecord(
         _architecture(raw["architecture"]),
         tokenizer_from_dict(raw["tokenizer"]),
@@ -137,7 +137,7 @@ def _held_out(raw: Mapping[str, Any] | None) -> HeldOut | None:
 def _architecture(raw: Mapping[str, Any]) -> Architecture:
     hidden, dimension, dropout = raw["hidden"], raw["dimension"], raw["dropout"]
     if not isinstance(hidden, list):
-        raise TypeError("hidden is no list")
+        raise TypeError("hidden is not a list")
     sizes = (*hidden, dimension)
     if not all(type(size) is int and 0 < size < 1 << 24 for size in sizes):
         raise ValueError("hidden and dimension must be positive integers below 2^24")
@@ -145,7 +145,7 @@ def _architecture(raw: Mapping[str, Any]) -> Architecture:
         raise ValueError(f"dropout {dropout!r}")
     name, factory, bidirectional = raw["name"], raw["factory"], raw["bidirectional"]
     if not isinstance(name, str) or not isinstance(factory, str):
-        raise TypeError("name and factory are no texts")
+        raise TypeError("name and factory are not text")
     if name not in (*CLASSIFIERS, MODULE) or (name == MODULE) != bool(factory):
         raise ValueError(f"architecture {name!r} with factory {factory!r}")
     if type(bidirectional) is not bool:

@@ -1,4 +1,4 @@
-"""Classifiers on disk: a new one written, and one opened with its record and its weights."""
+"""Classifiers on disk: write a new one, and open one with its record and its weights."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from embcompress.loading.load import fill
 from embcompress.nn.outline import outlined_for
 
 _WRITTEN = (Safetensors, TorchFile)
-"""Formats that new classifiers are written in."""
+"""Formats in which new classifiers can be written."""
 
 
 def record_of(path: Path) -> ClassifierRecord:
-    """The record of a classifier; see :func:`fitting_record`, whose errors it raises."""
+    """The record of a classifier; see :func:`fitting_record` for the errors it raises."""
     with open_checkpoint(path) as checkpoint:
         return fitting_record(checkpoint)
 
 
 def open_own(path: Path, factory: str | None) -> OpenedClassifier:
-    """The classifier in a checkpoint written by ``train``, ``factorize`` or ``finetune``.
+    """Open the classifier in a checkpoint written by ``train``, ``factorize`` or ``finetune``.
 
     Args:
         path: the checkpoint.
         factory: see ``classifiers.building.build``.
 
     Raises:
-        UsageError: the checkpoint is no classifier, or needs another factory.
-        InputError: it is corrupt, or its parts do not fit each other.
+        UsageError: the checkpoint is not a classifier, or needs another factory.
+        InputError: it is corrupt, or its parts do not match.
     """
     with open_checkpoint(path) as checkpoint:
         record, description, size = fitting_record(checkpoint), checkpoint.description, checkpoint.size
@@ -51,21 +51,21 @@ def open_own(path: Path, factory: str | None) -> OpenedClassifier:
 
 
 def fitting_record(checkpoint: Checkpoint) -> ClassifierRecord:
-    """The record of a classifier, compared with what is stored before memory is asked for.
+    """The record of a classifier, compared with the stored tensors before any memory is allocated.
 
     Raises:
-        UsageError: the checkpoint is no classifier.
-        InputError: its record cannot be read, or is of another model.
+        UsageError: the checkpoint is not a classifier.
+        InputError: its record cannot be read, or belongs to another model.
     """
     record = read_record(checkpoint)
     if record.architecture.name == MODULE:
-        return record  # what its tensors should be, the user's code alone can say
+        return record  # only the user's code knows which tensors to expect
     stored = checkpoint.dense_shapes
-    remedy = "record and weights are not of one model: train the classifier again"
+    remedy = "the record and the weights belong to different models: train the classifier again"
     try:
         with outlined_for(len(stored), f"{checkpoint.path}: the classifier record"):
             expected = {name: tuple(value.shape) for name, value in build(record).state_dict().items()}
-    except UsageError as error:  # a file is at odds with itself, not the user with us
+    except UsageError as error:  # the file contradicts itself; the user's request is fine
         raise InputError(f"{checkpoint.path}: {error.message}", remedy=remedy) from None
     rows, tokens = stored.get(TABLE, ())[:1], len(record.tokenizer.vocabulary)
     if rows and rows != (tokens,):
@@ -84,10 +84,10 @@ def fitting_record(checkpoint: Checkpoint) -> ClassifierRecord:
 
 
 def new_format(path: Path) -> str:
-    """Name of the format that the suffix of a new file asks for.
+    """Name of the format that belongs to the suffix of a new file.
 
     Raises:
-        UsageError: none has that suffix.
+        UsageError: no format has that suffix.
     """
     for kind in _WRITTEN:
         if path.suffix in kind.suffixes:
@@ -97,18 +97,18 @@ def new_format(path: Path) -> str:
 
 
 def save_new(path: Path, state: Mapping[str, Tensor], record: ClassifierRecord) -> None:
-    """Write a dense classifier to ``path``, which does not exist yet; its suffix decides the format."""
+    """Write a dense classifier to ``path``, which does not exist yet; its suffix selects the format."""
     if new_format(path) == Safetensors.format:
         stored, aliases = _distinct(state)
         metadata = {**aliases, "format": "pt", RECORD_KEY: record.to_json()}
-        path.write_bytes(save(stored, metadata))  # save_file would make it readable for its owner alone
+        path.write_bytes(save(stored, metadata))  # save_file would make it readable for its owner only
     else:
         assert new_format(path) == TorchFile.format
         torch.save({"state_dict": dict(state), RECORD_KEY: record.to_dict()}, path)
 
 
 def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What a format without shared memory stores, and further names, noted as ``save_model`` does."""
+    """Tensors and aliases for a format without shared memory, noted as ``save_model`` does."""
     first: dict[object, str] = {}
     aliases = {}
     for name, value in state.items():

@@ -1,1 +1,1 @@
-"""Labelled texts, tokens, word vectors and batches; numpy only, nothing here imports torch."""
+"""Labelled texts, tokens, word vectors and batches; NumPy only, nothing here imports torch."""

@@ -1,8 +1,8 @@
-"""What a tokenizer.json claims of the maps inside of it, checked before its library believes it.
+"""Check the SentencePiece maps inside a tokenizer.json before its library reads them.
 
-A ``Precompiled`` normalizer holds a map of SentencePiece in base64: the length of a trie in bytes, the
-trie, and text. The library takes memory for the length before it looks whether the bytes are there, and
-ends the process where it gets none.
+A ``Precompiled`` normalizer holds a SentencePiece map in base64: the length of a trie in bytes, the trie,
+and text. The library allocates memory for that length before it checks whether the bytes are there, and
+kills the process if the allocation fails.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _KEY = "precompiled_charsmap"
 
 
 def check_maps(text: str) -> None:
-    """Refuse a map that is shorter than it says.
+    """Refuse a map that is shorter than it claims.
 
     Raises:
-        ValueError: there is one, or the text is no JSON.
-        RecursionError: it is nested without end.
+        ValueError: there is one, or the text is not JSON.
+        RecursionError: the text is nested too deep.
     """
     json.loads(text, object_pairs_hook=_checked)
 
 
 def _checked(pairs: list[tuple[str, Any]]) -> None:
-    """Look at an object, and keep nothing of it; a key may stand there twice."""
+    """Check one object and keep nothing of it; pairs are used since a key may appear twice."""
     for key, held in pairs:
         if key == _KEY and isinstance(held, str):
             claimed = int.from_bytes(base64.b64decode(held[:8])[:4], "little")

@@ -1,4 +1,4 @@
-"""How often each token occurs: from a file of counts, or counted in texts with the model's own tokenizer."""
+"""Token counts: from a file of counts, or counted in texts with the model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from embcompress.data.labelled import check_row, delimiter_of, read_header
 from embcompress.errors import InputError, UsageError
 
 Counts = NDArray[np.float64]
-"""One number a row of the table (V), none negative."""
+"""One non-negative number per row of the table (V)."""
 
 Encode = Callable[[Sequence[str]], Encoded]
-"""Texts to token ids."""
+"""A function from texts to token ids."""
 
 COUNT_LIMIT = 1e15
-"""Largest count taken: whole numbers up to there are exact in float64, and so are their sums."""
+"""Largest count accepted: integers up to it are exact in float64, and so are their sums."""
 
 _REMEDY = "give a .csv, .tsv, .txt or .npy file of counts"
 
 _BATCH = 2048
-"""Texts that are encoded at a time."""
+"""Texts encoded at a time."""
 
 
 def count_texts(texts: Iterable[str], encode: Encode, rows: int, where: str) -> Counts:
-    """Count the tokens of texts; the texts may come one by one, and are not held.
+    """Count the tokens of texts. The texts may be an iterator, and are not kept.
 
     Args:
-        texts: to count in.
+        texts: the texts.
         encode: their tokenizer.
         rows: rows of the table, V.
-        where: what to call the tokenizer in an error.
+        where: name of the tokenizer, for error messages.
 
     Raises:
         InputError: a token has no row.
@@ -48,7 +48,7 @@ def count_texts(texts: Iterable[str], encode: Encode, rows: int, where: str) -> 
         if tokens.size and int(tokens.max()) >= rows:
             raise InputError(
                 f"{where}: a text has token {int(tokens.max()):,}, the table has rows up to {rows - 1:,}",
-                remedy="take the tokenizer that belongs to this model",
+                remedy="use the tokenizer that belongs to this model",
             )
         counts += np.bincount(tokens, minlength=rows)
     return counts
@@ -59,10 +59,10 @@ def read_texts(path: Path, text_column: str = "text") -> Iterator[str]:
 
     Raises:
         UsageError: there is no such file or column.
-        InputError: it is no text in UTF-8, or a record is too long.
+        InputError: it is not UTF-8 text, or a record is too long.
     """
     if not path.is_file():
-        what = "is no regular file" if path.exists() else "does not exist"
+        what = "is not a regular file" if path.exists() else "does not exist"
         raise UsageError(f"{path}: {what}", remedy="give a .csv, .tsv or .txt file of texts")
     with path.open("rb") as file:
         lines = Lines(file, path)
@@ -83,30 +83,30 @@ def read_texts(path: Path, text_column: str = "text") -> Iterator[str]:
 
 
 def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) -> Counts:
-    """Counts from ``.npy`` (V numbers), or from lines of a token or its id, and a count.
+    """Read counts from ``.npy`` (V numbers), or from lines with a token or its id, and a count.
 
-    In ``.csv`` and ``.tsv`` files comma or tab parts the two, in ``.txt`` files, as GloVe and word2vec write
-    their vocabularies, the last white space of a line. A first line whose count is no number is a
-    header; where it calls the first column ``token`` or ``id``, that is what it holds. Otherwise these
-    are ids where all of them are whole numbers. Tokens that the model does not have are passed over.
+    A comma separates the two in ``.csv`` files, a tab in ``.tsv`` files, and the last white space of the
+    line in ``.txt`` files (as in the vocabularies of GloVe and word2vec). A first line whose count is not
+    a number is a header; if it names the first column ``token`` or ``id``, the column is read as that.
+    Otherwise it is read as ids if all its values are integers. Tokens that the model lacks are skipped.
 
     Args:
         path: the file.
         rows: rows of the table, V.
-        row_of: gives the row of each token; asked only where the file names tokens.
+        row_of: returns the row of each token; called only if the file names tokens.
 
     Raises:
-        UsageError: there is no such file, of no such suffix, or it names no token of the model.
-        InputError: it is corrupt, or a number in it cannot be a count or an id.
+        UsageError: the file is missing or has another suffix, or it names no token of the model.
+        InputError: it is corrupt, or a number in it is not a valid count or id.
     """
     if not path.is_file():
-        what = "is no regular file" if path.exists() else "does not exist"
+        what = "is not a regular file" if path.exists() else "does not exist"
         raise UsageError(f"{path}: {what}", remedy=_REMEDY)
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return _from_array(path, rows)
     if suffix not in {".csv", ".tsv", ".txt"}:
-        raise UsageError(f"{path}: suffix {path.suffix!r} is none of counts", remedy=_REMEDY)
+        raise UsageError(f"{path}: suffix {path.suffix!r} is not one of counts", remedy=_REMEDY)
     header: str | None = None
     lines: list[tuple[int, str, float]] = []
     with path.open("rb") as file:
@@ -114,14 +114,14 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
         pairs = _pairs(source) if suffix == ".txt" else records(source, delimiter_of(None, path))
         for record in pairs:
             if len(record) != 2:
-                raise source.error(f"{len(record)} fields, expected a token or id and a count", "mend it")
+                raise source.error(f"{len(record)} fields, expected a token or id and a count", "correct it")
             count = _number(record[1])
             if count is None and not lines and header is None:
                 header = record[0].strip().lower()
                 continue
             if count is None or not 0 <= count <= COUNT_LIMIT:
                 raise source.error(
-                    f"count {shown(record[1])}, expected a number from 0 to {COUNT_LIMIT:g}", "mend it"
+                    f"count {shown(record[1])}, expected a number from 0 to {COUNT_LIMIT:g}", "correct it"
                 )
             lines.append((source.begin, record[0], count))
     if not lines:
@@ -154,7 +154,7 @@ def _by_id(path: Path, lines: list[tuple[int, str, float]], rows: int) -> Counts
         if not key.isdecimal() or len(key) > 4000 or int(key) >= rows:
             raise InputError(
                 f"{path}: line {line}: id {shown(key)}, the table has rows up to {rows - 1:,}",
-                remedy="take counts that belong to this model",
+                remedy="use counts that belong to this model",
             )
         counts[int(key)] += count
     return counts
@@ -162,31 +162,33 @@ def _by_id(path: Path, lines: list[tuple[int, str, float]], rows: int) -> Counts
 
 def _from_array(path: Path, rows: int) -> Counts:
     try:
-        with path.open("rb") as file:  # closed here: np.load leaves an archive open
+        with path.open("rb") as file:  # closed here, since np.load would leave an archive open
             found = np.load(file, allow_pickle=False)
     except Exception as error:  # ValueError, EOFError, BadZipFile, TokenError, OverflowError, MemoryError
-        raise InputError(f"{path}: is no NumPy array ({error})", remedy="save it with numpy.save") from None
+        raise InputError(
+            f"{path}: is not a NumPy array ({error})", remedy="save it with numpy.save"
+        ) from None
     try:
         return check_counts(found, rows)
-    except UsageError as error:  # the file is at fault, not the call
+    except UsageError as error:  # the file is wrong, not the call
         raise InputError(f"{path}: {error.message}", error.remedy) from None
 
 
 def check_counts(found: object, rows: int) -> Counts:
-    """An array as counts.
+    """Check an array of counts and return it as float64.
 
     Raises:
-        UsageError: it is none of ``rows`` numbers from 0 to ``COUNT_LIMIT``.
+        UsageError: it is not an array of ``rows`` numbers from 0 to ``COUNT_LIMIT``.
     """
     if not isinstance(found, np.ndarray) or found.shape != (rows,) or found.dtype.kind not in "iuf":
         kind = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
-        raise UsageError(f"counts are {kind}, expected {rows:,} numbers", remedy="give one number a row")
+        raise UsageError(f"counts are {kind}, expected {rows:,} numbers", remedy="give one number per row")
     counts = found.astype(np.float64)
     bad = np.flatnonzero(~((counts >= 0) & (counts <= COUNT_LIMIT)))
     if bad.size:
         raise UsageError(
             f"count {counts[bad[0]]:g} in row {int(bad[0]):,}, expected a number from 0 to {COUNT_LIMIT:g}",
-            remedy="mend it",
+            remedy="correct it",
         )
     return counts
 

@@ -1,7 +1,7 @@
-"""The records of a CSV file, one at a time, with every fault told by its line.
+"""Read the records of a CSV file one at a time, and report every error with its line.
 
-The csv module parses. It is fed lines read from a binary file up to a limit, because only so can a
-broken byte be told by its line, and a file without line ends be refused before it fills the memory.
+The csv module does the parsing. It is fed lines read from a binary file up to a limit, so that a broken
+byte can be reported with its line, and a file without line ends is refused before it fills the memory.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from embcompress.checkpoint.names import check_not_pointer
 from embcompress.errors import InputError, printable
 
 RECORD_LIMIT = 1 << 20
-"""Most bytes of a record, over all its physical lines; no more is held at a time."""
+"""Most bytes of a record, over all its physical lines; no more than that is held in memory."""
 
 FIELD_LIMIT = 131_072
-"""Most characters of a field: the csv module's own default, kept also where a program has raised it."""
+"""Most characters of a field. This is the csv module's default, enforced even if a program has raised it."""
 
 _BOM = b"\xef\xbb\xbf"
 _AS_UTF8 = "save it as UTF-8"
 _WITH_LF = "save it with LF or CRLF line ends"
 _KINDS = (
-    (b"\xff\xfe\0\0", "UTF-32-LE text", _AS_UTF8),  # before UTF-16, whose mark it begins with
+    (b"\xff\xfe\0\0", "UTF-32-LE text", _AS_UTF8),  # before UTF-16, whose mark begins the same
     (b"\0\0\xfe\xff", "UTF-32-BE text", _AS_UTF8),
     (b"\xff\xfe", "UTF-16-LE text", _AS_UTF8),
     (b"\xfe\xff", "UTF-16-BE text", _AS_UTF8),
     (b"PK\x03\x04", "a zip archive or an Excel workbook", "export it as CSV in UTF-8"),
     (b"\x1f\x8b", "compressed with gzip", "unpack it with gunzip"),
 )
-"""First bytes of files that are often taken for CSV in UTF-8, what they are, and the remedy."""
+"""First bytes of files that are often mistaken for UTF-8 CSV, with their kind and the remedy."""
 _UNMARKED = {"x0x0": "UTF-16-LE", "0x0x": "UTF-16-BE", "x000": "UTF-32-LE", "000x": "UTF-32-BE"}
-"""Where the NULs stand when the first four bytes are ASCII characters of a wide encoding."""
+"""Pattern of NULs in the first four bytes -> wide encoding, if these are ASCII characters."""
 
 _QUOTED = re.compile(r'"(?:[^"]++|"")*+')
 """A quoted field without its closing quote; possessive, so that half of a doubled quote never closes it."""
@@ -45,11 +45,11 @@ class Lines:
 
     Attributes:
         path: the file.
-        number: the line read last, counted from 1; 0 before the first.
-        begin: the line in which the present record begins.
-        held: the lines of the present record.
+        number: the last line read, counted from 1; 0 before the first.
+        begin: the line in which the current record begins.
+        held: the lines of the current record.
         size: their bytes.
-        ended: whether the file has no more.
+        ended: whether the end of the file has been reached.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
@@ -60,20 +60,20 @@ class Lines:
         self.start_record()
 
     def start_record(self) -> None:
-        """Let the next line begin a record."""
+        """Begin a new record with the next line."""
         self.begin = self.number + 1
         self.held: list[str] = []
         self.size = 0
 
     def error(self, message: str, remedy: str, line: int = 0) -> InputError:
-        """An error in ``line``, or in the line in which the present record begins."""
+        """An error in ``line``, or by default in the line in which the current record begins."""
         return InputError(f"{self.path}: line {line or self.begin}: {message}", remedy)
 
     def __iter__(self) -> Lines:
         return self
 
     def __next__(self) -> str:
-        # One byte beyond the limit is enough to know, however much follows.
+        # One byte more than the limit shows that a record is too long, however much follows.
         raw = self._file.readline(RECORD_LIMIT + 1)
         if not raw:
             self.ended = True
@@ -90,7 +90,7 @@ class Lines:
                 f"it has CR but no LF, {_WITH_LF}" if only_cr else "shorten it, or close a quote left open",
             )
         if b"\0" in raw:
-            raise self.error("holds a NUL, expected text", f"take it out, or {_AS_UTF8}", self.number)
+            raise self.error("holds a NUL, expected text", f"remove it, or {_AS_UTF8}", self.number)
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:
@@ -108,7 +108,7 @@ def records(lines: Lines, delimiter: str) -> Iterator[list[str]]:
     """The fields of each record; blank lines between records are skipped.
 
     Raises:
-        InputError: a line is no text in UTF-8, a record no CSV, or one of both too long.
+        InputError: a line is not UTF-8 text, a record is not CSV, or either is too long.
     """
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
@@ -126,12 +126,12 @@ def records(lines: Lines, delimiter: str) -> Iterator[list[str]]:
 
 
 def shown(text: str) -> str:
-    """``text`` in quotes as a message can hold it: escaped, and cut where it is long."""
+    """``text`` in quotes for a message: escaped, and truncated if it is long."""
     return f"'{printable(text, 40)}'"
 
 
 def _check_kind(first: bytes, path: Path) -> None:
-    """Refuse a file whose first bytes say that it is something else."""
+    """Refuse a file whose first bytes show that it is something else."""
     check_not_pointer(first, path)
     for mark, what, remedy in _KINDS:
         if first.startswith(mark):
@@ -142,10 +142,10 @@ def _check_kind(first: bytes, path: Path) -> None:
 
 
 def _fault(lines: Lines, delimiter: str, reason: str) -> InputError:
-    """What is wrong with the present record, and in which line.
+    """Find what is wrong with the current record, and in which line.
 
-    The csv module says neither where a quoted field began nor what to do, so its refusal is traced
-    here, field by field; ``reason`` is its own word, for what is not found.
+    The csv module says neither where a quoted field began nor how to fix it, so the record is parsed again
+    here, field by field. ``reason`` is the csv module's own message, used if nothing is found.
     """
     text = "".join(lines.held)
     plain = re.compile(f"[^{re.escape(delimiter)}\r\n]*")
@@ -159,7 +159,7 @@ def _fault(lines: Lines, delimiter: str, reason: str) -> InputError:
         if quoted and at == len(text):
             where = "at the end of the file" if lines.ended else f"in line {lines.number}"
             return lines.error(
-                f"the quote that opens here is still open {where}, limit {FIELD_LIMIT:,} characters a field",
+                f"the quote that opens here is still open {where}, limit {FIELD_LIMIT:,} characters",
                 'close it, shorten the text, or write "" for a quote that belongs to it',
                 opened,
             )
@@ -181,4 +181,4 @@ def _fault(lines: Lines, delimiter: str, reason: str) -> InputError:
         if end in ("\r", "\n") and text[at:].strip("\r\n"):
             return lines.error("a carriage return (CR) without a line feed (LF)", _WITH_LF, here)
         at += 1
-    return lines.error(reason, "mend the record")
+    return lines.error(reason, "correct the record")

@@ -1,4 +1,4 @@
-"""Token ids of many texts without padding, and the batches they are read in."""
+"""Token ids of many texts without padding, and batches of them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int64]
 
 _POOL = 50
-"""Batches that are sorted by length together: enough to leave little padding, few enough to stay random."""
+"""Batches sorted by length together: enough to leave little padding, few enough to stay random."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as token ids, one after another.
+    """Texts as token ids, stored one after another.
 
     Attributes:
         tokens: the ids of all texts (N).
-        lengths: ids of each text (texts), at least 1.
+        lengths: number of ids of each text (texts), at least 1.
     """
 
     tokens: Ids
@@ -29,7 +29,7 @@ class Encoded:
 
     @classmethod
     def of(cls, texts: Iterable[list[int]]) -> Encoded:
-        """Put lists of ids together."""
+        """Join lists of ids."""
         rows = list(texts)
         tokens = np.fromiter((token for row in rows for token in row), np.int64)
         return cls(tokens, np.fromiter(map(len, rows), np.int64, len(rows)))
@@ -39,11 +39,11 @@ class Encoded:
 
     @functools.cached_property
     def starts(self) -> Ids:
-        """Where each text begins in ``tokens``."""
+        """Index in ``tokens`` at which each text begins."""
         return np.cumsum(self.lengths) - self.lengths
 
     def padded(self, rows: Ids, padding: int) -> Ids:
-        """The texts ``rows`` side by side (rows × the longest), filled up with ``padding``."""
+        """The texts ``rows`` as a matrix (rows × the longest), filled up with ``padding``."""
         lengths = self.lengths[rows]
         columns = np.arange(lengths.max(initial=1))
         places = self.starts[rows][:, None] + columns
@@ -52,9 +52,9 @@ class Encoded:
 
 
 def shuffled_batches(lengths: Ids, size: int, rng: np.random.Generator) -> list[Ids]:
-    """Rows of one epoch in random batches of texts of nearly equal length.
+    """Indices for one epoch, in random batches of texts of similar length.
 
-    Every row comes exactly once; only the last batch of the last pool may be smaller than ``size``.
+    Every index appears exactly once; only the last batch of the last pool may be smaller than ``size``.
     """
     order = rng.permutation(len(lengths))
     batches: list[Ids] = []
@@ -65,12 +65,12 @@ def shuffled_batches(lengths: Ids, size: int, rng: np.random.Generator) -> list[
 
 
 def sorted_batches(lengths: Ids, size: int, most: int = 1 << 16) -> list[Ids]:
-    """All rows in batches of texts of nearly equal length, the same every time.
+    """All indices in batches of texts of similar length; the result is always the same.
 
     Args:
-        lengths: ids of each text.
-        size: texts of a batch, fewer where they are long.
-        most: ids of a batch, padding included; one text may have more.
+        lengths: number of ids of each text.
+        size: texts per batch; fewer if they are long.
+        most: ids per batch, padding included; a single text may have more.
     """
     order = np.argsort(lengths, kind="stable")
     batches: list[Ids] = []

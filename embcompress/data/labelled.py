@@ -1,4 +1,4 @@
-"""Labelled texts: read from a CSV file with every doubt refused, and split into two parts."""
+"""Read labelled texts from a CSV file, refusing anything ambiguous, and split them into two parts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from embcompress.errors import InputError, UsageError
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _TAB_NAMES = ("tab", "\\t")
-"""How a tab is written where none can be typed."""
+"""Names of the tab, which is hard to type in a shell."""
 _USUAL_DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
-"""Delimiters tried on a header that does not fit, and how each is given to ``--delimiter``."""
+"""Delimiters tried on a header that does not match, and how each is given to ``--delimiter``."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class LabelledTexts:
     """Texts and their labels, in the order of their file.
 
     Attributes:
-        texts: as they stand in the file.
-        labels: one a text, as they stand in the file; none is blank.
+        texts: texts as in the file.
+        labels: the label of each text as in the file; never blank.
         lines: the physical line in which each record begins, counted from 1.
         path: the file.
     """
@@ -42,7 +42,7 @@ class LabelledTexts:
         return len(self.texts)
 
     def take(self, rows: Iterable[int]) -> LabelledTexts:
-        """The rows with these indices, in their order."""
+        """The rows with these indices, in the given order."""
         rows = tuple(rows)
         return LabelledTexts(
             tuple(self.texts[i] for i in rows),
@@ -60,18 +60,18 @@ def read_csv(
     delimiter: str | None = None,
     known_labels: Collection[str] | None = None,
 ) -> LabelledTexts:
-    """Read the labelled texts of a CSV file in UTF-8, with or without a byte order mark.
+    """Read the labelled texts of a UTF-8 CSV file, with or without a byte order mark.
 
     Args:
         path: the file; its first line that is not blank is the header.
         text_column: name of the column of texts.
         label_column: name of the column of labels.
-        delimiter: one character, or ``tab``; None takes a tab for ``.tsv`` and else a comma.
-        known_labels: the labels that may occur; None takes any, and expects at least two.
+        delimiter: one character, or ``tab``; None means a tab for ``.tsv``, otherwise a comma.
+        known_labels: the allowed labels; None allows any, but requires at least two.
 
     Raises:
-        UsageError: there is no such file or column, or the delimiter is another.
-        InputError: the file is no CSV in UTF-8, has a record beyond a limit, or a label that does not fit.
+        UsageError: there is no such file or column, or the file has another delimiter.
+        InputError: the file is not UTF-8 CSV, or has a record beyond a limit or a label that is not allowed.
     """
     path = Path(path)
     wanted = {"--text-column": text_column, "--label-column": label_column}
@@ -82,10 +82,10 @@ def read_csv(
         )
     delimiter = delimiter_of(delimiter, path)
     if not path.is_file():
-        what = "is no regular file" if path.exists() else "does not exist"
+        what = "is not a regular file" if path.exists() else "does not exist"
         raise UsageError(f"{path}: {what}", remedy="give a CSV file")
     texts, labels, begins = [], [], []
-    seen: dict[str, str] = {}  # one string a label rather than one a row
+    seen: dict[str, str] = {}  # one string per label rather than one per row
     with path.open("rb") as file:
         lines = Lines(file, path)
         rows = records(lines, delimiter)
@@ -110,22 +110,22 @@ def read_csv(
 
 
 def split_off(data: LabelledTexts, fraction: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
-    """Split into rows to train on and rows held out, stratified by label.
+    """Split into rows for training and rows held out, stratified by label.
 
-    Of each label that fraction of its rows is held out, rounded, at least one of two or more rows and
-    never the last. Rows of one text lie on one side. Both parts keep the order of the file.
+    Of each label, that fraction of its rows is held out, rounded, but at least one if it has two or more,
+    and never all. Rows with the same text stay together. Both parts keep the order of the file.
 
     Raises:
-        UsageError: the fraction is none, or no label has two rows.
+        UsageError: the fraction is not between 0 and 1, or no label has two texts.
     """
     if not 0 < fraction < 1:
         raise UsageError(
-            f"{fraction} is no fraction of rows to hold out, limits 0 and 1, both excluded",
+            f"{fraction} is not a fraction of rows to hold out, limits 0 and 1, both excluded",
             remedy="give one such as 0.1",
         )
-    # random() is the one draw whose sequence Python promises to keep for a seed over its versions;
-    # shuffle and sample may change, and so may every method of numpy's generators.
-    generator = random.Random(seed)  # noqa: S311 - a split is no secret
+    # Of all draws, Python promises only for random() that a seed gives the same sequence in every
+    # version; shuffle and sample may change, and so may every method of NumPy's generators.
+    generator = random.Random(seed)  # noqa: S311 - a split is not a secret
     draws = {text: generator.random() for text in dict.fromkeys(data.texts)}
     by_label: dict[str, dict[str, list[int]]] = {}  # label -> text -> its rows
     for row in sorted(range(len(data)), key=lambda row: draws[data.texts[row]]):
@@ -140,12 +140,12 @@ def split_off(data: LabelledTexts, fraction: float, seed: int) -> tuple[Labelled
 
 
 def label_set(data: LabelledTexts) -> tuple[str, ...]:
-    """The distinct labels, sorted; in the order of numbers where all are integers."""
+    """The distinct labels, sorted; as numbers if all are integers."""
     return _sorted(data.labels)
 
 
 def _held(texts: list[list[int]], fraction: float) -> list[int]:
-    """The rows of the first texts of one label, up to its share; the last text stays."""
+    """The rows of the first texts of one label, up to its share; the last text is never held out."""
     rows = sum(map(len, texts))
     share = max(math.floor(rows * fraction + 0.5), 1)
     held: list[int] = []
@@ -157,14 +157,14 @@ def _held(texts: list[list[int]], fraction: float) -> list[int]:
 
 
 def _sorted(labels: Iterable[str]) -> tuple[str, ...]:
-    distinct = sorted(set(labels))  # texts first, so that "1" and "01" have an order too
+    distinct = sorted(set(labels))  # as text first, so that the order of "1" and "01" is fixed, too
     if all(_INTEGER.fullmatch(label) for label in distinct):
         distinct.sort(key=int)
     return tuple(distinct)
 
 
 def delimiter_of(given: str | None, path: Path) -> str:
-    """The delimiter that the user names, or that of the file's suffix."""
+    """The delimiter that the user names, or the one for the file's suffix."""
     if given is None:
         return "\t" if path.suffix.lower() == ".tsv" else ","
     if given in _TAB_NAMES:
@@ -184,12 +184,12 @@ def read_header(
     wanted: Mapping[str, str],
     remedy: str = "pass --delimiter {}",
 ) -> list[str]:
-    """The header, in which every wanted column stands once; ``remedy`` is for another delimiter."""
+    """Read the header and check that every wanted column appears once; ``remedy`` is for a delimiter."""
     broken = None
     try:
         header = next(rows, [])
     except InputError as error:
-        # A quoted header is broken where it is split at the wrong place, and that is the better word.
+        # A quoted header is broken if it is split by the wrong delimiter, which is the better message.
         broken, header = error, []
     if not set(wanted.values()) <= set(header):
         for other, given in _USUAL_DELIMITERS.items():
@@ -209,7 +209,7 @@ def read_header(
             raise _missing(column, option, header, lines)
         if header.count(column) > 1:
             raise lines.error(
-                f"column {shown(column)} stands {header.count(column)} times in the header, expected once",
+                f"column {shown(column)} appears {header.count(column)} times in the header, expected once",
                 "rename or remove the others",
             )
     return header
@@ -225,7 +225,7 @@ def _missing(column: str, option: str, header: list[str], lines: Lines) -> Usage
     near = _nearest(column, header)
     if near is not None and _folded(near) == _folded(column):
         remedy = (
-            f"{shown(near)} differs by spaces or capitals only: name that with {option}, or mend the header"
+            f"{shown(near)} differs by spaces or capitals only: name it with {option}, or correct the header"
         )
     elif near is not None:
         remedy = f"did you mean {shown(near)}? name it with {option}"
@@ -237,38 +237,38 @@ def _missing(column: str, option: str, header: list[str], lines: Lines) -> Usage
 
 
 def check_row(row: list[str], header: list[str], lines: Lines, delimiter: str) -> None:
-    """Refuse a row of more or fewer fields than the header, and the header itself among the rows."""
+    """Refuse a row whose number of fields differs from the header's, and a repeated header."""
     if len(row) != len(header):
         ends = f" up to line {lines.number}" if lines.number > lines.begin else ""
-        remedy = "complete it or take it out"
+        remedy = "complete it or remove it"
         if ends:
             remedy = f"look for a quote that opens in line {lines.begin} and closes too late"
         elif len(row) > len(header):
             remedy = f"put a text that holds {shown(delimiter)} in quotes"
         raise lines.error(f"{len(row)} fields{ends}, expected {len(header)} as in the header", remedy)
     if row == header:
-        raise lines.error("the header stands here again, expected a row", "take it out")
+        raise lines.error("the header appears here again, expected a row", "remove it")
 
 
 def _check_label(label: str, known: Collection[str] | None, lines: Lines) -> None:
     if not label.strip():
-        raise lines.error(f"a blank label {shown(label)}, expected one", "fill it in, or take the row out")
+        raise lines.error(f"a blank label {shown(label)}, expected one", "fill it in, or remove the row")
     if known is None or label in known:
         return
     message = f"label {shown(label)} is not among the {len(known):,} known: {_listed(_sorted(known))}"
     near = next((name for name in known if _same_number(name, label)), None)
     if near is not None:
-        raise lines.error(message, f"{shown(near)} is the same number: write both alike")
+        raise lines.error(message, f"{shown(near)} is the same number: write both the same")
     near = _nearest(label, known)
     if near is None:
-        raise lines.error(message, "take the row out, or add the label to the texts trained on")
+        raise lines.error(message, "remove the row, or add the label to the training texts")
     if _folded(near) == _folded(label):
-        raise lines.error(message, f"{shown(near)} differs by spaces or capitals only: write both alike")
+        raise lines.error(message, f"{shown(near)} differs by spaces or capitals only: write both the same")
     raise lines.error(message, f"did you mean {shown(near)}?")
 
 
 def _nearest(name: str, names: Iterable[str]) -> str | None:
-    """The most similar name, one that differs by spaces and capitals only before all others."""
+    """The most similar name; one that differs only by spaces and capitals comes first."""
     folded = {_folded(other): other for other in names}
     close = difflib.get_close_matches(_folded(name), folded, n=1)
     return folded[close[0]] if close else None

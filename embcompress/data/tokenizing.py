@@ -1,7 +1,7 @@
-"""From texts to token ids: rules that split words, with a vocabulary, and tokenizer.json files.
+"""Turn texts into token ids: splitting rules with a vocabulary, and tokenizer.json files.
 
-A rule is one subclass of :class:`RecordedTokenizer` and one line in ``TOKENIZERS``. What it writes about
-itself (:meth:`RecordedTokenizer.to_dict`) goes into the checkpoint, so that a classifier needs no other file.
+A rule is one subclass of :class:`RecordedTokenizer` and one line in ``TOKENIZERS``. Its
+:meth:`RecordedTokenizer.to_dict` goes into the checkpoint, so that a classifier needs no other file.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ PADDING, UNKNOWN = "<pad>", "<unk>"
 """Tokens 0 and 1 of a vocabulary made here."""
 
 RECORD_KEY = "classifier"
-"""Under which key the record of a classifier stands beside its tensors; see ``Checkpoint.beside``."""
+"""Key of a classifier's record in its checkpoint; see ``Checkpoint.sidecar``."""
 
 _PADDINGS = ("[PAD]", "<pad>", "<|pad|>")
 _UNKNOWNS = ("[UNK]", "<unk>", "<|unk|>")
 
 _SPARSEST = 2
-"""How many ids there may be for each token: a table has a row for every id."""
+"""Most ids per token on average: a table has a row for every id."""
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
-"""Words with their apostrophes, and punctuation marks one by one."""
+"""Words with their apostrophes, and single punctuation marks."""
 
 
 class Tokenizer(abc.ABC):
@@ -42,7 +42,7 @@ class Tokenizer(abc.ABC):
 
     Attributes:
         vocabulary: token of each id.
-        padding: id that fills short texts up.
+        padding: id that pads short texts.
     """
 
     vocabulary: tuple[str, ...]
@@ -50,15 +50,15 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, texts: Sequence[str], max_length: int | None) -> Encoded:
-        """Ids of each text, cut off after ``max_length``; a text without tokens is one unknown token."""
+        """Ids of each text, at most ``max_length``; a text without tokens becomes one unknown token."""
 
     def count(self, texts: Sequence[str]) -> Encoded:
-        """Ids of each text as its model reads it, whole; for counting how often tokens occur."""
+        """All ids of each text as its model would read it, for counting tokens."""
         return self.encode(texts, None)
 
 
 class RecordedTokenizer(Tokenizer):
-    """A tokenizer that a checkpoint carries in its record.
+    """A tokenizer that is stored in the record of a checkpoint.
 
     Attributes:
         rule: registry name.
@@ -68,7 +68,7 @@ class RecordedTokenizer(Tokenizer):
 
     @abc.abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """What :func:`tokenizer_from_dict` makes it from again, ready for JSON."""
+        """The tokenizer as plain data, ready for JSON; :func:`tokenizer_from_dict` reads it back."""
 
     @classmethod
     @abc.abstractmethod
@@ -76,12 +76,12 @@ class RecordedTokenizer(Tokenizer):
         """Undo :meth:`to_dict`.
 
         Raises:
-            ValueError, KeyError, TypeError: ``raw`` is none of ours.
+            ValueError, KeyError, TypeError: ``raw`` was not made by :meth:`to_dict`.
         """
 
 
 class _Splitting(RecordedTokenizer):
-    """A rule that splits a text into tokens, looked up in a vocabulary of tokens seen before."""
+    """A rule that splits a text into tokens and looks them up in a vocabulary."""
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self.vocabulary = tuple(vocabulary)
@@ -90,10 +90,10 @@ class _Splitting(RecordedTokenizer):
 
     @classmethod
     def build(cls, texts: Iterable[str], *, min_count: int = 1, max_tokens: int | None = None) -> Self:
-        """The rule with the tokens of ``texts``, the frequent ones first.
+        """Make the rule with the tokens of ``texts`` as vocabulary, the most frequent first.
 
         Args:
-            texts: where to count.
+            texts: the texts to count tokens in.
             min_count: how often a token must occur.
             max_tokens: most tokens besides padding and unknown, None for all.
         """
@@ -108,7 +108,7 @@ class _Splitting(RecordedTokenizer):
         """The tokens of a text."""
 
     def encode(self, texts: Sequence[str], max_length: int | None) -> Encoded:
-        """Look every token up; see the base class."""
+        """Look up every token; those not in the vocabulary become the unknown token."""
         unknown = self._ids[UNKNOWN]
         get = self._ids.get
         return Encoded.of(
@@ -116,15 +116,14 @@ class _Splitting(RecordedTokenizer):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The name of the rule and the vocabulary."""
+        """The name of the rule, and the vocabulary."""
         return {"rule": self.rule, "vocabulary": list(self.vocabulary)}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """See the base class."""
         vocabulary = raw["vocabulary"]
         if not isinstance(vocabulary, list) or not all(isinstance(token, str) for token in vocabulary):
-            raise TypeError("the vocabulary is no list of texts")
+            raise TypeError("the vocabulary is not a list of texts")
         if vocabulary[:2] != [PADDING, UNKNOWN] or len(set(vocabulary)) < len(vocabulary):
             raise ValueError(f"a vocabulary begins with {PADDING} and {UNKNOWN} and holds no token twice")
         return cls(vocabulary)
@@ -137,19 +136,19 @@ class Words(_Splitting):
 
     @staticmethod
     def split(text: str) -> list[str]:
-        """See the class."""
-        # One letter with its accent, however it is written down.
+        """Split Unicode-normalized, lower-cased text into words and punctuation marks."""
+        # NFC makes an accented letter one character, however it was encoded.
         return WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
 class Whitespace(_Splitting):
-    """What stands between white space, case kept; for texts that are tokenized already."""
+    """The runs between white space, in their own case; for texts that are tokenized already."""
 
     rule = "whitespace"
 
     @staticmethod
     def split(text: str) -> list[str]:
-        """See the class."""
+        """Split at white space."""
         return text.split()
 
 
@@ -171,25 +170,25 @@ class TokenizerJson(RecordedTokenizer):
         if max(by_id, default=0) > _SPARSEST * (len(by_id) + 1024):
             raise InputError(
                 f"tokenizer.json: {len(by_id):,} tokens have ids up to {max(by_id):,}",
-                remedy="take the tokenizer that belongs to this model",
+                remedy="use the tokenizer that belongs to this model",
             )
         self.vocabulary = tuple(by_id.get(i, f"<{i}>") for i in range(max(by_id, default=-1) + 1))
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The tokenizer in a file.
+        """Read the tokenizer in a file.
 
         Raises:
-            InputError: it is none.
+            InputError: the file is not a tokenizer.json.
         """
         try:
             return cls(path.read_text(encoding="utf-8"))
         except UnicodeDecodeError:
-            raise InputError(f"{path}: is no text in UTF-8", remedy="give a tokenizer.json") from None
+            raise InputError(f"{path}: is not UTF-8 text", remedy="give a tokenizer.json") from None
 
     @functools.cached_property
     def padding(self) -> int:  # type: ignore[override]
-        """The id of [PAD] or <pad>; asked for only where texts are filled up.
+        """The id of [PAD] or <pad>; needed only to pad texts.
 
         Raises:
             InputError: there is none.
@@ -203,13 +202,13 @@ class TokenizerJson(RecordedTokenizer):
         return found
 
     def count(self, texts: Sequence[str]) -> Encoded:
-        """Ids of each text as its model reads it: whole, and with the special tokens around it."""
-        with _told():
+        """All ids of each text as its model would read it, with the special tokens."""
+        with _library_errors():
             return Encoded.of(one.ids for one in self._tokenizer.encode_batch_fast(list(texts)))
 
     def encode(self, texts: Sequence[str], max_length: int | None) -> Encoded:
-        """Encode with the library, without special tokens; see the base class."""
-        with _told():
+        """Encode with the library, without special tokens."""
+        with _library_errors():
             found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return Encoded.of(one.ids[:max_length] or [self._unknown] for one in found)
 
@@ -218,14 +217,13 @@ class TokenizerJson(RecordedTokenizer):
         return next((self._ids[name] for name in _UNKNOWNS if name in self._ids), self.padding)
 
     def to_dict(self) -> dict[str, Any]:
-        """The name of the rule and the text of the file."""
+        """The name of the rule, and the text of the file."""
         return {"rule": self.rule, "json": self._text}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """See the base class."""
         if not isinstance(raw["json"], str):
-            raise TypeError("a tokenizer.json is text")
+            raise TypeError("a tokenizer.json must be text")
         return cls(raw["json"])
 
 
@@ -235,20 +233,20 @@ TOKENIZERS: dict[str, type[RecordedTokenizer]] = {
 """Every rule by name; contract tests run over it."""
 
 SPLITTING: dict[str, type[_Splitting]] = {kind.rule: kind for kind in (Words, Whitespace)}
-"""The rules that need no file: their vocabulary is that of the training texts."""
+"""The rules that need no file: they take their vocabulary from the training texts."""
 
 
 def tokenizer_from_dict(raw: Mapping[str, Any]) -> RecordedTokenizer:
-    """Make a tokenizer from what :meth:`RecordedTokenizer.to_dict` wrote.
+    """Make a tokenizer from the result of :meth:`RecordedTokenizer.to_dict`.
 
     Raises:
-        ValueError, KeyError, TypeError: ``raw`` is none of ours.
+        ValueError, KeyError, TypeError: ``raw`` is not such a result.
     """
     return TOKENIZERS[raw["rule"]].from_dict(raw)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer that a checkpoint brings: in its own record, or as ``tokenizer.json`` beside its weights.
+    """The tokenizer of a checkpoint: the one in its own record, or ``tokenizer.json`` next to its weights.
 
     Raises:
         UsageError: there is none.
@@ -267,7 +265,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise UsageError(
-            f"{checkpoint.path}: brings no tokenizer to count tokens with",
+            f"{checkpoint.path}: has no tokenizer to count tokens with",
             remedy=f"put the model's tokenizer.json into {folder}, or give counts with --weights",
         )
     return TokenizerJson.read(file)
@@ -281,14 +279,14 @@ def _read(text: str) -> Any:
         raise UsageError(
             "tokenizer.json needs the library tokenizers", remedy="pip install 'embcompress[tokenizers]'"
         ) from None
-    with _told():
+    with _library_errors():
         check_maps(text)
         return tokenizers.Tokenizer.from_str(text)
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Make an error of whatever the library raises; a panic of its Rust code is no ``Exception``."""
+def _library_errors() -> Iterator[None]:
+    """Turn whatever the library raises into an InputError; a panic of its Rust code is no ``Exception``."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -1,1 +1,1 @@
-"""Reports: the record of what a checkpoint holds, its costs, and how they are shown."""
+"""Reports: records of what a checkpoint holds and costs, and their output in terminals and plots."""

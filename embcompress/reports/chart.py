@@ -12,15 +12,15 @@ _BARS = "▁▂▃▄▅▆▇█"
 CURVE_TICKS = (0.5, 0.75, 0.9, 0.95, 0.98)
 """Ratios with a label on the axis."""
 _LABEL = 6
-"""Columns of the labels of the error axis."""
+"""Width of the error axis labels, in characters."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart.
+    """One curve of a chart.
 
     Attributes:
-        name: what the legend calls it.
+        name: its name in the legend.
         mark: the character it is drawn with.
         points: (ratio, error), ratios ascending, below 1.
     """
@@ -32,7 +32,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some characters of one line of a chart.
+    """A run of characters in one line of a chart.
 
     Attributes:
         text: the characters.
@@ -133,7 +133,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def _cells(curve: Curve, frame: Frame) -> list[tuple[int, int]]:
-    """The (column, line) of each column that a curve crosses inside of the frame."""
+    """The (column, line) of each column that a curve crosses inside the frame."""
     cells = {}
     points = [(frame.column(ratio), frame.line(error)) for ratio, error in curve.points if error > 0]
     for (left, above), (right, below) in itertools.pairwise(points):

@@ -11,7 +11,7 @@ from embcompress.training.recovery import Check, DistilRecipe, Likeness
 
 @dataclass(frozen=True)
 class CompareResult:
-    """What :func:`embcompress.compare` found.
+    """The result of :func:`embcompress.compare`.
 
     Attributes:
         path: the compressed model.
@@ -46,14 +46,14 @@ class CompareResult:
 
 @dataclass(frozen=True)
 class DistilResult:
-    """What :func:`embcompress.distil` did.
+    """The result of :func:`embcompress.distil`.
 
     Attributes:
         source: the compressed model.
         teacher: the original.
-        output: where the result is.
-        recipe: how it was trained.
-        train_texts: number of texts learned from.
+        output: path of the result.
+        recipe: settings of the training.
+        train_texts: number of training texts.
         steps: optimizer steps.
         parameters: how many numbers were trained.
         checks: measurements at about every fifth of the run, the first before training.

@@ -25,7 +25,7 @@ class DistilProgress(Lines, DistilWatcher):
         self._bar.show(text, share * _WHOLE, _WHOLE)
 
     def check(self, check: Check, *, best: bool) -> None:
-        """Print what the check found."""
+        """Print the measurements of the check."""
         if not self._quiet:
             self._console.print(check_line(check, best=best), soft_wrap=True)
 

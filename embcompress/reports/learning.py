@@ -13,7 +13,7 @@ from embcompress.training.records import Epoch
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What :func:`embcompress.train` or :func:`embcompress.finetune` did.
+    """The result of :func:`embcompress.train` or :func:`embcompress.finetune`.
 
     Attributes:
         source: the checkpoint it started from, None for a new classifier.
@@ -24,7 +24,7 @@ class TrainingResult:
         pretrained: rows that were filled with pretrained vectors.
         train_texts: number of texts learned from.
         dev_texts: number of texts that chose the epoch.
-        epochs: one entry an epoch, the first before training.
+        epochs: one entry per epoch, the first before training.
         best: number of the epoch that was kept.
         dev_accuracy: share of dev texts whose label the written classifier predicts.
         size: bytes of the written weight file.
@@ -57,7 +57,7 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """How well a classifier does on labelled texts.
+    """The result of :func:`embcompress.evaluate`: how well a classifier does on labelled texts.
 
     Attributes:
         path: the classifier.
@@ -75,12 +75,12 @@ class EvaluateResult:
 
     @property
     def accuracy(self) -> float:
-        """Share of texts whose label is predicted."""
+        """Fraction of texts whose label is predicted."""
         return self.confusion.accuracy
 
     @property
     def macro_f1(self) -> float:
-        """Mean of the labels' F1."""
+        """Mean F1 of the labels."""
         return self.confusion.macro_f1
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class EvaluateResult:
 
 @dataclass(frozen=True)
 class CompressResult:
-    """What :func:`embcompress.compress` did: factorize, retrain, evaluate.
+    """The result of :func:`embcompress.compress`: factorize, retrain, evaluate.
 
     Attributes:
         factorized: what factorizing did.

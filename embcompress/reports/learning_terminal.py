@@ -1,4 +1,4 @@
-"""Training and its results as a person reads them, with rich."""
+"""Terminal output for training and its results, with rich."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from embcompress.reports.units import human_bytes
 from embcompress.training.records import Epoch, Watcher
 
 _WIDEST_CONFUSION = 12
-"""Labels up to which the confusion matrix is printed; --json always has it."""
+"""Most labels for which the confusion matrix is printed; --json always contains it."""
 
 
 class TrainingProgress(Lines, Watcher):
@@ -32,7 +32,7 @@ class TrainingProgress(Lines, Watcher):
             self._bar.stop()
 
     def epoch(self, epoch: Epoch, *, best: bool) -> None:
-        """Print what the epoch came to."""
+        """Print the measurements of the epoch."""
         self._dev = epoch.dev_accuracy
         if not self._quiet:
             self._console.print(epoch_line(epoch, best=best), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Pictures of results, with matplotlib (the extra ``embcompress[plot]``)."""
+"""Plots of results, with matplotlib (the extra ``embcompress[plot]``)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plot_history(epochs: Sequence[Epoch], path: Path) -> None:
 
     Raises:
         UsageError: matplotlib is missing.
-        OSError: the picture cannot be written.
+        OSError: the plot cannot be written.
     """
     figure = _figure()(figsize=(7, 3.5), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
@@ -58,7 +58,7 @@ def plot_curves(tables: Sequence[DenseTable], path: Path) -> None:
 
     Raises:
         UsageError: matplotlib is missing.
-        OSError: the picture cannot be written.
+        OSError: the plot cannot be written.
     """
     figure = _figure()(figsize=(8, 4.5 * len(tables)), layout="constrained")
     for axes, table in zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True):
@@ -100,7 +100,7 @@ def _draw_curve(axes: Any, table: DenseTable) -> None:
 
 
 def _label_errors(axes: Any) -> None:
-    """Write errors as numbers (0.05) where they span at most three decades, else as powers of ten."""
+    """Label errors as numbers (0.05) if they span at most three decades, otherwise as powers of ten."""
     least, largest = axes.get_ylim()
     if largest / least > 1000:
         return

@@ -10,11 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Option:
-    """What one ratio would cost.
+    """What low-rank compression to one ratio would cost.
 
     Attributes:
         ratio: fraction of the table's bytes removed.
-        rank: components kept; 0 where not even rank 1 fits.
+        rank: components kept; 0 if not even rank 1 fits.
         table_bytes: bytes of the factors.
         model_bytes: bytes of all weights with these factors.
         relative_error: predicted relative Frobenius error.
@@ -97,16 +97,16 @@ class DenseTable:
 
 @dataclass(frozen=True)
 class CompressedTable:
-    """A table that is compressed already.
+    """A table that is already compressed.
 
     Attributes:
-        name: name the dense table had.
+        name: name of the dense table.
         shape: (V, d) of the dense table.
         dtype: element type of the dense table.
         method: how it was compressed.
-        rank: components kept; None where the method keeps the table's own.
-        stored_dtype: element type of what a lookup is computed from.
-        ties: other names that are the same table.
+        rank: components kept; None for methods that do not reduce the rank.
+        stored_dtype: element type from which a lookup is computed.
+        ties: other names of the same table.
         dense_bytes: bytes of the dense table.
         nbytes: bytes of its parts.
         flops: per token.
@@ -136,7 +136,7 @@ class CompressedTable:
 
 @dataclass(frozen=True)
 class Report:
-    """Where the bytes of a checkpoint are.
+    """The result of :func:`embcompress.report`: where the bytes of a checkpoint are.
 
     Attributes:
         path: the checkpoint.

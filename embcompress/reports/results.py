@@ -55,7 +55,7 @@ class FactorizeResult:
 
     Attributes:
         source: the input.
-        output: where the result is or would be.
+        output: path of the result.
         written: whether it was written.
         tables: one entry a table.
         size_before: bytes of the weight files of the input.
@@ -78,7 +78,7 @@ class FactorizeResult:
 
 @dataclass(frozen=True)
 class ExpandResult:
-    """What :func:`embcompress.expand` did.
+    """The result of :func:`embcompress.expand`.
 
     Attributes:
         source: the compressed input.

@@ -22,7 +22,7 @@ from embcompress.reports.verification import Verification, VerifiedTable
 _PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
 _PIPE_WIDTH = 200
-"""Columns when stdout is no terminal: nothing is wrapped or cut for a file."""
+"""Columns if stdout is not a terminal, so that nothing is wrapped or cut in a file."""
 
 
 class Bar:

@@ -1,10 +1,10 @@
-"""Sizes and counts as a person reads them."""
+"""Sizes, counts and errors as text for people."""
 
 from __future__ import annotations
 
 
 def human_bytes(count: int) -> str:
-    """A size in decimal units with three digits, as disks and model hubs count."""
+    """A size in decimal units with three digits, as used by disks and model hubs."""
     return f"{_scaled(count)}B"
 
 
@@ -14,7 +14,7 @@ def human_flops(count: int) -> str:
 
 
 def human_error(value: float) -> str:
-    """A relative error with four decimals, or two digits where it is small."""
+    """A relative error with four decimals, or two digits if it is small."""
     return f"{value:.4f}" if value >= 0.0005 or value == 0 else f"{value:.1e}"
 
 

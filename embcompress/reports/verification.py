@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that is not as it should be.
+    """One deviation from what is expected.
 
     Attributes:
         name: of the tensor, the part of a file, or the record.
@@ -29,13 +29,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class VerifiedTable:
-    """One compressed table.
+    """The checks of one compressed table.
 
     Attributes:
-        name: name the dense table had.
+        name: name of the dense table.
         shape: (V, d) of the dense table.
         method: how it was compressed.
-        rank: components kept; None where the method keeps the table's own.
+        rank: components kept; None for methods that do not reduce the rank.
         parts: number of stored tensors.
         sealed: whether their bytes were compared with the SHA-256 in the record.
         recorded_error: relative error in the record.
@@ -82,7 +82,7 @@ class Verification:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing differs."""
+        """Whether there are no differences."""
         return not self.differences
 
     def to_dict(self) -> dict[str, Any]:

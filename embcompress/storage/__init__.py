@@ -1,1 +1,1 @@
-"""Raw bytes on disk: reading and copying them, and staged outputs that appear whole or not at all."""
+"""Raw bytes on disk: read, copy, and write outputs that appear whole or not at all."""

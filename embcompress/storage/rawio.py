@@ -1,4 +1,4 @@
-"""Bytes between file descriptors: exact reads, whole writes and copies that stay in the kernel."""
+"""Move bytes between file descriptors: exact reads, complete writes, and copies inside the kernel."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from embcompress.errors import InputError
 
 CHUNK = 8 << 20
-"""Bytes moved at a time: large enough to hide the call, small enough for a smooth progress bar."""
+"""Bytes moved at a time: enough to make the call cheap, few enough for a smooth progress bar."""
 
 _NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
-"""What copy_file_range answers where file systems or kernels cannot do it; anything else is real."""
+"""Errors by which copy_file_range says that it cannot be used here; any other error is a real one."""
 
 
 def read_exact(fd: int, offset: int, out: NDArray[Any], what: str) -> None:
-    """Fill the C-contiguous array ``out`` from ``offset`` on.
+    """Fill the C-contiguous array ``out`` with the bytes from ``offset`` on.
 
     Raises:
-        InputError: the file ends before; ``what`` names it in the message.
+        InputError: the file ends too early; ``what`` names it in the message.
     """
     view = _bytes_of(out)
     done = 0
@@ -50,7 +50,7 @@ def write_all(fd: int, data: bytes | memoryview | NDArray[Any]) -> int:
 
 
 def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
-    """SHA-256 of bytes that come in pieces."""
+    """SHA-256 of bytes given in pieces."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -58,7 +58,7 @@ def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:
-    """The bytes of a C-contiguous array; an empty one has no memory to look at."""
+    """The bytes of a C-contiguous array; an empty array has no memory to view."""
     return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
@@ -67,11 +67,11 @@ def copy_range(
 ) -> None:
     """Append ``count`` bytes of ``source`` from ``offset`` on to ``target`` at its position.
 
-    The copy is made by the kernel (copy_file_range); where that cannot be, through a buffer.
+    The kernel copies them (copy_file_range) if it can; otherwise they go through a buffer.
     ``advance`` is called with the number of bytes of each step.
 
     Raises:
-        InputError: the source ends before.
+        InputError: the source ends too early.
     """
     in_kernel = hasattr(os, "copy_file_range")
     done = 0
@@ -91,7 +91,7 @@ def copy_range(
             raise InputError(
                 f"the input ended at byte {offset + done:,} while it was copied, "
                 f"{count - done:,} bytes early",
-                remedy="see that nothing else writes to it and run again",
+                remedy="make sure that nothing else writes to it, and run again",
             )
         done += moved
         if advance:

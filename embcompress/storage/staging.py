@@ -1,8 +1,8 @@
-"""Write beside the target, then rename: whatever happens, the target is absent, old or complete.
+"""Write in a staging directory, then rename: whatever happens, the target is absent, old or complete.
 
-The staging place of ``small.pt`` is the hidden directory ``.small.pt.embcompress`` beside it. Its
-name is fixed so that two runs on one target meet there, and a lock on it (released by the kernel
-when its holder dies) tells a run that is alive from the leftovers of one that was killed.
+``small.pt`` is written in the hidden directory ``.small.pt.embcompress`` next to it. The name is fixed so
+that two runs with the same target meet there. A lock on the directory, which the kernel releases when its
+holder dies, distinguishes a live run from the leftovers of a killed one.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from pathlib import Path
 from embcompress.errors import EmbcompressError, UsageError
 
 _OLD = "replaced"
-"""Where a directory that is being replaced waits until the new one has its name."""
+"""Name inside the staging directory of a directory that is being replaced, until the new one is in place."""
 
 _DISCARDED = "discarded"
-"""What a directory that is being removed is called meanwhile: it is gone at once, or not at all."""
+"""Name inside the staging directory of a directory being removed, so that it disappears all at once."""
 
 _ENDING = ".embcompress"
-"""What the name of a staging place ends in."""
+"""Ending of the name of a staging directory."""
 
 
 def check_target(target: Path, sources: tuple[Path, ...], *, force: bool) -> None:
     """Refuse a target that must not be written, before any work is done.
 
     Args:
-        target: where the output is to stand.
-        sources: files and directories that are read; the output is of the first one's kind.
+        target: path of the output.
+        sources: files and directories that are read; the output is a directory if the first one is.
         force: whether an existing target may be replaced.
 
     Raises:
-        UsageError: the target is, holds or lies inside an input, is a symbolic link, exists
-            already or as another kind, or has no directory to stand in.
+        UsageError: the target is, contains or lies inside an input, is a symbolic link, exists already
+            (without ``force``, or as something that must not be replaced), or has no parent directory.
     """
     if target.is_symlink():
         raise UsageError(f"{target}: is a symbolic link", remedy="name the file it should be with -o")
@@ -73,10 +73,10 @@ def check_target(target: Path, sources: tuple[Path, ...], *, force: bool) -> Non
 
 
 def check_space(target: Path, needed: int) -> None:
-    """Refuse an output that the disk cannot hold, before hours of writing find out.
+    """Refuse an output that does not fit on the disk, before any work is done.
 
     Raises:
-        EmbcompressError: with both numbers.
+        EmbcompressError: with the needed and the free bytes.
     """
     free = shutil.disk_usage(target.absolute().parent).free
     if needed > free:
@@ -88,17 +88,16 @@ def check_space(target: Path, needed: int) -> None:
 
 @contextlib.contextmanager
 def staged(target: Path, *, force: bool) -> Iterator[Path]:
-    """A path to write the output to, which gets the name ``target`` when the block ends well.
+    """Yield a path to write the output to, and rename it to ``target`` when the block ends without error.
 
-    Files that are written beside it come to stand beside ``target``; their writer syncs them.
-
-    Everything under the yielded path is synced to disk before the rename. When the block raises,
-    interrupts included, all that was written is removed and ``target`` is as it was.
+    Files that are written next to the yielded path are published next to ``target``; their writer syncs
+    them. Everything under the yielded path is synced to disk before the rename. If the block raises, or
+    is interrupted, all that was written is removed and ``target`` is unchanged.
 
     Raises:
         EmbcompressError: another run is writing the same target.
-        UsageError: the target has come into being meanwhile and ``force`` is not set.
-        OSError: the place cannot be written.
+        UsageError: the target was created in the meantime, and ``force`` is not set.
+        OSError: the output cannot be written.
     """
     place = target.absolute()
     stage = place.parent / f".{place.name}{_ENDING}"
@@ -110,7 +109,7 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
         yield stage / place.name
         _sync(stage / place.name)
         if place.exists() and not force:
-            raise UsageError(f"{target}: has come to exist meanwhile", remedy="pass --force to replace it")
+            raise UsageError(f"{target}: was created in the meantime", remedy="pass --force to replace it")
         taken = next((published(f) for f in _companions(stage, place) if published(f).exists()), None)
         if taken is not None and not force:
             raise UsageError(f"{taken}: exists already", remedy="pass --force to replace it, or another -o")
@@ -118,12 +117,12 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
             _publish(stage, place)
     except OSError as error:
         if error.errno is not None and error.filename is None:
-            error.filename = str(target)  # a write by descriptor does not know its file
+            error.filename = str(target)  # errors of writes by descriptor have no file name
         raise
     finally:
         if lock is not None:
             with _interrupts_wait():
-                # The outcome is decided; a leftover is swept by the next run.
+                # The outcome is decided; the next run sweeps up anything left here.
                 with contextlib.suppress(OSError):
                     _sweep(stage, place)
                     stage.rmdir()
@@ -131,13 +130,13 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
 
 
 def published(staged: Path) -> Path:
-    """Where a file will stand that is written to a staging place."""
+    """The final path of a file in a staging directory."""
     stage = staged.parent
     return stage.parent / staged.name if stage.name.endswith(_ENDING) else staged
 
 
 def discard(target: Path) -> None:
-    """Remove an output and what a killed run left of a newer one; another run's work is left alone."""
+    """Remove an output, and the leftovers of a killed run on it; does nothing while another run works."""
     place = target.absolute()
     if not place.is_dir():
         place.unlink(missing_ok=True)
@@ -158,9 +157,10 @@ def discard(target: Path) -> None:
 
 @contextlib.contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Hold Ctrl-C back until the block has ended, for steps of which no half may be left.
+    """Delay Ctrl-C until the end of the block, for steps that must not be left half done.
 
-    Only the main thread has a say in this, and only there Python raises KeyboardInterrupt.
+    Does nothing outside the main thread: only there can signal handlers be set and is KeyboardInterrupt
+    raised.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -177,12 +177,12 @@ def _interrupts_wait() -> Iterator[None]:
 
 @contextlib.contextmanager
 def synced_in_background(path: Path) -> Iterator[None]:
-    """Bring what stands under ``path`` to the disk while the block runs.
+    """Sync ``path`` and everything under it to disk while the block runs.
 
-    The disk works while the processor does, and the sync before the rename waits for little.
+    The disk works while the processor does, so the sync before the rename has little left to do.
 
     Raises:
-        OSError: the disk could not take it; told here because the kernel tells it only once.
+        OSError: the sync failed; it is raised here because the kernel reports it only once.
     """
     with ThreadPoolExecutor(1) as executor:
         syncing = executor.submit(_sync, path)
@@ -191,12 +191,12 @@ def synced_in_background(path: Path) -> Iterator[None]:
 
 
 def _lock(stage: Path) -> int:
-    """Make the staging directory and hold its lock; the descriptor is the caller's to close."""
+    """Make the staging directory and lock it; the caller closes the returned descriptor."""
     while True:
         stage.mkdir(exist_ok=True)
         try:
             lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:  # its last holder removed it just now
+        except FileNotFoundError:  # its last holder has just removed it
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,27 +215,27 @@ def _lock(stage: Path) -> int:
 
 
 def _companions(stage: Path, place: Path) -> list[Path]:
-    """The files that were written beside the output; folders there are their writer's own."""
+    """The files that were written next to the output; their writer removes any folders."""
     return sorted(entry for entry in stage.iterdir() if entry.is_file() and entry.name != place.name)
 
 
 def _publish(stage: Path, place: Path) -> None:
-    """Give the staged output its name."""
+    """Rename the staged output, and the files next to it, to their final paths."""
     companions = _companions(stage, place)
     if any(published(file).exists() for file in companions):
-        place.unlink(missing_ok=True)  # the old output must not be seen beside what is not its own
+        place.unlink(missing_ok=True)  # the old output must not be seen with the new companions
     for file in companions:
         os.replace(file, published(file))
     if place.is_dir():
-        # A directory cannot be renamed over a filled one. Killed between the two renames,
-        # the next run puts the old one back (_sweep).
+        # A directory cannot be renamed over a non-empty one. If the process is killed between the
+        # two renames, the next run puts the old one back (_sweep).
         os.rename(place, stage / _OLD)
     os.replace(stage / place.name, place)
     _sync_directory(place.parent)
 
 
 def _sweep(stage: Path, place: Path) -> None:
-    """Empty the staging directory; a replaced directory goes back where its successor is missing."""
+    """Empty the staging directory; a replaced directory is put back if its successor is missing."""
     old = stage / _OLD
     if old.exists() and not place.exists():
         os.rename(old, place)
@@ -247,7 +247,7 @@ def _sweep(stage: Path, place: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file, or everything under a directory, to the disk."""
+    """Sync a file, or everything under a directory, to disk."""
     if path.is_dir():
         for entry in path.iterdir():
             _sync(entry)

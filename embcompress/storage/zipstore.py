@@ -1,8 +1,8 @@
 """Uncompressed zip archives as ``torch.save`` makes them: a strict directory reader and a streaming writer.
 
-The standard library parses the central directory; everything it would forgive is refused here, because
-records are read and copied by byte range. The writer puts every record at a multiple of 64 bytes
-so that torch can map it, by padding in an extra field with the id ``FB``, as torch does.
+The standard library parses the central directory. Everything it would tolerate is refused here, because
+records are read and copied by byte range. The writer aligns every record to 64 bytes so that torch can
+map it, padding an extra field with the id ``FB``, as torch does.
 Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT.
 """
 
@@ -25,11 +25,11 @@ from embcompress.storage.rawio import CHUNK, copy_range, write_all
 DIRECTORY_LIMIT = 64 << 20
 """Longest central directory read, in bytes; a record takes about 100."""
 ALIGNMENT = 64
-"""Every record begins at a multiple of this, in bytes."""
+"""Every record's data begin at a multiple of this, in bytes."""
 ZIP64_SIZE = 0xFFFFFFFF
 """Sizes and offsets from here on need 64-bit fields."""
 ZIP64_COUNT = 0xFFFF
-"""The number of records from which on the directory needs its 64-bit form."""
+"""From this number of records on, the directory needs its 64-bit form."""
 
 AGAIN = "download or save it again"
 
@@ -41,12 +41,12 @@ _DAY = 0x21  # 1980-01-01: the same input gives the same bytes
 
 @dataclass(frozen=True)
 class Extent:
-    """Bytes in a file.
+    """A byte range of a file.
 
     Attributes:
-        offset: first byte, from the beginning of the file.
+        offset: first byte, counted from the start of the file.
         size: number of bytes.
-        crc: their CRC-32, None where the file keeps no checksums.
+        crc: their CRC-32, None if the file stores no checksums.
     """
 
     offset: int
@@ -55,15 +55,15 @@ class Extent:
 
 
 def read_directory(fd: int, where: str) -> Mapping[str, Extent]:
-    """The records of a stored zip, in the order in which they lie in the file.
+    """The records of an uncompressed zip, in the order of their bytes.
 
     Args:
         fd: opened for reading; its position is moved.
-        where: what to call the file in an error.
+        where: name of the file, for error messages.
 
     Raises:
-        InputError: it is cut short, compressed, encrypted, or its records are doubled, overlap or
-            lie outside the file.
+        InputError: the zip is cut short, compressed or encrypted, or its records are duplicated,
+            overlap or lie outside the file.
     """
     try:
         with zipfile.ZipFile(_Source(fd, closefd=False)) as archive:
@@ -71,13 +71,13 @@ def read_directory(fd: int, where: str) -> Mapping[str, Extent]:
             limit = archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error, OSError) as error:
         raise InputError(f"{where}: its zip directory cannot be read ({error})", remedy=AGAIN) from None
-    # Torch writes zeros for all when told to keep no checksums (set_crc32_options).
+    # If checksums are switched off (set_crc32_options), torch writes zeros for all of them.
     checked = any(entry.CRC for entry in entries)
     records: dict[str, Extent] = {}
     seen: set[str] = set()
     end = 0
     for entry in entries:
-        # Torch's reader ignores case, so two spellings would be two candidates there.
+        # Torch's reader ignores case, so two spellings would be ambiguous there.
         if (folded := entry.filename.lower()) in seen:
             raise InputError(f"{where}: holds two records named {entry.filename}", remedy=AGAIN)
         seen.add(folded)
@@ -86,7 +86,7 @@ def read_directory(fd: int, where: str) -> Mapping[str, Extent]:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise InputError(
                 f"{where}: record {entry.filename} is compressed, {entry.compress_size:,} bytes for "
-                f"{entry.file_size:,}; torch.save stores records as they are",
+                f"{entry.file_size:,}; torch.save stores records uncompressed",
                 remedy="save it again with torch.save",
             )
         if entry.header_offset < end or (end == 0 and entry.header_offset > 0):
@@ -99,7 +99,7 @@ def read_directory(fd: int, where: str) -> Mapping[str, Extent]:
         end = start + entry.file_size
         if end > limit:
             raise InputError(
-                f"{where}: record {entry.filename} ends at byte {end:,}, behind the last byte for "
+                f"{where}: record {entry.filename} ends at byte {end:,}, after the last byte for "
                 f"records, {limit:,}",
                 remedy=AGAIN,
             )
@@ -108,7 +108,7 @@ def read_directory(fd: int, where: str) -> Mapping[str, Extent]:
 
 
 class _Source(io.FileIO):
-    """A file that is not read in pieces larger than a directory may be."""
+    """A file that refuses to read more at a time than a directory may take."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > DIRECTORY_LIMIT:
@@ -117,7 +117,7 @@ class _Source(io.FileIO):
 
 
 def _data_offset(fd: int, entry: zipfile.ZipInfo, where: str) -> int:
-    """Where the bytes of a record begin, behind its local header and the header's extra field."""
+    """Offset of a record's bytes, after its local header and the header's extra field."""
     head = os.pread(fd, _LOCAL.size, entry.header_offset)
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
         raise InputError(
@@ -125,7 +125,7 @@ def _data_offset(fd: int, entry: zipfile.ZipInfo, where: str) -> int:
             remedy=AGAIN,
         )
     name_length, extra_length = _LOCAL.unpack(head)[-2:]
-    # Readers of streams go by the name that stands here, torch by that of the directory.
+    # Streaming readers use the name in the local header, torch the one in the directory.
     name = os.pread(fd, int(name_length), entry.header_offset + _LOCAL.size)
     if name != entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437"):
         raise InputError(
@@ -139,7 +139,7 @@ def pieces(fd: int, extent: Extent, where: str) -> Iterator[bytes]:
     """The bytes of ``extent``, a few megabytes at a time.
 
     Raises:
-        InputError: the file ends before; ``where`` names it.
+        InputError: the file ends too early; ``where`` names it.
     """
     done = 0
     while done < extent.size:
@@ -161,12 +161,12 @@ def check_record(
     Args:
         fd: the archive.
         name: name of the record, for the error.
-        extent: where it lies.
-        where: what to call the file in an error.
+        extent: byte range of the record.
+        where: name of the file, for error messages.
         advance: called with the number of bytes of each step.
 
     Raises:
-        InputError: the CRC-32 does not fit the bytes.
+        InputError: the CRC-32 does not match the bytes.
     """
     if extent.crc is None:
         return
@@ -191,10 +191,10 @@ class _Written:
 
 
 class ZipWriter:
-    """Writes records one after another; :meth:`finish` makes it a zip.
+    """Writes records one after another; :meth:`finish` completes the zip.
 
     Args:
-        fd: opened for writing; its position is where the first record goes.
+        fd: opened for writing; the first record goes to its position.
     """
 
     def __init__(self, fd: int) -> None:
@@ -203,7 +203,7 @@ class ZipWriter:
 
     @classmethod
     def resume(cls, fd: int, records: Mapping[str, Extent]) -> ZipWriter:
-        """Go on behind ``records`` of an archive that this class wrote; the rest of it is cut off."""
+        """Continue after ``records`` of an archive that this class wrote; the rest of it is cut off."""
         writer = cls(fd)
         end = 0
         for name, extent in records.items():
@@ -215,7 +215,7 @@ class ZipWriter:
         return writer
 
     def add(self, name: str, size: int, pieces: Iterable[bytes | NDArray[Any]]) -> None:
-        """Append a record of ``size`` bytes that ``pieces`` together make up."""
+        """Append a record whose ``pieces`` add up to ``size`` bytes."""
         header = self._begin(name, size, 0)
         crc = done = 0
         for piece in pieces:
@@ -228,14 +228,14 @@ class ZipWriter:
     def copy(
         self, name: str, source: int, extent: Extent, advance: Callable[[int], None] | None = None
     ) -> None:
-        """Append a record with the bytes and the known checksum of ``extent`` in ``source``."""
+        """Append a record with the bytes of ``extent`` in ``source``, whose checksum is known."""
         assert extent.crc is not None
         header = self._begin(name, extent.size, extent.crc)
         copy_range(source, extent.offset, extent.size, self._fd, advance)
         self._written.append(_Written(name.encode(), header, extent.size, extent.crc))
 
     def _begin(self, name: str, size: int, crc: int) -> int:
-        """Write a local header padded so that the data behind it are aligned; its offset is returned."""
+        """Write a local header, padded so that the data after it are aligned; return its offset."""
         header = os.lseek(self._fd, 0, os.SEEK_CUR)
         raw = name.encode()
         wide = size >= ZIP64_SIZE
@@ -256,7 +256,7 @@ class ZipWriter:
 
 
 def _central(record: _Written) -> bytes:
-    """A directory entry; only the fields that do not fit 32 bits stand in the zip64 extra field."""
+    """A directory entry; the zip64 extra field holds only the values that do not fit in 32 bits."""
     wide_size = record.size >= ZIP64_SIZE
     wide_header = record.header >= ZIP64_SIZE
     wide = [record.size, record.size] * wide_size + [record.header] * wide_header
@@ -269,7 +269,7 @@ def _central(record: _Written) -> bytes:
 
 
 def _end(count: int, size: int, start: int) -> bytes:
-    """The end of the central directory, in 64-bit form where a count or offset needs it."""
+    """The end of the central directory, in 64-bit form if a count or offset needs it."""
     wide = b""
     if count >= ZIP64_COUNT or start >= ZIP64_SIZE or size >= ZIP64_SIZE:
         wide = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, start)

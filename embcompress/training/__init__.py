@@ -1,1 +1,1 @@
-"""Training: one loop, learning-rate schedules, optimizers; torch only."""
+"""Training with torch: the loop, learning-rate schedules, optimizers, distillation and snapshots."""

@@ -1,10 +1,10 @@
 """CALR, the Cyclically Annealed Learning Rate, as a scheduler that any PyTorch program can use.
 
-Acharya, Goel, Metallinou & Dhillon 2019 (arXiv:1811.00641), where CALR is introduced, in the form of
-the code they released: the learning rate moves in triangles (Smith 2017, arXiv:1506.01186, section
-3.1) between a lower bound and an upper one; the upper bound decays from epoch to epoch until it would
-meet the lower, and then starts again from the top. Their steps, with S the step size and UB0 the rate
-asked for::
+CALR was introduced by Acharya, Goel, Metallinou & Dhillon 2019 (arXiv:1811.00641); this is the version of
+the code they released. The learning rate moves in triangles (Smith 2017, arXiv:1506.01186, section
+3.1) between a lower and an upper bound. The upper bound decays from epoch to epoch until it would
+meet the lower one, and then restarts from the top. The steps, with step size S and the given
+rate UB0::
 
     UB = UB0;  LB = UB0·decay^window
     at the start of each epoch but the first, every epochs_per_decay epochs:
@@ -29,26 +29,25 @@ from torch.optim.lr_scheduler import LRScheduler
 class CALR(LRScheduler):
     """Triangles under an upper bound that decays in windows and restarts; call ``step`` after each batch.
 
-    In exact arithmetic ``UB <= LB`` holds after as many decays as the exponent in LB says. Here decays
-    are counted and bounds never compared: as floats the two miss each other for many choices (UB0 = 1
-    and decay = 0.1 are one), and the window would last an epoch more. So the first window lasts
+    In exact arithmetic ``UB <= LB`` holds after as many decays as the exponent in LB says. This class
+    counts decays and never compares the bounds: as floats they miss each other for many settings (such
+    as UB0 = 1 and decay = 0.1), and the window would last an epoch longer. So the first window lasts
     ``window`` decays over LB = UB0·decay^window, and every later one ``restart_window`` decays over
-    LB = UB0·decay^restart_window. The rate is a closed form of ``last_epoch``: nothing accumulates,
-    and a resumed run has the rates of one that was never stopped.
+    LB = UB0·decay^restart_window. The rate is a closed form of ``last_epoch``: no error accumulates,
+    and a resumed run has the same rates as an uninterrupted one.
 
     Args:
-        optimizer: whose learning rates are set; those it has are not used.
+        optimizer: optimizer whose learning rates are set; its own rates are not used.
         max_lr: the upper bound at the start of a window, UB0; one for all parameter groups or one each.
         iterations_per_epoch: calls of ``step`` in an epoch.
-        step_size: iterations from the lower bound to the upper, S, half a cycle; need not be whole.
-            None for half an epoch, at least 1, so that an epoch is one cycle however short the run;
-            the published experiments used 1000.
-        decay: what the upper bound is multiplied by. With 1 both bounds are ``max_lr``, and the rate
-            is constant.
+        step_size: iterations from the lower bound to the upper, S, which is half a cycle; need not be an
+            integer. None means half an epoch, but at least 1, so that an epoch is one cycle however short
+            the run; the published experiments used 1000.
+        decay: factor of the upper bound. With 1 both bounds are ``max_lr``, and the rate is constant.
         window: decays in the first window; the authors used 5 for training and 3 for retraining.
-        restart_window: decays in each later window; they always used 5.
+        restart_window: decays in each later window; the authors always used 5.
         epochs_per_decay: epochs between two decays.
-        last_epoch: index of the last iteration done, counted from 0, when a run is continued without
+        last_epoch: index of the last finished iteration, counted from 0, to continue a run without
             a state dict; -1 for a new run.
 
     Raises:
@@ -80,7 +79,7 @@ class CALR(LRScheduler):
         self.window = _count("window", window)
         self.restart_window = _count("restart_window", restart_window)
         self.epochs_per_decay = _count("epochs_per_decay", epochs_per_decay)
-        for group in optimizer.param_groups:  # what torch asks of an optimizer that is continued
+        for group in optimizer.param_groups:  # torch requires it of the optimizer of a continued run
             group.setdefault("initial_lr", group["lr"])
         super().__init__(optimizer, last_epoch)
 
@@ -95,8 +94,8 @@ class CALR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state dict, and give the optimizer the rates of its next step.
 
-        Other schedulers leave that to the optimizer's own state, which is lost on an optimizer that
-        was loaded before its scheduler was made: making one sets the rates of the first iteration.
+        Other schedulers leave the rates to the optimizer's own state. But making a scheduler sets the rates
+        of the first iteration, so they are lost if the optimizer was loaded before.
         """
         super().load_state_dict(state_dict)
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
@@ -117,14 +116,14 @@ class CALR(LRScheduler):
 def triangular(iteration: int, step_size: float, lower: float, upper: float) -> float:
     """Smith's triangular policy (arXiv:1506.01186, section 3.1): ``lower`` at 0, ``upper`` at S."""
     position = iteration % (2 * step_size)
-    # The quotients come first: rounded, they are at most 1, so that no rate falls below 0.
+    # Divide first: the rounded quotients are at most 1, so no rate falls below 0.
     if position < step_size:
         return lower + (upper - lower) * (position / step_size)
     return upper - (upper - lower) * ((position - step_size) / step_size)
 
 
 def _one_per_group(max_lr: float | Sequence[float], groups: int) -> list[float]:
-    """``max_lr`` for each of the parameter groups."""
+    """``max_lr`` as one rate per parameter group."""
     rates = list(max_lr) if isinstance(max_lr, Sequence) else [max_lr] * groups
     if len(rates) != groups:
         raise ValueError(
@@ -134,7 +133,7 @@ def _one_per_group(max_lr: float | Sequence[float], groups: int) -> list[float]:
 
 
 def _positive(name: str, value: float, limit: float = math.inf) -> float:
-    """``value`` as a plain float, which a state dict can hold whatever the caller's type was."""
+    """``value`` as a plain float, so that a state dict can hold it whatever type the caller used."""
     number = float(value)
     if not (0 < number <= limit and math.isfinite(number)):
         allowed = "a finite number above 0" if limit == math.inf else f"a number in (0, {limit:g}]"

@@ -1,4 +1,4 @@
-"""Where a model runs, and in which precision."""
+"""The device and the precision in which a model runs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _WITHOUT = {"DEFAULT", "NO AVX", "AVX2"}
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and its precision.
+    """A device and a precision.
 
     Attributes:
-        device: where the model and its batches are.
-        mixed: whether training's forward passes run in bfloat16 where that is safe
-            (``torch.autocast``); bfloat16 has the range of float32, so losses need no scaling.
+        device: device of the model and its batches.
+        mixed: whether forward passes in training run in bfloat16 where that is safe
+            (``torch.autocast``). bfloat16 has the range of float32, so losses need no scaling.
     """
 
     device: torch.device
     mixed: bool = False
 
     def precision(self) -> AbstractContextManager[object]:
-        """The context of a forward pass in training."""
+        """The context manager for a forward pass in training."""
         context = contextlib.ExitStack()
         if self.mixed:
             context.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
             if self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in _WITHOUT:
-                # oneDNN's LSTM raises there; torch's own computes the same
+                # oneDNN's LSTM raises an error there; torch's own computes the same.
                 context.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
         return context
 

@@ -1,12 +1,12 @@
-"""Bringing a compressed model nearer to its original on texts without labels, its teacher.
+"""Train a compressed model to match its original, the teacher, on texts without labels.
 
-The loss is that of Jiao et al. 2020 (TinyBERT, arXiv:1909.10351, equation 8) for the last layer, the
-squared distance of hidden states, here over their variance; to it the distance 1 - cosine of sentence
-vectors is added, and for language models the divergence of the predicted tokens (Hinton et al. 2015,
-arXiv:1503.02531, at temperature 1). Both models run without dropout: the student had learned before.
+The loss follows Jiao et al. 2020 (TinyBERT, arXiv:1909.10351, equation 8) for the last layer: the
+squared distance of hidden states, here over their variance. To it are added the distance 1 - cosine of
+sentence vectors and, for language models, the divergence of the predicted tokens (Hinton et al. 2015,
+arXiv:1503.02531, at temperature 1). Both models run without dropout, since the student is already trained.
 
-A run can stop after any step and go on from there to bitwise the same weights (on a CPU, where it is not
-limited by time): nothing in it is random but the order of the texts, which follows from seed and epoch.
+A run can stop after any step and resume to bitwise the same weights (on a CPU, and without a time limit):
+only the order of the texts is random, and it follows from the seed and the epoch.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ from embcompress.training.recovery import Check, DistilRecipe, DistilWatcher, Li
 State = dict[str, Tensor]
 
 _CHECKS = 5
-"""Times in a run that the texts set aside are looked at."""
+"""Number of checks on the held-out texts during a run."""
 _WARM_UP = 0.05
-"""Share of the run in which the learning rate rises."""
+"""Fraction of the run in which the learning rate rises."""
 _CLIP = 1.0
 """Largest norm of the gradient."""
 _HELD_OUT_SHARE, _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.02, 32, 500
 
 
 def held_out(count: int, seed: int) -> tuple[Ids, Ids]:
-    """Numbers of the texts to learn from, and of those set aside: 2 %, 32 to 500, at most a fifth."""
+    """Indices of the training texts and of the held-out ones: 2 %, 32 to 500, but at most a fifth."""
     share = min(max(round(count * _HELD_OUT_SHARE), _LEAST_HELD_OUT), _MOST_HELD_OUT, count // 5)
     order = np.random.default_rng((seed, 0)).permutation(count)
     return np.sort(order[share:]), np.sort(order[:share])
 
 
 def choose_trained(model: nn.Module, what: str) -> State:
-    """Leave only ``what`` to be trained; the parameters by name, a tied one under each of its names.
+    """Freeze everything but ``what``; return the trained parameters by name, tied ones under every name.
 
     Raises:
-        UsageError: there is nothing of it.
+        UsageError: the model has no such parameters.
     """
     if what != "all":
         model.requires_grad_(False)
         for module in model.modules():
             if isinstance(module, FactorizedPair) or (what == "norms" and _is_norm(module)):
                 module.requires_grad_(True)
-        for module in model.modules():  # the bias of a head is none of the table's
+        for module in model.modules():  # the bias of a head is not part of the table
             if isinstance(module, FactorizedHead) and module.bias is not None:
                 module.bias.requires_grad_(False)
     found = {n: p for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
@@ -72,18 +72,18 @@ def choose_trained(model: nn.Module, what: str) -> State:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether it normalizes: torch's own, or one of the many classes of transformers that do so."""
+    """Whether a module normalizes: torch's LayerNorm, or one of the many classes of transformers."""
     return type(module).__name__.endswith(("LayerNorm", "RMSNorm")) or isinstance(module, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        checks: the first is before training; the last of an interrupted run is where it stopped.
-        best: that of the weights which are kept.
-        state: the trained parameters by name, as they were then.
+        checks: all checks; the first is before training, the last of an interrupted run is where it stopped.
+        best: the check whose weights are kept.
+        state: the trained parameters by name, as they were at that check.
         steps: optimizer steps.
     """
 
@@ -94,20 +94,20 @@ class Distilled:
 
     @property
     def changed(self) -> bool:
-        """Whether training made anything better."""
+        """Whether training improved anything."""
         return self.best is not self.checks[0]
 
 
 class Distiller:
-    """One run.
+    """One distillation run.
 
     Args:
-        student: trained in place; on the runtime's device afterwards, as is the teacher.
+        student: model to train, in place; it is moved to the runtime's device, as is the teacher.
         teacher: the original.
-        train: texts to learn from.
-        held: texts that choose the best weights.
-        recipe: how.
-        runtime: where.
+        train: training texts.
+        held: held-out texts that choose the best weights.
+        recipe: settings of the training.
+        runtime: device and precision.
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class Distiller:
         self._trained = [*{id(p): p for p in self._named.values()}.values()]
         fused = runtime.device.type in {"cpu", "cuda", "mps"}
         self._optimizer = torch.optim.AdamW(self._trained, recipe.highest_rate, weight_decay=0.0, fused=fused)
-        self._spent = 0.0  # seconds until it was stopped
-        self._began: float | None = None  # when it went on, None while it does not
+        self._spent = 0.0  # seconds of training before the last stop
+        self._began: float | None = None  # start of the current stretch of training, None between stretches
         self._step, self._loss, self._seen = 0, 0.0, 0
         self._variance = 1.0
         self._looked = 0  # fifths of the run that were done at the last check
@@ -138,17 +138,17 @@ class Distiller:
         self._state: State = {}
 
     def run(self, watcher: DistilWatcher, stop: Callable[[], bool], save: Callable[[], None]) -> bool:
-        """Train to the end, or until ``stop`` answers true after a step.
+        """Train to the end, or until ``stop`` returns true after a step.
 
-        At about every fifth of the run, and at its end, the texts set aside are looked at.
+        The held-out texts are checked after about every fifth of the run, and at its end.
 
         Args:
-            watcher: is told of steps and checks.
-            stop: asked after each step.
-            save: called after each step, when :meth:`state_dict` may be kept.
+            watcher: is notified of steps and checks.
+            stop: called after each step.
+            save: called after each step, when :meth:`state_dict` may be saved.
 
         Returns:
-            Whether it came to its end.
+            Whether the run is complete.
         """
         self._began = time.monotonic()
         if not self._checks:
@@ -171,14 +171,14 @@ class Distiller:
 
     @property
     def result(self) -> Distilled:
-        """What it came to at its last check."""
+        """The result at the last check."""
         assert self._best is not None, "the first check was before the first step"
         return Distilled(tuple(self._checks), self._best, self._state, self._step)
 
     def stopped(self, watcher: DistilWatcher) -> Distilled:
-        """What it came to where it was stopped.
+        """Check once more where the run was stopped, and return the result so far.
 
-        This check has no part in the state of the run, which goes on as if nothing had been.
+        This check is not part of the run's state: a resumed run continues as if it had not happened.
         """
         last, check = self.result, self._look()
         best = check.beats(last.best)
@@ -190,25 +190,25 @@ class Distiller:
         return -(-len(self._train) // self._recipe.batch_size)
 
     def _batches(self) -> Iterator[Ids]:
-        """The batches from the step on that is next, of as many epochs as are asked for."""
+        """The batches from the next step on, for any number of epochs."""
         while True:
             epoch, step = divmod(self._step, self._epoch_steps())
             rng = np.random.default_rng((self._recipe.seed, 1 + epoch))
             yield from shuffled_batches(self._train.texts.lengths, self._recipe.batch_size, rng)[step:]
 
     def _seconds(self) -> float:
-        """Time of the run so far, without that in which it was stopped."""
+        """Seconds of training so far, without the pauses while the run was stopped."""
         return self._spent + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def _share(self) -> float:
-        """Share of the run that is done, by steps or by time, whichever is further."""
+        """Fraction of the run that is done, by steps or by time, whichever is larger."""
         share = self._step / (self._epoch_steps() * self._recipe.most_epochs)
         if self._recipe.minutes is not None:
             share = max(share, self._seconds() / (60 * self._recipe.minutes))
         return min(share, 1.0)
 
     def _learn(self, rows: Ids, share: float) -> float:
-        """One optimizer step on the texts ``rows``; its learning rate."""
+        """Make one optimizer step on the texts ``rows``; return its learning rate."""
         lengths = self._train.texts.lengths
         tokens, predicted = int(lengths[rows].sum()), max(int((lengths[rows] - 1).sum()), 1)
         for part in batches_within(rows, lengths, most_tokens(self._student)):
@@ -233,14 +233,14 @@ class Distiller:
         return rate
 
     def _look(self) -> Check:
-        """Measure on the texts set aside."""
+        """Measure on the held-out texts."""
         measured = measure(self._student, self._teacher, self._held, self._runtime)
-        self._variance = measured.variance  # the teacher's, on the same texts: always the same
+        self._variance = measured.variance  # of the teacher on fixed texts, so it never changes
         loss = self._loss / self._seen if self._seen else None
         return Check(self._step, self._seconds(), loss, measured.likeness)
 
     def _keep(self, check: Check, watcher: DistilWatcher) -> None:
-        """Record a check, keep the weights if they are the best so far, begin a new count."""
+        """Record a check, keep the weights if they are the best so far, and reset the mean loss."""
         self._loss, self._seen = 0.0, 0
         self._checks.append(check)
         best = self._best is None or check.beats(self._best)
@@ -249,12 +249,12 @@ class Distiller:
         watcher.check(check, best=best)
 
     def _copied(self) -> State:
-        """A copy of what is trained on the CPU; what is tied stays so."""
+        """A copy of the trained parameters on the CPU; tied ones stay tied."""
         copies = {id(p): p.detach().to("cpu", copy=True) for p in self._trained}
         return {name: copies[id(p)] for name, p in self._named.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a later :meth:`load_state_dict` needs to go on as if nothing had been."""
+        """The state from which :meth:`load_state_dict` can resume the run."""
         return {
             "trained": nn.ParameterList(self._trained).state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -270,7 +270,7 @@ class Distiller:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to where another run with the same arguments was."""
+        """Return to the state of another run with the same arguments."""
         nn.ParameterList(self._trained).load_state_dict(state["trained"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._step = state["step"]

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps instead of in the middle of one."""
+"""Delay Ctrl-C to the end of a training step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import FrameType, TracebackType
 
 
 class Interrupts:
-    """While it is entered, the first Ctrl-C is only noted; a second one interrupts at once.
+    """A context in which the first Ctrl-C is only recorded; a second one interrupts at once.
 
-    Calling it tells whether there was one. Only the main thread is asked by the system, so
-    elsewhere it changes nothing.
+    Call it to learn whether Ctrl-C was pressed. Only the main thread receives signals, so in others it
+    does nothing.
     """
 
     def __init__(self) -> None:
@@ -20,11 +20,11 @@ class Interrupts:
         self._entered = False
 
     def __call__(self) -> bool:
-        """Whether there was one."""
+        """Whether Ctrl-C was pressed."""
         return self._pressed
 
     def __enter__(self) -> Interrupts:
-        # What is ignored stays so: a background job does not end with the foreground's Ctrl-C.
+        # Leave an ignored signal ignored: Ctrl-C in the foreground must not end a background job.
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         if threading.current_thread() is threading.main_thread() and not ignored:
             self._old = signal.signal(signal.SIGINT, self._press)
@@ -35,7 +35,7 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._entered:
-            # None stands for a handler that was not set from Python and cannot be set again.
+            # None means a handler that was not set from Python and cannot be restored.
             signal.signal(signal.SIGINT, self._old or signal.SIG_DFL)  # type: ignore[arg-type]
 
     def _press(self, _number: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""How like a compressed model is to its original on texts: hidden states, sentence vectors, perplexity."""
+"""How closely a compressed model matches its original: hidden states, sentence vectors, perplexity."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from embcompress.training.devices import Runtime
 from embcompress.training.recovery import Likeness
 
 NEAREST = 5
-"""Neighbours of each text that are compared."""
+"""Nearest neighbours compared for each text."""
 
 MOST_NEIGHBOURS = 20_000
-"""Texts among which neighbours are looked for; their number of pairs grows with the square."""
+"""Most texts among which neighbours are sought; the number of pairs is their square."""
 
 _BATCH = 64
 _TOKENS = 1 << 14
 _LOGITS = 1 << 26
-"""Texts, token ids and scores of tokens that are computed together: 256 MB in float32."""
+"""Limits for what is computed together: texts, token ids, and token scores (256 MB in float32)."""
 
 _BLOCK = 1024
 
 
 def most_tokens(model: Pretrained) -> int:
-    """Token ids, padding included, that ``model`` reads together within bounded memory."""
+    """Most token ids, padding included, that ``model`` may read together so that memory is bounded."""
     return min(_TOKENS, max(_LOGITS // model.vocabulary, 1)) if model.causal else _TOKENS
 
 
@@ -61,12 +61,12 @@ def _width(model: Pretrained) -> int | None:
 
 @dataclass(frozen=True)
 class Differences:
-    """Sums over some texts, from which losses and means are made.
+    """Sums over some texts, from which losses and means are computed.
 
     Attributes:
         squares: squared distance of hidden states, over all tokens and components.
         cosines: cosines of sentence vectors (texts).
-        divergence: Kullback–Leibler divergence of the predicted tokens; None where none are predicted.
+        divergence: Kullback–Leibler divergence of the predicted tokens; None if the models predict none.
     """
 
     squares: Tensor
@@ -75,7 +75,7 @@ class Differences:
 
 
 def differences(student: Outputs, teacher: Outputs, mask: Tensor) -> Differences:
-    """How far ``student`` is from ``teacher`` on the tokens that the mask (B×L) leaves."""
+    """Differences between student and teacher, on the tokens where the mask (B×L) is 1."""
     inside = mask.bool()
     mine, theirs = student.hidden.float(), teacher.hidden.float()
     squares = (mine - theirs)[inside].square().sum()
@@ -93,23 +93,23 @@ def differences(student: Outputs, teacher: Outputs, mask: Tensor) -> Differences
 
 
 def sentence_vectors(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Means of hidden states (B×L×d) over the tokens that are there, B×d."""
+    """Mean of the hidden states (B×L×d) of each text over its tokens, without padding (B×d)."""
     weights = mask[..., None].to(hidden.dtype)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def _predicting(mask: Tensor) -> Tensor:
-    """Places (B×L) that are followed by a token."""
+    """Positions (B×L) that are followed by a token, as booleans."""
     return F.pad(mask[:, 1:], (0, 1)).bool()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What :func:`measure` found.
+    """The result of :func:`measure`.
 
     Attributes:
-        likeness: of the two models.
-        variance: of a token's hidden state in the teacher, summed over components.
+        likeness: comparison of the two models.
+        variance: variance of a token's hidden state in the teacher, summed over components.
     """
 
     likeness: Likeness
@@ -124,22 +124,22 @@ def measure(
     runtime: Runtime,
     progress: Progress = silent,
 ) -> Measured:
-    """Compare two models, which are on the runtime's device, on texts.
+    """Compare two models on texts; both must be on the runtime's device.
 
-    They are compared in their own precision, so that it does not depend on how they were trained.
+    They run in their own precision, so that the result does not depend on how they were trained.
 
     Args:
-        student: the compressed one.
+        student: the compressed model.
         teacher: the original.
         data: the texts.
-        runtime: where.
+        runtime: device of the models.
         progress: called as ``progress("compare", done, total)`` with numbers of texts.
     """
     batches = sorted_batches(data.texts.lengths, _BATCH, most_tokens(student))
     squares = cosine = divergence = 0.0
     tokens = predicted = done = 0
     losses = np.zeros(2)
-    sums: list[Tensor] = []  # of hidden states and of their squares, of each batch
+    sums: list[Tensor] = []  # per batch, the sums of hidden states and of their squares
     vectors: tuple[list[Tensor], list[Tensor]] = ([], [])
     for rows in batches:
         ids, mask = data.tensors(rows, runtime.device)
@@ -176,7 +176,7 @@ def measure(
 
 
 def _next_token_loss(outputs: Outputs, ids: Tensor, mask: Tensor) -> float:
-    """Cross-entropy of the tokens that follow another, summed."""
+    """Summed cross-entropy of all tokens that follow another."""
     assert outputs.logits is not None
     predicted = _predicting(mask)
     return float(
@@ -185,9 +185,9 @@ def _next_token_loss(outputs: Outputs, ids: Tensor, mask: Tensor) -> float:
 
 
 def neighbours_kept(mine: Tensor, theirs: Tensor, nearest: int = NEAREST) -> float:
-    """Share of each row's nearest others, by cosine, that are the same in both (N×d each).
+    """Fraction of each row's nearest other rows, by cosine, that are the same in both matrices (N×d each).
 
-    Of more than ``MOST_NEIGHBOURS`` rows the first are compared.
+    Only the first ``MOST_NEIGHBOURS`` rows are compared.
     """
     pair = [F.normalize(rows[:MOST_NEIGHBOURS], dim=1) for rows in (mine, theirs)]
     count = len(pair[0])
@@ -202,7 +202,7 @@ def neighbours_kept(mine: Tensor, theirs: Tensor, nearest: int = NEAREST) -> flo
 
 
 def _nearest(rows: Tensor, start: int, stop: int, nearest: int) -> Tensor:
-    """Numbers of the rows nearest to rows ``start:stop``, themselves left out (n×nearest)."""
+    """Indices of the rows nearest to rows ``start:stop``, themselves excluded (n×nearest)."""
     cosines = rows[start:stop] @ rows.T
     cosines[torch.arange(stop - start), torch.arange(start, stop)] = -torch.inf
     return cosines.topk(nearest, dim=1).indices

@@ -1,8 +1,8 @@
-"""The training loop: shuffled batches, one optimizer step each, the best epoch on dev kept.
+"""The training loop: shuffled batches, one optimizer step each; the best epoch on dev is kept.
 
-It can stop after any step and go on from there to bitwise the same model (on a CPU): the state
-holds weights, moments, schedule, random numbers and place, and the batches of an epoch follow
-from the seed and the epoch's number alone.
+A run can stop after any step and resume to bitwise the same model (on a CPU). Its state holds weights,
+moments, schedule, random state and position; the batches of an epoch follow from the seed and the
+epoch's number.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ State = dict[str, Tensor]
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse names and settings that no optimizer or schedule takes, before anything is read.
+    """Refuse unknown names and invalid settings before anything is read.
 
     Raises:
         UsageError: with the choices.
@@ -52,14 +52,14 @@ def _optimizer_and_schedule(
 
 
 class Trainer:
-    """One run of training.
+    """One training run.
 
     Args:
-        model: trained in place; moved to the runtime's device.
-        train: texts to learn from.
+        model: model to train, in place; it is moved to the runtime's device.
+        train: training texts.
         dev: texts that choose the epoch.
-        recipe: how.
-        runtime: where.
+        recipe: settings of the training.
+        runtime: device and precision.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Trainer:
         self._optimizer, self._schedule = _optimizer_and_schedule(recipe, trained, self._steps)
         self._random: Tensor | None = None
         self._step, self._rate = 0, 0.0
-        # Of the epoch under way:
+        # Of the current epoch:
         self._loss_sum, self._seen, self._seconds, self._highest = 0.0, 0, 0.0, 0.0
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
@@ -84,19 +84,19 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run, should it not stop early."""
+        """Steps of the whole run, if it does not stop early."""
         return self._steps * self._recipe.epochs
 
     def run(self, watcher: Watcher, stop: Callable[[], bool], save: Callable[[], None]) -> bool:
-        """Train to the end, or until ``stop`` answers true after a step.
+        """Train to the end, or until ``stop`` returns true after a step.
 
         Args:
-            watcher: is told of steps and epochs.
-            stop: asked after each step.
-            save: called after each epoch, when :meth:`state_dict` may be kept.
+            watcher: is notified of steps and epochs.
+            stop: called after each step.
+            save: called after each epoch, when :meth:`state_dict` may be saved.
 
         Returns:
-            Whether it came to its end; the best weights are then ``best_state``.
+            Whether the run is complete; the best weights are then ``best_state``.
         """
         with self._own_random_numbers():
             if not self.history:
@@ -119,7 +119,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _own_random_numbers(self) -> Iterator[None]:
-        """Draw from a generator of our own, which goes on where it was left; the caller's is not moved."""
+        """Use a random generator of our own, which resumes where it stopped; the caller's is unchanged."""
         device = self._runtime.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(self._recipe.seed)
@@ -135,7 +135,7 @@ class Trainer:
         return shuffled_batches(self._train.texts.lengths, self._recipe.batch_size, rng)
 
     def _learn(self, rows: Ids) -> None:
-        """One optimizer step on the texts ``rows``."""
+        """Make one optimizer step on the texts ``rows``."""
         self._model.train()
         tokens, lengths, labels = tensors_of(self._train, rows, self._runtime.device)
         with self._runtime.precision():
@@ -152,7 +152,7 @@ class Trainer:
         self._step += 1
 
     def _close_epoch(self, watcher: Watcher) -> None:
-        """Measure on dev, keep the weights if they are the best so far, begin a new count."""
+        """Measure on dev, keep the weights if they are the best so far, and reset the sums."""
         clock = time.monotonic()
         scores = scores_of(self._model, self._dev, self._runtime)
         epoch = Epoch(
@@ -178,7 +178,7 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a later :meth:`load_state_dict` needs to go on as if nothing had been."""
+        """The state from which :meth:`load_state_dict` can resume the run."""
         return {
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -196,7 +196,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to where another trainer with the same arguments was."""
+        """Return to the state of another trainer with the same arguments."""
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
@@ -210,11 +210,11 @@ class Trainer:
 
 
 def _copied(state: Mapping[str, Tensor]) -> State:
-    """A copy on the CPU that later steps do not change; what shares memory still does."""
+    """A copy on the CPU that later steps do not change; tensors that share memory still do."""
     copies: dict[object, Tensor] = {}
     copied: State = {}
     for name, value in state.items():
-        # A part of a tensor begins where the whole does, and all empty ones begin nowhere.
+        # Compare shapes too: a view may begin where its tensor does. Empty tensors have no address.
         memory = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else name
         if memory not in copies:
             copies[memory] = value.detach().to("cpu", copy=True)
@@ -223,7 +223,7 @@ def _copied(state: Mapping[str, Tensor]) -> State:
 
 
 def _freeze_all_but_factors(model: nn.Module) -> None:
-    """Leave only the floats of factors to be trained.
+    """Freeze everything but the floats of factors.
 
     Raises:
         UsageError: there are none.

@@ -1,4 +1,4 @@
-"""Accuracy, precision, recall and F1 from one confusion matrix."""
+"""Accuracy, precision, recall and F1 from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class LabelScore:
-    """How well one label is told from the others, each between 0 and 1.
+    """Precision, recall and F1 of one label, from 0 to 1, and the number of texts with it.
 
-    A share of nothing (no text predicted, none true) counts as 0, as in scikit-learn.
+    A ratio with denominator 0 (no text predicted, or none true) counts as 0, as in scikit-learn.
     """
 
     label: str
@@ -24,11 +24,11 @@ class LabelScore:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of (true label, predicted label).
+    """A confusion matrix.
 
     Attributes:
-        labels: names, C of them.
-        counts: C×C, rows are true labels.
+        labels: names of the C labels.
+        counts: C×C counts; rows are true labels, columns are predicted ones.
     """
 
     labels: tuple[str, ...]
@@ -36,25 +36,25 @@ class Confusion:
 
     @classmethod
     def of(cls, labels: tuple[str, ...], true: NDArray[np.int64], predicted: NDArray[np.int64]) -> Confusion:
-        """Count pairs of label numbers."""
+        """Count pairs of true and predicted label numbers."""
         size = len(labels)
         counts = np.bincount(true * size + predicted, minlength=size * size)
         return cls(labels, counts.reshape(size, size))
 
     @property
     def accuracy(self) -> float:
-        """Share of texts whose label is predicted."""
+        """Fraction of texts whose label is predicted."""
         return float(self.counts.trace() / self.counts.sum())
 
     @property
     def macro_f1(self) -> float:
-        """Mean of the labels' F1, over labels that are true or predicted at least once."""
+        """Mean F1 of the labels that are true or predicted at least once."""
         seen = [s.f1 for s, n in zip(self.scores, self.counts.sum(0) + self.counts.sum(1), strict=True) if n]
         return float(np.mean(seen))
 
     @property
     def scores(self) -> tuple[LabelScore, ...]:
-        """One entry a label."""
+        """The scores of each label."""
         hits, predicted, true = self.counts.diagonal(), self.counts.sum(axis=0), self.counts.sum(axis=1)
         return tuple(
             LabelScore(

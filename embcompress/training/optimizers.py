@@ -15,11 +15,11 @@ from embcompress.errors import UsageError, check_choice
 
 @dataclass(frozen=True)
 class OptimizerEntry:
-    """A registry entry: how gradients become steps.
+    """A registry entry: an optimizer of PyTorch and its defaults.
 
     Attributes:
         name: registry name.
-        learning_rate: the default.
+        learning_rate: default learning rate.
         description: one line for help texts.
         make: the class.
         arguments: what it is called with besides the rate and the weight decay.
@@ -36,13 +36,13 @@ class OptimizerEntry:
     def build(
         self, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
     ) -> Optimizer:
-        """An optimizer of ``parameters``, which must already be on the device they are trained on.
+        """Make an optimizer of ``parameters``, which must already be on the device they are trained on.
 
-        Gradients must be dense: fused kernels do not take those of ``nn.Embedding(sparse=True)``.
+        Gradients must be dense: fused kernels do not support those of ``nn.Embedding(sparse=True)``.
 
         Args:
-            parameters: what is trained.
-            learning_rate: where a schedule does not say otherwise.
+            parameters: parameters to train.
+            learning_rate: learning rate, which a schedule may change.
             weight_decay: L2 penalty, added to the gradients as weight_decay·w; for adamw, decoupled from
                 them. 0 for none.
 
@@ -60,14 +60,14 @@ class OptimizerEntry:
         return self.make(trained, lr=learning_rate, weight_decay=weight_decay, **arguments)
 
 
-# Milliseconds a step of a 15,000×300 table takes on one CPU core with PyTorch 2.13:
+# Milliseconds for a step of a 15,000×300 table on one CPU core with PyTorch 2.13:
 #              for-loop  foreach  fused
-#     sgd           1.8      1.7    1.3   not used: fails when a parameter's first gradient comes late
+#     sgd           1.8      1.7    1.3   not used: fails if a parameter gets its first gradient late
 #     adam, adamw  7–21      6.6    2.1
 #     adagrad       4.1      5.2    1.3
 #     rmsprop       4.7      4.9    none
 #     adadelta    10–23    10–15    none
-# The for-loop is PyTorch's default on CPU, foreach on CUDA. Fused steps are the same formulas, rounded
+# The for-loop is PyTorch's default on CPU, foreach on CUDA. Fused steps use the same formulas, rounded
 # in another order.
 _EVERYWHERE = frozenset({"cpu", "cuda", "mps"})
 
@@ -85,7 +85,7 @@ OPTIMIZERS: Mapping[str, OptimizerEntry] = {
             _EVERYWHERE,
         ),
         OptimizerEntry("rmsprop", 1e-3, "RMSprop (Tieleman & Hinton 2012)", RMSprop),
-        # No kernel on MPS, and one of unsteady speed on CUDA (pytorch/pytorch#153038).
+        # There is no kernel on MPS, and the one on CUDA varies in speed (pytorch/pytorch#153038).
         OptimizerEntry("adagrad", 1e-2, "Adagrad (Duchi et al. 2011)", Adagrad, fused_on=frozenset({"cpu"})),
         OptimizerEntry("adadelta", 1.0, "Adadelta (Zeiler 2012)", Adadelta),
     )
@@ -94,10 +94,10 @@ OPTIMIZERS: Mapping[str, OptimizerEntry] = {
 
 
 def optimizer_for(name: str) -> OptimizerEntry:
-    """The optimizer of that name.
+    """The optimizer registered under ``name``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such optimizer.
     """
     check_choice("optimizer", name, OPTIMIZERS)
     return OPTIMIZERS[name]

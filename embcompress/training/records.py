@@ -15,7 +15,7 @@ class Recipe:
 
     Attributes:
         epochs: passes over the texts, at least 1.
-        batch_size: texts a step.
+        batch_size: texts per step.
         optimizer: registry name.
         learning_rate: highest rate of the schedule; None for the optimizer's usual one.
         schedule: registry name.
@@ -68,13 +68,13 @@ then with a table ten times smaller (45.8 %), rates of 2e-5, 5e-5, 1e-4 and 2e-4
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to; epoch 0 is the model before training.
+    """The measurements of one epoch; epoch 0 is the model before training.
 
     Attributes:
         epoch: number.
         loss: mean cross-entropy on the training texts while the model changed, None for epoch 0.
         dev_loss: mean cross-entropy on dev.
-        dev_accuracy: share of dev texts whose label is predicted.
+        dev_accuracy: fraction of dev texts whose label is predicted.
         learning_rate: the highest of its steps, None for epoch 0.
         seconds: time it took, including measuring on dev.
     """
@@ -101,13 +101,13 @@ class Epoch:
 
 
 class Watcher:
-    """Is told how training goes; the base class does nothing with it."""
+    """Receives the progress of a training run; the base class ignores it."""
 
     def step(self, epoch: int, done: int, total: int, loss: float, learning_rate: float) -> None:
-        """After step ``done`` of ``total`` of the whole run; ``loss`` is the epoch's mean so far."""
+        """Called after step ``done`` of ``total`` of the whole run; ``loss`` is the epoch's mean so far."""
 
     def epoch(self, epoch: Epoch, *, best: bool) -> None:
-        """After each epoch."""
+        """Called after each epoch; ``best`` says whether it is the best so far."""
 
     def warn(self, text: str) -> None:
         """When something went wrong that does not stop training."""

@@ -16,7 +16,7 @@ class Part:
 
     Attributes:
         name: registry name.
-        learning_rate: the default.
+        learning_rate: default learning rate.
         description: one line for help texts.
     """
 
@@ -36,7 +36,7 @@ PARTS: Mapping[str, Part] = {
 """Every choice of ``--train``, by name."""
 
 USUAL_EPOCHS = 3
-"""Passes over the texts where neither ``epochs`` nor ``minutes`` is given."""
+"""Default passes over the texts, if neither ``epochs`` nor ``minutes`` is given."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class DistilRecipe:
 
     @property
     def highest_rate(self) -> float:
-        """The learning rate from which the run falls to 0."""
+        """The highest learning rate; after warm-up, the rate falls from it to 0."""
         return PARTS[self.train].learning_rate if self.learning_rate is None else self.learning_rate
 
     @property
     def most_epochs(self) -> float:
-        """Passes over the texts at most; infinite where only the time is bounded."""
+        """Most passes over the texts; infinite if only the time is limited."""
         if self.epochs is not None:
             return self.epochs
         return USUAL_EPOCHS if self.minutes is None else math.inf
@@ -116,7 +116,7 @@ class Likeness:
 
     @property
     def loss(self) -> float:
-        """What is minimized, and what chooses the best weights."""
+        """The quantity that training minimizes and that chooses the best weights."""
         return self.error + (1 - self.cosine) + (self.divergence or 0.0)
 
     def to_dict(self) -> dict[str, float | None]:
@@ -126,7 +126,7 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Check:
-    """The state of a run at one moment.
+    """The measurements of a run at one moment.
 
     Attributes:
         step: optimizer steps so far.
@@ -154,13 +154,13 @@ class Check:
 
 
 class DistilWatcher:
-    """Is told how a run goes; the base class does nothing with it."""
+    """Receives the progress of a recovery run; the base class ignores it."""
 
     def step(self, share: float, loss: float, learning_rate: float) -> None:
-        """After a step; ``share`` of the run is done, ``loss`` the mean since the last check."""
+        """Called after a step; ``share`` of the run is done, ``loss`` is the mean since the last check."""
 
     def check(self, check: Check, *, best: bool) -> None:
-        """After each check."""
+        """Called after each check; ``best`` says whether it is the best so far."""
 
     def warn(self, text: str) -> None:
         """When something went wrong that does not stop training."""

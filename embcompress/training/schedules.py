@@ -1,4 +1,4 @@
-"""The registry of learning-rate schedules: CALR, and PyTorch's own to compare it with."""
+"""The registry of learning-rate schedules: CALR, and PyTorch's own for comparison."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from embcompress.errors import UsageError, check_choice
 from embcompress.training.calr import CALR
 
 Options = Mapping[str, float]
-"""What the user set, by name; what is missing has its default."""
+"""Settings that the user gave, by name; missing ones have their defaults."""
 
 NO_OPTIONS: Final[Options] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a schedule must know of the training it serves.
+    """What a schedule needs to know about a training run.
 
     Attributes:
         max_lr: the highest learning rate.
-        iterations_per_epoch: optimizer steps in an epoch.
-        epochs: how many epochs.
+        iterations_per_epoch: optimizer steps per epoch.
+        epochs: number of epochs.
     """
 
     max_lr: float
@@ -39,7 +39,7 @@ class Run:
             raise UsageError(f"learning rate {self.max_lr}", remedy="choose a finite number above 0")
         for name in ("iterations_per_epoch", "epochs"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", remedy="train at least one of them")
+                raise UsageError(f"{name} is {getattr(self, name)}", remedy="give at least 1")
 
     @property
     def iterations(self) -> int:
@@ -54,8 +54,8 @@ class Schedule:
     Attributes:
         name: registry name.
         description: one line for help texts.
-        options: what can be set, by name, each with one line for help texts.
-        make: the scheduler for checked options; the learning rate the optimizer had plays no part.
+        options: names of its settings, each with one line for help texts.
+        make: makes the scheduler from checked options; the optimizer's own learning rate is ignored.
     """
 
     name: str
@@ -64,10 +64,10 @@ class Schedule:
     make: Callable[[Optimizer, Run, Options], LRScheduler]
 
     def build(self, optimizer: Optimizer, run: Run, options: Options = NO_OPTIONS) -> LRScheduler:
-        """A scheduler whose ``step`` is called after each optimizer step of ``run``.
+        """Make a scheduler whose ``step`` is called after each optimizer step of ``run``.
 
         To resume, build first, then load the state of the optimizer and of the scheduler: making a
-        scheduler of PyTorch's sets the first learning rate, and its next rate depends on the last.
+        PyTorch scheduler sets the first learning rate, and its next rate depends on the last.
 
         Raises:
             UsageError: an option is unknown to this schedule or outside its range.
@@ -78,20 +78,20 @@ class Schedule:
                 raise UsageError(f"schedule {self.name} has no option {name!r}", remedy=remedy)
         try:
             return self.make(optimizer, run, options)
-        except ValueError as error:  # of CALR, which says what was met and what is allowed
+        except ValueError as error:  # from CALR, with the value and what is allowed
             raise UsageError(f"schedule {self.name}: {error}") from error
 
 
 def _calr(optimizer: Optimizer, run: Run, options: Options) -> LRScheduler:
-    # From a command line all numbers may come as floats; CALR takes its counts as whole ones only.
+    # A command line may give every number as a float; CALR accepts its counts as integers only.
     exact = {name: int(value) if float(value).is_integer() else value for name, value in options.items()}
     return CALR(optimizer, run.max_lr, run.iterations_per_epoch, **exact)  # type: ignore[arg-type]
 
 
 def _clr(optimizer: Optimizer, run: Run, options: Options) -> LRScheduler:
-    # Smith 2017 (arXiv:1506.01186): the base is 1/3 or 1/4 of the maximum (section 3.3), a step 2 to 10
-    # epochs, and training should end with a cycle (section 3.2). Retraining lasts a few epochs: to
-    # end with a cycle, a step is half an epoch here, as it is in CALR.
+    # Smith 2017 (arXiv:1506.01186): the base is 1/3 or 1/4 of the maximum (section 3.3), a step is 2 to 10
+    # epochs, and training should end with a cycle (section 3.2). Retraining lasts a few epochs only, so
+    # that it ends with a cycle, a step is half an epoch here, as in CALR.
     ratio = options.get("base_ratio", 0.25)
     step_size = options.get("step_size", max(run.iterations_per_epoch / 2, 1.0))
     if not 0 <= ratio <= 1:
@@ -122,9 +122,9 @@ def _constant(optimizer: Optimizer, run: Run, _: Options) -> LRScheduler:
 
 
 def _starting_at(rate: float, optimizer: Optimizer) -> Optimizer:
-    """``optimizer`` with ``rate`` as the one PyTorch's schedulers start from.
+    """Set ``rate`` as the one from which PyTorch's schedulers start.
 
-    They read ``initial_lr`` where there is one, and an earlier schedule leaves its own behind.
+    They use ``initial_lr`` if there is one, and an earlier schedule leaves its own behind.
     """
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = rate
@@ -138,7 +138,7 @@ SCHEDULES: Mapping[str, Schedule] = {
             "calr",
             "triangles whose upper bound decays each epoch, and restarts (Acharya et al. 2019)",
             {
-                "decay": "what the upper bound is multiplied by (0.1)",
+                "decay": "factor of the upper bound (0.1)",
                 "window": "decays before the first restart (5)",
                 "restart_window": "decays between later restarts (5)",
                 "epochs_per_decay": "epochs between two decays (1)",
@@ -164,10 +164,10 @@ SCHEDULES: Mapping[str, Schedule] = {
 
 
 def schedule_for(name: str) -> Schedule:
-    """The schedule of that name.
+    """The schedule registered under ``name``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such schedule.
     """
     check_choice("schedule", name, SCHEDULES)
     return SCHEDULES[name]

@@ -1,4 +1,4 @@
-"""Labelled texts as a model reads them, and its scores of them."""
+"""Labelled texts as token ids, and the scores that a model gives them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from embcompress.data.encoded import Encoded, Ids, sorted_batches
 from embcompress.training.devices import Runtime
 
 _BATCH, _TOKENS = 256, 1 << 16
-"""Texts, and token ids with their padding, that are scored together, so that memory is bounded."""
+"""Most texts, and most token ids with padding, that are scored together, so that memory is bounded."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Texts as ids with their labels.
+    """Texts as token ids, with their labels.
 
     Attributes:
         texts: token ids.
         labels: number of each text's label (texts).
-        padding: id that fills short texts up.
+        padding: id that pads short texts.
     """
 
     texts: Encoded
@@ -35,7 +35,7 @@ class Dataset:
 
 @torch.no_grad()
 def scores_of(model: nn.Module, data: Dataset, runtime: Runtime) -> Tensor:
-    """Scores (texts×C, float32 on the CPU) in the order of ``data``; the model is left in evaluation mode.
+    """Scores (texts×C, float32 on the CPU) in the order of ``data``; leaves the model in evaluation mode.
 
     They are computed in the model's own precision, so that they do not depend on how it was trained.
     """
@@ -50,13 +50,13 @@ def scores_of(model: nn.Module, data: Dataset, runtime: Runtime) -> Tensor:
 
 
 def accuracy_of(scores: Tensor, data: Dataset) -> float:
-    """Share of texts whose label has the highest score."""
+    """Fraction of texts whose label has the highest score."""
     return float((scores.argmax(dim=1) == torch.from_numpy(data.labels)).double().mean())
 
 
 def tensors_of(data: Dataset, rows: Ids, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids (rows × longest), lengths and labels of some texts."""
     arrays = (data.texts.padded(rows, data.padding), data.texts.lengths[rows], data.labels[rows])
-    # Not non_blocking: these arrays are gone before an MPS stream would have copied them.
+    # Not non_blocking: these arrays may be freed before an MPS stream has copied them.
     tokens, lengths, labels = (torch.from_numpy(array).to(device) for array in arrays)
     return tokens, lengths, labels

@@ -1,4 +1,4 @@
-"""The state of an unfinished run on disk, so that it can go on where it was."""
+"""Save the state of an unfinished run on disk, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ from embcompress.training.recovery import DistilRecipe
 from embcompress.training.scoring import Dataset
 
 _PAUSE = 20.0
-"""Seconds of training that a kill may cost: a snapshot is up to four times the model, and is synced."""
+"""Least seconds between snapshots, lost if a run is killed; each may be four times the model's size."""
 
 _TIMES = 20.0
-"""How many times longer a run trains than it saves, where the model is so large that saving takes seconds."""
+"""Least ratio of training time to saving time, for models so large that saving takes seconds."""
 
 
 class Resumable(Protocol):
-    """A run that can be stopped and go on."""
+    """A run that can be stopped and resumed."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that it needs to go on as if nothing had been."""
+        """The state from which :meth:`load_state_dict` can resume the run."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to where another run with the same fingerprint was."""
+        """Return to the state of another run with the same fingerprint."""
 
 
 class Warned(Protocol):
-    """Is told what went wrong."""
+    """Receives warnings."""
 
     def warn(self, text: str) -> None:
-        """When something went wrong that training does not end for."""
+        """Called when something went wrong but training continues."""
 
 
 Fingerprint = dict[str, str]
-"""What must be the same when a run goes on: name -> its digest or value."""
+"""Everything that must be unchanged when a run is resumed: name -> digest or value."""
 
 
 def fingerprint(
     models: Mapping[str, nn.Module], texts: Mapping[str, Dataset | Tokens], recipe: Recipe | DistilRecipe
 ) -> Fingerprint:
-    """Tells this run from every other; taken before training.
+    """Identify a run by its inputs; computed before training.
 
     Args:
-        models: what is trained, and what it learns from, each by what a message calls it.
-        texts: likewise.
-        recipe: how it is trained.
+        models: the model to train and any model it learns from, by the names that messages use.
+        texts: its texts, by the names that messages use.
+        recipe: settings of the training.
     """
     values = {one.name: getattr(recipe, one.name) for one in fields(recipe)}
     return {
@@ -68,7 +68,7 @@ def fingerprint(
 
 
 def _weights(model: nn.Module) -> str:
-    digest = hashlib.sha256(str(model).encode())  # names its layers, with their dropout
+    digest = hashlib.sha256(str(model).encode())  # the text lists the layers, with their dropout
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -85,7 +85,7 @@ def _digest(data: Dataset | Tokens) -> str:
 
 
 class Snapshots:
-    """Keeps the state of one run in a file beside its output.
+    """Saves the state of one run in a file next to its output.
 
     Args:
         place: the output of the run.
@@ -100,7 +100,7 @@ class Snapshots:
         self._took = 0.0
 
     def save_now_and_then(self, trainer: Resumable, watcher: Warned) -> None:
-        """Save if it is long enough since the last time; a full disk is no reason to end training."""
+        """Save if the last save was long enough ago; if it fails, warn and let training continue."""
         if time.monotonic() - self._saved > max(_PAUSE, _TIMES * self._took):
             try:
                 self.save(trainer)
@@ -109,12 +109,12 @@ class Snapshots:
                 watcher.warn(f"{self.path}: the state could not be kept ({error.strerror or error})")
 
     def save_at_end(self, trainer: Resumable, watcher: Warned) -> None:
-        """Keep what a long run came to until its output is published: writing that may fail."""
+        """Save the result of a long run in case writing its output fails."""
         self._saved = self._began
         self.save_now_and_then(trainer, watcher)
 
     def save(self, trainer: Resumable) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state, completely or not at all."""
         began = time.monotonic()
         with staged(self.path, force=True) as stage:
             torch.save({"fingerprint": self._print, "trainer": trainer.state_dict()}, stage)
@@ -122,10 +122,10 @@ class Snapshots:
         self._took = self._saved - began
 
     def restore(self, trainer: Resumable) -> None:
-        """Put ``trainer`` where the unfinished run was.
+        """Return ``trainer`` to the state of the unfinished run.
 
         Raises:
-            UsageError: there is no unfinished run, or it was another one.
+            UsageError: there is no unfinished run, or it had other inputs.
             InputError: its state cannot be read.
         """
         if not self.path.exists():
@@ -137,7 +137,7 @@ class Snapshots:
         if different := _differences(saved["fingerprint"], self._print):
             raise UsageError(
                 f"--resume: the unfinished run differs in {different}",
-                remedy="give what it was begun with, or begin anew with --force",
+                remedy="give what it was started with, or start again with --force",
             )
         try:
             trainer.load_state_dict(saved["trainer"])
@@ -146,13 +146,13 @@ class Snapshots:
 
 
 def snapshot_path(place: Path) -> Path:
-    """Where the state of the run that writes ``place`` is kept."""
+    """Path of the saved state of the run that writes ``place``."""
     return place.with_name(f"{place.name}.resume")
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+        with zipfile.ZipFile(path) as archive:  # torch itself does not check the checksums
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"the checksum of {damaged} is wrong")
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -160,18 +160,18 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError("holds no state of a run")
         if saved.keys() != {"fingerprint", "trainer"}:
             raise ValueError("holds no state of a run")
-    except Exception as error:  # torch's unpickler raises whatever a wrong byte makes of it
+    except Exception as error:  # after a wrong byte torch's unpickler may raise anything
         raise _unreadable(path, error) from None
     return saved
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{path}: cannot be read ({reason})", remedy="begin anew with --force")
+    return InputError(f"{path}: cannot be read ({reason})", remedy="start again with --force")
 
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """What differs between two fingerprints: values where they are short enough to say."""
+    """The entries that differ between two fingerprints, with values that are short enough to show."""
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return ", ".join(
         f"{name.removeprefix('recipe.')} ({old.get(name)}, now {new.get(name)})" if "." in name else name

@@ -346,7 +346,7 @@ def test_row_26_a_tensor_in_two_shards(tmp_path, model):
             "lm_head.weight": "model-00003-of-00003.safetensors",
         },
     )
-    assert_refused(tmp_path, "factorize", model, "--rank", 4, code=3, says=f"{TABLE} stands in both")
+    assert_refused(tmp_path, "factorize", model, "--rank", 4, code=3, says=f"{TABLE} is in both")
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_row_28_safetensors_index_pointing_at_bin(tmp_path, model):
     torch.save({TABLE: torch.zeros(4, 4)}, model / "weights.bin")
     edit_index(model, weights={TABLE: "weights.bin"})
     assert_refused(
-        tmp_path, "factorize", model, "--rank", 4, code=3, says="weights.bin is no .safetensors file"
+        tmp_path, "factorize", model, "--rank", 4, code=3, says="weights.bin is not a .safetensors file"
     )
 
 

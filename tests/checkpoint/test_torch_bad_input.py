@@ -147,7 +147,7 @@ def test_row_22_tar_format(tmp_path):
         (b"\n  <html>", "is an HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
         (b"\x89HDF\r\n\x1a\n", "torch.save files do not"),
-        (b"\x80\x02]q\x00.", "none of torch.save"),
+        (b"\x80\x02]q\x00.", "not one of torch.save"),
         (b"PK\x03\x04", "zip directory"),
     ],
 )

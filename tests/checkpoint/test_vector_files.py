@@ -565,7 +565,7 @@ def test_no_room_for_the_rows(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(streamed, "write_all", full)
-    says = "cannot take 38,400 bytes of vectors (No space left on device); name a place with more room"
+    says = "cannot take 38,400 bytes of vectors (No space left on device); set the environment"
     assert_refused(tmp_path, "factorize", path, "--rank", 3, code=1, says=says)
 
 
@@ -606,9 +606,9 @@ GOOD = "a 1 2 3\nb 4 5 6\nc 7 8 9\n"
 @pytest.mark.parametrize(
     ("name", "content", "code", "says"),
     [
-        ("v.txt", GOOD + "d 1 2\n", 3, "line 4: 2 numbers, expected 3 as the first line has it"),
+        ("v.txt", GOOD + "d 1 2\n", 3, "line 4: 2 numbers, expected 3 as in the first line"),
         ("v.txt", GOOD + "d 1.5 2 3 4\n", 3, "line 4: 4 numbers, expected 3"),
-        ("v.txt", GOOD + "d 1 x 3\n", 3, "line 4: 'x' is no number"),
+        ("v.txt", GOOD + "d 1 x 3\n", 3, "line 4: 'x' is not a number"),
         ("v.txt", GOOD + "d 1 1e300 3\n", 3, "line 4: number 2 is inf in float32"),
         ("v.txt", GOOD + "d 1 nan 3\n", 3, "the first is row 3"),
         ("v.txt", GOOD + " 1 2 3\n", 3, "line 4: a vector without a token"),
@@ -621,12 +621,12 @@ GOOD = "a 1 2 3\nb 4 5 6\nc 7 8 9\n"
         ("v.txt.gz", gzip.compress(GOOD.encode() * 9)[:-12], 3, "the gzip stream is cut short"),
         ("v.txt.gz", gzip.compress(GOOD.encode())[:12], 3, "the gzip stream is cut short"),
         ("v.npy", b"\x93NUMPY", 2, "needs its tokens in v.vocab.txt beside it"),
-        ("v.txt", "", 3, "is no checkpoint that is known here"),
-        ("v.txt", "these are notes\nand no vectors\n", 3, "is no checkpoint that is known here"),
-        ("v.txt", "chapter 1\nchapter 2\n", 3, "is no checkpoint that is known here"),
-        ("v.txt", "about 1 2 3\nand then they left\n", 3, "is no checkpoint that is known here"),
+        ("v.txt", "", 3, "is not a known checkpoint"),
+        ("v.txt", "these are notes\nand no vectors\n", 3, "is not a known checkpoint"),
+        ("v.txt", "chapter 1\nchapter 2\n", 3, "is not a known checkpoint"),
+        ("v.txt", "about 1 2 3\nand then they left\n", 3, "is not a known checkpoint"),
         ("v.bin", bytes(200), 3, "v.bin"),
-        ("v", b"\0" * 9 + b"a 1 2 3\n", 3, "is no checkpoint that is known here"),
+        ("v", b"\0" * 9 + b"a 1 2 3\n", 3, "is not a known checkpoint"),
     ],
     ids=range(21),
 )
@@ -650,7 +650,7 @@ def _saved(path, array, vocabulary="a\nb\nc\n"):
         (
             np.ones((3, 2), np.int64),
             "a\nb\nc\n",
-            "elements are int64, taken are float16, float32 and float64",
+            "elements are int64, supported are float16, float32 and float64",
         ),
         (np.ones(3, np.float32), "a\nb\nc\n", "shape [3], a matrix"),
         (np.ones((3, 2), np.float32), "a\nb\n", "2 lines, the matrix beside it has 3 rows"),
@@ -692,17 +692,17 @@ def _joined(*tokens):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_record("{"), "the metadata under embcompress.vectors are not JSON"),
-        (_record("5"), "are no format and suffix"),
-        (_record('{"format": "GloVe text", "suffix": "/../x"}'), "are no format and suffix"),
-        (_record('{"format": "GloVe text", "suffix": 3}'), "are no format and suffix"),
+        (_record("{"), "the metadata under embcompress.vectors is not JSON"),
+        (_record("5"), "is not a format and a suffix"),
+        (_record('{"format": "GloVe text", "suffix": "/../x"}'), "is not a format and a suffix"),
+        (_record('{"format": "GloVe text", "suffix": 3}'), "is not a format and a suffix"),
         (_record('{"format": "fastText", "suffix": ".ftz"}'), "in the format 'fastText'; install a newer"),
         (lambda t, _: t.pop("vectors.vocabulary"), "holds no vectors.vocabulary"),
-        (_tokens(np.zeros((3, 3), np.uint8)), "vectors.vocabulary is no list of bytes"),
-        (_tokens(np.zeros(3, np.float32)), "vectors.vocabulary is no list of bytes"),
+        (_tokens(np.zeros((3, 3), np.uint8)), "vectors.vocabulary is not a list of bytes"),
+        (_tokens(np.zeros(3, np.float32)), "vectors.vocabulary is not a list of bytes"),
         (_tokens(np.zeros(0, np.uint8)), "token 1: a vector without a token"),
-        (_joined(*TOKENS[:-1]), "400 tokens are expected, one a row, there are 399"),
-        (_joined(*TOKENS, "x"), "400 tokens are expected, one a row, there are more"),
+        (_joined(*TOKENS[:-1]), "400 tokens are expected, one per row, there are 399"),
+        (_joined(*TOKENS, "x"), "400 tokens are expected, one per row, there are more"),
         (_joined(*TOKENS[:-1], "x" * 5000), "a token of 5,000 bytes, limit 4,096"),
         (_joined(*TOKENS[:-1], "3.5 0.5"), "25 numbers, expected 24"),
     ],

@@ -308,7 +308,7 @@ class TestBrokenFiles:
         if suffix == ".safetensors":
             for text in ("", "{", "[" * 100_000):
                 save_file({"a": torch.zeros(1)}, path, metadata={RECORD_KEY: text})
-                refused(path, InputError, f"{path}: the metadata under {RECORD_KEY} are not JSON")
+                refused(path, InputError, f"{path}: the metadata under {RECORD_KEY} is not JSON")
 
     def test_a_model_without_a_record_is_no_classifier(self, tmp_path, suffix):
         """It may be a good model all the same: a usage error that says what makes one."""

@@ -232,7 +232,7 @@ class TestOwnModules:
             ("own_classifier:", "names no function"),
             ("no_such_module:Sum", "No module named"),
             ("own_classifier:Sums", "no attribute 'Sums'"),
-            ("own_classifier:text", "is no function"),
+            ("own_classifier:text", "is not a function"),
             ("own_classifier:nothing", "made a NoneType"),
             ("own_classifier:few", f"no nn.Embedding with {V} rows"),
             ("own_classifier:broken", "ZeroDivisionError: division by zero; run it alone"),

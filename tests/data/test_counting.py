@@ -239,7 +239,7 @@ def test_no_file(tmp_path, name):
     """A path that is no file is a matter of the request, whatever its suffix."""
     refused(tmp_path / name, UsageError, "does not exist", ".csv, .tsv, .txt or .npy")
     (tmp_path / name).mkdir()
-    refused(tmp_path / name, UsageError, "is no regular file", ".csv, .tsv, .txt or .npy")
+    refused(tmp_path / name, UsageError, "is not a regular file", ".csv, .tsv, .txt or .npy")
 
 
 @pytest.mark.parametrize("name", ["counts.dat", "counts.npz", "counts"])
@@ -316,7 +316,7 @@ def test_pickled_objects_are_refused_unread(tmp_path):
         np.save(file, np.array([Explosive(trap)] * ROWS, object), allow_pickle=True)
     (tmp_path / "bare.npy").write_bytes(pickle.dumps(Explosive(trap)))
     for name in ("real.npy", "bare.npy"):
-        refused(tmp_path / name, InputError, "is no NumPy array", "numpy.save")
+        refused(tmp_path / name, InputError, "is not a NumPy array", "numpy.save")
         assert not trap.exists()
     with pytest.warns(ResourceWarning):  # the control: it does go off, and nobody closes what it opened
         pickle.loads((tmp_path / "bare.npy").read_bytes())
@@ -356,13 +356,13 @@ UNCAUGHT = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_broken_arrays_are_refused(tmp_path, content):
     """A file that is no array, or less of one than it says."""
-    refused(write(tmp_path, content, "counts.npy"), InputError, "is no NumPy array", "numpy.save")
+    refused(write(tmp_path, content, "counts.npy"), InputError, "is not a NumPy array", "numpy.save")
 
 
 @pytest.mark.parametrize("content", UNCAUGHT.values(), ids=UNCAUGHT)
 def test_arrays_broken_in_rarer_ways_are_refused(tmp_path, content):
     """TokenError, IndentationError, OverflowError, BadZipFile, MemoryError: all mean a broken file."""
-    refused(write(tmp_path, content, "counts.npy"), InputError, "is no NumPy array", "numpy.save")
+    refused(write(tmp_path, content, "counts.npy"), InputError, "is not a NumPy array", "numpy.save")
 
 
 def test_an_archive_of_arrays_is_refused_and_closed(tmp_path):
@@ -411,7 +411,7 @@ def test_a_column_of_a_csv_is_read(tmp_path_factory, rows, tsv, mark):
     path = tmp_path_factory.mktemp("texts") / ("texts.tsv" if tsv else "texts.CSV")
     path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + written.getvalue().encode())
     if ("label", "a text") in rows:
-        refused(path, InputError, "the header stands here again", read=lambda p: [*read_texts(p, "a text")])
+        refused(path, InputError, "the header appears here again", read=lambda p: [*read_texts(p, "a text")])
         return
     oracle = csv.DictReader(
         io.StringIO(written.getvalue(), newline=""), dialect="excel-tab" if tsv else "excel"
@@ -424,7 +424,7 @@ def test_a_column_of_a_csv_is_read(tmp_path_factory, rows, tsv, mark):
     [
         ("t.csv", "utterance,label\na,b\n", UsageError, ("line 1: no column 'text'", "--text-column")),
         ("t.csv", "Text\na\n", UsageError, ("'Text' differs by spaces or capitals only", "--text-column")),
-        ("t.csv", "text,text\na,b\n", InputError, ("column 'text' stands 2 times",)),
+        ("t.csv", "text,text\na,b\n", InputError, ("column 'text' appears 2 times",)),
         ("t.csv", "text,label\na,b\nc\n", InputError, ("line 3: 1 fields, expected 2",)),
         ("t.csv", "text,label\na,b\nc,d,e\n", InputError, ("line 3: 3 fields", "in quotes")),
         ("t.csv", 'text\na\n"b\n', InputError, ("line 3: the quote that opens here",)),
@@ -444,7 +444,7 @@ def test_texts_that_cannot_be_read(tmp_path, name, content, kind, says):
 
 def test_no_texts(tmp_path):
     """A path that is no file is a matter of the request."""
-    for make, says in ((None, "does not exist"), ("mkdir", "is no regular file")):
+    for make, says in ((None, "does not exist"), ("mkdir", "is not a regular file")):
         if make:
             (tmp_path / "none.txt").mkdir()
         refused(tmp_path / "none.txt", UsageError, says, ".txt", read=lambda path: [*read_texts(path)])
@@ -522,7 +522,7 @@ def test_a_token_beyond_the_table_is_refused():
     """The last row is one, the next is not; the error names both, and the tokenizer."""
     encode, _ = encoder({"a": 0, "z": 1234})
     assert count_texts(["a", "z"], encode, 1235, "m.pt").tolist()[-1] == 1
-    with pytest.raises(InputError, match=r"m\.pt: .*token 1,234, the table has rows up to 1,233; take the"):
+    with pytest.raises(InputError, match=r"m\.pt: .*token 1,234, the table has rows up to 1,233; use the"):
         count_texts(iter(["a", "z"]), encode, 1234, "m.pt")
 
 
@@ -599,7 +599,7 @@ def test_texts_of_another_tokenizer_are_refused(minilm, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
     write(tmp_path, "the robot tokenization\n", "texts.txt")
     command = ("factorize", tmp_path / "model.safetensors", "--rank", 2, "--corpus", tmp_path / "texts.txt")
-    assert_refused(tmp_path, *command, code=3, says="the table has rows up to 1,999; take the tokenizer")
+    assert_refused(tmp_path, *command, code=3, says="the table has rows up to 1,999; use the tokenizer")
 
 
 def classifier(folder, suffix, tokenizer, rows):

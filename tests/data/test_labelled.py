@@ -139,7 +139,7 @@ def test_what_csv_takes_is_read_alike_and_nothing_else_is(tmp_path_factory, body
         return
     with pytest.raises(InputError) as caught:
         read_csv(path, known_labels=EveryLabel())
-    assert "mend the record" not in str(caught.value)  # what csv finds is always traced to its cause
+    assert "correct the record" not in str(caught.value)  # what csv finds is always traced to its cause
     if "no row" not in str(caught.value):
         line = int(re.search(r": line (\d+): ", str(caught.value))[1])
         assert 2 <= line <= 2 + body.count("\n")
@@ -202,7 +202,7 @@ def test_limits_hold_where_a_program_has_raised_those_of_csv(tmp_path):
     try:
         refused(path, InputError, "line 2", "field of 131,073 characters, limit 131,072", "shorten")
         assert csv.field_size_limit(9) == 1 << 30
-        refused(write(tmp_path, GOOD), InputError, "line 2", "larger than field limit (9)", "mend the record")
+        refused(write(tmp_path, GOOD), InputError, "line 2", "larger than field limit (9)", "correct the")
     finally:
         csv.field_size_limit(before)
 
@@ -267,7 +267,7 @@ def test_rows_of_one_text_lie_on_one_side(numbers, seed):
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_a_fraction_lies_between_none_and_all(fraction):
     """A part may not be empty by request."""
-    with pytest.raises(UsageError, match=rf"{fraction} is no fraction.*limits 0 and 1.*such as 0\.1"):
+    with pytest.raises(UsageError, match=rf"{fraction} is not a fraction.*limits 0 and 1.*such as 0\.1"):
         split_off(of("aabb"), fraction, 0)
 
 
@@ -313,7 +313,7 @@ def test_row_41_no_file(tmp_path):
     """A path that is no file is a matter of the request."""
     refused(tmp_path / "none.csv", UsageError, "does not exist", "give a CSV file")
     (tmp_path / "folder.csv").mkdir()
-    refused(tmp_path / "folder.csv", UsageError, "is no regular file", "give a CSV file")
+    refused(tmp_path / "folder.csv", UsageError, "is not a regular file", "give a CSV file")
 
 
 WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
@@ -350,7 +350,7 @@ def test_row_42_bad_bytes(tmp_path, byte, says):
 
 def test_row_42_nul(tmp_path):
     """A NUL is told with its own line, even inside a field that began before."""
-    refused(write(tmp_path, 'text,label\na,b\n"c\n\0",d\n'), InputError, "line 4: holds a NUL", "take it out")
+    refused(write(tmp_path, 'text,label\na,b\n"c\n\0",d\n'), InputError, "line 4: holds a NUL", "remove it")
     refused(write(tmp_path, "te\0xt,label\n"), InputError, "line 1: holds a NUL", "UTF-8")
 
 
@@ -422,7 +422,7 @@ def test_row_44_blank_labels(tmp_path, blank):
 @pytest.mark.parametrize(
     ("label", "known", "says"),
     [
-        ("1.0", ("0", "1"), ("among the 2 known: '0', '1'", "'1' is the same number: write both alike")),
+        ("1.0", ("0", "1"), ("among the 2 known: '0', '1'", "'1' is the same number: write both the same")),
         ("01", ("0", "1"), ("'1' is the same number",)),
         ("1", ("0.0", "1.0"), ("'1.0' is the same number",)),
         (" music", ("music", "rain"), ("label ' music'", "'music' differs by spaces or capitals only")),
@@ -431,11 +431,11 @@ def test_row_44_blank_labels(tmp_path, blank):
         (
             "books",
             ("10", "9", "8", "7", "6", "5"),
-            ("the 6 known: '5', '6', '7', '8', '9', …", "take the row out"),
+            ("the 6 known: '5', '6', '7', '8', '9', …", "remove the row"),
         ),
-        ("nan", ("0", "1"), ("label 'nan' is not among the 2 known", "take the row out")),
+        ("nan", ("0", "1"), ("label 'nan' is not among the 2 known", "remove the row")),
         ("\x1b[2J", ("a", "b"), ("label '\\x1b[2J'",)),
-        ("x" * 9000, ("a", "b"), ("(9,000 characters)", "the 2 known: 'a', 'b'", "take the row out")),
+        ("x" * 9000, ("a", "b"), ("(9,000 characters)", "the 2 known: 'a', 'b'", "remove the row")),
     ],
 )
 def test_row_44_labels_that_were_not_seen(tmp_path, label, known, says):
@@ -522,7 +522,7 @@ def test_row_45_a_huge_field_is_refused_unread(tmp_path, before):
         ("c", ("1 fields, expected 2", "complete it")),
         ("   ", ("1 fields, expected 2", "complete it")),
         ('"c,y\nd,z\ne"', ("1 fields up to line 7, expected 2", "a quote that opens in line 5")),
-        ("text,label", ("the header stands here again", "take it out")),
+        ("text,label", ("the header appears here again", "remove it")),
     ],
 )
 def test_row_45_rows_that_do_not_fit_the_header(tmp_path, row, says):
@@ -552,7 +552,7 @@ def test_row_45_wrong_delimiter(tmp_path, given, name, quote):
 def test_row_45_duplicated_header(tmp_path):
     """A wanted column that stands twice could be either."""
     path = write(tmp_path, "text,label,label\na,x,y\n")
-    refused(path, InputError, "line 1: column 'label' stands 2 times", "expected once", "rename or remove")
+    refused(path, InputError, "line 1: column 'label' appears 2 times", "expected once", "rename or remove")
 
 
 def test_row_45_line_ends(tmp_path):

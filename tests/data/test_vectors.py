@@ -383,7 +383,7 @@ def test_what_does_not_exist_is_a_usage_error(tmp_path):
     """So is a pipe, which would block, and what has no tokens beside it."""
     refused(tmp_path / "a.txt", "does not exist", kind=UsageError)
     os.mkfifo(tmp_path / "pipe")
-    refused(tmp_path / "pipe", "is no regular file", kind=UsageError)
+    refused(tmp_path / "pipe", "is not a regular file", kind=UsageError)
     np.save(tmp_path / "a.npy", MATRIX)
     refused(tmp_path / "a.npy", "needs its tokens in a.vocab.txt", kind=UsageError)
     save_file({"embedding.weight": MATRIX}, tmp_path / "a.safetensors")
@@ -416,7 +416,7 @@ def test_files_that_hold_nothing(tmp_path, name):
 def test_a_file_of_no_known_format(tmp_path):
     """Every known one is named."""
     (tmp_path / "notes").write_text("these are notes, and no vectors\n")
-    refused(tmp_path / "notes", "is no file of word vectors")
+    refused(tmp_path / "notes", "is not a known file of word vectors")
     refused(tmp_path / "notes", "word2vec binary")
 
 
@@ -427,22 +427,22 @@ def test_a_file_of_no_known_format(tmp_path):
         ("a 1 2\nb\n", "line 2: 0 numbers, expected 2"),
         ("a 1 2\n\nb 1.5 2 3\n", "line 3: 3 numbers, expected 2"),
         ("a 1 2\nb 1.5 2.5 3.5\n", "line 2: 3 numbers, expected 2"),
-        ("a 1 2\nb 1 2x\n", "line 2: '2x' is no number, expected are a token and 2 numbers"),
-        ("a 1 2\nb 1_0 2\n", "line 2: '1_0' is no number"),
-        ("a 1 2\nb 0x1 2\n", "line 2: '0x1' is no number"),
-        ("a 1 2\nb 1,5 2\n", "line 2: '1,5' is no number"),
+        ("a 1 2\nb 1 2x\n", "line 2: '2x' is not a number, expected are a token and 2 numbers"),
+        ("a 1 2\nb 1_0 2\n", "line 2: '1_0' is not a number"),
+        ("a 1 2\nb 0x1 2\n", "line 2: '0x1' is not a number"),
+        ("a 1 2\nb 1,5 2\n", "line 2: '1,5' is not a number"),
         ("a 1 2\nb  2\n", "line 2: 1 numbers, expected 2"),
         ("a 1 2\n 1 2\n", "line 2: a vector without a token"),
         ("a 1 2\nb nan 2\n", "line 2: number 1 is nan"),
-        ("a 1 x\nb 1 2\n", "line 1: 'x' is no number"),
-        (". . . 1 2\n", "line 1: '.' is no number"),
-        ("hello\n", "line 1: vectors of 0 numbers, taken are 1 to 65,536"),
+        ("a 1 x\nb 1 2\n", "line 1: 'x' is not a number"),
+        (". . . 1 2\n", "line 1: '.' is not a number"),
+        ("hello\n", "line 1: vectors of 0 numbers, accepted are 1 to 65,536"),
         ("a" + " 1" * (DIMENSION_LIMIT + 1), "line 1: vectors of 65,537 numbers"),
         (
             "a 1 2\nb 1 2\n" + "c" * (TOKEN_LIMIT + 1) + " 1 2\n",
             "line 3: a token of 4,097 bytes, limit 4,096",
         ),
-        ("a 1 2\nb \x1b[2J 2\n", r"'\x1b[2J' is no number"),
+        ("a 1 2\nb \x1b[2J 2\n", r"'\x1b[2J' is not a number"),
         ("\n \n\t\n", "holds nothing but blank lines"),
         ("a 1 2\nb " + "1" * (LINE_LIMIT + (2 << 20)), "line 2 has more than 4,194,304 bytes"),
     ],
@@ -489,7 +489,7 @@ def test_broken_word2vec_text(tmp_path, text, says):
 def test_the_first_line_must_be_right_whoever_it_belongs_to(tmp_path):
     """It says how many numbers the others have."""
     (tmp_path / "a.txt").write_text("a 1 x\nb 1 2\n")
-    refused(tmp_path / "a.txt", "line 1: 'x' is no number", ["b"])
+    refused(tmp_path / "a.txt", "line 1: 'x' is not a number", ["b"])
 
 
 ONE = b"a " + bytes(8) + b"\n"
@@ -562,7 +562,7 @@ def test_cut_binaries_are_refused_wherever_they_are_cut(tmp_path):
     ("array", "says"),
     [
         (np.array([["a", 1]], object), "elements are object"),
-        (np.zeros((2, 3), np.int64), "elements are int64, taken are float16, float32 and float64"),
+        (np.zeros((2, 3), np.int64), "elements are int64, supported are float16, float32 and float64"),
         (np.zeros((2, 3), np.complex64), "elements are complex64"),
         (np.zeros((2, 3), [("a", "f4")]), "elements are [('a', '<f4')]"),
         (np.zeros(6, np.float32), "shape [6], a matrix"),
@@ -593,11 +593,11 @@ def test_broken_npy_files(tmp_path):
         (whole + b"\0", "takes 368 bytes, the file has 369"),
         # How many bits it has, and whether it is known, depends on the machine.
         (whole.replace(b"'<f4',", b"'f16',") + 3 * whole[-240:], "a.npy: "),
-        (whole[:70], "is no .npy file that can be read"),
-        (whole[:6] + b"\x09" + whole[7:], "is no .npy file that can be read (version (9, 0))"),
-        (gzip.compress(whole), "is no .npy file that can be read"),
+        (whole[:70], "is not a readable .npy file"),
+        (whole[:6] + b"\x09" + whole[7:], "is not a readable .npy file (version (9, 0))"),
+        (gzip.compress(whole), "is not a readable .npy file"),
         (whole.replace(b"(10, 6), ", b"(-1, -60)", 1), "shape [-1, -60]"),
-        (whole.replace(b"(10, 6), }", b"(9**9,6),}", 1), "is no .npy file that can be read"),
+        (whole.replace(b"(10, 6), }", b"(9**9,6),}", 1), "is not a readable .npy file"),
         (whole.replace(b"(10, 6), }    ", b"(99999999, 6)}", 1), "takes 2,400,000,104 bytes"),
     ]:
         path.write_bytes(data)

@@ -195,7 +195,7 @@ class TestSnapshots:
         (state if part in state else state["trainer"])[part] = value
         torch.save(state, stopped.path)
         before = contents(tmp_path)
-        with pytest.raises(InputError, match=r"cannot be read \(.*begin anew with --force") as caught:
+        with pytest.raises(InputError, match=r"cannot be read \(.*start again with --force") as caught:
             stopped.restore(trainer())
         assert str(caught.value).isprintable()
         assert contents(tmp_path) == before

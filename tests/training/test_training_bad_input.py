@@ -71,7 +71,7 @@ TEXTS = {
     "misspelt column": (b"text,lable\nsnow,cold\n", 2, "did you mean 'lable'? name it with --label-column"),
     "padded column": (b"text, label\nsnow,cold\n", 2, "differs by spaces or capitals only"),
     "other delimiter": (GOOD.replace(b",", b";"), 2, "pass --delimiter ';'"),
-    "column twice": (b"text,label,label\nsnow,cold,cold\n", 3, "stands 2 times in the header"),
+    "column twice": (b"text,label,label\nsnow,cold,cold\n", 3, "appears 2 times in the header"),
     "blank label": (b"text,label\nsnow,cold\nsun, \n", 3, "line 3: a blank label"),
     "ragged": (b"text,label\nsnow,cold\nsun\n", 3, "line 3: 1 fields, expected 2"),
     "open quote": (b'text,label\n"snow,cold\nsun,hot\n', 3, "the quote that opens here is still open"),
@@ -140,7 +140,7 @@ def test_texts_that_are_not_there(model, command):
     absent = model.with_name("absent.csv")
     assert_refused(model.parent, *call(command, model, absent), code=2, says=f"{absent}: does not exist")
     absent.mkdir()
-    assert_refused(model.parent, *call(command, model, absent), code=2, says="is no regular file")
+    assert_refused(model.parent, *call(command, model, absent), code=2, says="is not a regular file")
 
 
 # ---- checkpoints
@@ -183,7 +183,7 @@ CHECKPOINTS = {
     "pointer": (lambda path: path.write_bytes(TEXTS["pointer"][0]), 3, "git lfs pull"),
     "truncated": (truncated, 3, "download or save it again"),
     "a call": (that_calls, 3, ""),
-    "no record": (without_record, 2, "says nothing of a vocabulary, labels and an architecture"),
+    "no record": (without_record, 2, "holds no vocabulary, labels and architecture"),
     "newer": (of_a_newer_layout, 3, "layout 99, this version reads 1"),
     "row 46": (short_of_a_row, 3, "the table has rows up to"),
     "own module": (of_an_own_module, 2, "if you trust that code, pass --model os:abort"),

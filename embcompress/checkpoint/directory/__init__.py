@@ -1,1 +1,1 @@
-"""Hugging Face directories: weight files with everything that stands beside them."""
+"""Hugging Face directories: weight files with configuration, tokenizer and model card."""

@@ -1,6 +1,6 @@
-"""The model card of a directory, README.md: what was done to its tables, beside what its author wrote.
+"""The model card of a directory, README.md: a section about the compression, next to the author's text.
 
-The section stands between two comments, so that a later run replaces it and leaves all else alone. The
+The section sits between two comments, so that a later run replaces it and leaves the rest alone. The
 YAML block at the top gets ``base_model`` and ``base_model_relation``, as model hubs read them.
 """
 
@@ -15,7 +15,7 @@ from embcompress.dtypes import DTYPES
 CARD = "README.md"
 
 _LIMIT = 4 << 20
-"""Longest card that is edited, in bytes; a longer one is no card, and is carried along as it is."""
+"""Longest card that is edited, in bytes. A longer file is not a card and is copied unchanged."""
 _BEGIN, _END = "<!-- embcompress: begin -->", "<!-- embcompress: end -->"
 _SECTION = re.compile(rf"\n*{_BEGIN}.*?{_END}\n*", re.DOTALL)
 _FRONT = re.compile(r"---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -28,12 +28,12 @@ _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 def write_card(
     folder: Path, description: Description, *, made_from: Path | None = None, dense: bool = False
 ) -> None:
-    """Bring the card in ``folder`` up to date; one that is too long to be one is left alone.
+    """Update the card in ``folder``, or create it. A file too long to be a card is left alone.
 
     Args:
-        folder: of the model that was written.
-        description: what was done.
-        made_from: directory of the base model; None where the card names it already.
+        folder: directory of the model that was written.
+        description: record of the compression.
+        made_from: directory of the base model; None if the card names it already.
         dense: whether the tables are dense again.
     """
     path = folder / CARD
@@ -47,7 +47,7 @@ def write_card(
 
 
 def card_text(folder: Path) -> str | None:
-    """The card in ``folder``; None where there is none, or it is too long to be one."""
+    """The card in ``folder``; None if there is none, or the file is too long to be a card."""
     path = folder / CARD
     if not path.is_file() or path.stat().st_size > _LIMIT:
         return None
@@ -57,10 +57,10 @@ def card_text(folder: Path) -> str | None:
 def taken_apart(
     text: str, description: Description | None = None, made_from: Path | None = None
 ) -> dict[str, object]:
-    """A card as its section, its base model and the rest, by a name for each.
+    """Split a card into its section, its base model and the rest, each under a name.
 
-    With a ``description``, as :func:`write_card` makes it; ``...`` then stands for what depends on where
-    the base model lay.
+    With a ``description``, the card is split as :func:`write_card` would leave it; ``...`` then stands for
+    the entries that depend on the path of the base model.
     """
     text = text.replace("\r\n", "\n")
     free = description is not None and made_from is not None and _names_base(_split(text)[0], made_from)
@@ -77,7 +77,7 @@ def taken_apart(
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The YAML block of a card without its fences, and what follows it."""
+    """The YAML block of a card without its fences, and the text after it."""
     front = _FRONT.match(text)
     return ((front[1] or ""), text[front.end() :]) if front else ("", text)
 
@@ -85,7 +85,8 @@ def _split(text: str) -> tuple[str, str]:
 def _names_base(yaml: str, made_from: Path) -> bool:
     """Whether the base model is written into a card.
 
-    What the directory was trained from is nearer to the truth than a name that no hub knows.
+    An existing ``base_model`` is kept unless the hub's name of ``made_from`` is known: the author's entry
+    says more than the name of a local directory.
     """
     return _hub_name(made_from) is not None or not _entry(yaml, _BASE[0])[0]
 
@@ -105,16 +106,16 @@ def _edited(text: str, description: Description, made_from: Path | None, *, dens
 
 
 def _hub_name(path: Path) -> str | None:
-    """The name on its hub of a model in a download cache, which is all that knows it.
+    """The name of a model on its hub, from the path of a download cache, which alone records it.
 
-    ``_name_or_path`` of a configuration does not: it is what the model was trained from, if anything.
+    ``_name_or_path`` in the configuration is no help: it names what the model was trained from, if anything.
     """
     found = [match for part in path.absolute().parts if (match := _CACHED.fullmatch(part))]
     return "/".join(found[-1].groups()) if found else None
 
 
 def _entry(yaml: str, key: str) -> tuple[str, str]:
-    """An entry on the top level of a YAML block, whatever it spans, and the block without it."""
+    """A top-level entry of a YAML block, with all its lines, and the block without it."""
     own: list[str] = []
     others: list[str] = []
     within = False
@@ -125,7 +126,7 @@ def _entry(yaml: str, key: str) -> tuple[str, str]:
 
 
 def _heading(name: str) -> str:
-    """What a card begins with that has nothing else to say."""
+    """The first line of a card that has no text of its own."""
     return f"# {_plain(name)}, with a small embedding table"
 
 
@@ -187,7 +188,7 @@ def _row(table: TableRecord) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that cannot end a cell, a code span or the section."""
+    """Text with the characters removed that could end a cell, a code span or the section."""
     return re.sub(r"[`|<>]", "_", "".join(c if c.isprintable() else "_" for c in text))
 
 

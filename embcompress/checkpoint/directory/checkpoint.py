@@ -1,7 +1,7 @@
 """A Hugging Face directory: config.json, tokenizer, and weights in one file or in shards.
 
-The weight files are opened by their own formats; this one keeps the index and the configuration
-in step with them and carries everything else along.
+The format of each weight file opens it. This class keeps the index and the configuration in step with
+the weights and copies everything else.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _COMPARE_ROWS = 4096
 
 
 class Directory(Checkpoint):
-    """A directory whose weights are one file or the shards of an index."""
+    """A directory whose weights are one file, or several listed in an index."""
 
     format = "directory"
 
@@ -62,17 +62,16 @@ class Directory(Checkpoint):
 
     @property
     def needs_guard(self) -> bool:
-        """Whether a stock from_pretrained could load the output, and so must be made to refuse it."""
+        """Whether a stock ``from_pretrained`` could load the output and must be made to refuse it."""
         return self._has_config
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """Any directory; what is in it shows when it is opened."""
+        """Any directory is recognized; :meth:`open` finds out what it holds."""
         return path.is_dir()
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open ``path``; see the base class."""
         layout = find_layout(path)
         parts: dict[str, Checkpoint] = {}
         try:
@@ -85,18 +84,15 @@ class Directory(Checkpoint):
             raise
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows of a table from the file that holds it; see the base class."""
         return self._part_of(name).rows(name, start, stop)
 
     @property
     def descriptions(self) -> Mapping[str, Description]:
-        """That in config.json and those in weight files; see the base class."""
         found = {CONFIG: self.description} if self._quant_method() == METADATA_KEY else {}
         found |= {name: part.description for name, part in self._parts.items()}
         return {name: each for name, each in found.items() if each is not None}
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
-        """Its bytes, from the file that holds it; see the base class."""
         return self._part_of(name).bytes_of(name)
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
@@ -111,7 +107,7 @@ class Directory(Checkpoint):
     def remainder(
         self, edit: Edit | None = None, description: Description | None = None
     ) -> Mapping[str, object]:
-        """That of each weight file, the index, and all other files; see the base class."""
+        """The remainder of each weight file, the index, and all other files."""
         own = {n: None for n in self._parts} if edit is None else self._restricted(edit)
         found: dict[str, object] = {}
         for name, part_edit in own.items():
@@ -127,7 +123,7 @@ class Directory(Checkpoint):
         return {**found, **card_of(self.path, description if self._has_card else None, self.path)}
 
     def _index_entries(self, index: Index, edit: Edit | None) -> dict[str, object]:
-        """The index by its entries, as it becomes where there is an edit; totals are checked on opening."""
+        """The entries of the index, after ``edit`` if there is one; totals are checked on opening."""
         shards, metadata = dict(index.weight_map), dict(index.metadata)
         keys = {*read_json(self.path / index.name)}
         if edit is not None:
@@ -143,7 +139,7 @@ class Directory(Checkpoint):
         return {**found, **{f"{index.name} metadata {key}": value for key, value in metadata.items()}}
 
     def check_integrity(self, progress: Progress = silent) -> None:
-        """Check each weight file, and that a second set of weights says the same."""
+        """Check each weight file, and that a second set of weights holds the same values."""
         for part in self._parts.values():
             part.check_integrity(progress)
         for name in self._layout.others:
@@ -151,25 +147,22 @@ class Directory(Checkpoint):
                 self._compare(name, other)
 
     def sidecar(self, key: str) -> object:
-        """An entry of config.json; see the base class."""
         return self.config.get(key)
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
-        """The sum over the weight files; see the base class."""
         return sum(new_size(new) for new in edit.add if new.file is not None) + sum(
             self._parts[name].size_after(own, description) if own.remove else self._parts[name].size
             for name, own in self._restricted(edit).items()
         )
 
     def _restricted(self, edit: Edit) -> dict[str, Edit]:
-        """What falls on each weight file; a file that held nothing but a copy of a table goes."""
+        """The edit of each weight file that is kept; a file that held only copies of a table is dropped."""
         own = {name: _restrict(edit, part) for name, part in self._parts.items()}
         return {n: e for n, e in own.items() if e.add or e.remove != self._parts[n].tensors.keys()}
 
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
-        """Write the edited directory to ``target``; see the base class."""
         target.mkdir()
         warnings: list[str] = []
         for new in edit.add:
@@ -192,14 +185,14 @@ class Directory(Checkpoint):
             write_config(target / CONFIG, description)
         about = description or self.description
         if about is not None and about.tables and self._has_card:
-            # One that was compressed already names its base.
+            # A model that is compressed already names its base.
             made_from = self.path if self.description is None else None
             write_card(target, about, made_from=made_from, dense=description is None)
         return tuple(warnings)
 
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:
-        """Amend each weight file that carries the description, and config.json."""
+        """Amend the record in config.json and in each weight file that carries one, and the card."""
         for name in find_layout(target).files:
             with open_file(target / name) as part:
                 described, kind = part.description is not None, type(part)
@@ -211,7 +204,6 @@ class Directory(Checkpoint):
             write_card(target, description)
 
     def close(self) -> None:
-        """Close every weight file."""
         for part in self._parts.values():
             part.close()
 
@@ -219,18 +211,18 @@ class Directory(Checkpoint):
         return next(part for part in self._parts.values() if name in part.tensors)
 
     def _quant_method(self) -> object:
-        """Who wrote the record in config.json, None where there is none."""
+        """The ``quant_method`` of config.json: who wrote the record; None if there is none."""
         quantization = self.config.get(QUANTIZATION)
         return quantization.get("quant_method", "") if isinstance(quantization, dict) else quantization
 
     def _find_description(self) -> Description | None:
-        """The record in config.json, else the one in the weights (a directory without config)."""
+        """The record in config.json, or else the one in the weights (a directory without config)."""
         if self._quant_method() == METADATA_KEY:
             return parse_description(self.config[QUANTIZATION], str(self.path / CONFIG))
         return next((p.description for p in self._parts.values() if p.description is not None), None)
 
     def check_editable(self) -> None:
-        """Refuse a model that another tool has quantized: config.json has room for one record only."""
+        """Refuse a model that another tool has quantized: config.json has room for one record."""
         if self._quant_method() not in (None, METADATA_KEY):
             raise UsageError(
                 f"{self.path / CONFIG}: the model is quantized already "
@@ -239,7 +231,7 @@ class Directory(Checkpoint):
             )
 
     def _compare(self, name: str, other: Checkpoint) -> None:
-        """Refuse two sets of weights that differ: nothing tells which one is meant."""
+        """Refuse two sets of weights that differ: nothing says which one is meant."""
 
         def refuse(what: str) -> None:
             raise InputError(
@@ -252,7 +244,7 @@ class Directory(Checkpoint):
             mine = self.tensors[tensor]
             if (mine.shape, mine.dtype) != (info.shape, info.dtype):
                 refuse(f"{tensor} is {_kind(info)} against {_kind(mine)}")
-            if not info.is_matrix or 0 in info.shape:  # endless rows of nothing are alike
+            if not info.is_matrix or 0 in info.shape:  # an empty tensor has no values to compare
                 continue
             for start in range(0, info.shape[0], _COMPARE_ROWS):
                 stop = min(start + _COMPARE_ROWS, info.shape[0])
@@ -260,7 +252,7 @@ class Directory(Checkpoint):
                     refuse(f"the values of {tensor}")
 
     def _write_index(self, target: Path) -> None:
-        """The index of the written shards, its other metadata kept."""
+        """Write the index of the new shards, with its other metadata kept."""
         index = self._layout.index
         assert index is not None
         weight_map: dict[str, str] = {}
@@ -281,7 +273,7 @@ class Directory(Checkpoint):
 
 
 def _restrict(edit: Edit, part: Checkpoint) -> Edit:
-    """The part of ``edit`` that falls on one weight file."""
+    """The part of ``edit`` that concerns one weight file."""
     add = tuple(new for new in edit.add if new.replaces in part.tensors and new.file is None)
     names = {new.name for new in add}
     return Edit(
@@ -296,5 +288,5 @@ def _kind(info: TensorInfo) -> str:
 
 
 def _indexed(part: Checkpoint) -> list[str]:
-    """Names in a weight file that an index lists."""
+    """The names in a weight file that an index lists."""
     return [name for name in part.tensors if part.shares_memory or name not in part.aliases]

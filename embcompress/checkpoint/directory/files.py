@@ -1,4 +1,4 @@
-"""The files of a directory beside its weights: written, copied, and taken apart to be compared."""
+"""The other files of a directory: copied, written, and summarized for comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUANTIZATION = "quantization_config"
 
 
 def write_config(path: Path, description: Description | None) -> None:
-    """Put the record where transformers looks for how weights are stored, or take it away."""
+    """Write the record where transformers looks for a quantization, or remove it."""
     config = {k: v for k, v in read_json(path).items() if k != QUANTIZATION}
     if description is not None and description.swapped:
         config[QUANTIZATION] = {"quant_method": METADATA_KEY, **description.to_dict()}
@@ -36,7 +36,7 @@ def _json(value: object) -> bytes:
 
 
 def write_document(path: Path, document: Any) -> None:
-    """Write a JSON document, or take it away where it is None."""
+    """Write a JSON document, or delete it if it is None, with its folder if that is then empty."""
     if document is None:
         path.unlink()
         if not any(path.parent.iterdir()):
@@ -46,13 +46,13 @@ def write_document(path: Path, document: Any) -> None:
 
 
 def made(path: Path) -> Path:
-    """``path`` itself, its directory made where it was missing."""
+    """Return ``path`` after making its parent directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy contents and permission bits; a link is followed, its target is what the user has."""
+    """Copy contents and permission bits; a symbolic link is followed."""
     fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
@@ -68,9 +68,10 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def other_files(folder: Path, files: Iterable[Path], documents: Mapping[str, Any]) -> dict[str, object]:
-    """A SHA-256 of each of ``files``, of which ``documents`` take the place of some; JSON by its entries.
+    """SHA-256 of each of ``files`` and of the ``documents`` that replace some of them, by name.
 
-    Our own record is left out, as is the model card; see :func:`card_of`.
+    config.json is listed by its entries. Our own record and the model card (see :func:`card_of`) are left
+    out.
     """
     found: dict[str, object] = {}
     config = None
@@ -94,7 +95,7 @@ def other_files(folder: Path, files: Iterable[Path], documents: Mapping[str, Any
 def card_of(
     folder: Path, description: Description | None = None, made_from: Path | None = None
 ) -> dict[str, object]:
-    """The model card, taken apart, with a ``description`` as it becomes; one too long is like other files."""
+    """The model card taken apart, after an edit if a ``description`` is given; SHA-256 of one too long."""
     text = card_text(folder)
     if text is None and (folder / CARD).exists():
         return {CARD: _sha256(folder / CARD)}

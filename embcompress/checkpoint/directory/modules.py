@@ -1,4 +1,4 @@
-"""modules.json of sentence-transformers: the modules of a model in order, and where their files are."""
+"""modules.json of sentence-transformers: the modules of a model in order, and their folders."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from embcompress.errors import InputError
 MODULES = "modules.json"
 
 _LIMIT = 1 << 20
-"""Longest modules.json taken, in bytes; real ones stay under 2 kB."""
+"""Longest modules.json accepted, in bytes; real ones stay under 2 kB."""
 
 
 @dataclass(frozen=True)
 class Module:
-    """One module.
+    """One module of a sentence-transformers model.
 
     Attributes:
-        folder: where its files are, a name inside the directory; empty for the directory itself.
-        kind: last part of its class's name, e.g. ``"StaticEmbedding"``.
-        entry: all that modules.json says of it.
+        folder: folder of its files, inside the directory; empty for the directory itself.
+        kind: last part of its class name, e.g. ``"StaticEmbedding"``.
+        entry: its whole entry in modules.json.
     """
 
     folder: str
@@ -33,7 +33,7 @@ class Module:
 
 
 def read_modules(path: Path) -> tuple[Module, ...]:
-    """The modules of the directory ``path``, in order; none where it has no modules.json.
+    """The modules of the directory ``path``, in order; empty if it has no modules.json.
 
     Raises:
         InputError: modules.json is broken, or leads out of the directory.
@@ -51,7 +51,7 @@ def read_modules(path: Path) -> tuple[Module, ...]:
         return tuple(_module(entry) for entry in parsed)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
-            f"{file}: is no list of modules ({type(error).__name__}: {error})", remedy="download it again"
+            f"{file}: is not a list of modules ({type(error).__name__}: {error})", remedy="download it again"
         ) from None
 
 
@@ -67,7 +67,7 @@ def _module(entry: Mapping[str, Any]) -> Module:
 
 
 def static_modules(path: Path) -> tuple[Module, ...]:
-    """The StaticEmbedding that a model begins with, and a Dense directly behind it; none for other models.
+    """A model's leading StaticEmbedding, and the Dense that follows it directly; empty for other models.
 
     Raises:
         InputError: see :func:`read_modules`.

@@ -1,4 +1,4 @@
-"""Which files of a directory hold its weights, and which are carried along."""
+"""Which files of a directory hold its weights, and which are copied unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embcompress.checkpoint.names import FILE_NAME_LIMIT, check_name, check_not_
 from embcompress.errors import InputError, UsageError
 
 JSON_LIMIT = 64 << 20
-"""Longest config.json or index taken, in bytes; real ones stay under 10 MB."""
+"""Longest config.json or index accepted, in bytes; real ones stay under 10 MB."""
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _STANDARD = (
@@ -25,7 +25,7 @@ _STANDARD = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""Weights in the order in which transformers looks for them."""
+"""Weight files in the order in which transformers looks for them."""
 
 _NOT_IN_A_FILE_NAME = set('/\\:"<>|?*')
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?", re.IGNORECASE)
@@ -33,14 +33,14 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|co
 
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".gguf", ".tflite", ".mlmodel", ".pb")
 _OTHER_FOLDERS = re.compile(r"onnx|openvino|coreml|original|checkpoint-\d+|\.git|\.cache|__pycache__")
-"""Folders with the model in another format or from another time, or with nothing of the model."""
+"""Folders that hold the model in another format or an earlier state, or nothing of the model."""
 _NO_WEIGHTS = ("training_args.bin",)
-"""Files that transformers names like weights and that are none."""
+"""Files that transformers names like weights but that hold none."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """The file that says which shard holds which tensor."""
+    """An index file: which shard holds which tensor."""
 
     name: str
     weight_map: Mapping[str, str]
@@ -49,12 +49,12 @@ class Index:
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """The weights of a directory.
+    """The weight files of a directory.
 
     Attributes:
         files: the weight files in use, in order.
         index: the index over them, None for a single file.
-        others: a second set of weights that must agree and is not carried along.
+        others: a second set of weights, which must hold the same values and is not copied.
     """
 
     files: tuple[str, ...]
@@ -62,11 +62,10 @@ class ShardLayout:
     others: tuple[str, ...]
 
     def check(self, path: Path, parts: Mapping[str, Checkpoint]) -> None:
-        """Compare the index with the tensors that the shards really hold.
+        """Compare the index with the tensors that the shards hold.
 
         Raises:
-            InputError: a tensor is not where the index says, stands in two shards, or total_size
-                is another.
+            InputError: a tensor is not where the index says, or is in two shards, or total_size is wrong.
         """
         if self.index is None:
             return
@@ -82,13 +81,14 @@ class ShardLayout:
             for name in part.tensors:
                 if first.setdefault(name, shard) != shard:
                     raise InputError(
-                        f"{where}: {name} stands in both {first[name]} and {shard}",
+                        f"{where}: {name} is in both {first[name]} and {shard}",
                         remedy="remove the one that is out of date",
                     )
         sizes = {n: info.nbytes for part in parts.values() for n, info in part.tensors.items()}
         shared = sum(sizes[name] for part in parts.values() for name in part.aliases)
         stated, found = self.index.metadata.get("total_size"), sum(sizes.values()) - shared
-        # Some writers count shared memory once a name; older transformers a tied head it did not store.
+        # Some writers count shared memory once per name; older transformers counted a tied head it did
+        # not store.
         known = [found, found + shared, *(found + size for size in sizes.values())]
         if stated is not None and stated not in known:
             raise InputError(
@@ -101,7 +101,7 @@ def find_layout(path: Path) -> ShardLayout:
     """Find the weights of the directory ``path`` as transformers or sentence-transformers would.
 
     Raises:
-        UsageError: there are none, or several of equal standing.
+        UsageError: there are none, or several with nothing to choose between them.
         InputError: the index is broken or leads out of the directory.
     """
     if static := static_modules(path):
@@ -150,8 +150,8 @@ def _read_index(path: Path) -> Index:
     for name, shard in weight_map.items():
         check_name(name, path)
         check_name(shard, path)
-        # Any rule of any platform: drive letters and backslashes are refused on Unix too, since
-        # a directory is copied between machines.
+        # The rules of every platform apply: drive letters and backslashes are refused on Unix too,
+        # since directories are copied between machines.
         is_plain = shard and not shard.startswith(".") and not shard.endswith((".", " "))
         if not is_plain or set(shard) & _NOT_IN_A_FILE_NAME or _DEVICE.fullmatch(shard):
             raise InputError(
@@ -165,7 +165,7 @@ def _read_index(path: Path) -> Index:
             )
         if Path(shard).suffix != suffix:
             raise InputError(
-                f"{path}: shard {shard} is no {suffix} file", remedy="download the directory again"
+                f"{path}: shard {shard} is not a {suffix} file", remedy="download the directory again"
             )
         if not (path.parent / shard).is_file():
             raise InputError(f"{path}: shard {shard} is missing", remedy="download the directory again")
@@ -176,7 +176,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``.
 
     Raises:
-        InputError: it is too long, no JSON or no object.
+        InputError: it is too long, or not a JSON object.
     """
     size = path.stat().st_size
     if size > JSON_LIMIT:
@@ -194,17 +194,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _is_other_weights(relative: Path) -> bool:
-    """Whether a file that is not in use holds weights; modules in folders of their own keep theirs."""
+    """Whether a file holds weights that are not in use; modules in folders of their own keep theirs."""
     if relative.suffix in _OTHER_WEIGHTS:
         return True
     return relative.suffix in _SUFFIXES and len(relative.parts) == 1 and relative.name not in _NO_WEIGHTS
 
 
 def carried_files(path: Path, layout: ShardLayout) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Relative paths of the files to carry along, and names of what is left out.
+    """The relative paths of the files to copy, and the names of those left out.
 
-    Left out are the weights themselves, which are written anew, and all other weights (formats,
-    precisions, training states): they hold the dense table and would undo what was saved.
+    The weights in use are left out, since they are written anew. So are all other weights (formats,
+    precisions, training states): they hold the dense table and would undo the saving.
     """
     own = {*layout.files, *((layout.index.name,) if layout.index else ())}
     carried: list[Path] = []

@@ -1,6 +1,6 @@
-"""Opens the two formats of ``torch.save``: the zip of torch 1.6 and later, and the one before it.
+"""Open the two formats of ``torch.save``: the zip of torch 1.6 and later, and the older one.
 
-Either way the outcome is the pickled object as inert nodes and the place of every storage in the file.
+Both give the pickled object as inert nodes, and the byte range of every storage in the file.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _LEGACY_PROTOCOL = 1001
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of torch.save.
+    """The contents of a ``torch.save`` file.
 
     Attributes:
         root: the saved object, as inert nodes.
-        storages: storage key -> where its bytes lie.
+        storages: storage key -> byte range of the storage.
         records: every record of a zip by name; empty for the old format.
     """
 
@@ -42,10 +42,10 @@ class Archive:
 
 
 def read_archive(fd: int, path: Path) -> Archive:
-    """Read and check everything but the tensors themselves.
+    """Read and check everything but the elements of the tensors.
 
     Raises:
-        InputError: it is no file of torch.save, is damaged, or holds more than weights.
+        InputError: the file was not made by ``torch.save``, is damaged, or holds more than weights.
     """
     head = os.pread(fd, 512, 0)
     if not head:
@@ -72,7 +72,7 @@ def read_archive(fd: int, path: Path) -> Archive:
 
 def _read_zip(fd: int, path: Path) -> Archive:
     records = read_directory(fd, str(path))
-    # Torch takes the folder of the first record for the one all records are in.
+    # Like torch, take the folder of the first record as the folder of all.
     folder = next(iter(records), "").partition("/")[0]
     inside = {name.removeprefix(f"{folder}/"): extent for name, extent in records.items()}
     pickles = [name for name in records if name.endswith("/data.pkl")]
@@ -112,7 +112,7 @@ def _read_legacy(fd: int, path: Path) -> Archive:
     with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
         magic = load(data, where)
         if magic.root != _LEGACY_NUMBER:
-            raise InputError(f"{path}: is a pickle, but none of torch.save", remedy=SAVE_AGAIN)
+            raise InputError(f"{path}: is a pickle, but not one of torch.save", remedy=SAVE_AGAIN)
         protocol = load(data, where, magic.end)
         if protocol.root != _LEGACY_PROTOCOL:
             raise InputError(f"{path}: has torch protocol {_brief(protocol.root)}, only 1001 is known")
@@ -125,14 +125,14 @@ def _read_legacy(fd: int, path: Path) -> Archive:
         saved = load(data, where, system.end, legacy=True)
         keys = load(data, where, saved.end)
         if not isinstance(keys.root, list) or not all(isinstance(key, str) for key in keys.root):
-            raise InputError(f"{path}: has no list of storages behind its pickle", remedy=AGAIN)
+            raise InputError(f"{path}: has no list of storages after its pickle", remedy=AGAIN)
         refs = {node.key: node for node in walk(saved.root) if isinstance(node, StorageRef)}
         storages: dict[str, Extent] = {}
         position = keys.end
         for key in keys.root:
             if key not in refs or key in storages:
                 raise InputError(f"{path}: lists storage {key} that nothing uses, or twice", remedy=AGAIN)
-            # Each storage is its number of elements, eight bytes, and then their bytes.
+            # A storage is its number of elements, in eight bytes, followed by their bytes.
             numel = int.from_bytes(data[position : position + 8], "little", signed=True)
             nbytes = storage_bytes(refs[key])
             if numel != refs[key].numel or position + 8 + nbytes > size:

@@ -1,4 +1,4 @@
-"""Plans a new torch file: the edited objects, and which bytes each of its storages takes from where."""
+"""Plan a new torch file: the edited objects, and the source of each of its storages."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Rewrite:
 
     Attributes:
         pickle: its data.pkl.
-        storages: storage key -> the tensor that is made for it, or the bytes that are copied.
-        warnings: one sentence each.
+        storages: storage key -> the new tensor to write there, or the bytes to copy.
+        warnings: warnings for the user, one sentence each.
     """
 
     pickle: bytes
@@ -51,14 +51,14 @@ class Rewrite:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all storages."""
+        """Bytes of all storages together."""
         return sum(s.nbytes if isinstance(s, NewTensor) else s.size for s in self.storages.values())
 
 
 def plan_rewrite(
     archive: Archive, state: StateDict, edit: Edit, description: Description | None, where: str
 ) -> Rewrite:
-    """What the file becomes under ``edit``."""
+    """Plan the file that ``edit`` makes of ``archive``."""
     made = {
         new.name: StorageRef(
             storage_kind(new.dtype), str(i), _location(state.node[new.replaces], where), prod(new.shape)
@@ -84,7 +84,7 @@ def plan_rewrite(
 
 
 def refitted(archive: Archive, state: StateDict, edit: Edit, where: str) -> Refit:
-    """What becomes of the optimizers beside the state dict under ``edit``."""
+    """How the optimizers saved with the state dict change under ``edit``."""
     return refit_optimizers(archive.root, _splits(state.node, edit, where), where)
 
 
@@ -98,7 +98,7 @@ def _location(node: object, where: str) -> str:
 
 
 def _edited_state(old: Mapping[Any, Any], edit: Edit, made: Mapping[str, StorageRef]) -> dict[Any, Any]:
-    """The state dict with new tensors in the places of those they replace, and their further names."""
+    """The state dict with each new tensor and its aliases in the place of the tensor it replaces."""
     new: dict[Any, Any] = OrderedMap() if isinstance(old, OrderedMap) else {}
     if isinstance(old, OrderedMap) and isinstance(new, OrderedMap):
         new.state = old.state
@@ -115,27 +115,27 @@ def _edited_state(old: Mapping[Any, Any], edit: Edit, made: Mapping[str, Storage
 
 
 def _tensor(tensor: NewTensor, ref: StorageRef, replaced: object) -> Call:
-    """The call that rebuilds a contiguous tensor, a Parameter where the replaced one was."""
+    """The call that rebuilds a contiguous tensor, as a Parameter if it replaces one."""
     stride = tuple(prod(tensor.shape[i + 1 :]) for i in range(len(tensor.shape)))
     args = (ref, 0, tensor.shape, stride, False, OrderedMap())
     plain = Call(Global("torch._utils", "_rebuild_tensor_v2"), args)
     if not isinstance(replaced, Call) or not is_parameter(replaced):
         return plain
-    # Codes are integers, and torch lets only floats require gradients.
+    # Codes are integers, and in torch only floats can require gradients.
     trained = replaced.args[1] and tensor.dtype.is_table
     return Call(Global("torch._utils", "_rebuild_parameter"), (plain, trained, OrderedMap()))
 
 
 def described_text(state: Mapping[Any, Any]) -> object:
-    """The description stored with a state dict, None without one."""
+    """The description stored with a state dict, None if there is none."""
     metadata = state.state.get("_metadata") if isinstance(state, OrderedMap) and state.state else None
     return metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
 
 
 def _described(state: dict[Any, Any], description: Description | None) -> dict[Any, Any]:
-    """The state dict with ``description`` among its metadata, or without any.
+    """The state dict with ``description`` in its metadata, or with none.
 
-    ``load_state_dict`` looks its metadata up by module name and leaves other keys alone.
+    ``load_state_dict`` looks up metadata by module name and ignores other keys.
     """
     if description is None and described_text(state) is None:
         return state
@@ -151,12 +151,12 @@ def _described(state: dict[Any, Any], description: Description | None) -> dict[A
 
 
 def amended_pickle(archive: Archive, state: StateDict, description: Description) -> bytes:
-    """data.pkl with another description and all else as it was."""
+    """data.pkl with another description and everything else unchanged."""
     return dump(archive.root, {id(state.node): _described(state.node, description)})
 
 
 def _splits(state: Mapping[Any, Any], edit: Edit, where: str) -> list[Split]:
-    """The parameters that are removed: names that are the same memory are one."""
+    """The removed parameters; names that share memory count as one."""
     parts: dict[tuple[str, int, tuple[int, ...], tuple[int, ...]], int] = {}
     for name in state:
         view = parse_view(unwrap(state[name]), where) if name in edit.remove else None
@@ -172,7 +172,7 @@ def _splits(state: Mapping[Any, Any], edit: Edit, where: str) -> list[Split]:
 
 @dataclass(frozen=True)
 class _Use:
-    """A carried storage and the part of it that is still needed, in bytes."""
+    """A storage to copy, and the byte range of it that is still needed."""
 
     ref: StorageRef
     begin: int
@@ -183,7 +183,7 @@ class _Use:
 
 
 def _uses(root: object, replace: Replacements, fresh: set[int], where: str) -> Iterator[_Use]:
-    """Every storage of the old file that the edited objects still use, in order of appearance."""
+    """Every storage of the old file that the edited objects still use, in order of first use."""
     tensors: dict[str, list[Call]] = {}
     direct: dict[str, list[StorageRef]] = {}
     refs: dict[str, StorageRef] = {}
@@ -205,7 +205,7 @@ def _uses(root: object, replace: Replacements, fresh: set[int], where: str) -> I
 
 
 def _range(views: list[View], total: int) -> tuple[int, int]:
-    """The bytes that ``views`` look at, widened to where elements of every type begin and end."""
+    """The byte range that ``views`` cover, widened so that no element of any type is cut."""
     if not views:
         return 0, 0
     begin = min(view.begin for view in views)
@@ -214,12 +214,12 @@ def _range(views: list[View], total: int) -> tuple[int, int]:
 
 
 def _moved(use: _Use, ref: StorageRef) -> dict[int, object]:
-    """Replacements that make everything that used ``use`` look at the new storage ``ref``."""
+    """Replacements that point everything that used ``use`` at the new storage ``ref``."""
     moved: dict[int, object] = {id(old): ref for old in use.direct}
     for call in use.tensors:
         view = parse_view(call, "")
         assert view is not None
-        # An empty tensor may stand anywhere, also where nothing is left.
+        # An empty tensor may have any offset, so it is set to 0 in case nothing of its storage is left.
         offset = view.offset - use.begin // view.itemsize if view.span else 0
         moved[id(call)] = Call(call.function, (ref, offset, *call.args[2:]))
     return moved

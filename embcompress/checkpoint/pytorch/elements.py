@@ -1,4 +1,4 @@
-"""The bytes under tensors of a torch file in the order of their elements, and all that is no tensor."""
+"""The elements of tensors in a torch file in row-major order, and a summary of everything else in it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from embcompress.storage.zipstore import Extent, pieces
 
 
 def view_bytes(fd: int, archive: Archive, view: View, where: str) -> Iterator[bytes]:
-    """The bytes of a tensor in pieces, its elements in row-major order however they lie in the file.
+    """The bytes of a tensor in row-major order, in pieces, whatever its strides in the file.
 
     Raises:
-        InputError: the file ends before.
+        InputError: the file ends too early.
     """
     offset = archive.storages[view.storage.key].offset + view.begin
     nbytes = view.numel * view.itemsize
@@ -40,21 +40,21 @@ def view_bytes(fd: int, archive: Archive, view: View, where: str) -> Iterator[by
 
 
 def _rows_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a tensor whose elements lie one after another."""
+    """Strides of a contiguous tensor."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def _mapped(fd: int, view: View, offset: int) -> NDArray[Any]:
-    """The tensor as it lies in the file, mapped; the bytes of an element are a last axis."""
+    """The tensor as a memory map with its strides in the file; the last axis is the bytes of an element."""
     mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-    # Dimensions of size 1 order nothing; their steps may be any number, and NumPy allows 64 in all.
+    # Dimensions of size 1 are dropped: their strides may be any number, and NumPy allows 64 dimensions.
     steps = [(n, s * view.itemsize) for n, s in zip(view.shape, view.stride, strict=True) if n > 1]
     shape, strides = (*(n for n, _ in steps), view.itemsize), (*(s for _, s in steps), 1)
     return np.ndarray(shape, np.uint8, mapped, offset, strides)
 
 
 def _gathered(elements: NDArray[Any]) -> Iterator[bytes]:
-    """The bytes of a mapped tensor, its first axes cut until a piece is small."""
+    """The bytes of a mapped tensor, split along its first axes until a piece is small enough."""
     if elements.nbytes <= CHUNK or elements.ndim == 1:
         yield elements.tobytes()
         return
@@ -65,15 +65,15 @@ def _gathered(elements: NDArray[Any]) -> Iterator[bytes]:
 
 
 class Remainder:
-    """Flattens a saved object into plain data by the path to each; storages become a SHA-256.
+    """Flattens a saved object into plain data, by path; each storage becomes a SHA-256.
 
     Args:
-        fd: the file.
-        archive: what is in it.
+        fd: file descriptor of the file.
+        archive: contents of the file.
         state: the state dict.
         stored: names of its dense tensors, which are left out.
-        replace: nodes that stand in the place of others.
-        where: the file, for errors.
+        replace: replacements for nodes, by ``id``.
+        where: name of the file, for error messages.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Remainder:
         self._found: dict[str, object] = {}
 
     def flat(self) -> Mapping[str, object]:
-        """All of it by path."""
+        """The whole object: path -> value."""
         self._add(self._archive.root, "")
         return self._found
 
@@ -102,7 +102,7 @@ class Remainder:
         if isinstance(node, SCALARS) or node == ():
             self._found[path] = repr(node)
         elif isinstance(node, dict | list | tuple | Call | StorageRef):
-            # What is shared is looked at once, else a small pickle could mean billions of paths.
+            # A shared node is visited once; otherwise a small pickle could mean billions of paths.
             first = self._seen.setdefault(id(node), path)
             if first != path:
                 self._found[path] = f"the same as {first or 'the whole'}"
@@ -116,7 +116,7 @@ class Remainder:
         if view is not None:
             whole = view_bytes(self._fd, self._archive, view, self._where)
             kind = f"{view.torch_dtype} {list(view.shape)}"
-            if view.numel > view.span:  # of elements that lie on one another there may be any number
+            if view.numel > view.span:  # overlapping elements: there may be any number of them
                 kind += f" with strides {list(view.stride)}"
                 whole = pieces(self._fd, self._looked_at(view), self._where)
             self._found[path] = f"{kind}, SHA-256 {sha256_of(whole)}"
@@ -137,12 +137,12 @@ class Remainder:
                 self._add(part, f"{path}[{number}]")
 
     def _looked_at(self, view: View) -> Extent:
-        """The bytes between the first and the last element of a tensor."""
+        """The bytes from the first to the last element of a tensor."""
         offset = self._archive.storages[view.storage.key].offset
         return Extent(offset + view.begin, view.end - view.begin, None)
 
     def _add_dict(self, node: dict[Any, Any], path: str) -> None:
-        """The entries of a dict and its attributes; of the state dict without its tensors and our record."""
+        """Add the entries and attributes of a dict; of the state dict without its tensors and our record."""
         ours = node is self._state
         for key, part in node.items():
             if not (ours and key in self._stored):
@@ -151,7 +151,7 @@ class Remainder:
         attributes = node.state if isinstance(node, OrderedMap) else None
         for name, part in (attributes or {}).items():
             if ours and name == "_metadata" and isinstance(part, dict):
-                # Whether there is such a dict is no matter: the record needs one to stand in.
+                # An empty metadata dict counts as none: our record may be the only reason for it.
                 for key, value in part.items():
                     if key != METADATA_KEY:
                         self._add(value, f"{path} {name}.{key}")

@@ -1,7 +1,7 @@
 """The torch format: files of ``torch.save``, read and written without importing torch.
 
-The pickle inside is read as inert data (``pickle_reader.py``), the tensors by byte
-range. Both the zip format and the one before torch 1.6 are read; the zip format is written.
+The pickle inside is read as inert data (``pickle_reader.py``), and tensors by byte range. Both the
+zip format and the one before torch 1.6 can be read; only the zip format is written.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ from embcompress.storage.rawio import read_exact
 from embcompress.storage.zipstore import ZipWriter, check_record, pieces, read_directory
 
 _FOLDER: Final = "archive"
-"""Folder of the records in files we write; torch takes any."""
+"""Folder of the records in files that we write; torch accepts any."""
 _RECORD_OVERHEAD = 256
-"""Most bytes of the two headers of a record, its alignment included."""
+"""Upper bound for the two headers of a record, with its alignment, in bytes."""
 _PICKLE: Final = f"{_FOLDER}/data.pkl"
 
 
 class TorchFile(Checkpoint):
-    """One file of torch.save: a state dict, or a training checkpoint with one inside.
+    """One file of ``torch.save``: a state dict, or a training checkpoint that contains one.
 
     Attributes:
-        container: the keys that lead from the saved object to the state dict; empty when it is that.
+        container: the keys that lead from the saved object to the state dict; empty if the object is the
+            state dict.
     """
 
     format = "torch"
@@ -66,7 +67,7 @@ class TorchFile(Checkpoint):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """By the magic bytes of either format, or by the suffix so that what is wrong can be said."""
+        """Recognize a file by the magic bytes of either format, or by its suffix to report what is wrong."""
         if not path.is_file():
             return False
         if path.suffix in cls.suffixes:
@@ -84,7 +85,6 @@ class TorchFile(Checkpoint):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open ``path``; see the base class."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return cls(path, fd, read_archive(fd, path))
@@ -93,7 +93,6 @@ class TorchFile(Checkpoint):
             raise
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop``; see the base class."""
         info = self.tensors[name]
         dtype, columns = info.readable_dtype(), info.shape[-1]
         view = self._views[name]
@@ -105,16 +104,15 @@ class TorchFile(Checkpoint):
         return dtype.decode(self._strided(view, dtype.storage, offset)[start:stop].copy())
 
     def _strided(self, view: View, storage: str, offset: int) -> NDArray[Any]:
-        """A table whose rows are not one after another, mapped."""
+        """A table whose rows are not contiguous, as a memory map."""
         mapped = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
-        # The step along a single row or column is never taken, and may be any number.
+        # The stride of a dimension of size 1 is never used, and may be any number.
         strides = tuple(
             s * view.itemsize if n > 1 else 0 for n, s in zip(view.shape, view.stride, strict=True)
         )
         return np.ndarray(view.shape, storage, mapped, offset, strides)
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
-        """Its bytes, however they lie in their storage; see the base class."""
         return view_bytes(self._fd, self._archive, self._views[name], str(self.path))
 
     def remainder(
@@ -122,7 +120,7 @@ class TorchFile(Checkpoint):
         edit: Edit | None = None,
         description: Description | None = None,  # noqa: ARG002
     ) -> Mapping[str, object]:
-        """The saved object by the path to each value, optimizers and tensors that are not dense included."""
+        """The saved object, flattened: path -> value, with optimizers and tensors that are not dense."""
         where, state = str(self.path), self._state
         replace = NO_REPLACEMENTS if edit is None else refitted(self._archive, state, edit, where).replace
         dense = {name for name, info in self.tensors.items() if info.layout == "dense"}
@@ -145,18 +143,18 @@ class TorchFile(Checkpoint):
         return dict(state) if names is None else {name: state[name] for name in names}
 
     def sidecar(self, key: str) -> object:
-        """What the saved object holds beside its state dict; see the base class."""
+        """The entry ``key`` of the saved object, if the state dict is inside it."""
         return self._archive.root.get(key) if self.container else None
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
-        """Storages and pickle exactly, and the most that a zip adds for each; see the base class."""
+        """Exact for storages and pickle, with an upper bound for what the zip adds to each."""
         plan = plan_rewrite(self._archive, self._state, edit, description, str(self.path))
         return plan.nbytes + len(plan.pickle) + _RECORD_OVERHEAD * (len(plan.storages) + 4)
 
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
-        """Write the edited file to ``target`` in the zip format; see the base class."""
+        """Write the edited file to ``target`` in the zip format."""
         plan = plan_rewrite(self._archive, self._state, edit, description, str(self.path))
         advance = Steps(progress, "write", plan.nbytes)
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -182,7 +180,7 @@ class TorchFile(Checkpoint):
 
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:
-        """Write the last record, the pickle, again with ``description``; see the base class."""
+        """Rewrite the last record, the pickle, with ``description``."""
         fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
         try:
             archive = read_archive(fd, target)
@@ -197,21 +195,21 @@ class TorchFile(Checkpoint):
             os.close(fd)
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Close the file; further calls do nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def _notes(state: StateDict) -> tuple[str, ...]:
-    """What a user of a training checkpoint should know about where its weights are."""
+    """Notes for the user of a training checkpoint about where its weights are."""
     where = (f"the state dict stands under '{'.'.join(state.keys)}'",) if state.keys else ()
     twins = ("'" + ".".join(keys) + "'" for keys in state.twins)
     return (*where, *(f"{twin} holds tensors of the same names, which stay as they are" for twin in twins))
 
 
 def _tensors(state: Mapping[Any, Any], path: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the state dict; plain values among them (counters, configs) are left out."""
+    """Every tensor of the state dict; other values in it (counters, configurations) are left out."""
     found: dict[str, TensorInfo] = {}
     for name, node in state.items():
         if is_tensor(node):
@@ -221,13 +219,13 @@ def _tensors(state: Mapping[Any, Any], path: Path) -> dict[str, TensorInfo]:
 
 
 def _views(state: Mapping[Any, Any], tensors: Mapping[str, TensorInfo], path: Path) -> dict[str, View]:
-    """The dense tensors among ``tensors`` as windows on storages."""
+    """The dense tensors among ``tensors`` as views of storages."""
     views = ((name, parse_view(unwrap(state[name]), str(path))) for name in tensors)
     return {name: view for name, view in views if view is not None}
 
 
 def _aliases(views: Mapping[str, View]) -> dict[str, str]:
-    """Names that are the very memory of an earlier one; empty tensors are nobody's alias."""
+    """Names that share their memory with an earlier name; an empty tensor is never an alias."""
     first: dict[tuple[object, ...], str] = {}
     aliases: dict[str, str] = {}
     for name, view in views.items():

@@ -1,7 +1,7 @@
-"""Makes saved optimizers fit a model in which a table has become two factors.
+"""Make saved optimizers fit a model in which a table has become two factors.
 
-An optimizer knows its parameters by position only, so after factorization every later one would
-receive its neighbour's moments. Here the table's entry is found by its shape.
+An optimizer knows its parameters by position only, so after factorization every later parameter would
+get the moments of another. The table's entry is therefore found by its shape.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from embcompress.checkpoint.pytorch.tensors import parse_view, unwrap
 
 @dataclass(frozen=True)
 class Split:
-    """A parameter that is removed, and how many take its place.
+    """A removed parameter.
 
     Attributes:
         shape: its shape.
-        parts: number of tensors that replace it.
+        parts: number of parameters that replace it.
     """
 
     shape: tuple[int, ...]
@@ -30,11 +30,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Refit:
-    """What has to change in the saved object.
+    """The changes to the optimizers in the saved object.
 
     Attributes:
-        replace: ``id`` of a node -> what stands in its place.
-        warnings: one sentence for each optimizer.
+        replace: ``id`` of a node -> its replacement.
+        warnings: one sentence per optimizer.
     """
 
     replace: Mapping[int, object]
@@ -44,9 +44,9 @@ class Refit:
 def refit_optimizers(root: object, splits: Sequence[Split], where: str) -> Refit:
     """Fit every optimizer under ``root`` to the model after ``splits``.
 
-    Where each split table has exactly one entry of its shape, that entry is dropped and its
-    parameter doubled, and all other moments stay. Otherwise the moments are dropped; with several
-    parameter groups even the number of parameters in each is unknown, and the optimizer is dropped.
+    If each split table has exactly one entry of its shape, that entry is dropped, its parameter is
+    doubled, and all other moments are kept. Otherwise all moments are dropped. With several parameter
+    groups even the number of parameters in each is unknown, and the whole optimizer is dropped.
     """
     replace: dict[int, object] = {}
     warnings: list[str] = []
@@ -77,14 +77,14 @@ def _optimizers(root: object) -> Iterator[dict[Any, Any]]:
 
 
 def _contained(node: object) -> Collection[object]:
-    """What lies in a plain container; nobody keeps an optimizer inside a tensor or a dict's attributes."""
+    """The contents of a plain container; optimizers are never inside tensors or a dict's attributes."""
     if isinstance(node, dict):
         return node.values()
     return node if isinstance(node, list | tuple) else ()
 
 
 def _matching(state: Mapping[Any, Any], splits: Sequence[Split], where: str) -> list[Any] | None:
-    """The ids of the split tables, None where shapes do not tell them exactly."""
+    """The ids of the split tables, None if their shapes do not identify them."""
     if any(split.parts != 2 for split in splits):
         return None
     matched: list[Any] = []
@@ -97,7 +97,7 @@ def _matching(state: Mapping[Any, Any], splits: Sequence[Split], where: str) -> 
 
 
 def _is_of(entry: object, shape: tuple[int, ...], where: str) -> bool:
-    """Whether all tensors of an entry have ``shape``, step counters aside."""
+    """Whether all tensors of an entry have ``shape``, apart from step counters."""
     if not isinstance(entry, dict):
         return False
     views = [view for value in entry.values() if (view := parse_view(unwrap(value), where))]
@@ -106,7 +106,7 @@ def _is_of(entry: object, shape: tuple[int, ...], where: str) -> bool:
 
 
 def _positional(group: object) -> bool:
-    """Whether a parameter group numbers its parameters, as torch.optim does."""
+    """Whether a parameter group lists its parameters by number, as torch.optim does."""
     if not isinstance(group, dict) or not isinstance(group.get("params"), list):
         return False
     return all(type(i) is int for i in group["params"])
@@ -124,7 +124,7 @@ def _unused(groups: Sequence[Any]) -> int:
 
 
 def _doubled(node: Mapping[Any, Any], ids: Sequence[int]) -> dict[Any, Any]:
-    """The optimizer with a further parameter behind each of ``ids`` and their entries dropped."""
+    """The optimizer with one more parameter after each of ``ids``, and without their entries."""
     first = _unused(node["param_groups"])
     partner = {i: first + n for n, i in enumerate(ids)}
     groups = [
@@ -136,13 +136,13 @@ def _doubled(node: Mapping[Any, Any], ids: Sequence[int]) -> dict[Any, Any]:
 
 
 def _emptied(node: Mapping[Any, Any], more: int) -> dict[Any, Any]:
-    """The optimizer without moments, its one group longer by ``more`` parameters."""
+    """The optimizer without moments, and with ``more`` further parameters in its only group."""
     group = node["param_groups"][0]
     params = list(range(len(group["params"]) + more))
     return {**node, "state": {}, "param_groups": [_with_params(group, params)]}
 
 
 def _with_params(group: Mapping[Any, Any], params: list[int]) -> dict[Any, Any]:
-    """The group with other parameters; stale names are left out, as torch then keeps its own."""
+    """The group with other parameters; outdated names are left out, so that torch keeps its own."""
     kept = {k: v for k, v in group.items() if k != "param_names" or len(params) == len(group["params"])}
     return {**kept, "params": params}

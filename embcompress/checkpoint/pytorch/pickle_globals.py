@@ -1,6 +1,7 @@
-"""What a torch pickle may name, and what it may call with which arguments; facts, nothing to execute.
+"""The allowlist for torch pickles: which names they may hold, and which calls with which arguments.
 
-The lists are those of ``torch.load(weights_only=True)`` (torch._weights_only_unpickler of torch 2.13).
+It is the list of ``torch.load(weights_only=True)`` (torch._weights_only_unpickler of torch 2.13). It
+holds strings only; nothing is imported or called.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ REBUILD = frozenset(
         "torch._utils._rebuild_wrapper_subclass",
     }
 )
-"""Functions whose calls are tensors."""
+"""Functions whose calls build tensors."""
 
 ALLOWED = (
     REBUILD
@@ -53,10 +54,10 @@ ALLOWED = (
     | {"collections.OrderedDict", "collections.Counter", "_codecs.encode"}
     | {"builtins.bytearray", "builtins.set", "builtins.complex"}
 )
-"""Every global a pickle may name."""
+"""Every global that a pickle may name."""
 
 HASHABLE = frozenset({"torch.Size", "torch.device", "builtins.complex"})
-"""Functions whose calls may be keys of a dict."""
+"""Functions whose results may be dict keys."""
 
 
 def _ints(value: Any) -> bool:
@@ -91,4 +92,4 @@ SIGNATURES: dict[str, Callable[[tuple[Any, ...]], bool]] = {
     "builtins.set": lambda a: len(a) == 1 and type(a[0]) is list,
     "builtins.complex": lambda a: len(a) == 2 and all(type(v) is float for v in a),
 }
-"""What may be called besides the other tensor builders, and with what, so that torch takes it too."""
+"""The other functions that may be called, each with a check that torch accepts the arguments."""

@@ -1,7 +1,7 @@
-"""Pickled objects as inert data: what a torch pickle may hold, with nothing resolved or called.
+"""Pickled objects as inert data: the contents of a torch pickle, with nothing resolved or called.
 
-Scalars, bytes, lists, tuples and dicts stand for themselves. Everything that a real unpickler would
-construct becomes a node that merely says so. Nodes are compared by identity, because two tensors
+Scalars, bytes, lists, tuples and dicts are kept as such. Everything that a real unpickler would
+construct becomes a node that only describes it. Nodes are compared by identity, because two tensors
 that share one node must still share it after a round trip.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 from embcompress.errors import InputError
 
 DEPTH_LIMIT = 200
-"""Deepest nesting taken; real checkpoints stay under 20, and the writer is recursive."""
+"""Deepest nesting accepted; real checkpoints stay under 20, and the writer is recursive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Global:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Call:
-    """What ``function(*args)`` would make; never called."""
+    """The result of ``function(*args)``; never called."""
 
     function: Global
     args: tuple[Any, ...]
@@ -39,12 +39,12 @@ class Call:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StorageRef:
-    """The bytes under one or more tensors, by the key they are stored under.
+    """A reference to a storage: the bytes of one or more tensors.
 
     Attributes:
-        kind: storage class, which fixes the element type.
+        kind: storage class, which determines the element type.
         key: name of the record in the file.
-        location: device it was saved from, e.g. ``"cpu"`` or ``"cuda:0"``.
+        location: device from which it was saved, e.g. ``"cpu"`` or ``"cuda:0"``.
         numel: number of elements.
     """
 
@@ -65,10 +65,10 @@ class _Dropped:
 
 
 DROPPED: Final = _Dropped()
-"""As a replacement in :func:`walk` and the writer: leave the dict entry or list element out."""
+"""Replacement that makes :func:`walk` and the writer leave out the dict entry or list element."""
 
 Replacements = Mapping[int, object]
-"""``id`` of a node -> the node that stands in its place; how an edit is expressed without mutation."""
+"""``id`` of a node -> its replacement. Edits are expressed this way so that nothing is mutated."""
 
 NO_REPLACEMENTS: Final[Replacements] = MappingProxyType({})
 
@@ -94,8 +94,8 @@ def walk(
 
     Args:
         root: where to begin; yielded too.
-        replace: nodes that stand in the place of others.
-        inside: which nodes to descend to.
+        replace: replacements for nodes, by ``id``.
+        inside: returns the nodes to visit inside a node.
     """
     seen: set[int] = set()
     stack = [root]
@@ -110,10 +110,10 @@ def walk(
 
 
 def check_nesting(root: object, where: str) -> None:
-    """Refuse what would make a recursive writer overflow its stack or never end.
+    """Refuse objects on which a recursive writer would overflow its stack or never end.
 
     Raises:
-        InputError: nested deeper than ``DEPTH_LIMIT``, or a tuple or call that contains itself.
+        InputError: the nesting is deeper than ``DEPTH_LIMIT``, or a tuple or call contains itself.
     """
     seen = {id(root)}
     active = [root]

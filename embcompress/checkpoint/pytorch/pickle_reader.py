@@ -1,9 +1,9 @@
-"""Reads a torch pickle as inert data: an interpreter for exactly the opcodes torch takes, calling nothing.
+"""Read a torch pickle as inert data: an interpreter for the opcodes that torch accepts, calling nothing.
 
 ``torch.load(weights_only=True)`` accepts a small part of pickle protocol 2. This reader accepts no
 more than that and builds the nodes of :mod:`embcompress.checkpoint.pytorch.pickle_nodes` instead of objects.
-Every count and length is checked against the bytes that are there before anything is made of it.
-The opcodes are those of https://docs.python.org/3/library/pickletools.html.
+Every count and length is checked against the available bytes before anything is allocated for it.
+For the opcodes see https://docs.python.org/3/library/pickletools.html.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from embcompress.checkpoint.pytorch.pickle_nodes import Call, Global, OrderedMap
 from embcompress.errors import InputError
 
 PICKLE_LIMIT = 128 << 20
-"""Longest pickle taken, in bytes; a million-word vocabulary beside the weights takes about 20 MB."""
+"""Longest pickle accepted, in bytes; a million-word vocabulary saved with the weights takes about 20 MB."""
 OPCODE_LIMIT = 10_000_000
-"""Most opcodes taken; each makes at most one object, so this bounds the memory."""
+"""Most opcodes accepted. Each makes at most one object, so this bounds the memory."""
 
 SAVE_AGAIN = "save the state dict alone: torch.save(model.state_dict(), path)"
 _KEY_PARTS = 16
-"""Most scalars in a tuple that is a dict key."""
+"""Most scalars in a tuple that is used as a dict key."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """One pickle: its object, and the position just behind it."""
+    """One pickle: its object, and the position just after it."""
 
     root: Any
     end: int
@@ -41,13 +41,13 @@ def load(data: bytes | mmap.mmap, where: str, start: int = 0, legacy: bool = Fal
     """Read the pickle that begins at ``start``.
 
     Args:
-        data: bytes of the pickle, possibly with more behind it.
-        where: what to call the file in an error.
+        data: bytes of the pickle, possibly followed by others.
+        where: name of the file, for error messages.
         start: first byte of the pickle.
-        legacy: whether storages have the sixth field of the format from before torch 1.6.
+        legacy: whether storages have the sixth field of the format before torch 1.6.
 
     Raises:
-        InputError: the pickle is malformed, too large, or names anything that is not weights.
+        InputError: the pickle is malformed, too large, or names anything but weights.
     """
     reader = _Reader(data, where, start, legacy)
     root = reader.run()
@@ -56,7 +56,7 @@ def load(data: bytes | mmap.mmap, where: str, start: int = 0, legacy: bool = Fal
 
 
 class _Reader:
-    """A stack machine over one pickle."""
+    """A stack machine that reads one pickle."""
 
     def __init__(self, data: bytes | mmap.mmap, where: str, start: int, legacy: bool) -> None:
         self.data = data
@@ -74,7 +74,7 @@ class _Reader:
         while (code := self.take(1)) != p.STOP:
             action = _ACTIONS.get(code)
             if action is None:
-                self.fail(f"opcode {code!r}, which torch.load(weights_only=True) does not take")
+                self.fail(f"opcode {code!r}, which torch.load(weights_only=True) does not accept")
             if opcodes == OPCODE_LIMIT:
                 self.fail(f"more than {OPCODE_LIMIT:,} opcodes")
             opcodes += 1
@@ -125,13 +125,13 @@ class _Reader:
         return items
 
     def spend(self, count: int) -> None:
-        """Count copied elements: one shared list or text must not be copied a million times."""
+        """Count copied elements, so that one shared list or text cannot be copied a million times."""
         self.copied += count
         if self.copied > self.position - self.start:
             self.fail("objects that multiply when read")
 
     def key(self, value: Any) -> Any:
-        """A dict key or set element; hashing one must be cheap, so a tuple holds a few scalars only."""
+        """A checked dict key or set element. Hashing must be cheap, so a tuple may hold few scalars only."""
         plain = str | int | float | bytes | Global | None
         parts = value if isinstance(value, tuple) else (value,)
         hashable = isinstance(value, Call) and str(value.function) in HASHABLE
@@ -166,7 +166,7 @@ class _Reader:
         self.stack.append(tuple(reversed(items)))
 
     def marked_tuple(self) -> None:
-        items = self.pop_mark()  # puts the stack below the mark back, so it must come first
+        items = self.pop_mark()  # restores the stack below the mark, so it must come first
         self.stack.append(tuple(items))
 
     def extend(self, items: list[Any]) -> None:
@@ -218,12 +218,12 @@ class _Reader:
                 self.spend(len(args[0]))
                 args = (
                     [self.key(element) for element in args[0]],
-                )  # the list may change later, a set may not
+                )  # a copy: the list may change later, a set's elements must not
             made = Call(function, args)
         self.stack.append(made)
 
     def ordered(self, args: tuple[Any, ...]) -> OrderedMap:
-        """An OrderedDict; Python 2 pickled its entries as the one argument."""
+        """An OrderedDict; Python 2 pickled its entries as the only argument."""
         made = OrderedMap()
         for pair in args[0] if args else ():
             if not isinstance(pair, list | tuple) or len(pair) != 2:
@@ -256,7 +256,7 @@ class _Reader:
 
 
 _GLOBALS = {path: Global(*path.rsplit(".", 1)) for path in ALLOWED}
-"""One node a name: a file can name it ten million times."""
+"""One node per name: a file can name it ten million times."""
 
 _ACTIONS: dict[bytes, Callable[[_Reader], None]] = {
     p.PROTO: _Reader.protocol,

@@ -1,4 +1,4 @@
-"""Writes inert nodes back as a torch pickle of protocol 2, with what was shared still shared."""
+"""Write inert nodes as a torch pickle of protocol 2; shared nodes stay shared."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TUPLES = {1: p.TUPLE1, 2: p.TUPLE2, 3: p.TUPLE3}
 
 
 def dump(root: object, replace: Replacements = NO_REPLACEMENTS) -> bytes:
-    """The pickle of ``root`` after replacement, as ``torch.load(weights_only=True)`` takes it.
+    """The pickle of ``root`` after replacement, as ``torch.load(weights_only=True)`` accepts it.
 
     Args:
         root: any node of :mod:`embcompress.checkpoint.pytorch.pickle_nodes`.
-        replace: nodes that stand in the place of others, by identity.
+        replace: replacements for nodes, by ``id``.
 
     Raises:
-        InputError: the replacements made it nest deeper than the stack allows.
+        InputError: after replacement, the nesting is deeper than the stack allows.
     """
     writer = _Writer(replace)
     try:
@@ -41,7 +41,7 @@ def dump(root: object, replace: Replacements = NO_REPLACEMENTS) -> bytes:
 
 
 class _Writer:
-    """Appends opcodes to ``out``; the memo maps texts and globals by value, other nodes by identity."""
+    """Appends opcodes to ``out``; the memo finds texts and globals by value, other nodes by identity."""
 
     def __init__(self, replace: Replacements) -> None:
         self.replace = replace
@@ -70,7 +70,7 @@ class _Writer:
                 self.out += _indexed(p.BINGET, p.LONG_BINGET, index)
 
     def save_new(self, node: object) -> None:
-        """A node that is met for the first time and may be met again."""
+        """Write a node for the first time, and remember it if it can be referred to again."""
         if isinstance(node, dict):
             self.save_dict(node)
             return
@@ -85,7 +85,7 @@ class _Writer:
         elif isinstance(node, Global):
             self.out += p.GLOBAL + f"{node.module}\n{node.name}\n".encode()
         elif isinstance(node, bytes):
-            # Protocol 2 has no bytes: Python itself writes them as encoded text.
+            # Protocol 2 has no bytes; like Python's pickle, write them as encoded text.
             self.save(_ENCODE)
             self.save(node.decode("latin1"))
             self.save("latin1")
@@ -131,7 +131,7 @@ class _Writer:
             self.out += opcode
 
     def save_storage(self, ref: StorageRef) -> None:
-        """The persistent id, by value: torch tells storages apart by their keys."""
+        """Write the persistent id anew each time: torch identifies storages by their keys."""
         self.out += p.MARK
         for field in ("storage", ref.kind, ref.key, ref.location, ref.numel):
             self.save(field)

@@ -1,4 +1,4 @@
-"""Finds the state dict in whatever a training script saved around it."""
+"""Find the state dict inside whatever a training script saved with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from embcompress.checkpoint.pytorch.tensors import describe, is_tensor
 from embcompress.errors import InputError
 
 PREFERRED = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
-"""Keys that training scripts store the model under, the likeliest first."""
+"""Keys under which training scripts store the model, the likeliest first."""
 _MAX_DEPTH = 3
 
 
@@ -22,7 +22,7 @@ class StateDict:
         keys: the keys that lead to it from the root.
         node: the dict itself.
         nbytes: bytes of the tensors directly in it.
-        twins: where other dicts with tensors of the same names are, such as a moving average.
+        twins: the keys of other dicts with tensors of the same names, such as a moving average.
     """
 
     keys: tuple[str, ...]
@@ -41,10 +41,10 @@ def is_optimizer(node: object) -> bool:
 
 
 def find_state_dict(root: object, where: str) -> StateDict:
-    """The dict of tensors that is the model.
+    """Find the dict of tensors that is the model.
 
-    The root itself when it holds most of the bytes, else one under a key of ``PREFERRED``, else
-    the largest.
+    This is the root if it directly holds most of the bytes, or else the dict under a key of
+    ``PREFERRED``, or else the largest.
 
     Raises:
         InputError: there is none within three levels.
@@ -69,7 +69,7 @@ def _likeliness(candidate: StateDict) -> int:
 
 
 def _candidates(node: object, keys: tuple[str, ...], where: str, seen: set[int]) -> Iterator[StateDict]:
-    """Dicts with tensors under ``node``, each once; ``seen`` holds the ids of those already met."""
+    """Dicts with tensors under ``node``, each once; ``seen`` holds the ids of those already visited."""
     if not isinstance(node, dict) or is_optimizer(node) or id(node) in seen:
         return
     seen.add(id(node))

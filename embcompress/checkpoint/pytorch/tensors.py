@@ -1,4 +1,4 @@
-"""Turns the calls that rebuild torch tensors into facts: type, shape and the bytes they look at."""
+"""Describe the tensors that pickled calls would rebuild: type, shape and the bytes they view."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ARGUMENTS: Final = {
     f"{_UTILS}_rebuild_tensor_v2": (6, 7),
     f"{_UTILS}_rebuild_tensor_v3": (7, 8),
 }
-"""Functions of dense tensors -> fewest and most arguments."""
+"""Functions that build dense tensors -> fewest and most arguments."""
 
 _KIND_DTYPE: Final = {
     "Double": "float64",
@@ -47,35 +47,35 @@ _KIND_DTYPE: Final = {
     "QUInt2x4": "quint2x4",
     "Untyped": "uint8",
 }
-"""Storage classes, without their ending ``Storage`` -> torch dtype of their elements."""
+"""Storage class without its ending ``Storage`` -> torch dtype of its elements."""
 
 _UNNAMED_BYTES: Final = {"complex32": 4, "qint32": 4, "bits16": 2}
-"""Bytes of dtypes that have no :class:`DType`; those not listed here take one."""
+"""Bytes of dtypes that have no :class:`DType`; those not listed take one byte."""
 
 _MAX_BYTES = 1 << 62
 _MAX_DIMENSIONS = 64
 GRANULE = 16
-"""Bytes of the widest element (complex128): cuts at multiples of it fit every type."""
+"""Bytes of the widest element (complex128); a cut at a multiple of it splits no element of any type."""
 
 
 def storage_kind(dtype: DType) -> Global:
-    """The storage class of ``dtype``, which must be one that torch has always had."""
+    """The storage class of ``dtype``, which must be one of the dtypes that have their own."""
     kind = next(kind for kind, name in _KIND_DTYPE.items() if name == dtype.torch)
     return Global("torch", f"{kind}Storage")
 
 
 @dataclass(frozen=True)
 class View:
-    """A dense tensor: a window on a storage.
+    """A dense tensor: a view of a storage.
 
     Attributes:
-        storage: the storage it looks at.
+        storage: the storage it views.
         torch_dtype: name of its torch dtype.
-        itemsize: bytes an element takes.
-        offset: its first element, counted in elements of its own type.
-        shape: sizes.
-        stride: steps between neighbours along each dimension, in elements.
-        plain: False where bits of metadata (conjugate, negative) change what the bytes mean.
+        itemsize: bytes per element.
+        offset: position of its first element, counted in elements of its own type.
+        shape: size of each dimension.
+        stride: step between neighbours along each dimension, in elements.
+        plain: False if flags in the metadata (conjugate, negative) change what the bytes mean.
     """
 
     storage: StorageRef
@@ -93,33 +93,33 @@ class View:
 
     @property
     def span(self) -> int:
-        """Elements from the first to behind the last one it looks at; 0 for an empty tensor."""
+        """Number of elements from the first to the last one it views; 0 for an empty tensor."""
         if 0 in self.shape:
             return 0
         return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
 
     @property
     def begin(self) -> int:
-        """First byte it looks at, in its storage."""
+        """First byte it views, counted from the start of its storage."""
         return self.offset * self.itemsize
 
     @property
     def end(self) -> int:
-        """Byte behind the last one it looks at."""
+        """The byte after the last one it views."""
         return self.begin + self.span * self.itemsize
 
     @property
     def dtype(self) -> DType | None:
-        """Element type, None for those that have no name here or are packed (two to a byte)."""
+        """Element type; None for types that :class:`DType` lacks or that are packed (two per byte)."""
         dtype = BY_TORCH_NAME.get(self.torch_dtype)
         return dtype if dtype is not None and dtype.bits == 8 * self.itemsize else None
 
 
 def parse_view(node: object, where: str) -> View | None:
-    """The dense tensor that ``node`` rebuilds; None where it is anything else.
+    """The dense tensor that ``node`` rebuilds; None if it rebuilds anything else.
 
     Raises:
-        InputError: it is such a call, but its arguments make no tensor.
+        InputError: it is such a call, but its arguments do not describe a tensor.
     """
     if not isinstance(node, Call) or str(node.function) not in _ARGUMENTS:
         return None
@@ -134,7 +134,7 @@ def parse_view(node: object, where: str) -> View | None:
         dtype, rest = args[6], (*args[4:6], *args[7:])
     if not isinstance(dtype, Global) or not (rest == () or isinstance(rest[0], bool)):
         raise InputError(f"{where}: a tensor has unusual arguments for {node.function}", remedy=AGAIN)
-    # Hooks are None or an empty OrderedDict; metadata, where it stands behind them, a dict.
+    # Hooks are None or an empty OrderedDict; metadata, if they follow, are a dict.
     if rest and (rest[1] or not all(isinstance(value, dict | None) for value in rest[1:])):
         raise InputError(f"{where}: a tensor carries hooks or metadata of an unknown kind", remedy=AGAIN)
     shape, stride = _sizes(args[2], where), _sizes(args[3], where)
@@ -157,7 +157,7 @@ def _sizes(node: object, where: str) -> tuple[int, ...]:
         or not all(type(v) is int and v >= 0 for v in values)
     ):
         raise InputError(
-            f"{where}: the sizes or strides of a tensor are no non-negative integers", remedy=AGAIN
+            f"{where}: the sizes or strides of a tensor are not non-negative integers", remedy=AGAIN
         )
     return values
 
@@ -184,26 +184,26 @@ def storage_bytes(ref: StorageRef) -> int:
 
 
 def inside_of_tensors(node: object) -> Collection[object]:
-    """Like ``children``, but stops at the storage of a dense tensor.
+    """Like ``children``, but without the storage of a dense tensor.
 
-    What a walk with it meets of storages is then used by something other than dense tensors.
+    The storages that a walk still meets are used by something other than dense tensors.
     """
     dense = isinstance(node, Call) and str(node.function) in _ARGUMENTS
     return node.args[1:] if isinstance(node, Call) and dense else children(node)
 
 
 def check_storages(root: object, extents: Mapping[str, Extent], where: str) -> None:
-    """Compare every storage and every tensor under ``root`` with the bytes that are there.
+    """Compare every storage and every tensor under ``root`` with the bytes in the file.
 
     Raises:
-        InputError: a storage is missing, of another size, described in two ways, or a tensor
+        InputError: a storage is missing, has the wrong size or two descriptions, or a tensor
             reaches beyond its storage.
     """
     known: dict[str, StorageRef] = {}
     for node in walk(root):
         if isinstance(node, StorageRef):
             _check_storage(node, known.setdefault(node.key, node), extents, where)
-        # The walk is parents first, so a view is checked before its storage; both must hold.
+        # The walk visits parents first, so a view is checked before its storage; both checks must pass.
         view = parse_view(node, where) if isinstance(node, Call) else None
         if view and view.end > storage_bytes(view.storage):
             raise InputError(
@@ -228,7 +228,7 @@ def _check_storage(ref: StorageRef, first: StorageRef, extents: Mapping[str, Ext
 
 
 def unwrap(node: object) -> object:
-    """The tensor inside a Parameter; any other node is returned as it is."""
+    """The tensor inside a Parameter; any other node is returned unchanged."""
     return node.args[0] if is_parameter(node) and isinstance(node, Call) and node.args else node
 
 
@@ -243,11 +243,11 @@ def is_tensor(node: object) -> bool:
 
 
 def describe(name: str, node: Any, where: str) -> TensorInfo:
-    """What is known of the tensor ``node`` (``is_tensor``) under the key ``name``."""
+    """Describe the tensor that ``node`` rebuilds (see :func:`is_tensor`), under the key ``name``."""
     inner = unwrap(node)
     view = parse_view(inner, where)
     if view is not None:
-        # Elements that lie on one another (expand) or mean more than their bytes are no table.
+        # Overlapping elements (expand) or bytes with flags cannot be read as a table.
         dense = view.plain and view.numel <= view.span
         return TensorInfo(
             name, view.dtype, view.shape, view.numel * view.itemsize, "dense" if dense else "object"
@@ -259,9 +259,9 @@ def describe(name: str, node: Any, where: str) -> TensorInfo:
 
 
 def _stated_shape(node: object) -> tuple[int, ...]:
-    """The shape of a tensor that is not dense, as far as its call states it; () where it does not."""
+    """The shape that the call of a tensor that is not dense states; () if it states none."""
     args = node.args if isinstance(node, Call) else ()
-    # (layout, (indices, values, shape, …)), (dtype, shape, …) and (storage, offset, shape, …)
+    # Arguments: (layout, (indices, values, shape, …)), (dtype, shape, …) or (storage, offset, shape, …)
     candidates = (*args[:3], *(args[1] if len(args) > 1 and isinstance(args[1], tuple) else ()))
     for value in candidates:
         sizes = value.args[0] if isinstance(value, Call) and str(value.function) == "torch.Size" else value

@@ -1,4 +1,4 @@
-"""The safetensors format: an 8-byte length, a JSON header, then the tensors without gaps."""
+"""A safetensors file: an 8-byte length, a JSON header, then the tensors without gaps."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ from embcompress.storage.rawio import copy_range, read_exact, write_all
 from embcompress.storage.zipstore import Extent, pieces
 
 NEW_METADATA = {"format": "pt"}
-"""Metadata of a file that is made for one new tensor."""
+"""Metadata of a file that is made for new tensors alone."""
 
 _RESERVED = (METADATA_KEY, "format")
-"""Metadata entries of our own and of transformers, which are nobody's name."""
+"""Metadata entries of embcompress and transformers, which are never tensor names."""
 
 
 class Safetensors(Checkpoint):
     """One .safetensors file.
 
-    The format shares no memory. ``safetensors.torch.save_model`` stores what a model shares under one
-    of its names and notes the others in the metadata, each with the name that is stored; these are
-    the aliases.
+    The format cannot share memory. ``safetensors.torch.save_model`` stores a shared tensor under one of
+    its names and notes the others in the metadata, each with the stored name. Those are the aliases.
     """
 
     format = "safetensors"
@@ -62,7 +61,7 @@ class Safetensors(Checkpoint):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """By the suffix, or by a header that begins with ``{`` after its length."""
+        """Recognize a file by its suffix, or by a plausible length and a header that begins with ``{``."""
         if path.suffix in cls.suffixes:
             return path.is_file()
         if not path.is_file():
@@ -73,7 +72,6 @@ class Safetensors(Checkpoint):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open ``path``; see the base class."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.fstat(fd).st_size
@@ -83,7 +81,6 @@ class Safetensors(Checkpoint):
             raise
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop``; see the base class."""
         info = self.tensors[name]
         dtype, columns = info.readable_dtype(), info.shape[-1]
         stored = np.empty((stop - start, columns), dtype.storage)
@@ -95,7 +92,6 @@ class Safetensors(Checkpoint):
         return self._header.offsets[self.aliases.get(name, name)]
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
-        """Its bytes as they lie in the file; see the base class."""
         return pieces(self._fd, Extent(self._offset(name), self.tensors[name].nbytes, None), str(self.path))
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
@@ -111,33 +107,31 @@ class Safetensors(Checkpoint):
         edit: Edit | None = None,  # noqa: ARG002
         description: Description | None = None,  # noqa: ARG002
     ) -> Mapping[str, object]:
-        """The metadata of others; see the base class."""
+        """The metadata entries that are neither ours nor aliases."""
         ours = {METADATA_KEY, *self.aliases}
         return {f"metadata {k}": v for k, v in self._header.metadata.items() if k not in ours}
 
     def check_integrity(self, progress: Progress = silent) -> None:
-        """Nothing to check: the format carries no checksums."""
+        """Do nothing: the format has no checksums."""
 
     def sidecar(self, key: str) -> object:
-        """What a metadata entry holds as JSON; see the base class."""
         return parse_entry(self._header.metadata, key, self.path)
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
-        """Exactly what :meth:`write` makes; see the base class."""
+        """Exactly the bytes that :meth:`write` produces."""
         entries, text = self._planned(edit, description)
         return 8 + len(text) + sum(entry.nbytes for entry in entries)
 
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
-        """Write the edited file to ``target``; see the base class."""
         entries, text = self._planned(edit, description)
         places = dict(zip((e.name for e in entries), offsets(entries, 8 + len(text)), strict=True))
         advance = Steps(progress, "write", sum(e.nbytes for e in entries))
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             write_all(fd, len(text).to_bytes(8, "little") + text)
-            # The disk takes what is carried while the processor makes what is new.
+            # One thread copies the tensors that are kept while this one computes the new ones.
             with ThreadPoolExecutor(1) as executor:
                 carried = executor.submit(self._carry, target, entries, places, advance)
                 for entry in entries:
@@ -157,7 +151,7 @@ class Safetensors(Checkpoint):
         places: Mapping[str, int],
         advance: Callable[[int], None],
     ) -> None:
-        """Copy the tensors that stay to their places in ``target``, and bring them to the disk."""
+        """Copy the tensors that are kept to their offsets in ``target``, and sync them to disk."""
         fd = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
         try:
             for entry in entries:
@@ -179,17 +173,16 @@ class Safetensors(Checkpoint):
         return entries, text
 
     def _layout(self, edit: Edit) -> tuple[list[TensorInfo | NewTensor], dict[str, str]]:
-        """What the new file holds, in order, and the further names that its metadata notes.
+        """The tensors of the new file in order, and the aliases that its metadata notes.
 
-        Wide types come first so that every tensor is aligned. Readers view the bytes in place,
-        which needs offsets divisible by the element size; the format's own writer sorts for the
-        same reason.
+        Wide types come first so that every tensor is aligned: readers view the bytes in place, which
+        needs offsets divisible by the element size. The format's own writer sorts for the same reason.
         """
         names = {name: [name] for name in self._header.tensors}
         for alias, name in self.aliases.items():
             names[name].append(alias)
         entries: list[TensorInfo | NewTensor] = []
-        # A file that notes no aliases goes on without: its reader knows them from the model.
+        # If the source notes no aliases, neither does the copy: its reader knows them from the model.
         aliases = dict(edit.aliases) if self.aliases else {}
         for group in names.values():
             entries += [new for new in edit.add if new.replaces in group]
@@ -200,7 +193,7 @@ class Safetensors(Checkpoint):
 
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:
-        """Rewrite the header in place, padded to the length it had; see the base class."""
+        """Rewrite the header in place, padded to its old length."""
         fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
         try:
             header = read_header(fd, os.fstat(fd).st_size, target)
@@ -212,19 +205,19 @@ class Safetensors(Checkpoint):
             os.close(fd)
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Close the file; further calls do nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def write_new(target: Path, tensor: NewTensor) -> None:
-    """Write a file of one new tensor to ``target``, which does not exist yet."""
+    """Write a file with one new tensor to ``target``, which does not exist yet."""
     write_tensors(target, [tensor], NEW_METADATA, None, lambda _: None)
 
 
 def new_size(tensor: NewTensor) -> int:
-    """Bytes of what :func:`write_new` makes."""
+    """Size in bytes of the file that :func:`write_new` makes."""
     return size_of_new([tensor], NEW_METADATA, None)
 
 
@@ -247,13 +240,13 @@ def write_tensors(
 def size_of_new(
     tensors: Sequence[NewTensor], metadata: Mapping[str, str], description: Description | None
 ) -> int:
-    """Bytes of what :func:`write_tensors` makes."""
+    """Size in bytes of the file that :func:`write_tensors` makes."""
     text = described_text(tensors, metadata, description)
     return 8 + len(text) + sum(tensor.nbytes for tensor in tensors)
 
 
 def _noted_aliases(header: Header) -> dict[str, str]:
-    """Names that the metadata give to stored tensors; all else that it says stays what it is."""
+    """The aliases in the metadata: entries that map a new name to a stored tensor."""
     return {
         alias: name
         for alias, name in sorted(header.metadata.items())

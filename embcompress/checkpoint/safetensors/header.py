@@ -1,8 +1,8 @@
-"""The header of a safetensors file: read with every claim checked, and written.
+"""Read and write the header of a safetensors file, checking everything it claims.
 
-It is read here rather than by the safetensors package because the work is on byte ranges (rows are
-read one block at a time, everything else is copied by the kernel) and because every broken header
-must be told apart. The README of the safetensors project describes the format.
+The safetensors package is not used because the work is on byte ranges (rows are read one block at a
+time, everything else is copied by the kernel) and because each kind of broken header needs its own
+message. The README of the safetensors project describes the format.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
 
 HEADER_LIMIT = 100_000_000
-"""Longest header the format's own reader takes, in bytes."""
+"""Longest header that the safetensors library accepts, in bytes."""
 
 _AMEND_ROOM = 128
-"""Spaces kept after the header for each described table: measured figures may print longer than
-predicted ones, and the header cannot move the data behind it."""
+"""Spaces kept after the header for each described table. Measured figures may print longer than
+predicted ones, and the data after the header cannot move."""
 
 _AGAIN = "download or write it again"
 
 
 @dataclass(frozen=True)
 class Header:
-    """A header that fits its file.
+    """A header that matches its file.
 
     Attributes:
         length: bytes of the JSON text; the data begin at 8 + length.
         tensors: every tensor by name, in the order of their bytes.
-        offsets: first byte of each tensor, counted from the beginning of the file.
+        offsets: first byte of each tensor, counted from the start of the file.
         metadata: the text entries under ``__metadata__``.
     """
 
@@ -50,7 +50,7 @@ class Header:
 
 
 def header_text(entries: Sequence[TensorInfo | NewTensor], metadata: Mapping[str, str]) -> bytes:
-    """The JSON header for tensors that lie one after another in the given order."""
+    """The JSON header for tensors stored one after another in the given order."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for entry, offset in zip(entries, offsets(entries, 0), strict=True):
         assert entry.dtype is not None
@@ -65,10 +65,10 @@ def header_text(entries: Sequence[TensorInfo | NewTensor], metadata: Mapping[str
 def described_text(
     entries: Sequence[TensorInfo | NewTensor], metadata: Mapping[str, str], description: Description | None
 ) -> bytes:
-    """The header with our record in its metadata, and with room for what that may grow by.
+    """The header with our record in its metadata, padded so that the record can still grow.
 
     Raises:
-        InputError: it would be longer than readers take.
+        InputError: the header would be longer than readers accept.
     """
     room = 0
     if description is not None:
@@ -82,13 +82,17 @@ def described_text(
 
 
 def offsets(entries: Sequence[TensorInfo | NewTensor], first: int) -> list[int]:
-    """Where each entry begins when they lie one after another from ``first`` on."""
+    """Byte offset of each entry when they are stored one after another from ``first`` on."""
     *begins, _ = itertools.accumulate((e.nbytes for e in entries), initial=first)
     return begins
 
 
 def read_header(fd: int, size: int, path: Path) -> Header:
-    """Read and check the whole header; nothing is believed before it is compared with the file."""
+    """Read the header and check every entry against the file.
+
+    Raises:
+        InputError: the header is broken or does not match the ``size`` of the file.
+    """
     head = os.pread(fd, 64, 0)
     if size == 0:
         raise InputError(f"{path}: is empty, 0 bytes", remedy=_AGAIN)
@@ -122,7 +126,7 @@ def read_header(fd: int, size: int, path: Path) -> Header:
         expected = span.stop
     data = size - 8 - length
     if expected != data:
-        kind = "is cut short" if data < expected else "has bytes behind its last tensor"
+        kind = "is cut short" if data < expected else "has bytes after its last tensor"
         raise InputError(
             f"{path}: {kind}: {data:,} bytes of data, the header describes {expected:,}", remedy=_AGAIN
         )
@@ -135,25 +139,25 @@ def read_header(fd: int, size: int, path: Path) -> Header:
 
 
 def _parse_json(text: bytes, path: Path) -> dict[str, Any]:
-    """The header as a dict, with duplicate keys and endless nesting refused."""
+    """The header as a dict; duplicate keys and excessive nesting are refused."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
             (twice, _), *_ = Counter(k for k, _ in pairs).most_common(1)
-            raise InputError(f"{path}: key {twice} stands twice in the header", remedy=_AGAIN)
-        # Half of a surrogate pair can be escaped in JSON but not written: a ValueError, as bad JSON is.
+            raise InputError(f"{path}: key {twice} appears twice in the header", remedy=_AGAIN)
+        # JSON can escape half of a surrogate pair, but it cannot be encoded: a ValueError, like bad JSON.
         "".join(text for pair in pairs for text in pair if isinstance(text, str)).encode()
         return found
 
     try:
-        # UTF-8 only: given bytes, json would guess at other encodings.
+        # Decode as UTF-8 first: given bytes, json would guess at other encodings.
         parsed = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise InputError(f"{path}: the header is not JSON ({reason})", remedy=_AGAIN) from None
     if not isinstance(parsed, dict):
-        raise InputError(f"{path}: the header is no JSON object", remedy=_AGAIN)
+        raise InputError(f"{path}: the header is not a JSON object", remedy=_AGAIN)
     return parsed
 
 
@@ -165,7 +169,7 @@ class _Span:
 
 
 def _span(name: str, entry: Any, path: Path) -> _Span:
-    """One header entry, checked: known dtype, sane shape, offsets that fit both."""
+    """One header entry, checked: a known dtype, a possible shape, and offsets that match both."""
     check_name(name, path)
     where = f"{path}: tensor {name}"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
@@ -180,7 +184,7 @@ def _span(name: str, entry: Any, path: Path) -> _Span:
     for values in (shape, offsets):
         if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 1 << 63 for v in values):
             raise InputError(
-                f"{where}: shape {shape} or offsets {offsets} are no sizes below 2^63", remedy=_AGAIN
+                f"{where}: shape {shape} or offsets {offsets} are not sizes below 2^63", remedy=_AGAIN
             )
     elements = 1
     for extent in shape:
@@ -189,7 +193,7 @@ def _span(name: str, entry: Any, path: Path) -> _Span:
             raise InputError(f"{where}: shape {shape} has 2^63 elements or more", remedy=_AGAIN)
     if (elements * dtype.bits) % 8:
         raise InputError(
-            f"{where}: {elements} elements of {dtype.bits} bits are no whole bytes", remedy=_AGAIN
+            f"{where}: {elements} elements of {dtype.bits} bits are not whole bytes", remedy=_AGAIN
         )
     nbytes = dtype.nbytes(elements)
     if len(offsets) != 2 or offsets[1] - offsets[0] != nbytes:

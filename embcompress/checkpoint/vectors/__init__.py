@@ -1,4 +1,4 @@
-"""Word vectors in files of their own: GloVe and word2vec text, word2vec binary, NumPy matrices."""
+"""Files of word vectors: GloVe and word2vec text, word2vec binary, and NumPy matrices."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["open_vectors"]
 
 
 def open_vectors(path: Path, progress: Progress = silent) -> Checkpoint | None:
-    """Open a file of word vectors, dense or compressed; None where ``path`` is a file of something else.
+    """Open a file of word vectors, dense or compressed; None if ``path`` holds something else.
 
     Args:
         path: an existing file.
-        progress: told while a dense file is read.
+        progress: called while a dense file is read.
 
     Raises:
-        UsageError: a file that belongs to it is missing.
-        InputError: it is corrupt.
+        UsageError: a file that belongs to the vectors is missing.
+        InputError: the file is corrupt.
     """
     if CompressedVectors.recognizes(path):
         return CompressedVectors.open(path)

@@ -1,8 +1,8 @@
-"""What every format of word vectors offers: tokens and their vectors, read and written.
+"""The interface of every format of word vectors: read and write tokens and their vectors.
 
 A format is one file with a subclass of :class:`VectorFormat` and one line in ``VECTOR_FORMATS``
-(``checkpoint/vectors/registry.py``); contract tests run over that registry. Most are read from
-front to back, entry by entry (``streamed.py``); all open as :class:`StoredVectors`.
+(``checkpoint/vectors/registry.py``); contract tests run over that registry. Most formats are read from
+start to end, entry by entry (``streamed.py``); all open as :class:`StoredVectors`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from embcompress.errors import InputError
 from embcompress.progress import Progress
 
 DIMENSION_LIMIT = 65_536
-"""Most numbers a vector may have; real ones have 50 … 4,096, and a header can claim anything."""
+"""Most numbers accepted in a vector; real ones have 50 … 4,096, but a header can claim anything."""
 
 TOKEN_LIMIT = 4096
-"""Longest token taken, in bytes; word2vec itself stops at 100."""
+"""Longest token accepted, in bytes; word2vec itself stops at 100."""
 
 AGAIN = "download or write it again"
 
 _WRITTEN = 1 << 18
-"""Numbers that are written at a time: little memory, however long they are as text."""
+"""Numbers written at a time, which bounds the memory for their text."""
 
 
 class StoredVectors(abc.ABC):
     """Vectors whose rows can be read in any order.
 
     Attributes:
-        shape: (tokens, numbers in each vector).
+        shape: (tokens, numbers per vector).
         dtype: element type they are stored in.
     """
 
@@ -45,7 +45,7 @@ class StoredVectors(abc.ABC):
 
     @abc.abstractmethod
     def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop`` as float32, float64 ones as float64; the array is the caller's own.
+        """Rows ``start:stop`` as float32, or as float64 if they are stored so; the caller may change them.
 
         Raises:
             InputError: the bytes cannot be read.
@@ -56,24 +56,24 @@ class StoredVectors(abc.ABC):
         """The token of each row, in order.
 
         Raises:
-            InputError: there are more or fewer than rows, or one cannot be a token.
+            InputError: there are more or fewer tokens than rows, or one is not a valid token.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Release what is held open."""
+        """Close the open files."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """Vectors that are to be written.
+    """Vectors to be written.
 
     Attributes:
-        shape: (tokens, numbers in each vector).
-        dtype: element type of the table that they stand for.
-        tokens: the token of each row (V); whoever gives them raises where they are more or fewer.
-        blocks: consecutive rows (any number × d), together ``shape``.
-        advance: told the bytes of each block, as they are in memory.
+        shape: (tokens, numbers per vector).
+        dtype: element type of the dense table.
+        tokens: the token of each row (V). The iterable itself raises if there are more or fewer.
+        blocks: consecutive rows (any number × d), together of ``shape``.
+        advance: called with the bytes of each block in memory.
     """
 
     shape: tuple[int, int]
@@ -83,7 +83,7 @@ class Written:
     advance: Callable[[int], None]
 
     def entries(self) -> Iterator[tuple[list[bytes], NDArray[Any]]]:
-        """The vectors, some at a time: their tokens, and their rows."""
+        """The vectors in small batches: their tokens, and their rows."""
         tokens = iter(self.tokens)
         step = max(1, _WRITTEN // self.shape[1])
         for block in self.blocks:
@@ -91,14 +91,14 @@ class Written:
                 rows = block[start : start + step]
                 yield [*islice(tokens, len(rows))], rows
             self.advance(block.nbytes)
-        next(tokens, None)  # which raises where there is one more than rows
+        next(tokens, None)  # raises if there is one more token than rows
 
 
 class VectorFormat(abc.ABC):
-    """One way in which word vectors are stored.
+    """A file format for word vectors.
 
     Attributes:
-        name: what it is called in messages, and in the record of a compressed file.
+        name: name of the format in messages and in the record of a compressed file.
         suffixes: endings of file names that mean this format.
     """
 
@@ -107,9 +107,10 @@ class VectorFormat(abc.ABC):
 
     @abc.abstractmethod
     def recognizes(self, path: Path, head: bytes) -> bool:
-        """Whether ``path``, which somebody calls vectors, is of this format; never raises for a wrong one.
+        """Whether ``path``, known to hold vectors, is of this format; never raises for other formats.
 
-        The suffix is believed so that what is wrong can be said; without it the contents decide.
+        A matching suffix is enough, so that :meth:`open` can say what is wrong. Without one the contents
+        decide.
 
         Args:
             path: an existing file or directory.
@@ -117,46 +118,46 @@ class VectorFormat(abc.ABC):
         """
 
     def is_certain(self, path: Path, head: bytes) -> bool:
-        """Whether ``path``, which may be anything, is of this format; never raises for a wrong one."""
+        """Whether ``path``, which may be anything, is of this format; never raises for other formats."""
         return self.recognizes(path, head)
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """All files that belong to the vectors in ``path``, this one first."""
+        """All files that belong to the vectors in ``path``, with ``path`` itself first."""
         return (path,)
 
     @abc.abstractmethod
     def open(self, path: Path, progress: Progress) -> StoredVectors:
-        """Open vectors so that rows can be read in any order, and many times.
+        """Open vectors so that rows can be read in any order, any number of times.
 
         Raises:
-            UsageError: a file that belongs to it is missing.
+            UsageError: a file that belongs to the vectors is missing.
             InputError: the file is corrupt.
-            EmbcompressError: there is no room for what must be kept beside it.
+            EmbcompressError: there is no room for a temporary copy.
         """
 
     @abc.abstractmethod
     def write(self, target: Path, new: Written) -> None:
-        """Write vectors to ``target``, which does not exist yet; :meth:`open` reads the same again.
+        """Write vectors to ``target``, which does not exist yet, so that :meth:`open` reads them back.
 
-        Files beside it are brought to the disk, ``target`` is the caller's to sync.
+        Further files next to ``target`` are synced here; the caller syncs ``target``.
 
         Raises:
-            InputError: a token cannot be written so.
+            InputError: the format cannot hold a token.
         """
 
     @abc.abstractmethod
     def size_of(self, shape: tuple[int, int], dtype: DType, token_bytes: int) -> int:
-        """Bytes that such vectors take, nearly; ``token_bytes`` are those of all tokens."""
+        """Approximate size of the file in bytes; ``token_bytes`` is the length of all tokens together."""
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix in lower case, that under ``.gz`` for a compressed file."""
+    """The suffix in lower case; for ``NAME.txt.gz`` that is ``.txt``."""
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 
 
 def check_token(token: bytes, where: str) -> None:
-    """Refuse what can be no token.
+    """Refuse an invalid token.
 
     Raises:
         InputError: it is empty or too long.
@@ -166,18 +167,18 @@ def check_token(token: bytes, where: str) -> None:
     if len(token) > TOKEN_LIMIT:
         raise InputError(
             f"{where}: a token of {len(token):,} bytes, limit {TOKEN_LIMIT:,}",
-            remedy="see that it is a file of word vectors, or write it again",
+            remedy="check that it is a file of word vectors, or write it again",
         )
 
 
 def check_dimension(dimension: int, where: str) -> None:
-    """Refuse vectors of no numbers, or of absurdly many.
+    """Refuse vectors with no numbers, or with absurdly many.
 
     Raises:
         InputError: with the limits.
     """
     if not 1 <= dimension <= DIMENSION_LIMIT:
         raise InputError(
-            f"{where}: vectors of {dimension:,} numbers, taken are 1 to {DIMENSION_LIMIT:,}",
-            remedy="see that it is a file of word vectors",
+            f"{where}: vectors of {dimension:,} numbers, accepted are 1 to {DIMENSION_LIMIT:,}",
+            remedy="check that it is a file of word vectors",
         )

@@ -1,4 +1,4 @@
-"""Compressed word vectors: a .safetensors file with the parts of the table and its tokens."""
+"""Compressed word vectors: a .safetensors file that holds the parts of the table and its tokens."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
 
 _LONGEST_HEADER = 1 << 18
-"""Bytes of the longest header that is looked into: what is written here takes a few thousand."""
+"""Longest header that is inspected, in bytes; the ones written here take a few thousand."""
 
 _AGAIN = "make the file again from its source"
 
 
 class CompressedVectors(Safetensors):
-    """A .safetensors file that was made from a file of word vectors, which expanding gives back."""
+    """A .safetensors file made from a file of word vectors; expanding it gives the vectors back."""
 
     format = FORMAT
 
@@ -38,7 +38,7 @@ class CompressedVectors(Safetensors):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """By the record in the metadata."""
+        """Recognize a file by the record in its metadata."""
         if not super().recognizes(path):
             return False
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -52,7 +52,7 @@ class CompressedVectors(Safetensors):
             os.close(fd)
 
     def form(self, *, dense: bool) -> Form:
-        """That of the source with dense tables; see the base class."""
+        """The format of the source for a dense copy, otherwise safetensors."""
         if dense:
             return Form(self._kind.name, self.record.suffix)
         return Form(Safetensors.format, self.path.suffix)
@@ -65,11 +65,11 @@ class CompressedVectors(Safetensors):
     def remainder(
         self, edit: Edit | None = None, description: Description | None = None
     ) -> Mapping[str, object]:
-        """The metadata, of our own the format alone: a file may have been renamed; see the base class."""
+        """The metadata, and of our own record only the format, since a file may have been renamed."""
         return {**super().remainder(edit, description), f"metadata {RECORD_KEY}": self.record.format}
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
-        """That of the new file, nearly where it is one of word vectors; see the base class."""
+        """Exact for a safetensors copy, approximate for a dense one."""
         if description is not None:
             return super().size_after(edit, description)
         table = self._dense(edit)
@@ -78,7 +78,7 @@ class CompressedVectors(Safetensors):
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
-        """Write the edited copy, in the format of the source where the table is dense; see the base class."""
+        """Write the edited copy, in the format of the source if its table is dense."""
         if description is not None:
             return super().write(target, edit, description, progress)
         table = self._dense(edit)
@@ -88,10 +88,10 @@ class CompressedVectors(Safetensors):
         return ()
 
     def _dense(self, edit: Edit) -> NewTensor:
-        """The table that an edit without a description brings back.
+        """The dense table that an edit without a description restores.
 
         Raises:
-            InputError: there is none, or no vocabulary of it.
+            InputError: there is none, or its vocabulary is missing.
         """
         found = next((new for new in edit.add if new.name == TABLE), None)
         if found is None or VOCABULARY not in self.tensors:
@@ -106,26 +106,26 @@ def _shape(table: NewTensor) -> tuple[int, int]:
 
 
 def tokens_of(checkpoint: Checkpoint, rows: int) -> Iterator[bytes] | None:
-    """The token of each row of word vectors, None where the checkpoint is something else.
+    """The token of each row of word vectors, None if the checkpoint is something else.
 
     Args:
         checkpoint: dense or compressed.
         rows: rows of its table, V.
 
     Raises:
-        InputError: the tokens are not stored as they should be, or are more or fewer than rows.
+        InputError: the tokens are stored in the wrong form, or are more or fewer than the rows.
     """
     info = checkpoint.tensors.get(VOCABULARY)
     if info is None:
         return None
     where = f"{checkpoint.path}: {VOCABULARY}"
     if info.layout != "dense" or info.dtype is None or info.dtype.name != "U8" or len(info.shape) != 1:
-        raise InputError(f"{where} is no list of bytes", remedy=_AGAIN)
+        raise InputError(f"{where} is not a list of bytes", remedy=_AGAIN)
     return _counted(split_tokens(checkpoint.bytes_of(VOCABULARY), where), rows, where)
 
 
 def _counted(tokens: Iterable[bytes], rows: int, where: str) -> Iterator[bytes]:
-    """The same tokens, found to be as many as rows."""
+    """Pass the tokens on, and check that there is one per row."""
     count = 0
     for count, token in enumerate(tokens, 1):
         if count > rows:
@@ -134,5 +134,5 @@ def _counted(tokens: Iterable[bytes], rows: int, where: str) -> Iterator[bytes]:
     if count != rows:
         found = "more" if count > rows else f"{count:,}"
         raise InputError(
-            f"{where}: {rows:,} tokens are expected, one a row, there are {found}", remedy=_AGAIN
+            f"{where}: {rows:,} tokens are expected, one per row, there are {found}", remedy=_AGAIN
         )

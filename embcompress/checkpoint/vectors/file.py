@@ -1,4 +1,4 @@
-"""A file of word vectors as a checkpoint: one table and its tokens."""
+"""A file of word vectors as a checkpoint that holds one table and its tokens."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import CHUNK
 
 FORMAT = "word vectors"
-"""Format of the files here, dense or compressed."""
+"""Format name of word vectors, dense or compressed."""
 
 
 class VectorFile(Checkpoint):
-    """Dense word vectors. They are read when a row, a token or their number is first asked for.
+    """A checkpoint of dense word vectors. The file is read on first use of its rows or tokens.
 
-    An edited copy is a .safetensors file (``vectors/compressed.py``), since no format of word vectors holds
-    anything but a dense table.
+    An edited copy is a .safetensors file (``vectors/compressed.py``), since formats of word vectors hold
+    dense tables only.
 
     Args:
         path: the file.
         kind: its format.
-        progress: told while the file is read.
+        progress: called while the file is read.
     """
 
     format = FORMAT
@@ -52,12 +52,11 @@ class VectorFile(Checkpoint):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """By what the formats of word vectors say."""
+        """Ask the formats of word vectors."""
         return certain_format(path) is not None
 
     @classmethod
     def open(cls, path: Path, progress: Progress = silent) -> Self:
-        """Open ``path``; see the base class."""
         kind = certain_format(path)
         assert kind is not None, "it was recognized"
         return cls(path, kind, progress)
@@ -70,7 +69,7 @@ class VectorFile(Checkpoint):
 
     @functools.cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:  # type: ignore[override]
-        """The table, and the bytes of its tokens."""
+        """The table, and its tokens as bytes."""
         shape, dtype = self._stored.shape, self._stored.dtype
         nbytes = sum(len(token) + 1 for token in self._stored.tokens()) - 1
         return {
@@ -80,7 +79,7 @@ class VectorFile(Checkpoint):
 
     @functools.cached_property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """How many tokens stand there twice; their rows are kept, as all are."""
+        """A note on repeated tokens, if there are any; all their rows are kept."""
         # A set of the tokens themselves would take ten times the memory.
         hashes = array("q", map(hash, self._stored.tokens()))
         again = len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64)))
@@ -90,27 +89,26 @@ class VectorFile(Checkpoint):
 
     @property
     def record(self) -> VectorRecord:
-        """What a compressed copy says of this file."""
+        """The record of this file for a compressed copy."""
         return VectorRecord.of(self.path, self._kind.name)
 
     @property
     def copied_size(self) -> int:
-        """That of a .safetensors file with the same table and tokens."""
+        """Size of a .safetensors file with the same table and tokens."""
         return size_of_new(self._entries(Edit(frozenset(), ())), self._metadata, None)
 
     def form(self, *, dense: bool) -> Form:
-        """Its own with dense tables, else safetensors; see the base class."""
+        """The format of this file for a dense copy, otherwise safetensors."""
         if dense:
             return Form(self._kind.name, self.record.suffix)
         return Form(Safetensors.format, *Safetensors.suffixes)
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop``; see the base class."""
         self.tensors[name].readable_dtype()
         return self._stored.rows(start, stop)
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
-        """The tokens as they are stored in a compressed file, or the table; see the base class."""
+        """The tokens as a compressed file stores them, or the table."""
         return super().bytes_of(name) if name == TABLE else self._joined()
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
@@ -128,10 +126,10 @@ class VectorFile(Checkpoint):
 
     def remainder(
         self,
-        edit: Edit | None = None,  # noqa: ARG002 - whatever the edit, it is all carried
+        edit: Edit | None = None,  # noqa: ARG002 - every edit keeps all of it
         description: Description | None = None,  # noqa: ARG002
     ) -> Mapping[str, object]:
-        """The metadata of a compressed copy, which has the format whatever the name; see the base class."""
+        """The metadata of a compressed copy, with the format but not the file's suffix."""
         found = {f"metadata {key}": value for key, value in NEW_METADATA.items()}
         return {**found, f"metadata {RECORD_KEY}": self._kind.name}
 
@@ -140,27 +138,27 @@ class VectorFile(Checkpoint):
         return {RECORD_KEY: self.record.to_json(), **NEW_METADATA}
 
     def check_integrity(self, progress: Progress = silent) -> None:
-        """Nothing to check: reading the file is what finds it broken."""
+        """Do nothing: errors in the file show when it is read."""
 
     def sidecar(self, key: str) -> object:  # noqa: ARG002
-        """None: there is no place for anything else."""
+        """None: the formats hold nothing else."""
         return None
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
-        """Exactly what :meth:`write` makes; see the base class."""
+        """Exactly the bytes that :meth:`write` produces."""
         return size_of_new(self._entries(edit), self._metadata, description)
 
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
-        """Write the edited copy to ``target`` as a .safetensors file; see the base class."""
+        """Write the edited copy to ``target`` as a .safetensors file."""
         entries = self._entries(edit)
         advance = Steps(progress, "write", sum(entry.nbytes for entry in entries))
         write_tensors(target, entries, self._metadata, description, advance)
         return ()
 
     def _entries(self, edit: Edit) -> list[NewTensor]:
-        """What a copy holds, wide types first so that every tensor is aligned; see ``Safetensors``."""
+        """The tensors of a copy, wide types first so that every tensor is aligned; see ``Safetensors``."""
         kept = (info for name, info in self.tensors.items() if name not in edit.remove)
         entries = [*edit.add, *map(self._kept, kept)]
         return sorted(entries, key=lambda entry: -entry.dtype.bits)
@@ -180,10 +178,10 @@ class VectorFile(Checkpoint):
 
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:
-        """See ``Safetensors.amend``."""
+        """Rewrite the header in place; see ``Safetensors.amend``."""
         Safetensors.amend(target, description)
 
     def close(self) -> None:
-        """Give back what was kept of the file; a second call does nothing."""
+        """Close the file and drop its temporary copy; further calls do nothing."""
         if self._opened is not None:
             self._opened.close()

@@ -1,4 +1,4 @@
-"""GloVe text: a token and its numbers a line, nothing else (Pennington et al. 2014)."""
+"""GloVe text: one line per vector, with its token and its numbers (Pennington et al. 2014)."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from embcompress.errors import InputError
 
 
 class GloVe(StreamedFormat):
-    """``token v1 … vd`` lines, plain or gzip; the first line says what d is.
+    """``token v1 … vd`` lines, plain or gzip; the first line determines d.
 
-    Tokens may hold spaces (". . ." in glove.840B), except the first one. A first line of two whole
-    numbers is the header of word2vec text instead.
+    Tokens may hold spaces (". . ." in glove.840B), except the first one. A first line of two integers
+    is the header of word2vec text instead.
     """
 
     name = "GloVe text"
     suffixes = TEXT_SUFFIXES
 
     def recognizes(self, path: Path, head: bytes) -> bool:
-        """By the suffix of a text file, or by a number behind the first word of what is text."""
+        """Recognize a text suffix, or text with a number after the first word."""
         first = head.split(b"\n", 1)[0]
         fields = first.split(None, 2)
         is_text = b"\0" not in first and len(fields) > 1 and is_number(fields[1])
         return bool(head) and (suffix_of(path) in TEXT_SUFFIXES or is_text)
 
     def is_certain(self, path: Path, head: bytes) -> bool:  # noqa: ARG002 - many files are called .txt
-        """By a first line of a word and two numbers or more, and a second one that ends in a number."""
-        lines = head.split(b"\n", 2)  # the last is cut, unless it is the whole file
+        """Recognize a first line of a word and at least two numbers, before a line that ends in a number."""
+        lines = head.split(b"\n", 2)  # the last line is cut off, unless it is the whole file
         first = lines[0].split()
         numbers = first[1:] if len(lines) > 1 else first[1:-1]
         second = lines[1].split() if len(lines) > 2 else []
@@ -54,7 +54,6 @@ class GloVe(StreamedFormat):
         )
 
     def entries(self, stream: Stream) -> Entries:
-        """See the base class."""
         path = stream.path
         lines = filled(stream.lines())
         number, line = next(lines, (0, b""))
@@ -63,14 +62,12 @@ class GloVe(StreamedFormat):
         _, *fields = line.split()
         where = f"{path}: line {number}"
         check_dimension(len(fields), where)
-        # Whether it is kept or not: were this line broken, every other one would be misread.
+        # Always parse the first line: if it is broken, every other line would be misread.
         parse_numbers(len(fields), b" ".join(fields), where)
         return line_entries(chain([(number, line)], lines), len(fields), path)
 
     def write_to(self, file: BinaryIO | gzip.GzipFile, new: Written) -> None:
-        """See the base class."""
         write_lines(file, new)
 
     def size_of(self, shape: tuple[int, int], dtype: DType, token_bytes: int) -> int:
-        """See the base class."""
         return text_size(shape, dtype, token_bytes)

@@ -1,4 +1,4 @@
-"""The first line of word2vec files, "V d": how many vectors of how many numbers follow."""
+"""The first line of word2vec files, "V d": the number of vectors, and of numbers in each."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from embcompress.checkpoint.vectors.textlines import is_number
 from embcompress.errors import InputError
 
 HEADER_BYTES = 256
-"""Longest first line that is taken for a header."""
+"""Longest first line that can be a header, in bytes."""
 
 _HEADER = re.compile(rb"[ \t]*(\d+)[ \t]+(\d+)[ \t\r]*")
 _DIGITS = 18
-"""Most digits that are read: far beyond any file, and no work for a hostile one."""
+"""Most digits that are parsed: more than any file needs, and little work for a hostile one."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the first line claims; to be compared with the file.
+    """The claims of the first line, not yet compared with the file.
 
     Attributes:
-        count: vectors that follow.
-        dimension: numbers in each.
+        count: number of vectors that follow.
+        dimension: numbers per vector.
         length: bytes of the line with its line feed.
     """
 
@@ -33,29 +33,29 @@ class Header:
 
 
 def has_header(head: bytes) -> bool:
-    """Whether the first line is two whole numbers and nothing else."""
+    """Whether the first line is two integers and nothing else."""
     return _match(head) is not None
 
 
 def has_text_behind_header(head: bytes) -> bool:
-    """Whether the first vector's first number, as far as it is in ``head``, is written as text."""
+    """Whether the first number of the first vector is text, as far as ``head`` shows."""
     _, _, rest = head.partition(b"\n")
     _, _, behind_token = rest.partition(b" ")
     return is_number(re.split(rb"[ \t\r\n]", behind_token[:HEADER_BYTES], maxsplit=1)[0])
 
 
 def parse_header(head: bytes, path: object) -> Header:
-    """The claims of the first line.
+    """Parse the first line.
 
     Raises:
-        InputError: it is no header, or claims sizes that cannot be.
+        InputError: it is not a header, or it claims impossible sizes.
     """
     match = _match(head)
     if match is None:
         raise InputError(
             f"{path}: line 1 is {_first_line(head)[:40].decode('utf-8', 'replace')!r}, "
             "expected the number of vectors and the numbers in each",
-            remedy=f"see that it is a word2vec file, or {AGAIN}",
+            remedy=f"check that it is a word2vec file, or {AGAIN}",
         )
     longest = max(match.groups(), key=len)
     if len(longest) > _DIGITS:
@@ -70,7 +70,7 @@ def parse_header(head: bytes, path: object) -> Header:
 
 
 def header_line(shape: tuple[int, int]) -> bytes:
-    """The first line of a file of ``shape`` vectors and numbers."""
+    """The first line of a file with vectors of ``shape`` (V, d)."""
     return b"%d %d\n" % shape
 
 
@@ -83,7 +83,7 @@ def _first_line(head: bytes) -> bytes:
 
 
 def check_claim(found: int, claimed: int, path: object, *, more: bool = False) -> None:
-    """Refuse a file that holds another number of vectors than its header claims.
+    """Refuse a file that does not hold the number of vectors that its header claims.
 
     Raises:
         InputError: with both numbers.

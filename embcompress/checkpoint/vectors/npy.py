@@ -1,4 +1,4 @@
-"""A NumPy matrix NAME.npy, with its tokens beside it in NAME.vocab.txt, one a line."""
+"""A NumPy matrix NAME.npy with its tokens in NAME.vocab.txt, one per line, in the same directory."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from embcompress.progress import Progress
 from embcompress.storage.rawio import read_exact
 
 _HEADER_LIMIT = 10_000
-"""Longest header taken, in bytes, which is NumPy's limit too."""
+"""Longest header accepted, in bytes; this is also NumPy's limit."""
 _KINDS = {"f2": "F16", "f4": "F32", "f8": "F64"}
 _VERSIONS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
-"""Readers of headers by version of the format; a third one exists for records with names alone."""
+"""Header readers by version of the format; version 3 exists only for records with named fields."""
 
 
 class Npy(VectorFormat):
-    """A matrix of float16, float32 or float64 in either order of memory, and its vocabulary."""
+    """A matrix of float16, float32 or float64, in C or Fortran order, and its vocabulary."""
 
     name = "NumPy matrix"
     suffixes = (".npy",)
 
     def recognizes(self, path: Path, head: bytes) -> bool:
-        """By the suffix or the magic bytes."""
+        """Recognize the suffix or the magic bytes."""
         return bool(head) and (suffix_of(path) == ".npy" or head.startswith(npy_format.MAGIC_PREFIX))
 
     def files(self, path: Path) -> tuple[Path, ...]:
@@ -55,17 +55,17 @@ class Npy(VectorFormat):
         vocabulary = _vocabulary(path)
         if not vocabulary.is_file():
             raise UsageError(
-                f"{path}: needs its tokens in {vocabulary.name} beside it", remedy="write them, one a line"
+                f"{path}: needs its tokens in {vocabulary.name} beside it", remedy="write them, one per line"
             )
         return path, vocabulary
 
     def open(self, path: Path, progress: Progress) -> StoredVectors:  # noqa: ARG002 - nothing is read yet
-        """Open the file, whose rows are read where they lie; see the base class."""
+        """Open the matrix; its rows are read from the file on demand."""
         header = _read_header(path)
         return _Matrix(header, *self.files(path))
 
     def write(self, target: Path, new: Written) -> None:
-        """Write both files, the matrix row by row; see the base class."""
+        """Write the matrix row by row, and the vocabulary."""
         if new.dtype.name not in _KINDS.values():
             raise InputError(
                 f"{target.name}: no NumPy matrix holds {new.dtype.torch}",
@@ -81,7 +81,6 @@ class Npy(VectorFormat):
             os.fsync(vocabulary.fileno())
 
     def size_of(self, shape: tuple[int, int], dtype: DType, token_bytes: int) -> int:
-        """See the base class."""
         return 128 + dtype.nbytes(shape[0] * shape[1]) + token_bytes + shape[0]
 
 
@@ -90,7 +89,7 @@ def _vocabulary(path: Path) -> Path:
 
 
 class _Matrix(StoredVectors):
-    """The two files, opened."""
+    """An opened matrix and its vocabulary."""
 
     def __init__(self, header: _Header, path: Path, vocabulary: Path) -> None:
         self.shape = header.shape
@@ -99,7 +98,6 @@ class _Matrix(StoredVectors):
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop``; see the base class."""
         (rows, columns), header, size = self.shape, self._header, self._header.dtype.itemsize
         stored = np.empty((stop - start, columns), header.dtype, order="F" if header.is_fortran else "C")
         if header.is_fortran:
@@ -111,7 +109,7 @@ class _Matrix(StoredVectors):
         return self.dtype.decode(np.ascontiguousarray(stored, self.dtype.storage))
 
     def tokens(self) -> Iterator[bytes]:
-        """The lines of the vocabulary; see the base class."""
+        """The lines of the vocabulary."""
         count, rows = 0, self.shape[0]
         for number, token in enumerate(read_lines(self._vocabulary)):
             count = number + 1
@@ -120,18 +118,18 @@ class _Matrix(StoredVectors):
         if count != rows:
             raise InputError(
                 f"{self._vocabulary}: {count:,} lines, the matrix beside it has {rows:,} rows",
-                remedy="write one token a line, in the order of the rows",
+                remedy="write one token per line, in the order of the rows",
             )
 
     def close(self) -> None:
-        """Close the matrix; a second call does nothing."""
+        """Close the matrix; further calls do nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The tokens of a vocabulary file, one a line.
+    """The tokens of a vocabulary file, one per line.
 
     Raises:
         InputError: a line is empty or too long, or the file is empty.
@@ -146,7 +144,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class _Header:
-    """A header that fits its file."""
+    """A header that matches its file."""
 
     shape: tuple[int, int]
     is_fortran: bool
@@ -155,29 +153,29 @@ class _Header:
 
 
 def _read_header(path: Path) -> _Header:
-    """Read the header and compare it with the file; no object is ever unpickled."""
+    """Read the header and compare it with the file; nothing is ever unpickled."""
     with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a header of Python 2 is as good as any
+        warnings.simplefilter("ignore")  # NumPy warns about headers of Python 2, which are fine
         try:
             version = npy_format.read_magic(file)
             if version not in _VERSIONS:
                 raise ValueError(f"version {version}")
-            # NumPy reads as many bytes as the header claims before it compares them with its limit.
+            # NumPy reads as many bytes as the header claims before it checks its limit.
             width = 2 if version == (1, 0) else 4
             if (length := int.from_bytes(file.peek(width)[:width], "little")) > _HEADER_LIMIT:
                 raise ValueError(f"a header of {length:,} bytes, limit {_HEADER_LIMIT:,}")
             shape, is_fortran, dtype = _VERSIONS[version](file)
-            # Some integers are no sizes (True), and in hexadecimal come longer than Python prints them.
+            # NumPy lets through integers that are not sizes (True) or too long to print (hexadecimal).
             if not all(type(size) is int and size < 1 << 63 for size in shape):
                 raise ValueError("a size that is no integer below 2^63")
         except OSError:
             raise
-        except Exception as error:  # a broken header makes NumPy raise whatever its parts do
-            raise InputError(f"{path}: is no .npy file that can be read ({error})", remedy=AGAIN) from None
+        except Exception as error:  # a broken header can make NumPy raise almost anything
+            raise InputError(f"{path}: is not a readable .npy file ({error})", remedy=AGAIN) from None
         offset, size = file.tell(), path.stat().st_size
     if dtype.str[1:] not in _KINDS:
         raise InputError(
-            f"{path}: elements are {dtype}, taken are float16, float32 and float64",
+            f"{path}: elements are {dtype}, supported are float16, float32 and float64",
             remedy="save the matrix with .astype(numpy.float32)",
         )
     if len(shape) != 2 or min(shape) < 1:

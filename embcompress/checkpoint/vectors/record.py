@@ -1,4 +1,4 @@
-"""What a compressed file of word vectors says about the file it was made from."""
+"""The record in a compressed file of word vectors about the file it was made from."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ RECORD_KEY = "embcompress.vectors"
 """Metadata entry with the record, as JSON."""
 
 TABLE = "vectors.weight"
-"""Name of the table that a file of word vectors is."""
+"""Tensor name of the table in a file of word vectors."""
 
 VOCABULARY = "vectors.vocabulary"
-"""Name of its tokens: their bytes (UTF-8, mostly) with a line feed between two, in the order of the rows."""
+"""Tensor name of its tokens: bytes (mostly UTF-8), separated by line feeds, in the order of the rows."""
 
 _SUFFIX = re.compile(r"(\.[\w-]{1,16}){0,2}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class VectorRecord:
-    """What expanding needs to give back the same format.
+    """The format and suffix of the source, which expanding restores.
 
     Attributes:
         format: name of the format.
-        suffix: what the name of the file ended in.
+        suffix: suffix of the file name, with ``.gz`` if it was compressed.
     """
 
     format: str
@@ -37,21 +37,21 @@ class VectorRecord:
 
     @classmethod
     def of(cls, path: Path, form: str) -> VectorRecord:
-        """The record of a file; a suffix that no name should end in is left out."""
+        """The record of the file ``path``; an unusual suffix is left out."""
         bare = path.with_suffix("") if path.suffix.lower() == ".gz" else path
         suffix = path.name.removeprefix(bare.stem)
         return cls(form, suffix if _SUFFIX.fullmatch(suffix) else "")
 
     def to_json(self) -> str:
-        """The text of the metadata entry."""
+        """The record as the text of the metadata entry."""
         return json.dumps(asdict(self))
 
 
 def parse_record(metadata: Mapping[str, str], where: object) -> VectorRecord:
-    """Read a record back from the metadata of a safetensors file.
+    """Read a record from the metadata of a safetensors file.
 
     Raises:
-        InputError: it is none of ours.
+        InputError: the entry is not a valid record.
     """
     raw = parse_entry(metadata, RECORD_KEY, where)
     found = [raw.get(key) for key in ("format", "suffix")] if isinstance(raw, dict) else []
@@ -59,6 +59,6 @@ def parse_record(metadata: Mapping[str, str], where: object) -> VectorRecord:
         case [str(form), str(suffix)] if _SUFFIX.fullmatch(suffix):
             return VectorRecord(form, suffix)
     raise InputError(
-        f"{where}: the metadata under {RECORD_KEY} are no format and suffix",
+        f"{where}: the metadata under {RECORD_KEY} is not a format and a suffix",
         remedy="make the file again from its source",
     )

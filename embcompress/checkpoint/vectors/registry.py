@@ -1,4 +1,4 @@
-"""The formats of word vectors; a new one is a file beside this one and a line here."""
+"""The registry of formats of word vectors. A new format is one file here and one line below."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from embcompress.checkpoint.vectors.word2vec_text import Word2VecText
 from embcompress.errors import InputError
 
 VECTOR_FORMATS: tuple[VectorFormat, ...] = (Npy(), Word2VecText(), Word2VecBinary(), GloVe())
-"""Asked in this order whether they recognize a file; contract tests run over it."""
+"""Formats in the order in which they are tried; contract tests run over them."""
 
 _MODELS = (b"PK", b"\x80", b"\x08")
-"""How PyTorch files (zip archives, pickles) and ONNX models begin."""
+"""First bytes of PyTorch files (zip archives, pickles) and ONNX models."""
 
 
 def certain_format(path: Path) -> VectorFormat | None:
-    """The format of a file that may be anything, None where it holds no word vectors; never raises for it."""
+    """The format of a file that may be anything, None if it holds no word vectors; never raises."""
     with path.open("rb") as file:
         if file.read(2).startswith(_MODELS):
             return None
     try:
         head = read_head(path)
-    except InputError:  # empty, which whoever else knows the suffix says, or no whole gzip stream
+    except InputError:  # an empty file, which its own format reports, or a broken gzip stream
         of_suffix = (kind for kind in VECTOR_FORMATS if suffix_of(path) in kind.suffixes)
         return next(of_suffix, None) if path.suffix == ".gz" else None
     return next((kind for kind in VECTOR_FORMATS if kind.is_certain(path, head)), None)
@@ -36,7 +36,7 @@ def format_named(name: str, where: object) -> VectorFormat:
     """The format that a record in ``where`` names.
 
     Raises:
-        InputError: this version does not have it.
+        InputError: this version does not know it.
     """
     found = next((kind for kind in VECTOR_FORMATS if kind.name == name), None)
     if found is None:

@@ -1,4 +1,4 @@
-"""Files read from front to back, plain or gzip, with bounded memory whatever they hold."""
+"""Read files from start to end, plain or gzip, with bounded memory whatever they hold."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
 
 STAGE = "reading vectors"
-"""Name of the one stage in which progress is told, in bytes of the file."""
+"""Name of the progress stage, which counts bytes of the file."""
 
 CHUNK = 1 << 20
-"""Bytes taken at a time; a gzip bomb unfolds by no more than that."""
+"""Bytes read at a time; a gzip bomb expands by no more than that."""
 
 LINE_LIMIT = 4 << 20
-"""Longest line taken, in bytes: the most numbers a vector may have, 60 bytes each."""
+"""Longest line accepted, in bytes: the most numbers a vector may have, at 60 bytes each."""
 
 HEAD = 1 << 16
 """Bytes from which a format is recognized."""
@@ -30,11 +30,11 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Stream:
-    """The bytes of a file, decompressed where it is gzip; use it as a context manager.
+    """The bytes of a file, decompressed if it is gzip; use it as a context manager.
 
     Args:
-        path: an existing file; its first bytes tell whether it is compressed, not its suffix.
-        progress: told how many bytes of the file, as it lies on disk, are read.
+        path: an existing file; its first bytes, not its suffix, decide whether it is compressed.
+        progress: called with the number of bytes read from disk.
     """
 
     def __init__(self, path: Path, progress: Progress = silent) -> None:
@@ -46,10 +46,10 @@ class Stream:
             gzip.GzipFile(fileobj=self._file, mode="rb") if self.compressed else self._file
         )
         self._steps = Steps(progress, STAGE, self.size)
-        self._told = self._read = 0
+        self._reported = self._read = 0
 
     def read(self, count: int = CHUNK) -> bytes:
-        """The next ``count`` bytes, fewer only where the file ends.
+        """The next ``count`` bytes; fewer only at the end of the file.
 
         Raises:
             InputError: the gzip stream is corrupt or cut short.
@@ -58,7 +58,7 @@ class Stream:
             data = self._content.read(count)
         except EOFError:
             raise InputError(
-                f"{self.path}: the gzip stream is cut short, behind byte {self._read:,} of its contents",
+                f"{self.path}: the gzip stream is cut short after byte {self._read:,} of its contents",
                 remedy="download it again",
             ) from None
         except (gzip.BadGzipFile, zlib.error) as error:
@@ -69,13 +69,13 @@ class Stream:
             data = data.removeprefix(_BYTE_ORDER_MARK)
         self._read += len(data)
         place = self._file.tell()
-        if place > self._told:
-            self._steps(place - self._told)
-        self._told = place
+        if place > self._reported:
+            self._steps(place - self._reported)
+        self._reported = place
         return data
 
     def lines(self) -> Iterator[bytes]:
-        """Every line, without its end; what follows the last line feed counts if it is not empty.
+        """Every line without its line feed; text after the last line feed counts if it is not empty.
 
         Raises:
             InputError: a line is longer than ``LINE_LIMIT``.
@@ -88,7 +88,7 @@ class Stream:
             if len(rest) > LINE_LIMIT:
                 raise InputError(
                     f"{self.path}: line {number + 1} has more than {LINE_LIMIT:,} bytes",
-                    remedy="see that it is a text file of word vectors",
+                    remedy="check that it is a text file of word vectors",
                 )
         if rest:
             yield rest
@@ -107,7 +107,7 @@ def read_head(path: Path) -> bytes:
     """The first ``HEAD`` bytes, decompressed.
 
     Raises:
-        InputError: the file is empty, or corrupt already there.
+        InputError: the file is empty, or these bytes are already corrupt.
     """
     with Stream(path) as stream:
         head = stream.read(HEAD)

@@ -1,4 +1,4 @@
-"""Formats that are read from front to back, and what keeps their rows where each can be found again."""
+"""Formats that can only be read from start to end, and a temporary copy for access to any row."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from embcompress.storage.rawio import read_exact, write_all
 Row = NDArray[np.float32]
 
 _SPOOLED = 1 << 18
-"""Numbers that are spooled at a time."""
+"""Numbers copied at a time."""
 
 _GZIP_LEVEL = 6
-"""How hard text is compressed: as the program gzip does it; Python's own level takes much longer."""
+"""Compression level of gzip text: the default of the gzip program; Python's takes much longer."""
 
 
 @dataclass(frozen=True)
 class Entries:
-    """Vectors as they come in a stream.
+    """The vectors in a stream.
 
     Attributes:
-        dimension: numbers in each.
-        each: token, numbers as they are stored, and place in the file.
-        parse: from the numbers of an entry, and what to call it in an error, to its vector (d).
-        where: what to call the entry at a place.
+        dimension: numbers per vector.
+        each: yields token, numbers as stored, and position of each entry (a line or entry number).
+        parse: turns the stored numbers of an entry into its vector (d); its second argument names the
+            entry in an error.
+        where: the name of the entry at a position, for errors.
     """
 
     dimension: int
@@ -47,14 +48,16 @@ class Entries:
 
 
 class StreamedFormat(VectorFormat):
-    """A format that is read from front to back, plain or gzip."""
+    """A format that is read from start to end, plain or gzip."""
 
     @abc.abstractmethod
     def entries(self, stream: Stream) -> Entries:
-        """The vectors behind the beginning of ``stream``; what is wrong with the whole is told at its end.
+        """Parse the start of ``stream`` and return its vectors.
+
+        Errors that concern the whole file are raised when the last vector has been read.
 
         Raises:
-            InputError: it is corrupt.
+            InputError: the stream is corrupt.
         """
 
     @abc.abstractmethod
@@ -62,26 +65,26 @@ class StreamedFormat(VectorFormat):
         """Write vectors to an open file; see :meth:`write`."""
 
     def open(self, path: Path, progress: Progress) -> StoredVectors:
-        """Read the whole file once and keep its rows; see the base class."""
+        """Read the whole file once and keep a temporary copy of its rows."""
         with Stream(path, progress) as stream:
             return Spool(self.entries(stream))
 
     def write(self, target: Path, new: Written) -> None:
-        """Write them, compressed where the name of ``target`` says so; see the base class."""
+        """Write the vectors, compressed if the name of ``target`` ends in ``.gz``."""
         with target.open("xb") as file:
             if target.suffix.lower() != ".gz":
                 self.write_to(file, new)
                 return
-            # Neither name nor time: the same vectors give the same bytes.
+            # Store neither name nor time, so that the same vectors give the same bytes.
             with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:
                 self.write_to(packed, new)
 
 
 class Spool(StoredVectors):
-    """Vectors of a stream, their rows kept in a file without a name, which is gone with the process.
+    """Vectors from a stream, with a copy of the rows in an unnamed temporary file.
 
-    It stands where Python keeps temporary files (``TMPDIR``) and takes four bytes a number; tokens are
-    kept in memory.
+    The copy is in Python's temporary directory (``TMPDIR``) and takes four bytes per number; it disappears
+    with the process. Tokens are kept in memory.
 
     Args:
         found: the vectors.
@@ -130,36 +133,34 @@ class Spool(StoredVectors):
             needed = 4 * self._columns * (self._count + len(block))
             raise EmbcompressError(
                 f"{tempfile.gettempdir()}: cannot take {needed:,} bytes of vectors ({error.strerror})",
-                remedy="name a place with more room in the environment variable TMPDIR",
+                remedy="set the environment variable TMPDIR to a directory with more room",
             ) from None
         self._count += len(block)
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop``; see the base class."""
         found = np.empty((stop - start, self._columns), np.float32)
         read_exact(self._file.fileno(), 4 * self._columns * start, found, "the copy of the vectors")
         return found
 
     def tokens(self) -> Iterator[bytes]:
-        """The token of each row; see the base class."""
         end = len(self._tokens) - 1
         pieces = (bytes(self._tokens[i : min(i + CHUNK, end)]) for i in range(0, end, CHUNK))
         return split_tokens(pieces, "the vectors")
 
     def close(self) -> None:
-        """Give the room back."""
+        """Delete the temporary copy."""
         self._file.close()
 
 
 def split_tokens(pieces: Iterable[bytes], where: str) -> Iterator[bytes]:
-    """Tokens that are stored one after another with a line feed between two.
+    """Split bytes into the tokens that line feeds separate.
 
     Args:
-        pieces: what is stored, in pieces of any length.
-        where: what to call it in an error.
+        pieces: the bytes, in pieces of any length.
+        where: name of the bytes, for error messages.
 
     Raises:
-        InputError: one cannot be a token.
+        InputError: one of them is not a valid token.
     """
     rest, number = b"", 0
     for piece in pieces:

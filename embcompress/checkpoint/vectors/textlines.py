@@ -1,4 +1,4 @@
-"""Vectors as lines of text, a token and its numbers: what GloVe and word2vec text have in common."""
+"""Lines of a token and its numbers, the text that GloVe and word2vec share."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from embcompress.errors import InputError
 TEXT_SUFFIXES = (".txt", ".vec")
 
 NUMBER_BYTES = 13
-"""Bytes that a number takes with the space before it: sign, point and 8 or 9 digits, mostly."""
+"""Typical bytes of a number with the space before it: sign, point and 8 or 9 digits."""
 
 _LONGEST = "S16"
-"""A number as text: the longest float32, -1.1754944e-38, has 14 characters."""
+"""dtype of a number as text: the longest float32, -1.1754944e-38, has 14 characters."""
 
 _TWICE_ROUNDED = np.uint32(0x15AE43FD).view(np.float32)
-"""The one float32, beside its negative, whose fewest digits (7.038531e-26) are another number to readers that
-go through float64, as most do, and round twice; found by trying all of them."""
+"""The only float32, besides its negative, whose shortest text (7.038531e-26) reads back as another number in
+readers that go through float64, as most do, and so round twice. Found by trying every float32."""
 
 _FRACTION = re.compile(rb"[-+]?\d*\.\d+(e[-+]?\d+)?", re.IGNORECASE)
 
 
 def filled(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Number and contents of each line that is not blank, white space at its end removed."""
+    """Number and contents of each line that is not blank, without white space at its end."""
     for number, line in enumerate(lines, 1):
         if stripped := line.rstrip():
             yield number, stripped
 
 
 def line_entries(lines: Iterable[tuple[int, bytes]], dimension: int, path: Path) -> Entries:
-    """The vectors in lines.
+    """The vectors in lines of text.
 
-    Every line must have the right number of fields. Numbers are parsed only where they are asked for; the
-    rest flows by at the speed of counting spaces.
+    Every line must have the right number of fields. Numbers are parsed only when needed; lines that are
+    skipped cost no more than counting spaces.
 
     Args:
-        lines: number and contents of each line that holds a vector, as :func:`filled` gives them.
-        dimension: numbers a line.
+        lines: number and contents of each line that holds a vector, as :func:`filled` yields them.
+        dimension: numbers per line.
         path: the file, for messages.
     """
     name = str(path)
@@ -55,23 +55,24 @@ def line_entries(lines: Iterable[tuple[int, bytes]], dimension: int, path: Path)
 
 
 def parse_numbers(dimension: int, text: bytes, where: str) -> Row:  # (dimension)
-    """The numbers in ``text``, parted by white space; NaN and infinity are numbers where they are written.
+    """The numbers in ``text``, separated by white space; NaN and infinity are accepted.
 
     Raises:
-        InputError: there are more or fewer, one is no number, or is beyond float32.
+        InputError: there are more or fewer than ``dimension``, one is not a number, or is too large for
+            float32.
     """
     fields = text.split()
     if len(fields) != dimension:
         raise _ragged(len(fields), dimension, where)
     try:
-        if b"_" in text:  # Python's float() takes 1_000
+        if b"_" in text:  # Python's float() accepts 1_000
             raise ValueError
         with np.errstate(over="ignore"):
             values = np.array(fields, np.float32)
     except ValueError:
         wrong = next(field for field in fields if not is_number(field))
         raise InputError(
-            f"{where}: {wrong[:40].decode('utf-8', 'replace')!r} is no number, "
+            f"{where}: {wrong[:40].decode('utf-8', 'replace')!r} is not a number, "
             f"expected are a token and {dimension:,} numbers",
             remedy=f"remove the line, or {AGAIN}",
         ) from None
@@ -81,21 +82,21 @@ def parse_numbers(dimension: int, text: bytes, where: str) -> Row:  # (dimension
 
 
 def _check_range(fields: list[bytes], values: Row, where: str) -> None:
-    """Refuse what is written as a finite number and would silently become infinite.
+    """Refuse a number that is written as finite but would silently become infinite.
 
     Raises:
-        InputError: with its place.
+        InputError: with its position.
     """
     for place in map(int, np.flatnonzero(np.isinf(values))):
         if b"n" not in fields[place].lower():  # neither inf nor infinity
             raise InputError(
-                f"{where}: number {place + 1} is {values[place]} in float32, finite ones are expected",
+                f"{where}: number {place + 1} is {values[place]} in float32, a finite one is expected",
                 remedy="remove the vector, or train it again",
             )
 
 
 def is_number(field: bytes) -> bool:
-    """Whether ``field`` is written as a number."""
+    """Whether ``field`` is a number as text."""
     try:
         float(field)
     except ValueError:
@@ -104,7 +105,7 @@ def is_number(field: bytes) -> bool:
 
 
 def split_line(line: bytes, dimension: int, where: str) -> tuple[bytes, bytes]:
-    """Token and numbers; the token is what is left of the numbers and may hold spaces (". . .").
+    """Split a line into token and numbers; the token is what the numbers leave and may hold spaces (". . .").
 
     Raises:
         InputError: there are more or fewer numbers.
@@ -115,7 +116,7 @@ def split_line(line: bytes, dimension: int, where: str) -> tuple[bytes, bytes]:
     token, *fields = line.rsplit(None, dimension)
     if len(fields) < dimension:
         raise _ragged(len(fields), dimension, where)
-    # A token may end in digits ("route 66"), but a fraction behind it is a number too many.
+    # A token may end in digits ("route 66"), but a fraction after it is one number too many.
     words = token.split()
     if len(words) > 1 and _FRACTION.fullmatch(words[-1]):
         raise _ragged(dimension + 1, dimension, where)
@@ -123,7 +124,7 @@ def split_line(line: bytes, dimension: int, where: str) -> tuple[bytes, bytes]:
 
 
 def write_lines(file: BinaryIO | gzip.GzipFile, new: Written) -> None:
-    """Write a line for each vector, its numbers with the fewest digits that read back to the same float32."""
+    """Write one line per vector, with the fewest digits that read back as the same float32."""
     for tokens, rows in new.entries():
         values = np.asarray(rows, np.float32)
         numbers = values.astype(_LONGEST)
@@ -136,12 +137,12 @@ def write_lines(file: BinaryIO | gzip.GzipFile, new: Written) -> None:
 
 
 def text_size(shape: tuple[int, int], dtype: DType, token_bytes: int) -> int:  # noqa: ARG001
-    """Bytes of such lines, nearly; see ``VectorFormat.size_of``."""
+    """Approximate bytes of such lines; see ``VectorFormat.size_of``."""
     return shape[0] * shape[1] * NUMBER_BYTES + token_bytes + shape[0]
 
 
 def _ragged(found: int, dimension: int, where: str) -> InputError:
     return InputError(
-        f"{where}: {found:,} numbers, expected {dimension:,} as the first line has it",
+        f"{where}: {found:,} numbers, expected {dimension:,} as in the first line",
         remedy=f"remove the line, or {AGAIN}",
     )

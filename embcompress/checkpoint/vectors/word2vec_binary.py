@@ -24,30 +24,29 @@ from embcompress.dtypes import DType
 from embcompress.errors import InputError
 
 _TORCH_MAGICS = (b"PK", b"\x80")
-"""How PyTorch files begin, as zip archives or pickles; they are called .bin, too."""
+"""First bytes of PyTorch files (zip archives or pickles), which are called .bin, too."""
 
 
 class Word2VecBinary(StreamedFormat):
     r"""``V d\n``, then token, space and d little-endian float32, plain or gzip.
 
-    The line feed that word2vec writes behind each vector may be there or not (GoogleNews has none).
+    word2vec writes a line feed after each vector; files without them (GoogleNews) are read as well.
     """
 
     name = "word2vec binary"
     suffixes = (".bin",)
 
     def recognizes(self, path: Path, head: bytes) -> bool:
-        """By the suffix, or by a header; word2vec text was asked before."""
+        """Recognize the suffix, or a header; word2vec text has been tried before."""
         if suffix_of(path) == ".bin":
             return bool(head) and not head.startswith(_TORCH_MAGICS)
         return has_header(head)
 
     def is_certain(self, path: Path, head: bytes) -> bool:  # noqa: ARG002 - other files are called .bin too
-        """By a header; word2vec text was asked before."""
+        """Recognize a header; word2vec text has been tried before."""
         return has_header(head)
 
     def entries(self, stream: Stream) -> Entries:
-        """See the base class."""
         path, data = stream.path, stream.read()
         header = parse_header(data[:HEADER_BYTES], path)
         least = header.length + header.count * (4 * header.dimension + 2)
@@ -61,7 +60,6 @@ class Word2VecBinary(StreamedFormat):
         return Entries(header.dimension, each, _parse, lambda entry: f"{path}: entry {entry:,}")
 
     def write_to(self, file: BinaryIO | gzip.GzipFile, new: Written) -> None:
-        """See the base class."""
         file.write(header_line(new.shape))
         for tokens, rows in new.entries():
             for token, row in zip(tokens, rows.astype("<f4"), strict=True):
@@ -73,7 +71,6 @@ class Word2VecBinary(StreamedFormat):
                 file.write(b"%b %b\n" % (token, row.tobytes()))
 
     def size_of(self, shape: tuple[int, int], dtype: DType, token_bytes: int) -> int:  # noqa: ARG002
-        """See the base class."""
         return len(header_line(shape)) + shape[0] * (4 * shape[1] + 2) + token_bytes
 
 
@@ -82,7 +79,7 @@ def _parse(numbers: bytes, where: str) -> Row:  # noqa: ARG001 - any bytes are n
 
 
 def _entries(stream: Stream, data: bytes, header: Header) -> Iterator[tuple[bytes, bytes, int]]:
-    """Token, numbers and place of each vector behind the header, of which ``data`` was read already."""
+    """Token, numbers and entry number of each vector; ``data`` is what was read after the header."""
     nbytes = 4 * header.dimension
     at = 0
     for entry in range(1, header.count + 1):
@@ -93,7 +90,7 @@ def _entries(stream: Stream, data: bytes, header: Header) -> Iterator[tuple[byte
             if space < 0 and len(data) - at > TOKEN_LIMIT + 1:
                 raise InputError(
                     f"{stream.path}: entry {entry:,}: no space ends its token within {TOKEN_LIMIT:,} bytes",
-                    remedy="see that it is a word2vec file, or download it again",
+                    remedy="check that it is a word2vec file, or download it again",
                 )
             more = stream.read()
             if not more:

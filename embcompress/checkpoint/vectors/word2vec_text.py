@@ -1,4 +1,4 @@
-"""word2vec text: a header "V d", then a token and its numbers a line; fastText writes it too."""
+"""word2vec text: a header "V d", then one line per vector; fastText writes it too."""
 
 from __future__ import annotations
 
@@ -34,30 +34,27 @@ class Word2VecText(StreamedFormat):
     suffixes = TEXT_SUFFIXES
 
     def recognizes(self, path: Path, head: bytes) -> bool:
-        """By the header, and by the suffix or a number in text behind the first token."""
+        """Recognize a header, with either a text suffix or a number as text after the first token."""
         if not has_header(head):
             return False
         suffix = suffix_of(path)
         return suffix in TEXT_SUFFIXES or (suffix != ".bin" and has_text_behind_header(head))
 
     def entries(self, stream: Stream) -> Entries:
-        """See the base class."""
         lines = filled(stream.lines())
         header = parse_header(next(lines, (0, b""))[1], stream.path)
         return line_entries(_claimed(header.count, lines, stream.path), header.dimension, stream.path)
 
     def write_to(self, file: BinaryIO | gzip.GzipFile, new: Written) -> None:
-        """See the base class."""
         file.write(header_line(new.shape))
         write_lines(file, new)
 
     def size_of(self, shape: tuple[int, int], dtype: DType, token_bytes: int) -> int:
-        """See the base class."""
         return len(header_line(shape)) + text_size(shape, dtype, token_bytes)
 
 
 def _claimed(count: int, lines: Iterable[tuple[int, bytes]], path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines, found to be as many as the header claims."""
+    """Pass the lines on, and check that there are as many as the header claims."""
     found = 0
     for found, line in enumerate(lines, 1):
         if found > count:

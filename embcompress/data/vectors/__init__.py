@@ -1,4 +1,4 @@
-"""Pretrained word vectors: the registry of their formats, and the one function that reads them."""
+"""Pretrained word vectors: the registry of their sources, and the function that reads them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["SOURCES", "WordVectors", "read_vectors", "source_of"]
 Source = VectorFormat | CheckpointTable
 
 SOURCES: tuple[Source, ...] = (*VECTOR_FORMATS, CheckpointTable())
-"""Whatever vectors are read from, asked in this order whether they recognize a file; contract tests run
-over it. A new format of files joins ``VECTOR_FORMATS`` in ``checkpoint/vectors/registry.py``."""
+"""Sources of vectors in the order in which they are tried; contract tests run over them. A new file format
+joins ``VECTOR_FORMATS`` in ``checkpoint/vectors/registry.py``."""
 
 
 def read_vectors(
@@ -33,16 +33,16 @@ def read_vectors(
 
     Args:
         path: GloVe or word2vec text, word2vec binary (each plain or gzip), a NumPy matrix NAME.npy
-            beside NAME.vocab.txt, or a checkpoint with its tokenizer.
-        wanted: keep these tokens only. One that the file does not hold takes the first token whose
-            lower-case form it is. None keeps everything.
-        progress: told the bytes of the file that are read.
+            next to NAME.vocab.txt, or a checkpoint with its tokenizer.
+        wanted: keep these tokens only. A token that the file does not hold gets the vector of the first
+            token that equals it in lower case. None keeps everything.
+        progress: called with the number of bytes read.
 
     Returns:
-        The kept tokens, as they were wanted, and their vectors.
+        The kept tokens, spelled as in ``wanted``, and their vectors.
 
     Raises:
-        UsageError: there is no such file, what belongs to it is missing, or no wanted token is in it.
+        UsageError: the file or one that belongs to it is missing, or it holds no wanted token.
         InputError: the file is corrupt or of an unknown format.
     """
     path = Path(path)
@@ -61,28 +61,28 @@ def read_vectors(
 
 
 def source_of(path: Path) -> Source:
-    """What the vectors in ``path`` are.
+    """The first source that recognizes the vectors in ``path``.
 
     Raises:
         UsageError: there is no such file.
-        InputError: nothing knows it.
+        InputError: no source recognizes it.
     """
     if not path.is_file() and not path.is_dir():
-        what = "is no regular file" if path.exists() else "does not exist"
+        what = "is not a regular file" if path.exists() else "does not exist"
         raise UsageError(f"{path}: {what}", remedy="give a file of word vectors or a checkpoint")
     head = b"" if path.is_dir() else read_head(path)
     check_not_pointer(head, path)
     kind = next((kind for kind in SOURCES if kind.recognizes(path, head)), None)
     if kind is None:
         raise InputError(
-            f"{path}: is no file of word vectors that is known here",
+            f"{path}: is not a known file of word vectors",
             remedy=f"give {', '.join(kind.name for kind in SOURCES)}",
         )
     return kind
 
 
 def _matrix(kind: Source, path: Path, choice: Choice, progress: Progress) -> Matrix:
-    """The vectors of the tokens that ``choice`` keeps, in its order; others are not looked at closely."""
+    """The vectors of the tokens that ``choice`` keeps, in its order; the others are not parsed."""
     if isinstance(kind, CheckpointTable):
         return kind.read(path, choice, progress)
     if isinstance(kind, StreamedFormat):
@@ -96,7 +96,7 @@ def _matrix(kind: Source, path: Path, choice: Choice, progress: Progress) -> Mat
 
 
 def _streamed(kind: StreamedFormat, path: Path, choice: Choice, progress: Progress) -> Matrix:
-    """The same of a stream, of which only the numbers of kept tokens are parsed."""
+    """Like :func:`_matrix` for a stream, of which only the numbers of kept tokens are parsed."""
     with Stream(path, progress) as stream:
         found = kind.entries(stream)
         kept = Kept(found.dimension)

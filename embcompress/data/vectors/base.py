@@ -1,4 +1,4 @@
-"""The choice of the vectors that are kept for training, and the matrix that they are put into."""
+"""The choice of the vectors to keep for training, and the matrix that collects them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class WordVectors:
     """Tokens with their vectors.
 
     Attributes:
-        tokens: all different.
+        tokens: the tokens, all different.
         matrix: float32 (tokens × d); row i belongs to ``tokens[i]``.
     """
 
@@ -27,10 +27,10 @@ class WordVectors:
 
 
 class Choice:
-    """Which tokens are kept, and in which row of the result the vector of each stands.
+    """Decides which tokens are kept, and which row of the result each vector gets.
 
-    Of tokens that occur twice the first is kept. A wanted token that the file does not hold takes
-    the first token whose lower-case form it is ("france" takes "France").
+    Of tokens that occur twice the first is kept. A wanted token that the file does not hold gets the
+    vector of the first token that equals it in lower case ("france" gets that of "France").
 
     Args:
         wanted: tokens to keep, None for all.
@@ -41,13 +41,13 @@ class Choice:
         self._slots: dict[str, int] = {}
         self._exact: set[str] = set()
         self.seen = 0
-        """How many tokens were offered."""
+        """Number of tokens offered so far."""
 
     def slot(self, token: str) -> int | None:
-        """The row for the vector of ``token``, None where it is not kept.
+        """The row for the vector of ``token``, None if it is not kept.
 
-        Rows are given out in order. A row is given out a second time when the exact token comes
-        after one that merely lower-cases to it: the later vector replaces the earlier.
+        Rows are assigned in order. A row is assigned a second time if the exact token comes after one
+        that only equals it in lower case: the later vector replaces the earlier.
         """
         self.seen += 1
         if self._wanted is None or token in self._wanted:
@@ -62,15 +62,15 @@ class Choice:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The kept tokens, as they were wanted, in the order of their rows."""
+        """The kept tokens, spelled as wanted, in the order of their rows."""
         return tuple(self._slots)
 
 
 class Kept:
-    """A matrix that grows with the rows that are put into it, so that no claimed size is believed.
+    """A matrix that grows as rows are added, so that the size a file claims need not be trusted.
 
     Args:
-        dimension: numbers a row.
+        dimension: numbers per row.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -78,26 +78,26 @@ class Kept:
         self._count = 0
 
     def put(self, slot: int, row: NDArray[np.floating]) -> None:
-        """Write a row; ``slot`` is an earlier one or the next."""
+        """Write a row; ``slot`` is that of an earlier row, or the next one."""
         if slot >= len(self._matrix):
             dimension = self._matrix.shape[1]
-            # Reallocating moves no bytes where the kernel can remap them; no view of it exists yet.
+            # The kernel can remap the memory instead of copying it; no view of it exists yet.
             longer = max((1 << 20) // (4 * dimension) + 1, slot + slot // 2)
             self._matrix.resize((longer, dimension), refcheck=False)
         self._matrix[slot] = row
         self._count = max(self._count, slot + 1)
 
     def matrix(self) -> Matrix:
-        """The rows; nothing is put afterwards."""
+        """The rows; none may be added afterwards."""
         self._matrix.resize((self._count, self._matrix.shape[1]), refcheck=False)
         return self._matrix
 
 
 def decode_token(token: bytes) -> str:
-    """A token's text; bytes that are no UTF-8 become U+FFFD.
+    """A token as text; bytes that are not UTF-8 become U+FFFD.
 
-    GoogleNews and other word2vec files hold some tokens that were cut in the middle of a letter.
-    They are no reason to refuse three million others, and no sane token can be equal to them.
+    GoogleNews and other word2vec files hold some tokens that were cut in the middle of a character.
+    They are no reason to refuse three million others, and no real token can equal them.
     """
     return token.decode("utf-8", "replace")
 
@@ -106,12 +106,12 @@ def check_finite(row: NDArray[np.floating], where: str) -> None:
     """Refuse a vector with a number that is NaN, or infinite in float32.
 
     Raises:
-        InputError: with the first such number and its place.
+        InputError: with the first such number and its position.
     """
     finite = np.isfinite(row)
     if not finite.all():
         at = int(np.argmin(finite))
         raise InputError(
-            f"{where}: number {at + 1} is {row[at]} in float32, finite ones are expected",
+            f"{where}: number {at + 1} is {row[at]} in float32, a finite one is expected",
             remedy="remove the vector, or train it again",
         )

@@ -1,4 +1,4 @@
-"""The embedding table of another checkpoint, with the tokens of its tokenizer."""
+"""The embedding table of another checkpoint as a source of vectors, with the tokens of its tokenizer."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from embcompress.tables import locate
 
 
 class CheckpointTable:
-    """A .safetensors or PyTorch file or a Hugging Face directory, compressed by this tool or not.
+    """A .safetensors, PyTorch or ONNX file or a Hugging Face directory, compressed or dense.
 
-    Compressed word vectors are one of them.
+    This includes compressed word vectors.
     """
 
     name = "checkpoint"
 
-    def recognizes(self, path: Path, head: bytes) -> bool:  # noqa: ARG002 - the formats look themselves
-        """By what the formats of checkpoints say."""
+    def recognizes(self, path: Path, head: bytes) -> bool:  # noqa: ARG002 - the formats read it themselves
+        """Whether any checkpoint format recognizes ``path``."""
         return any(kind.recognizes(path) for kind in FORMATS)
 
     def read(self, path: Path, choice: Choice, progress: Progress) -> Matrix:
         """The vectors of the tokens that ``choice`` keeps, in its order.
 
         Raises:
-            UsageError: there is no table, or nothing says which tokens its rows belong to.
+            UsageError: there is no table, or no vocabulary for its rows.
             InputError: the checkpoint is corrupt.
         """
         with open_checkpoint(path) as checkpoint:
@@ -43,7 +43,7 @@ class CheckpointTable:
 
 
 def _rows(checkpoint: Checkpoint) -> Rows:
-    """The one token table, decoded where it is compressed."""
+    """The only token table, decoded if it is compressed."""
     remedy = "give a checkpoint with one token table"
     records = checkpoint.description.tables if checkpoint.description is not None else ()
     if len(records) > 1:
@@ -54,6 +54,6 @@ def _rows(checkpoint: Checkpoint) -> Rows:
     try:
         return locate(checkpoint)[0].rows
     except UsageError as error:
-        # It speaks to commands that work on several tables and have an option to choose with.
+        # Its remedy is for commands that can choose among tables with an option.
         reason = error.message.removeprefix(f"{checkpoint.path}: ")
         raise UsageError(f"{checkpoint.path}: {reason}", remedy=remedy) from None

@@ -1,4 +1,4 @@
-"""Rows of a stored matrix by their tokens, for formats that keep the two apart."""
+"""Read the rows of chosen tokens from a stored matrix, for sources that keep tokens and rows apart."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from embcompress.rows import Rows
 def gather(
     rows: Rows, tokens: Iterable[tuple[int, str]], choice: Choice, path: Path, progress: Progress
 ) -> Matrix:  # (kept × dimension)
-    """The rows of the kept tokens, read block by block; blocks without any are left alone.
+    """The rows of the kept tokens, read block by block; blocks without any are skipped.
 
     Args:
         rows: the stored matrix.
-        tokens: number of a row, and its token.
+        tokens: pairs of row number and token.
         choice: which tokens are kept.
         path: the file, for messages.
-        progress: told the bytes of the blocks.
+        progress: called with the bytes of the blocks.
 
     Raises:
         InputError: a kept row holds a number that is not finite.
@@ -44,7 +44,7 @@ def gather(
         if low < high:
             first, last = int(ascending[low]), int(ascending[high - 1])
             block = rows.read(first, last + 1)
-            with np.errstate(over="ignore"):  # float64 beyond float32; found below
+            with np.errstate(over="ignore"):  # float64 too large for float32 is reported below
                 matrix[order[low:high]] = block[ascending[low:high] - first]
             if not np.isfinite(matrix[order[low:high]]).all():
                 wrong = next(i for i in range(low, high) if not np.isfinite(matrix[order[i]]).all())

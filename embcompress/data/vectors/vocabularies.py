@@ -1,4 +1,4 @@
-"""Which token each row of a table belongs to: vocabulary files, tokenizer.json, our own record."""
+"""The token of each row of a table, from a vocabulary file, tokenizer.json or our own record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.data.vectors.base import decode_token
 from embcompress.errors import InputError, UsageError
 
-_OTHER_TOKENIZER = "take the tokenizer that belongs to this model"
+_OTHER_TOKENIZER = "use the tokenizer that belongs to this model"
 
 NumberedTokens = Iterable[tuple[int, str]]
 
@@ -30,11 +30,11 @@ def read_vocabulary_file(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
-    """Row and token for the rows of a checkpoint's table.
+    """Pairs of row number and token for the table of a checkpoint.
 
-    Word vectors have their own. Elsewhere they are looked for in the checkpoint's own record, then in
-    ``tokenizer.json``, then in ``vocab.txt`` beside the weights. The files may name fewer tokens than
-    there are rows, as tables are often padded to a round number.
+    Word vectors hold their own tokens. For other checkpoints the tokens come from their own record, or else
+    from ``tokenizer.json``, or else from ``vocab.txt`` next to the weights. The files may name fewer tokens
+    than there are rows, since tables are often padded to a round number.
 
     Args:
         checkpoint: the checkpoint of the table.
@@ -42,7 +42,7 @@ def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
 
     Raises:
         UsageError: there is no vocabulary.
-        InputError: it is broken, or of another table.
+        InputError: it is broken, or belongs to another table.
     """
     path = checkpoint.path
     own = tokens_of(checkpoint, rows)
@@ -63,7 +63,7 @@ def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
 
 
 def rows_by_token(checkpoint: Checkpoint, rows: int) -> Mapping[str, int]:
-    """The first row of each token; see :func:`vocabulary_of`, whose errors it raises."""
+    """The first row of each token; see :func:`vocabulary_of` for the errors it raises."""
     found: dict[str, int] = {}
     for row, token in vocabulary_of(checkpoint, rows):
         found.setdefault(token, row)
@@ -71,7 +71,7 @@ def rows_by_token(checkpoint: Checkpoint, rows: int) -> Mapping[str, int]:
 
 
 def _recorded(checkpoint: Checkpoint, rows: int) -> NumberedTokens | None:
-    """The vocabulary in the record of a classifier, None where there is no such record."""
+    """The vocabulary in the record of a classifier, None if there is no such record."""
     record = checkpoint.sidecar(RECORD_KEY)
     tokenizer = record.get("tokenizer") if isinstance(record, dict) else None
     if not isinstance(tokenizer, dict):
@@ -94,13 +94,13 @@ def _recorded(checkpoint: Checkpoint, rows: int) -> NumberedTokens | None:
 
 
 def _from_tokenizer(parsed: Any, where: object) -> NumberedTokens:
-    """Id and token, ordered by ids, of a tokenizer.json of the Hugging Face ``tokenizers`` library.
+    """Pairs of id and token, ordered by id, from a tokenizer.json of the Hugging Face ``tokenizers`` library.
 
     ``model.vocab`` maps tokens to ids (WordPiece, BPE, WordLevel) or lists tokens with their scores
-    (Unigram); an added token is what its id stands for, whatever the model has there.
+    (Unigram). An added token overrides whatever the model has for its id.
 
     Raises:
-        InputError: it is of another form.
+        InputError: it has another form.
     """
     try:
         vocabulary = parsed["model"]["vocab"]
@@ -119,7 +119,7 @@ def _from_tokenizer(parsed: Any, where: object) -> NumberedTokens:
 
 
 def _within(tokens: NumberedTokens, rows: int, where: object) -> Iterator[tuple[int, str]]:
-    """The same tokens, each found to have a row."""
+    """Pass the tokens on, and check that each has a row."""
     for number, token in tokens:
         if not 0 <= number < rows:
             raise InputError(

@@ -1,4 +1,4 @@
-"""The words of texts as rows of word vectors, which bring tokens but no rule that splits texts."""
+"""Find the rows of a text's words in word vectors, which bring tokens but no rule that splits texts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from embcompress.data.vectors.base import decode_token
 class VectorWords:
     """Finds the row of each word of a text.
 
-    A text is split at white space ("U.S." may be a token); what the vectors do not have is split further
-    into words and punctuation marks, as the tokenizer ``words`` does it. A word takes the row of its
-    token, else of that in lower case, else of the first token whose lower-case form that is; what
-    then has no row is left out. Of rows with the same token the first is meant, as in training.
+    A text is split at white space ("U.S." may be a token). What the vectors lack is split further into
+    words and punctuation marks, as the tokenizer ``words`` does. A word gets the row of its token, or else
+    of the token that is its lower-case form, or else of the first token with the same lower-case form; a
+    word without any is left out. Of rows with the same token the first counts, as in training.
 
     Args:
         tokens: the token of each row.
@@ -34,7 +34,7 @@ class VectorWords:
                 self._lower.setdefault(lower, row)
 
     def count(self, texts: Sequence[str]) -> Encoded:
-        """Rows of each text's words."""
+        """Row numbers of each text's words."""
         return Encoded.of([*self._rows_in(unicodedata.normalize("NFC", text))] for text in texts)
 
     def _rows_in(self, text: str) -> Iterator[int]:
@@ -50,7 +50,7 @@ class VectorWords:
 
 
 def counting_of(checkpoint: Checkpoint, rows: int) -> Callable[[Sequence[str]], Encoded]:
-    """What turns texts into rows of a table, to count them.
+    """The function that turns texts into row numbers of a table, for counting.
 
     Args:
         checkpoint: word vectors, or a model with its tokenizer.
