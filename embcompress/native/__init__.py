@@ -1,4 +1,4 @@
-"""Native forms, in which other libraries store a factorized table themselves: one file each, and a registry."""
+"""Native forms: how other libraries store a factorized table: one file each, and the registry."""
 
 from __future__ import annotations
 
