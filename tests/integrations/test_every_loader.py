@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as tf
-from embcompress.nn.stored import LOOKUPS
 from helpers.renamed_models import MODELS, SIZES, V, built
 from safetensors.torch import load_file, save_file
 
@@ -18,6 +17,7 @@ import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.errors import InputError, MissingWeights, UsageError
 from embcompress.integrations import registered
+from embcompress.methods.modules import LOOKUPS
 from embcompress.nn import FactorizedEmbedding
 from embcompress.pretrained.models import open_pretrained
 
