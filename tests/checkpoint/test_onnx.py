@@ -28,6 +28,7 @@ from helpers.onnx_models import (
     weights,
 )
 from helpers.quick import quick
+from helpers.refusals import refused
 from helpers.registry import EVERY, target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -646,7 +647,7 @@ def test_a_module_cannot_take_its_weights(tmp_path):
     """Loading is for checkpoints of PyTorch; an ONNX model runs by itself."""
     small = embcompress.factorize(saved(tmp_path / "m.onnx", model()), rank=4).output
     module = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(V, D)})
-    with pytest.raises(embcompress.UsageError, match="run it with onnxruntime"):
+    with refused(embcompress.UsageError, "onnxruntime"):
         embcompress.load(module, small)
 
 

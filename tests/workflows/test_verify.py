@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers.checkpoints import assert_refused, directory, run, succeed, table
 from helpers.quick import quick
+from helpers.refusals import refused
 from helpers.registry import EVERY, METHODS
 from helpers.verifying import FORMATS, flipped, made, places, some, weight_files
 from safetensors.numpy import load_file, save_file
@@ -213,7 +214,7 @@ def test_a_record_that_is_gone(tmp_path):
     original, small = made(tmp_path, "safetensors")
     save_file(load_file(small), small)
     assert lines(small, original) == ["record: is missing, so that parts are there which nothing explains"]
-    with pytest.raises(UsageError, match="holds no compressed table"):
+    with refused(UsageError, "compressed"):
         embcompress.verify(small)
 
 
@@ -611,5 +612,5 @@ def test_a_file_that_is_cut_off(tmp_path):
     original, small = made(tmp_path, "safetensors")
     small.write_bytes(small.read_bytes()[:-1])
     assert_refused(tmp_path, "verify", small, "--against", original, code=3, says="")
-    with pytest.raises(UsageError, match="holds no compressed table"):
+    with refused(UsageError, "compressed"):
         embcompress.verify(original)
