@@ -509,7 +509,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path):
 WHOLE = model([GATHER, TURN, helper.make_node("MatMul", ["rows", "turned"], ["scores"])], ["scores"])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 @pytest.mark.parametrize("small", [False, True])
 def test_any_damage_is_an_error_or_harmless(tmp_path, small, data):

@@ -85,7 +85,7 @@ def test_a_bit_anywhere_is_found_or_means_nothing(tmp_path, kind):
     rng = random.Random(1)
     ends = np.cumsum([file.stat().st_size for file in files])
     unseen = 0
-    for place in rng.sample(range(int(ends[-1])), 150):
+    for place in rng.sample(range(int(ends[-1])), 100):
         number = int(np.searchsorted(ends, place, "right"))
         file, at = files[number], place - int(ends[number] - files[number].stat().st_size)
         with flipped(file, at, rng.randrange(8)):
