@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A process a core, each with one thread: most tests are too small for two threads to help.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+# A process a core, each with one thread, as most tests are too small for two threads to help. Neighbours stay
+# together, since they share fixtures, until a process has nothing left to do and takes some of another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-slow bench lint fuzz floors clean
 

@@ -219,3 +219,20 @@ def test_the_demo_is_run_with_the_floors():
     for name, version in (floor.split(">=") for floor in floors):
         assert lowest.pop(name).startswith("2.13" if name == "torch" else version)
     assert not lowest
+
+
+def test_tests_share_helpers_and_never_import_each_other():
+    """What two test files need is in helpers, every helper is needed, and no test file imports another."""
+    wrong, used = [], set()
+    files = {path.stem for path in TESTS.rglob("test_*.py")}
+    for path in sorted(TESTS.rglob("*.py")):
+        name = path.relative_to(TESTS).with_suffix("").as_posix()
+        for target in imports(path):
+            parts = target.split(".")
+            if files & {*parts}:
+                wrong.append(f"{name} imports {target}")
+            if parts[0] == "helpers":
+                used |= {"/".join(parts[:2]), "/".join(parts[:3])} - {name}
+    helpers = {p.relative_to(TESTS).with_suffix("").as_posix() for p in (TESTS / "helpers").glob("*.py")}
+    wrong += [f"{name} is used by no test" for name in sorted(helpers - used)]
+    assert not wrong, "\n".join(wrong)

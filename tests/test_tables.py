@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from helpers.refusals import refused
 from safetensors.numpy import save_file
 from torch import nn
 
@@ -196,9 +197,7 @@ def test_vocab_size_of_a_multimodal_model(tmp_path):
 def test_equal_candidates_are_listed_with_the_remedy(tmp_path):
     """Two tables of a translation model: no guess, both are named, --key or --all decides."""
     source = checkpoint(tmp_path, {"src_embed.weight": (50, 8), "tgt_embed.weight": (60, 8)})
-    with pytest.raises(
-        UsageError, match=r"tgt_embed.weight \[60, 8\], src_embed.weight \[50, 8\].*--key NAME"
-    ):
+    with refused(UsageError, "tgt_embed.weight [60, 8], src_embed.weight [50, 8]; --key"):
         locate(source)
     assert found(source, every=True) == ["tgt_embed.weight", "src_embed.weight"]
     assert found(source, "src_embed.weight") == ["src_embed.weight"]
@@ -208,7 +207,7 @@ def test_equal_candidates_are_listed_with_the_remedy(tmp_path):
 def test_nothing_found_names_the_tallest_matrices(tmp_path):
     """When no tensor is like a table, the user sees which names --key could take."""
     source = checkpoint(tmp_path, {"fc1.weight": (50, 8), "fc2.weight": (8, 8)})
-    with pytest.raises(UsageError, match=r"--key.*fc1.weight \[50, 8\]"):
+    with refused(UsageError, "--key fc1.weight [50, 8]"):
         locate(source)
     assert found(source, "fc1.weight") == ["fc1.weight"]
 
@@ -216,14 +215,14 @@ def test_nothing_found_names_the_tallest_matrices(tmp_path):
 def test_a_misspelt_key_names_the_near_ones(tmp_path):
     """--key of something absent suggests what was meant."""
     source = checkpoint(tmp_path, {"embedding.weight": (50, 8)})
-    with pytest.raises(UsageError, match=r"did you mean embedding\.weight"):
+    with refused(UsageError, "embedding.weight"):
         locate(source, ["embeding.weight"])
 
 
 def test_a_key_that_is_no_matrix_is_refused(tmp_path):
     """A bias cannot be a table."""
     source = checkpoint(tmp_path, {"embedding.weight": (50, 8), "bias": (8,)})
-    with pytest.raises(InputError, match=r"bias.*\[8\]"):
+    with refused(InputError, "bias", "[8]"):
         locate(source, ["bias"])
 
 
@@ -342,6 +341,6 @@ def test_what_is_compressed_already_is_refused(tmp_path, keys):
     small = embcompress.factorize(tmp_path / "a.safetensors", rank=2, keys=["src_embed.weight"]).output
     with (
         open_checkpoint(small) as source,
-        pytest.raises(UsageError, match=r"compressed already: src_embed\.weight.*all tables in one run"),
+        refused(UsageError, "compressed", "src_embed.weight"),
     ):
         locate(source, keys)

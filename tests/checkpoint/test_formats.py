@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.formats import TYPES, WRITERS, Safetensors, TorchZip, model
 from helpers.quick import quick
+from helpers.refusals import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_model
@@ -141,7 +142,7 @@ def test_an_input_that_changes_meanwhile_gives_no_output(tmp_path, command):
             os.utime(path, ns=(1, 1))
 
     options = {"rank": 6} if command == "factorize" else {}
-    with pytest.raises(embcompress.InputError, match="changed while it was read"):
+    with refused(embcompress.InputError, "changed"):
         getattr(embcompress, command)(path, output=tmp_path / "out.safetensors", progress=meddle, **options)
     assert sorted(tmp_path.iterdir()) == before
 

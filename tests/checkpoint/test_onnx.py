@@ -28,6 +28,7 @@ from helpers.onnx_models import (
     weights,
 )
 from helpers.quick import quick
+from helpers.refusals import refused
 from helpers.registry import EVERY, target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -499,7 +500,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path):
 WHOLE = model([GATHER, TURN, helper.make_node("MatMul", ["rows", "turned"], ["scores"])], ["scores"])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 @pytest.mark.parametrize("small", [False, True])
 def test_any_damage_is_an_error_or_harmless(tmp_path, small, data):
@@ -637,7 +638,7 @@ def test_a_module_cannot_take_its_weights(tmp_path):
     """Loading is for checkpoints of PyTorch; an ONNX model runs by itself."""
     small = embcompress.factorize(saved(tmp_path / "m.onnx", model()), rank=4).output
     module = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(V, D)})
-    with pytest.raises(embcompress.UsageError, match="run it with onnxruntime"):
+    with refused(embcompress.UsageError, "onnxruntime"):
         embcompress.load(module, small)
 
 

@@ -25,6 +25,7 @@ from helpers.checkpoints import (
     table,
 )
 from helpers.compressed_models import IDS, D, V, gpt2, low_rank
+from helpers.refusals import refused
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -134,7 +135,7 @@ def test_a_table_that_shrinks_while_it_is_read_is_an_error(tmp_path):
     save_file({"t": table()}, path)
     with Safetensors.open(path) as checkpoint:
         os.truncate(path, path.stat().st_size - 100)
-        with pytest.raises(InputError, match="100 bytes early"):
+        with refused(InputError, "100"):
             checkpoint.rows("t", 0, 64)
 
 
@@ -372,7 +373,7 @@ def test_an_input_that_ends_while_it_is_copied_is_an_error(tmp_path, monkeypatch
     with (
         (tmp_path / "source").open("rb") as source,
         (tmp_path / "target").open("wb") as target,
-        pytest.raises(InputError, match="ended at byte 10 while it was copied, 3 bytes early"),
+        refused(InputError, "10", "3"),
     ):
         copy_range(source.fileno(), 4, 9, target.fileno())
 

@@ -11,6 +11,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 from torch import nn
 
 from embcompress.checkpoint.base import Edit
@@ -143,11 +144,10 @@ def test_row_39_other_tensors_are_listed_refused_as_tables_and_carried(tmp_path)
         assert file.tensors["meta"].shape == (4, 5)
         assert file.tensors["sparse"].shape == (3, 3)
         for name in set(layouts) - {"parameter", "fine"}:
-            with pytest.raises(InputError, match="cannot be read as a table") as caught:
+            with refused(InputError, name):
                 rows_of(file, name)
-            assert caught.value.exit_code == 3
         for name in set(layouts) - {"parameter", "fine", "unsigned"}:
-            with pytest.raises(InputError, match="cannot be read as a table"):
+            with refused(InputError, name):
                 file.rows(name, 0, 1)
         assert file.rows("unsigned", 1, 2).tolist() == [[2, 3]]
         assert file.rows("parameter", 0, 2).tolist() == [[1, 1], [1, 1]]
@@ -346,7 +346,7 @@ def test_a_factor_may_not_take_the_name_of_a_tensor_that_stays(tmp_path):
     state = {"0.weight": torch.ones(VOCABULARY, WIDTH), "0.1.weight": torch.ones(1)}
     with (
         TorchFile.open(saved(tmp_path / "model.pt", state)) as file,
-        pytest.raises(UsageError, match=r"holds 0\.1\.weight already"),
+        refused(UsageError, "0.1.weight"),
     ):
         file.check_edit(split())
 

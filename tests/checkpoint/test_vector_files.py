@@ -26,6 +26,7 @@ from helpers.checkpoints import (
     vectors_file,
 )
 from helpers.quick import quick
+from helpers.refusals import refused
 from helpers.registry import EVERY, target
 from hypothesis import example, given, settings
 from hypothesis.extra.numpy import arrays
@@ -452,9 +453,9 @@ def test_a_module_loads_the_compressed_vectors(tmp_path):
     model = embcompress.load(nn.ModuleDict({"vectors": nn.Embedding(V, D)}), small)
     found = model["vectors"](torch.arange(V)).detach().numpy()
     np.testing.assert_allclose(found, best(MATRIX, 6), atol=1e-5)
-    with pytest.raises(embcompress.UsageError, match="holds no compressed table"):
+    with refused(embcompress.UsageError, "compressed"):
         embcompress.load(nn.ModuleDict({"vectors": nn.Embedding(V, D)}), tmp_path / "vectors.txt")
-    with pytest.raises(embcompress.UsageError, match="no parameter vectors"):
+    with refused(embcompress.UsageError, "vectors"):
         embcompress.load(nn.ModuleDict({"other": nn.Linear(2, 2)}), small)
 
 
@@ -552,7 +553,7 @@ def test_vocabulary_and_matrix_must_both_stay_as_they_are(tmp_path):
         if stage == "verify" and done == total:
             vocabulary.write_text(vocabulary.read_text().replace("the", "eht"))
 
-    with pytest.raises(embcompress.InputError, match="changed while it was read"):
+    with refused(embcompress.InputError, "changed"):
         embcompress.factorize(path, rank=6, output=tmp_path / "o.safetensors", progress=meddle)
     assert not (tmp_path / "o.safetensors").exists()
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from helpers.checkpoints import assert_refused, contents
+from helpers.refusals import CODES, assert_says
+from helpers.refusals import refused as refused_with
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +21,6 @@ from embcompress.data.labelled import LabelledTexts, label_set, read_csv, split_
 from embcompress.errors import InputError, UsageError
 
 INTENTS = Path(__file__).parents[2] / "examples" / "data" / "intents_train.csv"
-EXIT_CODES = {UsageError: 2, InputError: 3}
 GOOD = "text,label\nplay a song,music\nwill it rain,weather\n"
 
 # Anything UTF-8 can hold but NUL; quotes, delimiters and line ends more often than by chance.
@@ -49,18 +50,17 @@ def refused(path, kind, *says, **options):
     with pytest.raises(kind) as caught:
         read_csv(path, **options)
     assert type(caught.value) is kind
-    assert caught.value.exit_code == EXIT_CODES[kind]
+    assert caught.value.exit_code == CODES[kind]
     line = str(caught.value)
     assert line.isprintable()
     assert line.startswith(f"{path}: ")
     assert caught.value.remedy
-    for part in says:
-        assert part in line
+    assert_says(line, *says)
     assert contents(path.parent) == before
     if "known_labels" not in options:  # which are those of other rows
         given = [x for key, value in options.items() for x in (f"--{key.replace('_', '-')}", value)]
         output = path.with_name("classifier.pt")
-        assert_refused(path.parent, "train", path, "-o", output, *given, code=EXIT_CODES[kind], says=line)
+        assert_refused(path.parent, "train", path, "-o", output, *given, code=CODES[kind], says=line)
 
 
 def of(labels):
@@ -226,7 +226,7 @@ def test_a_split_is_stratified_whole_and_in_order(labels, fraction, seed):
     """No row is lost or doubled, and each label gives its share, at least one and never all."""
     data, counts = of(labels), Counter(labels)
     if max(counts.values()) == 1:
-        with pytest.raises(UsageError, match=rf"no label has 2 texts \(labels: {len(counts)}\).*file"):
+        with refused_with(UsageError, f"2 {len(counts)}"):
             split_off(data, fraction, seed)
         return
     train, dev = split_off(data, fraction, seed)
@@ -255,7 +255,7 @@ def test_rows_of_one_text_lie_on_one_side(numbers, seed):
     texts = tuple(f"t{number}" for number in numbers)
     data = LabelledTexts(texts, ("a",) * len(texts), tuple(range(2, len(texts) + 2)), Path("train.csv"))
     if len({*texts}) == 1:
-        with pytest.raises(UsageError, match="no label has 2 texts"):
+        with refused_with(UsageError, "label", "2"):
             split_off(data, 0.3, seed)
         return
     train, dev = split_off(data, 0.3, seed)
@@ -267,7 +267,7 @@ def test_rows_of_one_text_lie_on_one_side(numbers, seed):
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_a_fraction_lies_between_none_and_all(fraction):
     """A part may not be empty by request."""
-    with pytest.raises(UsageError, match=rf"{fraction} is not a fraction.*limits 0 and 1.*such as 0\.1"):
+    with refused_with(UsageError, f"{fraction}; limits 0 and 1"):
         split_off(of("aabb"), fraction, 0)
 
 
@@ -399,10 +399,10 @@ def test_row_43_options_that_cannot_be_met(tmp_path):
     """One column cannot be both, and a delimiter is one character."""
     path = write(tmp_path, GOOD)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match=r"--text-column and --label-column are both 'text'.*name another"):
+    with refused_with(UsageError, "--text-column --label-column 'text'"):
         read_csv(path, label_column="text")
     for wrong in ("", ",,", '"', "\n", "\0", "comma"):
-        with pytest.raises(UsageError, match=r"--delimiter '.*': expected one character.*give one such as"):
+        with refused_with(UsageError, "--delimiter"):
             read_csv(path, delimiter=wrong)
     assert contents(tmp_path) == before
 
@@ -504,13 +504,12 @@ def test_row_45_a_huge_field_is_refused_unread(tmp_path, before):
     line = 1 + before.count(b"\n")
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match=f"line {line}: a record of more than 1,048,576 bytes") as caught:
+        with refused_with(InputError, f"line {line}; limit 1,048,576") as caught:
             read_csv(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert caught.value.exit_code == 3
-    assert "shorten it" in str(caught.value)
     assert peak < 4 * RECORD_LIMIT
     assert path.stat().st_size == 100_000_000 + len(before)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.classifying import record, saved
+from helpers.refusals import refused
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -307,28 +308,25 @@ class TestTokenizerJson:
         found = TokenizerJson(word_level({"a": 0, "[UNK]": 1}))
         assert found.vocabulary == ("a", "[UNK]")
         assert found.count(["a b a"]).tokens.tolist() == [0, 1, 0]
-        with pytest.raises(InputError, match=r"no padding token.*use --tokenizer words") as caught:
+        with refused(InputError, "padding", "--tokenizer"):
             _ = found.padding
-        assert caught.value.exit_code == 3
 
     def test_ids_far_beyond_the_tokens_are_refused(self):
         """A table has a row for every id: a small file must not ask for one of gigabytes."""
-        with pytest.raises(InputError, match=r"3 tokens have ids up to 100,000"):
+        with refused(InputError, "3 tokens, ids up to 100,000"):
             TokenizerJson(word_level({"[PAD]": 0, "[UNK]": 1, "a": 100_000}))
         assert len(TokenizerJson(word_level({"[PAD]": 0, "[UNK]": 1, "a": 2000})).vocabulary) == 2001
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": "1.0"}', word_level({"a": -1})])
     def test_what_is_no_tokenizer_is_refused(self, text):
         """In one line, whatever the library says of it."""
-        with pytest.raises(InputError, match=r"^tokenizer\.json: cannot be read \(") as caught:
+        with refused(InputError, "tokenizer.json"):
             TokenizerJson(text)
-        assert caught.value.exit_code == 3
-        assert str(caught.value).isprintable()
 
     def test_without_the_library_it_says_what_to_install(self, monkeypatch):
         """It is an extra."""
         monkeypatch.setitem(sys.modules, "tokenizers", None)
-        with pytest.raises(UsageError, match=r"pip install 'embcompress\[tokenizers\]'"):
+        with refused(UsageError, "'embcompress[tokenizers]'"):
             TokenizerJson(word_level({"a": 0, "[PAD]": 1}))
 
 
@@ -350,7 +348,7 @@ class TestOfCheckpoints:
         torch.save({"embedding.weight": torch.zeros(3, 2)}, tmp_path / "model.pt")
         with (
             open_checkpoint(tmp_path / "model.pt") as checkpoint,
-            pytest.raises(UsageError, match=f"put the model's tokenizer.json into {tmp_path}"),
+            refused(UsageError, f"tokenizer.json into {tmp_path}"),
         ):
             tokenizer_of(checkpoint)
 
@@ -361,10 +359,9 @@ class TestOfCheckpoints:
         torch.save({"state_dict": {"a": torch.zeros(1)}, "classifier": raw}, tmp_path / "model.pt")
         with (
             open_checkpoint(tmp_path / "model.pt") as checkpoint,
-            pytest.raises(InputError, match=r"its tokenizer cannot be read") as caught,
+            refused(InputError, "model.pt", "tokenizer"),
         ):
             tokenizer_of(checkpoint)
-        assert caught.value.exit_code == 3
 
     def test_a_file_of_other_bytes_is_refused(self, tmp_path):
         """As a tokenizer.json that is none."""

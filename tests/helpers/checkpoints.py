@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors
 from click.testing import CliRunner, Result
+from helpers.refusals import assert_says
 from safetensors.numpy import save_file
 
 import embcompress
@@ -129,16 +130,16 @@ def start(*args: object, **options: Any) -> subprocess.Popen[str]:
 
 
 def assert_one_line(stderr: str, says: str) -> None:
-    """An error is one printable line that names the offending value."""
+    """An error is one printable line that has the facts of ``says``: values, limits, names."""
     lines = stderr.splitlines()
     assert len(lines) == 1, stderr
     assert lines[0].startswith("Error: ")
     assert lines[0].isprintable()
-    assert says in lines[0]
+    assert_says(lines[0], says)
 
 
 def assert_refused(folder: Path, *args: object, code: int, says: str) -> None:
-    """The command exits with ``code`` and one line holding ``says``, and ``folder`` is as it was.
+    """The command exits with ``code`` and one line with the facts of ``says``, and ``folder`` is as it was.
 
     ``folder`` is where input and output stand, so that nothing is lost and nothing is left behind.
     """

@@ -13,6 +13,7 @@ import torch
 import transformers as tf
 from click.testing import CliRunner
 from helpers.native_models import MODELS, OPT_SIZES, PURE, SIZES, V
+from helpers.refusals import refused
 from safetensors.torch import load_file
 
 import embcompress
@@ -239,7 +240,7 @@ def test_load_fills_a_model_that_is_built_from_the_new_configuration(tmp_path):
     torch.manual_seed(9)
     loaded = embcompress.load(tf.DebertaV2Model(config), tmp_path / "small")
     assert torch.equal(output(loaded), output(stock(tmp_path / "small")))
-    with pytest.raises(embcompress.errors.UsageError, match="another shape"):
+    with refused(embcompress.errors.UsageError, "another shape"):
         embcompress.load(MODELS["deberta-v2-body"](), tmp_path / "small")
 
 

@@ -19,6 +19,7 @@ from helpers.checkpoints import (
     table,
 )
 from helpers.quick import quick
+from helpers.refusals import refused
 from safetensors.numpy import save_file
 
 from embcompress.errors import EmbcompressError, UsageError
@@ -100,7 +101,7 @@ def test_an_output_that_came_into_being_meanwhile_is_kept(tmp_path):
             place.write_text("new")
             target.write_text("someone else's")
 
-    with pytest.raises(UsageError, match="was created in the meantime"):
+    with refused(UsageError, str(target)):
         meet_another()
     assert [p.name for p in tmp_path.iterdir()] == ["small.pt"]
     assert target.read_text() == "someone else's"
@@ -138,7 +139,7 @@ def test_the_lock_is_held_and_released(tmp_path):
     with staged(target, force=False) as place:
         place.write_text("first")
         with (
-            pytest.raises(EmbcompressError, match="another run is writing the same output") as caught,
+            refused(EmbcompressError, "another run") as caught,
             staged(target, force=True),
         ):
             pass

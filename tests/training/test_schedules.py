@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -236,7 +237,7 @@ def test_calr_takes_numpy_numbers_and_tensor_rates():
         ({"max_lr": 0}, "max_lr is 0, choose a finite number above 0"),
         ({"max_lr": math.inf}, "max_lr is inf"),
         ({"max_lr": [0.1, 0.2]}, "2 values for 1 parameter groups"),
-        ({"decay": 0}, r"decay is 0, choose a number in \(0, 1\]"),
+        ({"decay": 0}, "decay is 0, choose a number in (0, 1]"),
         ({"decay": 1.5}, "decay is 1.5"),
         ({"decay": math.nan}, "decay is nan"),
         ({"step_size": 0}, "step_size is 0"),
@@ -250,13 +251,13 @@ def test_calr_takes_numpy_numbers_and_tensor_rates():
 )
 def test_calr_refuses_what_has_no_meaning(wrong, message):
     """An argument outside its range is named with its value and the range."""
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, message):
         CALR(sgd(), **{"max_lr": 0.1, "iterations_per_epoch": 5, **wrong})
 
 
 def test_calr_asks_for_an_optimizer():
     """As every scheduler of PyTorch does."""
-    with pytest.raises(TypeError, match="list is not an Optimizer"):
+    with pytest.raises(TypeError, match="list"):
         CALR([], 0.1, 5)
 
 
@@ -342,9 +343,8 @@ class TestSchedules:
 
     def test_every_option_is_taken_and_others_are_not(self, schedule):
         """An unknown option is refused with those there are; each known one changes the rates."""
-        with pytest.raises(UsageError, match=f"{schedule.name} has no option 'widnow'") as caught:
+        with refused(UsageError, schedule.name, "'widnow'", *schedule.options):
             schedule.build(sgd(), RUN, {"widnow": 3})
-        assert all(option in str(caught.value) for option in schedule.options)
         default = rates_of(schedule.build(sgd(), RUN), 200)
         for option in schedule.options:
             value = 0.5 if option in ("decay", "base_ratio") else 3.0
@@ -353,7 +353,7 @@ class TestSchedules:
     def test_options_out_of_range_are_usage_errors(self, schedule):
         """A value without meaning is named, whichever option it is."""
         for option in schedule.options:
-            with pytest.raises(UsageError, match=f"schedule {schedule.name}: {option} is -1"):
+            with refused(UsageError, schedule.name, option, "-1"):
                 schedule.build(sgd(), RUN, {option: -1})
 
     def test_runs_of_one_step_are_possible(self, schedule):
@@ -367,7 +367,7 @@ def test_calr_of_the_registry_passes_its_options_on():
     options = {"decay": 0.5, "window": 3.0, "restart_window": 2, "epochs_per_decay": 2.0, "step_size": 2.5}
     rates = rates_of(SCHEDULES["calr"].build(sgd(), RUN, options), 200)
     assert rates == close_to(walked(200, 0.02, 7, 2.5, 0.5, 3, 2, 2), 0.02)
-    with pytest.raises(UsageError, match=r"window is 2\.5, choose a whole number"):
+    with refused(UsageError, "window", "2.5"):
         SCHEDULES["calr"].build(sgd(), RUN, {"window": 2.5})
 
 
@@ -405,15 +405,15 @@ def test_constant_is_constant():
 )
 def test_runs_without_meaning_are_refused(wrong):
     """No rate, no batch or no epoch is no training."""
-    with pytest.raises(UsageError, match=str(*wrong.values())):
+    with refused(UsageError, str(*wrong.values())):
         Run(**{"max_lr": 0.1, "iterations_per_epoch": 3, "epochs": 2, **wrong})
 
 
 def test_unknown_names_are_usage_errors():
     """The message lists what there is."""
-    with pytest.raises(UsageError, match=r"schedule 'cosin'.*calr, clr, cosine, linear, constant"):
+    with refused(UsageError, "'cosin'", *SCHEDULES):
         schedule_for("cosin")
-    with pytest.raises(UsageError, match=r"optimizer 'adan'.*sgd, adam, adamw"):
+    with refused(UsageError, "'adan'", *OPTIMIZERS):
         optimizer_for("adan")
 
 
@@ -502,5 +502,5 @@ class TestOptimizers:
     @pytest.mark.parametrize(("rate", "decay"), [(0.0, 0.0), (math.inf, 0.0), (0.1, -1.0), (0.1, math.nan)])
     def test_numbers_without_meaning_are_refused(self, entry, rate, decay):
         """A rate must be above 0, a decay not below, and both finite."""
-        with pytest.raises(UsageError, match="choose a finite number"):
+        with refused(UsageError, str(rate if decay == 0 else decay)):
             entry.build([weights()], rate, decay)

@@ -31,6 +31,7 @@ from helpers.classifying import (
     through_a_file,
     trained,
 )
+from helpers.refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
@@ -364,7 +365,7 @@ class TestWhatIsTrained:
 
     def test_only_factors_of_a_dense_model_are_refused(self):
         """There is nothing to train then."""
-        with pytest.raises(UsageError, match="the model has none; factorize it first"):
+        with refused(UsageError, "factorize"):
             Trainer(fresh(DAN), TRAIN, DEV, replace(RECIPE, only_factors=True), CPU)
 
     def test_the_bias_of_a_tied_head_is_no_factor(self):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import assert_one_line, assert_refused, contents, run, succeed
+from helpers.refusals import assert_says
 from helpers.weather import LEFT, QUICK, STILL, SUFFIXES, TABLE, tensors, train, weather
 
 from embcompress.workflows import compress as compressing
@@ -90,7 +91,7 @@ def test_rows_41_to_45_faulty_texts(model, command, fault):
     texts.write_bytes(content)
     args = call(command, model, texts)
     assert_refused(model.parent, *args, code=code, says=f"{texts}: ")
-    assert says in run(*args).stderr
+    assert_says(run(*args).stderr, says)
 
 
 @pytest.mark.parametrize("fault", ["empty", "blank label", "other delimiter"])
@@ -104,7 +105,7 @@ def test_faulty_dev_and_test_texts(model, good, command, option, fault):
     texts.write_bytes(content)
     args = call(command, model, good, option, texts)
     assert_refused(model.parent, *args, code=code, says=f"{texts}: ")
-    assert says in run(*args).stderr
+    assert_says(run(*args).stderr, says)
 
 
 def test_row_44_labels_that_were_not_learned(model, good):
@@ -199,7 +200,7 @@ def test_faulty_checkpoints(monkeypatch, model, good, command, fault):
     spoil(model)
     args = call(command, model, good)
     assert_refused(model.parent, *args, code=code, says="" if fault == "own module" else f"{model}: ")
-    assert says in run(*args).stderr
+    assert_says(run(*args).stderr, says)
 
 
 def test_a_compressed_classifier_is_not_compressed_again(model, good):

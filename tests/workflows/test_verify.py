@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers.checkpoints import assert_refused, directory, run, succeed, table
 from helpers.quick import quick
+from helpers.refusals import refused
 from helpers.registry import EVERY, METHODS
 from helpers.verifying import FORMATS, flipped, made, places, some, weight_files
 from safetensors.numpy import load_file, save_file
@@ -84,7 +85,7 @@ def test_a_bit_anywhere_is_found_or_means_nothing(tmp_path, kind):
     rng = random.Random(1)
     ends = np.cumsum([file.stat().st_size for file in files])
     unseen = 0
-    for place in rng.sample(range(int(ends[-1])), 150):
+    for place in rng.sample(range(int(ends[-1])), 100):
         number = int(np.searchsorted(ends, place, "right"))
         file, at = files[number], place - int(ends[number] - files[number].stat().st_size)
         with flipped(file, at, rng.randrange(8)):
@@ -216,7 +217,7 @@ def test_a_record_that_is_gone(tmp_path):
     original, small = made(tmp_path, "safetensors")
     save_file(load_file(small), small)
     assert lines(small, original) == ["record: is missing: nothing says what the new tensors are"]
-    with pytest.raises(UsageError, match="holds no compressed table"):
+    with refused(UsageError, "compressed"):
         embcompress.verify(small)
 
 
@@ -616,5 +617,5 @@ def test_a_file_that_is_cut_off(tmp_path):
     original, small = made(tmp_path, "safetensors")
     small.write_bytes(small.read_bytes()[:-1])
     assert_refused(tmp_path, "verify", small, "--against", original, code=3, says="")
-    with pytest.raises(UsageError, match="holds no compressed table"):
+    with refused(UsageError, "compressed"):
         embcompress.verify(original)
