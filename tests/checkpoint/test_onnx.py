@@ -431,9 +431,9 @@ def test_a_download_cache_links_model_and_data(tmp_path):
         ("", "leads out of the model's folder"),
         ("w\x1b[2J", "leads out of the model's folder"),
         ("link", "leads out of the model's folder"),
-        ("absent", "is no file there"),
+        ("absent", "is not a file there"),
         (".", "leads out of the model's folder"),
-        ("pipe", "is no file there"),
+        ("pipe", "is not a file there"),
     ],
 )
 def test_data_outside_the_folder_are_refused(tmp_path, place, says):
@@ -482,7 +482,7 @@ def test_a_shape_beyond_memory_is_refused(tmp_path):
     made = model()
     made.graph.initializer[0].dims[0] = 1 << 40
     onnx.save(made, tmp_path / "m.onnx")
-    assert_corrupt(tmp_path / "m.onnx", says="bytes, 64,000 are there")
+    assert_corrupt(tmp_path / "m.onnx", says="bytes, 64,000 are stored")
 
 
 def test_a_file_that_is_cut_off_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Bits for components and for classes of rows: against searches that try everything."""
+"""Bits for components and for classes of rows, against exhaustive searches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEFT = dict(zip(RATES.tolist(), DISTORTIONS.tolist(), strict=True))
 
 
 def test_each_further_bit_gains_less():
-    """What makes the greedy choice the best one: distortion is convex in the rate."""
+    """Distortion is convex in the rate, which makes the greedy choice optimal."""
     slopes = np.diff(DISTORTIONS) / np.diff(RATES)
     assert (np.diff(slopes) > 0).all()
     assert (slopes < 0).all()
@@ -36,7 +36,7 @@ def test_whole_bits_are_given_as_an_exhaustive_search_gives_them(variances, bits
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40).map(np.array), st.floats(0, 200))
 def test_half_bits_come_in_pairs_and_never_hurt(variances, bits):
-    """Half bits are given to an even number of components and what is given is never too much."""
+    """An even number of components gets half bits, and the sum never exceeds the budget."""
     rates = allocate(variances, bits)
     assert {*rates} <= {*RATES}
     assert (rates == 0.5).sum() % 2 == 0
@@ -47,14 +47,14 @@ def test_half_bits_come_in_pairs_and_never_hurt(variances, bits):
 
 
 def test_half_bits_pay_at_low_rates():
-    """Where there is half a bit for each component, whole bits for every second one lose clearly."""
+    """With half a bit for each component, whole bits for every second one are clearly worse."""
     variances = np.ones(100)
     halves = distortion(variances, allocate(variances, 50))
     assert halves < 0.87 * distortion(variances, allocate(variances, 50, pairs=False))
 
 
 def test_components_of_more_variance_get_more():
-    """Four times the variance is one bit more; what is below the water gets none."""
+    """Four times the variance gets one bit more; components below the water level get none."""
     rates = allocate(np.array([256.0, 64, 16, 4, 1e-9]), 14, pairs=False)
     assert rates.tolist() == [5, 4, 3, 2, 0]
 
@@ -62,7 +62,7 @@ def test_components_of_more_variance_get_more():
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.just(0.0) | st.floats(1e-20, 1e3), min_size=0, max_size=60).map(np.array))
 def test_the_split_of_rows_is_the_best_of_all_splits(energies):
-    """Every number of hot rows is tried in the test, by the formula of a product of mean energies."""
+    """As if all numbers of hot rows were tried, by the formula of a product of mean energies."""
     count, left = hot_rows(energies)
     present = np.sort(energies[energies > 0])[::-1]
     if len(present) < 2:
@@ -80,13 +80,13 @@ def test_the_split_of_rows_is_the_best_of_all_splits(energies):
 
 
 def test_equal_rows_need_no_second_class():
-    """Nothing is left to gain where all rows weigh the same."""
+    """Nothing is gained if all rows have the same energy."""
     assert hot_rows(np.ones(50))[1] == pytest.approx(1.0)
     assert hot_rows(np.repeat([16.0, 1.0], 50)) == (50, pytest.approx(4 / 8.5))
 
 
 def test_bits_go_to_the_class_that_weighs_more():
-    """16 times the energy a row is two bits more a component, and all bits are spent."""
+    """16 times the energy per row gets two bits more per component, and all bits are spent."""
     counts = np.array([300, 100])
     variances = np.array([np.full(10, 300.0), np.full(10, 1600.0)])
     cold, hot = split_bits(variances, counts, 400 * 30.0)

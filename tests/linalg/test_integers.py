@@ -11,7 +11,7 @@ from embcompress.linalg.integers import dequantize, quantize
 
 WIDTHS = range(1, 9)
 SMALLEST, LARGEST = 2.0**-24, 65504.0
-"""The positive numbers that float16 ends at."""
+"""The smallest and largest positive numbers of float16."""
 
 
 def restored(rows, bits, scale_type=np.float16):
@@ -24,7 +24,7 @@ def row_errors(rows, stand_in):
 
 
 def with_scales(rows, scales, bits):
-    """The nearest levels in float64, written down the long way."""
+    """The nearest levels in float64, computed the obvious way."""
     levels = np.arange(2**bits) - (2**bits - 1) / 2
     scales = np.asarray(scales, np.float64)[:, None]
     safe = np.where(scales > 0, scales, 1)
@@ -33,13 +33,13 @@ def with_scales(rows, scales, bits):
 
 
 def to_the_peak(rows, bits):
-    """What everybody does first: the outermost level on the row's largest value."""
+    """The usual scale: the outermost level on the row's largest value."""
     scales = np.abs(rows).max(axis=1) / ((2**bits - 1) / 2)
     return with_scales(rows, scales.astype(np.float16), bits)
 
 
 def least_errors(rows, bits, steps=1500):
-    """Each row's least squared error over many scales, which float16 need not hold."""
+    """Least squared error of each row over many scales, not rounded to float16."""
     peaks = np.abs(rows).max(axis=1) / ((2**bits - 1) / 2)
     shares = np.geomspace(0.02, 1.6, steps)
     return np.min([row_errors(rows, with_scales(rows, peaks * share, bits)) for share in shares], axis=0)
@@ -50,7 +50,7 @@ def decibels(rows, stand_in):
 
 
 def tails(seed, rows, columns):
-    """Rows from flat to heavy-tailed, off-centre and sparse ones among them."""
+    """Rows from flat to heavy-tailed, including off-centre and sparse ones."""
     rng = np.random.default_rng(seed)
     shape = (rows, columns)
     kinds = [
@@ -75,7 +75,7 @@ def test_never_worse_than_scaling_to_the_peak(bits, rows, columns, seed):
 
 
 def test_scaling_to_the_peak_loses_clearly():
-    """The weaker method must lose, or the search proves nothing."""
+    """The simpler method must be worse, or the search proves nothing."""
     rows = np.random.default_rng(0).standard_normal((100, 384), dtype=np.float32)
     assert decibels(rows, restored(rows, 3)) > decibels(rows, to_the_peak(rows, 3)) + 1.5
 
@@ -89,7 +89,7 @@ def test_gaussian_rows_reach_the_optimum_of_uniform_quantizers(bits, optimum):
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_about_as_good_as_trying_every_scale(bits):
-    """Within 1 % for all rows together; with more bits single rows have lucky scales that are missed."""
+    """Within 1 % over all rows; with more bits the search misses lucky scales of single rows."""
     rows = tails(2, 15, 300)
     found, least = row_errors(rows, restored(rows, bits)), least_errors(rows, bits)
     assert found.sum() < 1.01 * least.sum()
@@ -98,7 +98,7 @@ def test_about_as_good_as_trying_every_scale(bits):
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_a_single_outlier(bits):
-    """The best clipping level lies far below the peak where one value stands out of many."""
+    """If one value is far larger than the others, the best clipping level is far below it."""
     rows = np.vstack([np.eye(500)[:3], np.full((3, 500), 1e-3) + 5 * np.eye(500)[:3]])
     assert (row_errors(rows, restored(rows, bits)) < 1.01 * least_errors(rows, bits)).all()
 
@@ -141,7 +141,7 @@ def test_zero_rows(bits, dtype):
 @pytest.mark.parametrize("columns", [1, 2, 300])
 @pytest.mark.parametrize("value", [1.0, -0.3, 1000.0, 0.007])
 def test_constant_rows(bits, columns, value):
-    """Some level falls on the value, to the digits that float16 holds."""
+    """Some level equals the value, to the digits of float16."""
     rows = np.full((2, columns), value, np.float32)
     np.testing.assert_allclose(restored(rows, bits), rows, rtol=2.0**-10)
 
@@ -165,7 +165,7 @@ def test_a_power_of_two_changes_the_scales_only(bits, power, seed):
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_rows_do_not_depend_on_their_block(bits, monkeypatch):
-    """Nor on how many are worked on at a time, nor on the strides of the array or its float type."""
+    """Nor does it depend on the chunk size, the strides of the array or its float type."""
     rows = tails(4, 7, 33)
     whole = quantize(rows, bits)
     wide = quantize(rows.astype(np.float64), bits)
@@ -180,7 +180,7 @@ def test_rows_do_not_depend_on_their_block(bits, monkeypatch):
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_rows_too_small_for_float16_become_zeros(bits):
-    """Below a quarter of the smallest scale zero is nearer than any level; above it, levels are."""
+    """Below a quarter of the smallest scale zero is nearer than any level; above it, a level is."""
     rows = np.full((3, 20), [[0.24 * SMALLEST], [0.26 * SMALLEST], [1e-30]], np.float32)
     found = quantize(rows, bits)
     assert found.scales.tolist() == [0, SMALLEST, 0]
@@ -190,7 +190,7 @@ def test_rows_too_small_for_float16_become_zeros(bits):
 
 
 def test_small_rows_use_the_smallest_scale_rather_than_none():
-    """The scale wanted would be rounded to 0; the smallest there is still tells 17 levels apart."""
+    """The best scale would be rounded to 0; with the smallest one, 17 levels still differ."""
     rows = np.linspace(-8 * SMALLEST, 8 * SMALLEST, 100, dtype=np.float32)[None]
     assert quantize(rows, 8).scales.tolist() == [SMALLEST]
     assert decibels(rows, restored(rows, 8)) > 20
@@ -199,7 +199,7 @@ def test_small_rows_use_the_smallest_scale_rather_than_none():
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("peak", [1e8, 3e38, 1e300])
 def test_rows_too_large_for_float16_are_clipped(bits, peak):
-    """The largest scale, and the outermost levels for all that lies beyond them."""
+    """The largest scale is used, and values beyond the outermost levels are clipped."""
     rows = np.array([[peak, -peak, peak / 2, 0]])
     if peak < 3.4e38:
         rows = rows.astype(np.float32)
@@ -212,7 +212,7 @@ def test_rows_too_large_for_float16_are_clipped(bits, peak):
 
 @pytest.mark.parametrize("size", [1e-40, 1e-37, 1e-20, 1e20, 1e36])
 def test_wider_scales_hold_any_row(size):
-    """float32 scales: neither squares that overflow nor ones that vanish spoil the search."""
+    """With float32 scales, squares that overflow or underflow do not spoil the search."""
     rows = (np.random.default_rng(5).standard_normal((10, 300)) * size).astype(np.float32)
     found = quantize(rows, 3, np.float32)
     assert found.scales.dtype == np.float32

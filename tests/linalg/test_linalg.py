@@ -60,7 +60,7 @@ def test_float32_products_neither_overflow_nor_vanish(scale):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite_are_counted(bad):
-    """The first bad row and their number are told, across blocks."""
+    """The first bad row and the number of bad rows are reported, across blocks."""
     table = np.ones((30, 3), np.float32)
     table[[11, 12, 25], [0, 2, 1]] = bad
     found = gram(blocks_of(table), 3)
@@ -90,7 +90,7 @@ def test_imposed_singular_values_are_recovered():
 
 
 def test_more_columns_than_rows_have_as_many_components_as_rows():
-    """A table of V < d has min(V, d) components and is met exactly by all of them."""
+    """A table with V < d has V components, which together have no error."""
     table = np.random.default_rng(3).standard_normal((3, 10))
     found = spectrum(table.T @ table, 3)
     assert found.limit == 3
@@ -100,7 +100,7 @@ def test_more_columns_than_rows_have_as_many_components_as_rows():
 @settings(deadline=None)
 @given(tables(), st.floats(0.01, 0.99))
 def test_rank_for_error_is_the_smallest(table, error):
-    """One component less would miss the error asked for."""
+    """With one component less the error would be too large."""
     found = spectrum(table.T @ table, len(table))
     rank = found.rank_for_error(error)
     assert found.relative_errors()[rank] <= error
@@ -110,7 +110,7 @@ def test_rank_for_error_is_the_smallest(table, error):
 @settings(deadline=None)
 @given(tables(), st.floats(0.01, 1.0))
 def test_rank_for_energy_is_the_smallest(table, energy):
-    """One component less would keep less than the energy asked for."""
+    """With one component less too little energy would be kept."""
     found = spectrum(table.T @ table, len(table))
     rank = found.rank_for_energy(energy)
     kept = np.cumsum(found.eigenvalues) / np.cumsum(found.eigenvalues)[-1]
@@ -125,7 +125,7 @@ def spectra(max_size=30):
 
 
 def bound_by_bisection(eigenvalues, bits):
-    """The water level whose rates add up to ``bits``, halved into; then what lies under water."""
+    """Find by bisection the water level whose rates add up to ``bits``; return what is below it."""
     present = eigenvalues[eigenvalues > 0]
     low, high = np.log2(present.min()) - 2 * bits - 1, np.log2(present.max())
     for _ in range(200):
@@ -138,7 +138,7 @@ def bound_by_bisection(eigenvalues, bits):
 @settings(deadline=None)
 @given(spectra(), st.floats(0, 400))
 def test_the_gaussian_bound_is_reverse_water_filling(eigenvalues, bits):
-    """It is what a bisection for the water level leaves, for any spectrum, of full rank or not."""
+    """It equals the result of bisection for the water level, for any spectrum, of full rank or not."""
     found = Spectrum(eigenvalues, np.eye(len(eigenvalues)))
     if not found.total:
         assert found.gaussian_bound(bits) == 0
@@ -152,7 +152,7 @@ def test_the_gaussian_bound_is_reverse_water_filling(eigenvalues, bits):
 @settings(deadline=None)
 @given(spectra(), st.integers(1, 32))
 def test_the_bound_is_below_what_equal_bits_or_truncation_leave(eigenvalues, bits):
-    """A split of the bits that is not the best one leaves more: evenly, or all for the first components."""
+    """Other splits of the bits leave more: equal bits, or all bits for the first components."""
     found, size = Spectrum(eigenvalues, np.eye(len(eigenvalues))), len(eigenvalues)
     kept = size // 2
     evenly = 2.0**-bits
@@ -164,21 +164,21 @@ def test_the_bound_is_below_what_equal_bits_or_truncation_leave(eigenvalues, bit
 
 
 def test_the_bound_of_equal_eigenvalues():
-    """Each of d equal components takes its share: 2^(-bits/d), the textbook's D(R)."""
+    """Equal components share the bits equally: 2^(-bits/d), the D(R) of textbooks."""
     flat = Spectrum(np.full(16, 3.0), np.eye(16))
     assert flat.gaussian_bound(16) == pytest.approx(0.5)
     assert flat.gaussian_bound(160) == pytest.approx(2.0**-10)
 
 
 def test_effective_rank_of_known_spectra():
-    """k equal singular values count k, one dominant value counts 1, none counts 0."""
+    """It is k for k equal singular values, 1 for one dominant value, 0 for none."""
     assert spectrum(np.diag([4.0, 4, 4, 0, 0]), 9).effective_rank == pytest.approx(3)
     assert spectrum(np.diag([4.0, 1e-30, 0]), 9).effective_rank == pytest.approx(1)
     assert spectrum(np.zeros((3, 3)), 9).effective_rank == 0
 
 
 def test_signs_do_not_depend_on_the_solver():
-    """The largest entry of every vector is positive, also when the solver turns it round."""
+    """The largest entry of each vector is positive, whatever sign the solver returns."""
     table = np.random.default_rng(4).standard_normal((20, 6))
     vectors = spectrum(table.T @ table, 20).vectors
     assert (vectors[np.abs(vectors).argmax(axis=0), np.arange(6)] > 0).all()
@@ -197,7 +197,7 @@ def test_residual_is_the_relative_frobenius_error(scale):
 
 
 def test_residual_of_a_zero_table():
-    """Nothing against nothing is no error, something against nothing an infinite one."""
+    """Zeros approximate a zero table without error; the error of anything else is infinite."""
     zero = np.zeros((2, 2), np.float32)
     assert residual([(zero, zero)]).plain.relative == 0
     assert residual([(zero, zero + 1)]).plain.relative == float("inf")

@@ -22,7 +22,7 @@ def as_bytes(row, bits):
 
 
 def as_values(code, count, bits):
-    """Each value cut out of the number that the whole row is."""
+    """Each value extracted from the whole row as one number."""
     number = int.from_bytes(code, "big")
     return [number >> (8 * len(code) - (i + 1) * bits) & ((1 << bits) - 1) for i in range(count)]
 
@@ -53,7 +53,7 @@ def test_rows_come_back_and_lie_as_the_reference_lays_them(bits, rows, count, se
 @settings(deadline=None)
 @given(st.sampled_from(WIDTHS), st.integers(0, 40), st.integers(0, 2**32 - 1))
 def test_any_bytes_unpack_as_the_reference_reads_them(bits, count, seed):
-    """Also where the bits behind the last value are not zero, as only a stranger would write them."""
+    """Also if the bits after the last value are not zero, as only untrusted files have them."""
     codes = np.random.default_rng(seed).integers(0, 256, (3, packed_width(count, bits)), dtype=np.uint8)
     assert unpack(codes, count, bits).tolist() == [as_values(row.tobytes(), count, bits) for row in codes]
 
@@ -73,7 +73,7 @@ def test_any_bytes_unpack_as_the_reference_reads_them(bits, count, seed):
     ],
 )
 def test_golden_bytes(bits, row, code):
-    """The layout on disk, worked out by hand: it must not change."""
+    """The layout on disk, computed by hand: it must not change."""
     values = np.array([row], np.uint8)
     assert pack(values, bits).tobytes().hex() == code
     assert unpack(np.frombuffer(bytes.fromhex(code), np.uint8)[None], len(row), bits).tolist() == [row]
@@ -91,7 +91,7 @@ def test_what_fills_the_last_byte_is_zero(bits, count):
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_rows_that_are_not_contiguous(bits):
-    """Slices and transposes are packed by what they hold, and neither input nor output is shared."""
+    """Slices and transposes are packed by their values, and no memory is shared."""
     values = values_of(26, 34, bits)
     for view in (values[::2, 1::2], values.T, values[:, ::-1]):
         before = view.copy()

@@ -20,7 +20,7 @@ def gaussian(rows, columns, seed=0):
 
 
 def books_of(code, codebooks):
-    """The codebook of each rate, cut from the flat array in the order of the rates."""
+    """The codebook of each rate, sliced from the flat array in the order of the rates."""
     books, start = {}, 0
     for rate in dict.fromkeys(code.rates):
         size = 2 * 2 ** (code.memory + 1) if rate == 0.5 else 2 ** (rate + 1)
@@ -78,7 +78,7 @@ def test_decodes_any_bits_as_the_format_is_defined(memory, rates):
     "rates", [(1,), (3, 2), (2, 2, 1), (2, 1, 1, 1), (0.5,) * 4, (1, 0.5, 0.5), (3, 2, 0.5, 0.5)]
 )
 def test_no_path_is_nearer(rates):
-    """Of all rows of bits there are, none decodes to less squared error than the encoder's."""
+    """Of all possible rows of bits, none decodes with less squared error than the encoder's."""
     code = TrellisCode(3, rates)
     codebooks = initial_codebooks(code)
     bits = int(3 + sum(rates))
@@ -100,7 +100,7 @@ def test_gain_is_the_published_one(rate, published):
 
 @pytest.mark.parametrize(("rate", "scalar"), [(2, 9.30), (3, 14.62)])
 def test_a_scalar_quantizer_of_the_same_rate_loses(rate, scalar):
-    """Lloyd–Max levels are the best that can be done for one component at a time."""
+    """Lloyd–Max levels are the best for a single component."""
     levels = np.quantile(gaussian(1, 4096), (np.arange(2**rate) + 0.5) / 2**rate)
     samples = gaussian(1, 100_000, 2).ravel()
     for _ in range(60):
@@ -121,7 +121,7 @@ def test_more_states_lose_less():
 
 
 def test_training_follows_weights_and_shared_levels():
-    """Rows of no weight do not count; each round lessens the weighted error."""
+    """Rows of weight 0 do not count; each round reduces the weighted error."""
     code = TrellisCode(4, (2, 2, 1, 0.5, 0.5))
     rows = gaussian(600, 5)
     rows[300:] *= 3
@@ -149,7 +149,7 @@ def test_levels_without_members_stay():
 
 
 def test_rows_do_not_depend_on_each_other():
-    """Slices, in threads, encode to the same as all at once, over the edges of blocks."""
+    """Slices encoded in threads give the same codes as all rows at once, across the edges of blocks."""
     code = TrellisCode(8, MIXED)
     codebooks = initial_codebooks(code)
     rows = gaussian(700, len(MIXED))

@@ -1,4 +1,4 @@
-"""LPLR: the algorithm against an oracle of its own, what each step of it is good for, and its bytes."""
+"""LPLR: the algorithm against an independent oracle, the gain of each step, and the stored bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stats_of(table, weights=None, dtype=F32):
 
 
 def table_of(rows=1000, columns=32, decay=1.0, seed=0):
-    """Gaussian rows whose components decay by 10^decay in size, in no basis of the columns."""
+    """Gaussian rows whose components decay in size by 10^decay, in a random basis."""
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.standard_normal((columns, columns)))[0]
     return (rng.standard_normal((rows, columns)) * np.logspace(0, -decay, columns) @ turn).astype(np.float32)
@@ -39,7 +39,7 @@ def weights_of(rows, seed=1):
 
 
 def layout_of(shape, rank, bits):
-    """What ``fit`` makes of a table, for a rank and bits of our choice."""
+    """The layout that ``fit`` returns, but for a given rank and bits."""
     parts = METHOD.stored(shape, rank, bits)
     return TableLayout(parts, rank, DTYPES["F16"], bits[0], 0.0, 0.05, FactorPlan(rank, bits, 0.0))
 
@@ -71,7 +71,7 @@ def error_of(stand_in, table, weights=None):
 
 
 def rounded(rows, bits):
-    """The nearest levels s·(q + ½) of the best of many scales s for each row, by trying them all."""
+    """Nearest levels s·(q + ½) with the best of many scales s for each row, by trying them all."""
     best, least = np.zeros_like(rows), np.vecdot(rows, rows)
     half = 2 ** (bits - 1)
     for share in np.linspace(0.05, 1, 240):
@@ -102,12 +102,12 @@ def oracle(table, rank, bits, weights, *, refit=True, turn=True, powers=None):
 
 
 class TestAgainstTheOracle:
-    """The error is that of the published algorithm, worked out another way."""
+    """The error is that of the published algorithm, computed in another way."""
 
     @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
     @pytest.mark.parametrize(("rank", "bits"), [(32, (1, 8)), (24, (2, 6)), (32, (3, 8)), (20, (4, 4))])
     def test_errors_agree(self, rank, bits, weighted):
-        """Within 1 %, by which the quantizers may differ."""
+        """Within 1 %, since the quantizers may differ."""
         table = table_of(2000)
         weights = weights_of(2000) if weighted else np.ones(2000)
         ours = error_of(coded(table, rank, bits, weights if weighted else None), table, weights)
@@ -115,7 +115,7 @@ class TestAgainstTheOracle:
         assert ours == pytest.approx(theirs, rel=0.01)
 
     def test_it_is_no_better_than_the_best_of_its_rank(self):
-        """With many bits it comes to the truncated SVD's error from above."""
+        """With many bits the error approaches that of the truncated SVD from above."""
         table = table_of()
         values = np.linalg.svd(table.astype(np.float64), compute_uv=False)
         optimum = np.sqrt((values[12:] ** 2).sum() / (values**2).sum())
@@ -127,27 +127,27 @@ class TestEachStep:
 
     @pytest.mark.parametrize(("bits", "margin"), [((1, 8), 1.15), ((2, 8), 1.1)])
     def test_the_fit_to_rounded_rows(self, bits, margin):
-        """With Sᵀ as the right factor the error is larger, the more so the fewer the bits."""
+        """With Sᵀ as the right factor the error is larger, most of all with few bits."""
         table, weights = table_of(), np.ones(1000)
         without = error_of(oracle(table, 32, bits, weights, refit=False), table)
         assert without > margin * error_of(coded(table, 32, bits), table)
 
     @pytest.mark.parametrize("bits", [(2, 8), (3, 8)])
     def test_the_rotation(self, bits):
-        """E V_r as it is has most of its energy in a few columns, on which one scale a row is wasted."""
+        """E V_r has most of its energy in a few columns, which do not suit one scale per row."""
         table, weights = table_of(), np.ones(1000)
         without = error_of(oracle(table, 32, bits, weights, turn=False), table)
         assert without > 1.2 * error_of(coded(table, 32, bits), table)
 
     @pytest.mark.parametrize("powers", [0, 1, 2])
     def test_power_iterations_without_end(self, powers):
-        """A basis of C^q Ω loses: for small q by what it cuts off, for larger ones since it is less mixed."""
+        """A basis of C^q Ω is worse: for small q it cuts off more, for larger q it mixes the columns less."""
         table, weights = table_of(), np.ones(1000)
         without = error_of(oracle(table, 16, (3, 8), weights, powers=powers), table)
         assert without > 1.03 * error_of(coded(table, 16, (3, 8)), table)
 
     def test_the_weights(self):
-        """Rows that weigh more are closer met, and the weighted error is smaller."""
+        """Rows of more weight are approximated better, and the weighted error is smaller."""
         rng = np.random.default_rng(3)
         # Frequent rows are of another kind than rare ones.
         table = np.concatenate([table_of(200, seed=4), table_of(1800, seed=5)])
@@ -157,14 +157,14 @@ class TestEachStep:
         assert error_of(with_them, table) > error_of(without, table)
 
     def test_the_price_of_rounding_the_right_factor(self):
-        """Where L hardly determines R, bare least squares blows R up, and rounding it then costs."""
+        """If L hardly determines R, plain least squares makes R large, and rounding it is costly."""
         table = table_of(34, 32)
         bare = error_of(oracle(table, 32, (1, 4), np.ones(34)), table)
         assert error_of(coded(table, 32, (1, 4)), table) < 0.95 * bare
 
 
 class TestBytes:
-    """What is stored means what the docstring says."""
+    """Stored parts have the documented meaning."""
 
     @pytest.mark.parametrize(
         ("rank", "bits"), [(5, (1, 4)), (7, (3, 6)), (11, (5, 8)), (6, (7, 4)), (4, (8, 8))]
@@ -191,7 +191,7 @@ class TestBytes:
         np.testing.assert_allclose(decoded(stats, layout), left @ right, rtol=1e-4, atol=1e-6)
 
     def test_other_bits_than_the_codes_are_refused(self):
-        """Widths that no version knows, or that the codes do not have."""
+        """Bits that no version reads, or that do not fit the codes."""
         table = table_of(30, 13)
         stats, layout = stats_of(table), layout_of((30, 13), 7, (3, 6))
         parts = stored(stats, layout)
@@ -209,7 +209,7 @@ class TestBytes:
                 METHOD.decoder(parts, table.shape, rank)
 
     def test_the_table_is_read_once_and_when_needed(self):
-        """Blocks of the table are read in order when the first part is asked for, and not again."""
+        """The table is read once and in order, when the first part is needed."""
         table, seen, heard = table_of(2500, 32), [], []
 
         def read(start, stop):
@@ -234,7 +234,7 @@ class TestOddTables:
     @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (5, 40), (40, 5)])
     @pytest.mark.parametrize("bits", [(1, 4), (8, 8)])
     def test_small_tables(self, shape, bits):
-        """At full rank and 8 bits any table is met to a per cent, and with one bit better than by zeros."""
+        """At full rank and 8 bits the error is about a per cent; with one bit it is below that of zeros."""
         table = table_of(*shape, decay=0.3)
         assert error_of(coded(table, min(shape), bits), table) < (0.011 if bits[0] == 8 else 0.9)
 
@@ -245,7 +245,7 @@ class TestOddTables:
             assert error_of(coded(table, rank, (8, 8)), table) < 0.01
 
     def test_zeros(self):
-        """A table of zeros, and rows of zeros in any other, come back as they were."""
+        """A table of zeros, and rows of zeros in other tables, decode exactly."""
         assert not coded(np.zeros((20, 6), np.float32), 4, (2, 4)).any()
         table = table_of(20, 6)
         table[[0, 13]] = 0
@@ -257,7 +257,7 @@ class TestOddTables:
 
     @pytest.mark.parametrize("size", [1e-30, 1e-9, 1e9, 1e30])
     def test_sizes_that_float16_does_not_hold(self, size):
-        """Scales are made to fit the left factor, whatever the size of the table."""
+        """Scales suit the left factor at any magnitude of the table."""
         table = table_of()
         plain = error_of(coded(table, 16, (4, 8)), table)
         scaled = (table.astype(np.float64) * size).astype(np.float32)
@@ -271,12 +271,12 @@ class TestOddTables:
 
 
 class TestPlans:
-    """Ranks and bits, and the error foretold."""
+    """Ranks and bits, and the predicted error."""
 
     @pytest.mark.parametrize("weighted", quick({"plain": False, "weighted": True}, "weighted"))
     @pytest.mark.parametrize("rows", [150, 3000])
     def test_more_bytes_never_foretell_more(self, rows, weighted):
-        """Fine steps of the limit, for a table that is coded on trial and one that is sampled."""
+        """In fine steps of the limit, for a table that is encoded on trial and one that is sampled."""
         table = table_of(rows, 24)
         stats = stats_of(table, weights_of(rows) if weighted else None)
         least = METHOD.least(table.shape, ASKED)
@@ -291,7 +291,7 @@ class TestPlans:
     @pytest.mark.parametrize("weighted", quick({"plain": False, "weighted": True}, "weighted"))
     @pytest.mark.parametrize(("ratio", "columns"), [(0.9, 40), (0.95, 40), (0.8, 270)])
     def test_a_sample_foretells_the_error(self, ratio, columns, weighted):
-        """Where the fit is made on the sample, and where there are too few rows for that."""
+        """With a joint fit to the sample, and with too few rows for one."""
         table = table_of(SAMPLE_ROWS + 1500, columns, 0.7)
         weights = weights_of(len(table)) if weighted else None
         stats = stats_of(table, weights)
@@ -300,14 +300,14 @@ class TestPlans:
         assert measured == pytest.approx(layout.predicted_error, rel=layout.tolerance)
 
     def test_a_small_table_is_foretold_exactly(self):
-        """It is coded on trial, so that few rows for the rank do not matter."""
+        """It is encoded on trial, so it does not matter if there are few rows for the rank."""
         table = table_of(60, 30)
         stats = stats_of(table)
         layout = METHOD.fit(stats, int(0.2 * table.nbytes), ASKED)
         assert error_of(decoded(stats, layout), table) == pytest.approx(layout.predicted_error, rel=1e-5)
 
     def test_no_other_plan_of_its_size_is_better(self):
-        """All ranks and bits that fit are tried in full."""
+        """Compared with trying all ranks and bits that fit."""
         table = table_of(300, 16)
         stats, limit = stats_of(table), int(0.1 * 4 * 300 * 16)
         layout = METHOD.fit(stats, limit, ASKED)

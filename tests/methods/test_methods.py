@@ -1,4 +1,4 @@
-"""The contract of every method in the registry, and what the SVD must reach."""
+"""The contract of all methods in the registry, and the optimality of the SVD."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def method(request):
 
 
 class TestContract(MethodContract):
-    """The contract, of every method in the registry."""
+    """Runs the contract for all methods in the registry."""
 
 
 def test_a_sample_of_methods_in_one_budget():
-    """Every method that fits a budget is looked at, each within it."""
+    """Comparisons include every method that fits the budget, and each stays within it."""
     stats = stats_of(table_of(2000))
     limit = bytes_for_ratio(stats.rows, 0.5)
     found = fits(stats, limit, Settings(F32))
@@ -43,14 +43,14 @@ def test_a_sample_of_methods_in_one_budget():
 
 
 class TestRankedContract:
-    """What --rank relies on, for methods that go by it."""
+    """What --rank relies on, for methods that take a rank."""
 
     @pytest.fixture(params=[m for m in METHODS.values() if isinstance(m, RankedMethod)], ids=lambda m: m.name)
     def ranked(self, request):
         return request.param
 
     def test_bytes_grow_with_the_rank_and_errors_fall(self, ranked):
-        """A larger rank costs more and is foretold to lose no more."""
+        """A larger rank takes more bytes, and its predicted error is not larger."""
         stats = stats_of(table_of())
         found = [ranked.at_rank(stats, rank, Settings(F32)) for rank in range(1, 25)]
         sizes, errors = [layout.nbytes for layout in found], [layout.predicted_error for layout in found]
@@ -61,7 +61,7 @@ class TestRankedContract:
     @pytest.mark.parametrize("split", SPLITS)
     @pytest.mark.parametrize("dtype", TABLE_DTYPES, ids=lambda d: d.name)
     def test_predicted_error_is_the_measured_one(self, ranked, dtype, split):
-        """The error foretold is met within one per cent, and a fifth of the type's rounding."""
+        """The predicted error is right within one per cent and a fifth of the type's unit roundoff."""
         table, asked = table_of(decay=2.0), Settings(dtype, split)
         stats = stats_of(table, precise=True)
         for rank in (1, 8, 16, 24):
@@ -72,7 +72,7 @@ class TestRankedContract:
 
     @pytest.mark.parametrize("split", SPLITS)
     def test_splits_keep_zero_rows_and_lacking_directions(self, ranked, split):
-        """Where the singular values stand changes neither."""
+        """The split of the singular values changes neither."""
         for table in (np.outer(np.arange(9), [1, 2, 3, 4]).astype(np.float32), np.zeros((5, 4), np.float32)):
             stats, asked = stats_of(table), Settings(F32, split)
             decoded = through(ranked, stats, ranked.at_rank(stats, 3, asked), asked)
@@ -83,7 +83,7 @@ class TestRankedContract:
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 80), st.integers(1, 20), st.data())
 def test_svd_reaches_the_eckart_young_optimum(rows, columns, data):
-    """No matrix of this rank is closer, so the dense SVD's error is met and never beaten."""
+    """No matrix of this rank has a smaller error, so it equals that of the dense SVD."""
     table = table_of(rows, columns, data.draw(st.integers(0, 2**32 - 1)), data.draw(st.floats(0, 3)))
     rank = data.draw(st.integers(1, min(rows, columns)))
     _, decoded = at_rank(table, Settings(F32), rank, precise=True)
@@ -93,7 +93,7 @@ def test_svd_reaches_the_eckart_young_optimum(rows, columns, data):
 
 
 def test_svd_beats_other_factors_of_its_rank():
-    """A random subspace and the first columns lose: the test above can tell methods apart."""
+    """A random subspace and the first columns are worse, so the test above can fail."""
     table = table_of(decay=0.5)
     _, decoded = at_rank(table, Settings(F32), 8)
     best = relative_error(decoded, table)
@@ -122,7 +122,7 @@ def test_singular_values_go_where_they_are_sent(split):
 
 
 def test_float16_overflow_is_refused():
-    """A factor beyond 65504 is refused with a wider type as the remedy, not stored as infinity."""
+    """A factor beyond 65504 is refused, with a wider type as the remedy, instead of stored as infinity."""
     table = np.full((4, 40), 60000, np.float32)
     with pytest.raises(TargetError, match=r"65504.*bfloat16"):
         at_rank(table, Settings(DTYPES["F16"]), 1)

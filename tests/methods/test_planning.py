@@ -1,4 +1,4 @@
-"""From targets to ranks: sizes and errors asked for are met by the largest or smallest rank that does."""
+"""From targets to ranks: the largest rank within a size, the smallest that reaches an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rank_for_ratio(method, rows, dtype, ratio):
 
 
 def shape_only(rows, columns, dtype=F32):
-    """A table whose rows must not be read: sizes decide all."""
+    """A table whose rows must not be read, since sizes decide everything."""
 
     def read(start, stop):
         raise AssertionError(f"rows {start} to {stop} were read")
@@ -72,7 +72,7 @@ def test_a_narrower_type_buys_rank():
     st.sampled_from(TABLE_DTYPES),
 )
 def test_ratio_gives_the_largest_rank_that_fits(rows, columns, ratio, source, stored):
-    """The bytes removed are at least the ratio asked for, and one rank more would remove less."""
+    """At least the requested ratio of bytes is removed; one rank more would remove less."""
     table = shape_only(rows, columns, source)
     rank = rank_for_ratio(SVD, table, stored, ratio)
     limit = (1 - ratio) * table.nbytes
@@ -84,7 +84,7 @@ def test_ratio_gives_the_largest_rank_that_fits(rows, columns, ratio, source, st
 
 @given(st.integers(1, 3000), st.integers(1, 400), st.sampled_from(TABLE_DTYPES))
 def test_break_even_is_the_last_rank_that_pays(rows, columns, stored):
-    """At the break-even rank the factors are smaller than the table, one more and they are not."""
+    """At the break-even rank the factors are smaller than the table; at the next rank they are not."""
     table = shape_only(rows, columns)
     rank = SVD.break_even(table, Settings(stored))
     assert SVD.nbytes((rows, columns), rank, Settings(stored)) < table.nbytes
@@ -101,7 +101,7 @@ def test_break_even_is_the_last_rank_that_pays(rows, columns, stored):
     ],
 )
 def test_targets_that_sizes_rule_out_are_refused_before_a_row_is_read(target, words):
-    """The message names the break-even rank; the table is never touched."""
+    """The message names the break-even rank; the table is not read."""
     table = Table("e.weight", shape_only(200, 16))
     with pytest.raises(TargetError, match=words) as refused:
         plan_tables([table], target, SVD)
@@ -111,7 +111,7 @@ def test_targets_that_sizes_rule_out_are_refused_before_a_row_is_read(target, wo
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1000), st.floats(0.02, 0.9))
 def test_max_error_is_met_by_the_smallest_rank(seed, error):
-    """The predicted error is at most the one asked for, and one rank less would miss it."""
+    """The predicted error is at most the requested one; one rank less would exceed it."""
     table = random_table(seed=seed)
     (plan,) = plan_tables([table], Target("max_error", error), SVD)
     assert plan.layout.predicted_error <= error
@@ -194,12 +194,12 @@ def test_values_that_cannot_be_squared_are_refused():
 
 
 class TestAuto:
-    """The planner: of all methods the one that serves the target best."""
+    """Method auto: of all methods the one that is best for the target."""
 
     @pytest.mark.parametrize("ratio", quick([0.5, 0.74, 0.8, 0.9, 0.98], "0.8", "0.98"))
     @pytest.mark.parametrize("rows", [60, 2000])
     def test_it_takes_the_least_error_within_the_bytes(self, rows, ratio):
-        """No method is foretold a smaller error in as many bytes."""
+        """No method has a smaller predicted error in as many bytes."""
         table = random_table(rows, 24)
         try:
             (plan,) = plan_tables([table], Target("ratio", ratio), None)
@@ -225,7 +225,7 @@ class TestAuto:
                 assert plan.layout.nbytes <= 1.015 * other.layout.nbytes
 
     def test_a_rank_is_no_target_for_it(self):
-        """A rank says nothing to methods that have none."""
+        """A rank means nothing to methods without one."""
         with pytest.raises(UsageError, match="method auto takes no rank"):
             plan_tables([random_table()], Target("rank", 3), None)
         with pytest.raises(UsageError, match="method int4 takes no rank"):

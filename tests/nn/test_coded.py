@@ -60,7 +60,7 @@ def through_torch(module: nn.Module) -> nn.Module:
 class TestDecoding:
     @every
     def test_rows_are_those_that_numpy_decodes(self, coded):
-        """Of ids in any shape, with repetitions, and of none; float32 rounding apart."""
+        """For ids in any shape, with repetitions, and for none; up to float32 rounding."""
         module = embedding(coded)
         for ids in (IDS, IDS[0, 0], IDS[:0], torch.randint(V, (3, 1, 50)), IDS.int()):
             expected = dense(coded)[ids.long()]
@@ -68,7 +68,7 @@ class TestDecoding:
 
     @every
     def test_weight_is_the_whole_table(self, coded):
-        """Decoded anew, and no parameter."""
+        """It is decoded on each access, and is not a parameter."""
         module = embedding(coded)
         torch.testing.assert_close(module.weight, dense(coded), rtol=1e-5, atol=1e-5)
         sizes = (module.num_embeddings, module.embedding_dim, module.rank)
@@ -79,7 +79,7 @@ class TestDecoding:
 
     @every
     def test_the_methods_decoder_says_the_same(self, coded):
-        """So that what expand writes and what a model computes with are one."""
+        """So that expand writes the table that a model computes with."""
         kinds = {np.dtype("u1"): "U8", np.dtype("f2"): "F16", np.dtype("f4"): "F32", np.dtype("i4"): "I32"}
         method = method_for(coded.method)
         parts = {
@@ -95,12 +95,12 @@ class TestDecoding:
 
     @every
     def test_zero_rows_are_exactly_zero(self, coded):
-        """What the padding row is in every method that has such rows."""
+        """As a padding row is in every method that has such rows."""
         zero = ~coded.table.any(axis=1)
         assert not embedding(coded)(torch.arange(V))[torch.from_numpy(zero)].any()
 
     def test_components_without_bits_and_rows_of_both_classes_are_met(self):
-        """The samples hold what is easily got wrong."""
+        """The samples include the cases that are easy to get wrong."""
         assert 0 in PLAIN
         assert {1, 2} <= {*PLAIN} & {*HOT}
         hot = np.unpackbits(SAMPLES["pq"].parts["0.hot"])[:V]
@@ -110,7 +110,7 @@ class TestDecoding:
     @pytest.mark.parametrize("bits", range(1, 9))
     @pytest.mark.parametrize("count", [1, 7, 8, 13])
     def test_integers_of_any_width_are_unpacked(self, bits, count):
-        """Whatever number of them shares bytes."""
+        """Whatever number of them shares a byte."""
         from embcompress.linalg.packing import pack
 
         values = np.random.default_rng(0).integers(0, 1 << bits, (5, count), dtype=np.uint8)
@@ -120,7 +120,7 @@ class TestDecoding:
     @every
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_the_output_has_the_type_of_the_floats(self, coded, dtype):
-        """Codes stay bytes; the values are the same but for the type's rounding."""
+        """Codes stay bytes; values are the same up to the type's rounding."""
         module = embedding(coded, dtype)
         assert module(IDS).dtype == module.weight.dtype == dtype
         kinds = {n: v.dtype for n, v in module.state_dict().items() if not v.is_floating_point()}
@@ -130,7 +130,7 @@ class TestDecoding:
 
     @every
     def test_ids_beyond_the_table_are_refused(self, coded):
-        """As a dense embedding does it, also those that a last byte of bits would have room for."""
+        """As in a dense embedding; also ids within the padding of the last byte of bits."""
         module = embedding(coded)
         for wrong in (V, -1):
             with pytest.raises(IndexError):
@@ -140,7 +140,7 @@ class TestDecoding:
 class TestState:
     @every
     def test_the_state_dict_is_what_is_stored(self, coded):
-        """Names, types and values, but for a right factor in integers, which is there in floats."""
+        """Names, types and values, except for a right factor in integers, which is in floats."""
         state = embedding(coded).state_dict()
         expected = module_parts(coded.tensors, D)
         assert state.keys() == expected.keys()
@@ -158,7 +158,7 @@ class TestState:
     @every
     @pytest.mark.parametrize("passed_on", [copy.deepcopy, through_pickle, through_torch])
     def test_a_copy_is_whole(self, coded, passed_on):
-        """What is derived from the parts goes along, and nothing is shared."""
+        """Derived tensors are copied too, and nothing is shared."""
         module = embedding(coded)
         other = passed_on(module)
         assert torch.equal(other(IDS), module(IDS))
@@ -167,14 +167,14 @@ class TestState:
 
     @every
     def test_everything_moves_with_the_module(self, coded):
-        """To another device go the parts and what is derived."""
+        """The parts and the derived tensors move to another device."""
         module = embedding(coded).to("meta")
         assert {t.device.type for t in (*module.parameters(), *module.buffers())} == {"meta"}
         assert module(IDS.to("meta")).shape == (*IDS.shape, D)
 
     @pytest.mark.parametrize("assign", [False, True])
     def test_loading_another_table_makes_all_anew(self, assign):
-        """Other rates, hot rows, zeros and kept tokens in the same shapes; one right after the other."""
+        """Other rates, hot rows, zeros and kept tokens in the same shapes, loaded one after the other."""
         one, other = SAMPLES["screen+pq"], screened(V, lambda n: pq(n, D, [PLAIN[::-1], HOT[::-1]]))
         kept, zeros = np.unpackbits(other.parts["0.kept"])[:V], other.parts["0.zeros"]
         turned = np.append(kept[::-1], np.ones(-V % 8, np.uint8))
@@ -200,7 +200,7 @@ class TestState:
         ],
     )
     def test_parts_that_contradict_each_other_are_refused(self, name, part, change, message):
-        """When they are first put together and when they are loaded later."""
+        """In the constructor and when a state dict is loaded."""
         coded = SAMPLES[name]
         wrong = {**coded.tensors, part: change(coded.tensors[part])}
         with pytest.raises(InputError, match=message):
@@ -225,7 +225,7 @@ class TestState:
 class TestGradients:
     @every
     def test_they_are_those_of_finite_differences(self, coded):
-        """For every number that is trained, in float64."""
+        """For every trained number, in float64."""
         module = embedding(coded, torch.float64)
         weights = torch.randn(*IDS.shape, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -252,7 +252,7 @@ class TestGradients:
 
     @every
     def test_the_padding_row_gives_none(self, coded):
-        """A batch of padding alone leaves what its row is made of as it is; without padding it does not."""
+        """Training on padding alone does not change the parts of its row; without a padding_idx it does."""
         ids = torch.full((2, 3), 7)
         for padding, moves in ((7, False), (None, True)):
             module = embedding(coded, options=LookupOptions(padding))
@@ -273,7 +273,7 @@ class TestCompilers:
 
     @compiled
     def test_it_is_one_graph(self, coded):
-        """torch.compile finds nothing that it must leave to Python, and gradients are the same."""
+        """torch.compile needs no graph break, and gradients are the same."""
         module = embedding(coded, options=LookupOptions(3))
         one = torch.compile(module, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(one(IDS), module(IDS))
@@ -302,7 +302,7 @@ class TestCompilers:
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     @some
     def test_inductor_makes_code_of_it(self, name):
-        """The default backend, and what it makes computes the same."""
+        """With the default backend, the result is the same."""
         module = embedding(SAMPLES[name])
         torch.testing.assert_close(torch.compile(module, fullgraph=True)(IDS), module(IDS))
 
@@ -311,7 +311,7 @@ class TestHeadsAndBags:
     @every
     @pytest.mark.parametrize("bias", [True, False])
     def test_a_head_multiplies_by_the_transposed_table(self, coded, bias):
-        """It has the parts of the embedding and no others."""
+        """It has the parts of the embedding and no other tensors."""
         module, hidden = embedding(coded), torch.randn(2, 3, D)
         head = FactorizedHead(module, nn.Parameter(torch.randn(V)) if bias else None)
         torch.testing.assert_close(
@@ -322,7 +322,7 @@ class TestHeadsAndBags:
         torch.testing.assert_close(head.weight, dense(coded), rtol=1e-5, atol=1e-5)
 
     def test_a_large_table_is_decoded_in_blocks(self, monkeypatch):
-        """Which is no other than at once."""
+        """The result is the same as in one block."""
         coded = SAMPLES["screen+pq"]
         whole, hidden = embedding(coded), torch.randn(3, D)
         expected = whole.weight, FactorizedHead(whole)(hidden)
@@ -333,7 +333,7 @@ class TestHeadsAndBags:
     @pytest.mark.parametrize("mode", ["sum", "mean"])
     @pytest.mark.parametrize("padding", [None, 3])
     def test_bags_are_those_of_the_dense_table(self, coded, mode, padding):
-        """Of rectangles and by offsets, an empty one too, the last offset their end or not."""
+        """As rectangles and by offsets, also an empty bag, with the last offset as the end or not."""
         table = dense(coded)
         options = {"mode": mode, "padding_idx": padding}
         module = embedding(coded, options=LookupOptions(padding, mode))
@@ -353,13 +353,13 @@ class TestHeadsAndBags:
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_bags_have_the_type_of_the_floats(self, dtype):
-        """Weights of padding as well."""
+        """The weights for padding have that type too."""
         module = embedding(SAMPLES["pq"], dtype, options=LookupOptions(3, "mean"))
         expected = F.embedding_bag(IDS, dense(SAMPLES["pq"]), mode="mean", padding_idx=3)
         torch.testing.assert_close(module(IDS), expected.to(dtype), rtol=0.1, atol=0.1)
 
     def test_what_torch_refuses_of_bags_is_refused(self):
-        """Weights of a mean."""
+        """Per-sample weights in a bag of mode mean."""
         for padding in (None, 3):
             with pytest.raises(NotImplementedError, match="per_sample_weights"):
                 embedding(SAMPLES["pq"], options=LookupOptions(padding, "mean"))(
@@ -368,7 +368,7 @@ class TestHeadsAndBags:
 
     @pytest.mark.parametrize("name", ["pq", "lplr-5", "screen+pq", "screen+svd"])
     def test_gradients_of_a_bag_leave_padding_out(self, name):
-        """They are those of the rows that count."""
+        """They are means of the rows that count."""
         coded = SAMPLES[name]
         bag, single = embedding(coded, options=LookupOptions(3, "sum")), embedding(coded)
         bag(torch.tensor([[3, 5, 3, 7]])).sin().sum().backward()
@@ -385,7 +385,7 @@ class TestHeadsAndBags:
 
 class TestSwapping:
     def test_embeddings_of_one_table_share_its_codes_and_keep_their_manner(self):
-        """A head, a bag and an embedding hold one lookup, each with its own padding."""
+        """A head, a bag and an embedding share one lookup, each with its own padding."""
         model = nn.ModuleDict({"a": nn.Embedding(V, D, padding_idx=0), "b": nn.EmbeddingBag(V, D, mode="sum"),
                                "c": nn.Linear(D, V)})  # fmt: skip
         model["b"].weight = model["c"].weight = model["a"].weight
@@ -410,7 +410,7 @@ class TestSwapping:
 
 
 def tables_of(case, name: str) -> dict[str, Coded]:
-    """A coded table for each of a model's, as many rows as it has."""
+    """A coded table for each table of a model, with as many rows."""
     model = built(case, 0)
     return {table: samples(model.get_parameter(table).shape[0], D)[name] for table in case.tables}
 
@@ -456,7 +456,7 @@ class TestLoading:
 
     @pytest.mark.parametrize("name", ["int4", "pq"])
     def test_a_head_stored_in_full_is_untied(self, tmp_path, name):
-        """Its own weights are used, the table is coded."""
+        """Its own weights are used, and the table is coded."""
         case, tables = CASES["gpt2"], tables_of(CASES["gpt2"], name)
         trained = built(case, 0)
         trained.lm_head.weight = nn.Parameter(torch.randn(V, D))
@@ -466,7 +466,7 @@ class TestLoading:
 
     @some
     def test_the_model_keeps_its_type(self, tmp_path, name):
-        """Float parts take it, and so does what comes out."""
+        """Float parts have the type, and so does the output."""
         case, tables = CASES["lstm"], tables_of(CASES["lstm"], name)
         path = write(tmp_path, FORMATS[0], *compressed(built(case, 0), tables))
         model = load(built(case, 1).bfloat16(), path)
@@ -507,7 +507,7 @@ class TestLoading:
         self.refuse(path, rf"embedding\.weight: is \[{V - 1}, {D}\], the model has \[{V}, {D}\]")
 
     def test_parts_that_contradict_each_other_are_corrupt(self, tmp_path):
-        """The file is named, and the table."""
+        """The message names the file and the table."""
         coded = SAMPLES["int8"]
         weights, description = compressed(built(CASES["lstm"], 0), {"embedding.weight": coded})
         weights["embedding.0.codes"] = weights["embedding.0.codes"].float()
@@ -515,7 +515,7 @@ class TestLoading:
         self.refuse(path, r"model\.safetensors: embedding\.weight: .*0\.codes is of F32", InputError)
 
     def test_a_method_without_a_module_is_refused(self, tmp_path, monkeypatch):
-        """It can be expanded still."""
+        """It can still be expanded."""
         monkeypatch.setattr(Integers, "has_module", False)
         tables = {"embedding.weight": SAMPLES["int8"]}
         path = write(tmp_path, FORMATS[0], *compressed(built(CASES["lstm"], 0), tables))
@@ -524,7 +524,7 @@ class TestLoading:
 
 @pytest.mark.parametrize("method", [*METHODS, *(f"screen+{m}" for m in METHODS if m != "screen")])
 def test_what_any_method_writes_is_loaded(tmp_path, method):
-    """The model computes with the table that expand writes."""
+    """The model computes with the same table that expand writes."""
     torch.manual_seed(0)
     table = torch.randn(1200, D) * 0.8 ** torch.arange(D)
     table[0] = 0

@@ -39,27 +39,27 @@ def factorized(seed: int = 0, **options: object) -> FactorizedEmbedding:
 
 
 def parameters(model: nn.Module) -> int:
-    """Number of parameters, shared ones counted once, without trusting torch's own deduplication."""
+    """Number of parameters, shared ones counted once, independent of torch's own deduplication."""
     return sum({id(p): p.numel() for _, p in model.named_parameters(remove_duplicate=False)}.values())
 
 
 class TestFactorizedEmbedding:
     def test_looks_up_rows_of_the_product_of_its_factors(self):
-        """It gives what a dense embedding of left times right gives."""
+        """It computes what a dense embedding of left times right computes."""
         module, ids = factorized(), torch.randint(V, (3, 7))
         assert module.left.shape == (V, R)
         assert module.right.shape == (R, D)
         torch.testing.assert_close(module(ids), F.embedding(ids, module.left @ module.right))
 
     def test_says_its_sizes_like_an_embedding(self):
-        """num_embeddings, embedding_dim, padding_idx and rank are those of the table."""
+        """num_embeddings, embedding_dim, padding_idx and rank are right."""
         module = FactorizedEmbedding(nn.Embedding(V, R, padding_idx=-1), nn.Linear(R, D, bias=False))
         sizes = (module.num_embeddings, module.embedding_dim, module.padding_idx, module.rank)
         assert sizes == (V, D, V - 1, R)
 
     @pytest.mark.parametrize("scale", [None, 3.5, torch.tensor(3.5)])
     def test_its_state_dict_is_that_of_a_plain_sequential(self, scale):
-        """Plain PyTorch loads it, strict, and it loads plain PyTorch's; a scale is not stored."""
+        """Plain PyTorch loads it with strict=True, and it loads plain PyTorch's; a scale is not stored."""
         module, plain = (
             factorized(scale=scale),
             nn.Sequential(nn.Embedding(V, R), nn.Linear(R, D, bias=False)),
@@ -74,7 +74,7 @@ class TestFactorizedEmbedding:
 
     @pytest.mark.parametrize("mode", ["sum", "mean"])
     def test_a_bag_of_tokens_goes_through_the_projection_once(self, mode):
-        """Offsets reach the bag, padding is not counted, and the result is that of the dense bag."""
+        """Offsets and padding work as in the dense bag, and so does the result."""
         torch.manual_seed(0)
         bag = nn.EmbeddingBag(V, R, mode=mode, padding_idx=0)
         module = FactorizedEmbedding(bag, nn.Linear(R, D, bias=False))
@@ -92,7 +92,7 @@ class TestFactorizedEmbedding:
         torch.testing.assert_close(module(ids, per_sample_weights=weights), dense)
 
     def test_a_tensor_as_scale_is_rounded_to_the_dtype_of_the_output(self):
-        """A bfloat16 embedding multiplies by the rounded tensor, but by the float as it is."""
+        """A bfloat16 embedding multiplies by a rounded tensor, but by an unrounded float."""
         rounded, exact = (
             factorized(scale=torch.tensor(55.4256)).bfloat16(),
             factorized(scale=55.4256).bfloat16(),
@@ -105,7 +105,7 @@ class TestFactorizedEmbedding:
 class TestFactorizedHead:
     @pytest.fixture
     def at_once(self, monkeypatch):
-        """Small tables have a few logits made as large ones do."""
+        """Make small tables compute a few logits as large ones do."""
         monkeypatch.setattr(nn_factorized, "_WIDE", 1)
         monkeypatch.setattr(nn_factorized, "_LARGE", 1)
 
@@ -121,7 +121,7 @@ class TestFactorizedHead:
     @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (4,), (2, 2), (5,), (0,), (3, 0)], ids=str)
     @pytest.mark.parametrize("rows", [1, 31, 32, 33, 1000])
     def test_a_few_hidden_states_have_the_same_logits_and_gradients(self, shape, rows):
-        """Up to four go another way, whatever V is divisible by: the values and gradients of float64."""
+        """Up to four are computed in batches, for any V: values and gradients match float64."""
         torch.manual_seed(0)
         head = FactorizedHead(
             FactorizedEmbedding(nn.Embedding(rows, R), nn.Linear(R, D, bias=False)),
@@ -142,7 +142,7 @@ class TestFactorizedHead:
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
     @pytest.mark.parametrize("way", ["export", "compile", "trace", "fx"])
     def test_what_is_made_of_it_takes_any_number_of_hidden_states(self, way):
-        """The other way for a few is not built into a graph, whatever number it was made with."""
+        """Graphs never contain the batches for a few logits, whatever number they were traced with."""
         head, hidden = FactorizedHead(factorized()), torch.randn(2, 2, D)
         if way == "export":
             sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
@@ -162,14 +162,14 @@ class TestFactorizedHead:
         ("rows", "rank", "batched"), [(40_000, 128, True), (40_000, 64, False), (2000, 128, False)]
     )
     def test_only_large_tables_of_wide_rows_go_the_other_way(self, rows, rank, batched):
-        """torch's own way is the faster one for others."""
+        """For other shapes torch's own product is faster."""
         head = FactorizedHead(FactorizedEmbedding(nn.Embedding(rows, rank), nn.Linear(rank, D, bias=False)))
         with torch.no_grad(), torch.profiler.profile() as profile:
             head(torch.randn(1, D))
         assert ("aten::bmm" in {event.key for event in profile.key_averages()}) == batched
 
     def test_shares_the_factors(self):
-        """A change of the embedding is one of the head, and the head brings no parameters but its bias."""
+        """A change of the embedding changes the head, and the head adds no parameters but its bias."""
         embedding = factorized()
         head = FactorizedHead(embedding)
         before = head(torch.ones(D))
@@ -180,7 +180,7 @@ class TestFactorizedHead:
         assert parameters(nn.ModuleList([embedding, head])) == R * (V + D)
 
     def test_never_makes_a_tensor_of_the_size_of_the_table(self):
-        """The work is 2·r·(d + V) a token, forward; a dense head's is 2·V·d."""
+        """The forward pass takes 2·r·(d + V) operations per token; a dense head takes 2·V·d."""
         from torch.utils.flop_counter import FlopCounterMode
 
         head, tokens = FactorizedHead(factorized()), 7
@@ -193,7 +193,7 @@ class TestWeight:
     """The dense table, for code that asks any layer for its weight."""
 
     def test_is_the_product_of_the_factors_as_they_are_now(self):
-        """It has the table's values, dtype and gradients, without a scale, and is never stale."""
+        """It has the table's values, dtype and gradients, without the scale, and is always up to date."""
         embedding = factorized(scale=3.5)
         head = FactorizedHead(embedding)
         before = embedding.weight
@@ -215,7 +215,7 @@ class TestWeight:
 
     @pytest.mark.parametrize("value", [nn.Parameter(torch.ones(V, D)), torch.ones(V, D), None])
     def test_cannot_be_set(self, value):
-        """To tie or replace it would leave factors that the model no longer uses, or the reverse."""
+        """Tying or replacing it would leave factors that the model no longer uses, or the reverse."""
         head = FactorizedHead(factorized())
         with pytest.raises(AttributeError, match="product of its factors and cannot be set"):
             head.weight = value
@@ -226,7 +226,7 @@ class TestWeight:
     )
     @pytest.mark.parametrize("name", ["gpt2", "t5", "bart"])
     def test_transformers_neither_ties_nor_resizes_it_in_silence(self, name, change):
-        """Both raise, and the model still shares its factors and computes what it did."""
+        """Both raise errors, and the model still shares its factors and computes the same."""
         case = CASES[name]
         model = built(case, seed=0)
         embedding = swap(model, case.tables[0], R)
@@ -275,7 +275,7 @@ class TestSwap:
         assert (model["a"].padding_idx, model["b"].padding_idx) == (0, None)
 
     def test_a_module_under_two_names_stays_one_module(self):
-        """A module that stands in the tree twice is replaced by one that does."""
+        """A module that occurs twice is replaced by one module that occurs twice."""
         shared = nn.Embedding(V, D)
         model = nn.ModuleDict({"a": shared, "b": nn.ModuleList([shared])})
         swap(model, "a.weight", R)
@@ -317,7 +317,7 @@ class TestSwap:
 
     @pytest.mark.parametrize("kind", ["bart", "gemma3"])
     def test_the_scale_of_a_scaled_embedding_is_kept(self, kind):
-        """The output of transformers' scaled embeddings is multiplied as before."""
+        """The output of transformers' scaled embeddings is still multiplied."""
         if kind == "bart":
             config = BartConfig(vocab_size=V, d_model=16, encoder_layers=1, decoder_layers=1,
                                 encoder_ffn_dim=8, decoder_ffn_dim=8, encoder_attention_heads=2,
@@ -353,7 +353,7 @@ class TestSwap:
             swap(model, "0.weight", R)
 
     def test_a_patched_instance_is_refused(self):
-        """A forward that was put on the instance would be lost."""
+        """A forward set on the instance would be lost."""
         model = nn.Sequential(nn.Embedding(V, D))
         model[0].forward = lambda ids: F.embedding(ids, model[0].weight) * 2
         with pytest.raises(UsageError, match="forward of its own"):
@@ -371,7 +371,7 @@ class TestSwap:
         ],
     )
     def test_what_two_factors_cannot_do_is_refused(self, model, name, message):
-        """Tables that are no plain lookup are refused with the reason."""
+        """Tables that are not plain lookups are refused with the reason."""
         with pytest.raises(UsageError, match=message):
             swap(model, name, R)
 
@@ -382,14 +382,14 @@ class TestSwap:
             swap(Tied(), "embedding.weight", rank)
 
     def test_a_tie_of_another_shape_is_refused_and_nothing_changes(self):
-        """A refusal leaves the model as it was."""
+        """A refusal leaves the model unchanged."""
         model = nn.Sequential(nn.Embedding(V, D), nn.Linear(D, V + 1))
         with pytest.raises(UsageError, match="tied to"):
             swap(model, "0.weight", R, ties=["1.weight"])
         assert [type(m) for m in model] == [nn.Embedding, nn.Linear]
 
     def test_a_parameter_used_outside_of_a_module_is_refused(self):
-        """A table that the model multiplies by on its own would be left dense."""
+        """A table that the model itself multiplies by would stay dense."""
         model = Tied()
         model.output = model.embedding.weight
         with pytest.raises(UsageError, match="output: the table is used here"):

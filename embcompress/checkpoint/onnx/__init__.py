@@ -1,4 +1,4 @@
-"""ONNX models: the graph is rewired, the weights are carried; the package ``onnx`` parses the graph."""
+"""ONNX models. The package ``onnx`` parses the graph, which is rewired; other weights are copied unread."""
 
 from embcompress.checkpoint.onnx.file import OnnxFile
 

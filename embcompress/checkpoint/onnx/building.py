@@ -1,4 +1,4 @@
-"""Nodes that stand in the place of one: named so that they are found again, and the old node kept."""
+"""Builds the nodes that replace one node of a graph; their names identify them, and the old node is kept."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
 
 PREFIX = "embcompress/"
-"""What the names of our nodes and values begin with; the number of their group comes next."""
+"""Prefix of the names of our nodes and values; the number of their group follows."""
 
 NODES_KEY = "embcompress.nodes"
-"""Metadata entry with the nodes that were replaced, base64 in a JSON list, by the number of their group."""
+"""Metadata key of the replaced nodes: a JSON list of base64 strings, indexed by the number of the group."""
 
 
 REPLACED = ("Gather", "Transpose", "MatMul", "Gemm")
-"""Operators of nodes that are ever replaced."""
+"""Operators of the nodes that can be replaced."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What stands for a table.
+    """A compressed table in a graph.
 
     Attributes:
-        name: of the table.
-        shape: of the table (V, d).
-        dtype: of the table.
-        parts: by suffix.
-        where: the file, for errors.
-        opset: version of the standard operators.
-        filled: whether the parts can be asked for what is in them.
+        name: name of the table.
+        shape: (V, d) of the table.
+        dtype: element type of the table.
+        parts: its parts by suffix.
+        where: the file, for error messages.
+        opset: version of the standard operators in the model.
+        filled: whether the contents of the parts can be read; if not, only their sizes are known.
     """
 
     name: str
@@ -57,32 +57,32 @@ class Stored:
     filled: bool
 
     def part(self, suffix: str) -> str:
-        """Name of the initializer that holds a part."""
+        """Name of the initializer that holds the part."""
         return self.parts[suffix].name
 
     def content(self, suffix: str) -> NDArray[Any] | None:
-        """What is in a part; None while only sizes matter and it is not made yet."""
+        """Contents of the part; None unless ``filled``."""
         return np.concatenate([*self.parts[suffix].blocks()]) if self.filled else None
 
     def needs(self, opset: int) -> None:
-        """Refuse a model with older operators than that.
+        """Refuse a model whose operators are older than ``opset``.
 
         Raises:
             UsageError: with both versions.
         """
         if self.opset < opset:
             raise UsageError(
-                f"{self.where}: has opset {self.opset}, what stands for {self.name} needs {opset}",
-                remedy="export it anew, or convert it with onnx.version_converter",
+                f"{self.where}: has opset {self.opset}, the compressed {self.name} needs at least {opset}",
+                remedy="export it again, or convert it with onnx.version_converter",
             )
 
 
 class Group:
-    """The nodes that stand in the place of one.
+    """The nodes that replace one node.
 
     Args:
-        number: of the group.
-        opset: version of the standard operators.
+        number: number of the group.
+        opset: version of the standard operators in the model.
     """
 
     def __init__(self, number: int, opset: int) -> None:
@@ -90,70 +90,78 @@ class Group:
         self._prefix, self._opset = f"{PREFIX}{number}/", opset
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node; the name of its one output, which is made up unless given."""
+        """Add a node with one output, and return the name of the output; it is generated unless given."""
         name = f"{self._prefix}{len(self.nodes)}_{kind}"
         output = name if output is None else output
         self.nodes.append(helper.make_node(kind, inputs, [output], name, **attributes))
         return output
 
     def constant(self, values: Any, dtype: str) -> str:
-        """Add a constant of an element type named as in ``DTYPES``."""
+        """Add a constant, and return its name; ``dtype`` is a key of ``DTYPES``."""
         array = np.asarray(values, DTYPES[dtype].storage)
         return self.add("Constant", value=numpy_helper.from_array(array))
 
     def cast(self, value: str, source: DType, target: DType, output: str | None = None) -> str:
-        """Convert a value, where that is to be done or the result needs a name of its own."""
+        """Convert a value if its type differs from ``target``, and return the name of the result.
+
+        If ``output`` is given, the result has that name; ``value`` is then the output of the last node.
+        """
         if source != target:
             return self.add("Cast", value, output=output, to=DATA_TYPES[target.name])
         if output is not None:
-            assert [*self.nodes[-1].output] == [value], "only what was made last can be renamed"
+            assert [*self.nodes[-1].output] == [value], "only the last output can be renamed"
             self.nodes[-1].output[0] = output
         return output or value
 
     def last_axis(self, value: str) -> str:
-        """The same with one axis more, of size 1, behind the others; from opset 11 on."""
+        """Add an axis of size 1 after the others; needs opset 11."""
         if self._opset < 13:
             return self.add("Unsqueeze", value, axes=[-1])
         return self.add("Unsqueeze", value, self.constant([-1], "I64"))
 
 
 class TableGraph(abc.ABC):
-    """How a graph computes with a table from the parts that stand for it; each method has its own.
+    """How a graph computes with the parts of a compressed table; each method has its own subclass.
 
     Attributes:
-        opset: first version of the standard operators that has everything it uses.
+        opset: oldest version of the standard operators with everything that is used.
     """
 
     opset: ClassVar[int]
 
     @abc.abstractmethod
     def lookup(self, group: Group, ids: str, stored: Stored) -> tuple[str, DType]:
-        """Add what computes the rows of these ids.
+        """Add nodes that look up the rows of token ids.
 
         Args:
-            group: gets the nodes.
+            group: the nodes are added to it.
             ids: name of the value that holds the ids (any shape).
-            stored: the parts.
+            stored: the table and its parts.
 
         Returns:
             Name and element type of the value that holds the rows (…×d).
         """
 
     def product(self, group: Group, use: Use, stored: Stored) -> None:  # noqa: ARG002
-        """Add what computes the outputs of a node that multiplies by the table or its transpose.
+        """Add nodes that compute the output of a node that transposes the table or multiplies by it.
+
+        Args:
+            group: the nodes are added to it.
+            use: the node, and how it uses the table.
+            stored: the table and its parts.
 
         Raises:
-            UsageError: the stored parts have no product.
+            UsageError: the method does not support products.
         """
         raise UsageError(
             f"{stored.where}: node {label(use.node)} multiplies by {stored.name}, "
-            "and rows of codes have no product",
+            "which coded rows do not support",
             remedy=f"choose --method {DEFAULT_METHOD}, or export a head that is not tied",
         )
 
 
 def number_of(node: onnx.NodeProto) -> int | None:
-    """The group that a node belongs to, None where it is a stranger's."""
+    """Number of the group that a node belongs to; None for nodes that are not ours."""
     if not node.name.startswith(PREFIX):
         return None
     number = node.name.removeprefix(PREFIX).partition("/")[0]
@@ -161,15 +169,15 @@ def number_of(node: onnx.NodeProto) -> int | None:
 
 
 def kept_text(nodes: Sequence[onnx.NodeProto]) -> str:
-    """The replaced nodes as a metadata entry."""
+    """Serialize replaced nodes to a metadata entry."""
     return json.dumps([base64.b64encode(n.SerializeToString(deterministic=True)).decode() for n in nodes])
 
 
 def kept_nodes(text: str, where: Path) -> list[onnx.NodeProto]:
-    """The replaced nodes from a metadata entry.
+    """Parse replaced nodes from a metadata entry.
 
     Raises:
-        InputError: it holds none.
+        InputError: the entry does not hold such nodes.
     """
     try:
         found = json.loads(text)
@@ -178,7 +186,8 @@ def kept_nodes(text: str, where: Path) -> list[onnx.NodeProto]:
         data = [base64.b64decode(each, validate=True) for each in found]
     except (ValueError, TypeError, RecursionError, binascii.Error):
         raise InputError(
-            f"{where}: the metadata under {NODES_KEY} cannot be read", remedy="make it again from its source"
+            f"{where}: the metadata under {NODES_KEY} cannot be read",
+            remedy="make the file again from its source",
         ) from None
     try:
         nodes = [onnx.NodeProto.FromString(each) for each in data]
@@ -187,6 +196,6 @@ def kept_nodes(text: str, where: Path) -> list[onnx.NodeProto]:
     except Exception as error:  # google.protobuf's DecodeError; the package is not ours to import
         raise InputError(
             f"{where}: the metadata under {NODES_KEY} hold no nodes ({type(error).__name__})",
-            remedy="make it again from its source",
+            remedy="make the file again from its source",
         ) from None
     return nodes

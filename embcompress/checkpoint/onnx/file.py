@@ -1,4 +1,4 @@
-"""The ONNX format: a graph of nodes with its weights, in one file or with their data in others beside it."""
+"""The ONNX format: a graph and its weights in one file, or with the data of weights in other files."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from embcompress.storage.rawio import read_exact, sha256_of, write_all
 from embcompress.storage.staging import published
 
 _AMEND_ROOM = 128
-"""Bytes by which the record of a table may grow when figures are measured."""
+"""Bytes by which the record of a table may grow when measured figures are filled in."""
 
 _HEADS = {tag << 3 | 2 for tag in (2, 3, 4, 6, 7, 8)} | {5 << 3}
-"""First bytes of what may come after the IR version in a model."""
+"""First bytes of the fields that may follow the IR version in a model."""
 
 
 class OnnxFile(Checkpoint):
@@ -66,7 +66,7 @@ class OnnxFile(Checkpoint):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """By the suffix, or by an IR version and what may follow it."""
+        """Check the suffix, or that the file begins with an IR version and a field that may follow it."""
         if not path.is_file():
             return False
         if path.suffix in cls.suffixes:
@@ -77,10 +77,11 @@ class OnnxFile(Checkpoint):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open ``path``; see the base class.
+        """Open ``path``.
 
         Raises:
             UsageError: the package onnx is missing.
+            InputError: the file is corrupt or unsafe.
         """
         library()
         fds = {path: os.open(path, os.O_RDONLY | os.O_CLOEXEC)}
@@ -92,7 +93,6 @@ class OnnxFile(Checkpoint):
             raise
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop``; see the base class."""
         info, extent = self.tensors[name], self._weights[name].extent
         dtype, columns = info.readable_dtype(), info.shape[-1]
         assert extent is not None
@@ -103,7 +103,6 @@ class OnnxFile(Checkpoint):
         return dtype.decode(stored)
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
-        """Its bytes, in the model or in a data file; see the base class."""
         extent = self._weights[name].extent
         assert extent is not None
         return self._pieces(extent)
@@ -119,7 +118,7 @@ class OnnxFile(Checkpoint):
     def remainder(
         self, edit: Edit | None = None, description: Description | None = None
     ) -> Mapping[str, object]:
-        """The graph, node by node, and all around it; see the base class."""
+        """Return digests of the graph, node by node, and of everything else in the model."""
         from embcompress.checkpoint.onnx.remainder import remainder_of
 
         proto, metadata = self._model.proto, self._metadata
@@ -141,24 +140,23 @@ class OnnxFile(Checkpoint):
         return zipstore.pieces(self._fds[extent.file], whole, str(extent.file))
 
     def check_integrity(self, progress: Progress = silent) -> None:
-        """Nothing to check: the format carries no checksums that its writers fill in."""
+        """Do nothing: the format has no checksums that writers fill in."""
 
     def sidecar(self, key: str) -> object:
-        """What a metadata entry holds as JSON; see the base class."""
         return parse_entry(self._metadata, key, self.path)
 
     def check_editable(self) -> None:
-        """Refuse a model that trains itself: its other graphs name the weights too."""
+        """Refuse a model with training steps, whose other graphs also use the weights."""
         if self._model.proto.training_info:
             raise UsageError(f"{self.path}: holds training steps", remedy="export it for inference")
 
     def check_edit(self, edit: Edit) -> None:
-        """Refuse, beside what the base class does, a table whose uses have no other form."""
+        """Also refuse a table that is used in ways that cannot be replaced."""
         super().check_edit(edit)
         self._planned(edit, None)
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
-        """What :meth:`write` makes, and room for the record to grow; see the base class."""
+        """Bytes that :meth:`write` would write, with room for the record to grow."""
         layout = self._planned(edit, description)
         room = 0 if description is None else _AMEND_ROOM * (1 + len(description.tables))
         return layout.model_size() + layout.data_size + room
@@ -166,13 +164,13 @@ class OnnxFile(Checkpoint):
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
-        """Write the edited model to ``target``, and data beside it where the source has them there."""
+        """Write the edited model to ``target``, with a data file next to it if the source has one."""
         layout = self._planned(edit, description, filled=True)
         data = target.with_name(target.name + DATA_SUFFIX)
         place = published(data)
         if layout.outside and place.resolve() in {file.resolve() for file in self.weight_files}:
             raise UsageError(
-                f"{place}: holds data of the input, and would hold those of the output",
+                f"{place}: holds data of the input, and would be overwritten with data of the output",
                 remedy="give the output another name with -o",
             )
         advance = Steps(progress, "write", sum(entry.nbytes for entry in layout.all))
@@ -183,11 +181,11 @@ class OnnxFile(Checkpoint):
         return self._transposed_heads(edit) if description is not None else ()
 
     def _planned(self, edit: Edit, description: Description | None, *, filled: bool = False) -> GraphLayout:
-        """The new model; unless ``filled``, parts are not asked for, and only sizes are right.
+        """Lay out the new model. Unless ``filled``, parts are not read and only sizes are right.
 
         Raises:
-            UsageError: a use of a table has no other form.
-            InputError: the nodes that stood for a table are not what was written.
+            UsageError: a use of a table cannot be replaced.
+            InputError: the nodes of a compressed table have been changed since they were written.
         """
         from embcompress.checkpoint.onnx.building import NODES_KEY, kept_nodes, kept_text
         from embcompress.checkpoint.onnx.surgery import compress, declare, restore
@@ -217,7 +215,7 @@ class OnnxFile(Checkpoint):
         return arranged(proto, self._entries(edit), nested, tail)
 
     def _entries(self, edit: Edit) -> list[Entry]:
-        """The initializers of the new model in order, those that are new in the places of others."""
+        """The initializers of the new model, in order; new ones replace old ones in place."""
         make = library().TensorProto
         entries: list[Entry] = []
         for old in self._model.proto.graph.initializer:
@@ -231,7 +229,7 @@ class OnnxFile(Checkpoint):
         return entries
 
     def _transposed_heads(self, edit: Edit) -> tuple[str, ...]:
-        """What to say of matrices that are a table on its side: some exporters store tied heads so."""
+        """Notes about matrices that are a transposed table: some exporters store tied heads that way."""
         notes = []
         for name in dict.fromkeys(new.replaces for new in edit.add):
             table = self.tensors[name]
@@ -240,12 +238,12 @@ class OnnxFile(Checkpoint):
                 if fits and other.name not in edit.remove and self._is_transposed(other, table):
                     notes.append(
                         f"{other.name} is {name} transposed, as some exporters store a tied head; "
-                        "it stays as it is"
+                        "it stays dense"
                     )
         return tuple(notes)
 
     def _is_transposed(self, head: TensorInfo, table: TensorInfo) -> bool:
-        """Whether the first line of a matrix is the first column of another, and not one value all over."""
+        """Whether the first row of ``head`` equals the first column of ``table`` and is not constant."""
         line, step = self.rows(head.name, 0, 1)[0], 4096
         starts = range(0, len(line), step)
         blocks = ((line[i : i + step], self.rows(table.name, i, min(i + step, len(line)))) for i in starts)
@@ -253,7 +251,7 @@ class OnnxFile(Checkpoint):
 
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:
-        """Write the last field of the file, the record, again; see the base class."""
+        """Replace the last field of the file, which is the record."""
         fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
         try:
             size = os.fstat(fd).st_size
@@ -266,6 +264,6 @@ class OnnxFile(Checkpoint):
             os.close(fd)
 
     def close(self) -> None:
-        """Close every file; a second call does nothing."""
+        """Close all files; a second call does nothing."""
         while self._fds:
             os.close(self._fds.popitem()[1])

@@ -1,4 +1,4 @@
-"""Where each tensor of a new model goes, in the model or in a data file beside it, and the bytes between."""
+"""Layout of a new model: which tensors go into its data file, and how to write both files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     import onnx
 
 DATA_SUFFIX: Final = ".data"
-"""What the name of the data file ends in, after that of the model."""
+"""Suffix of the data file, after the name of the model."""
 
 _SMALLEST_OUTSIDE = 1024
-"""Bytes of the smallest tensor that is stored in a data file, as in other writers."""
+"""Bytes of the smallest new tensor that goes into a data file, as in other writers."""
 
 _PAGE, _PAGED_FROM, _ALIGNED = 4096, 1 << 20, 64
-"""Large tensors begin on a page, so that readers can map them; the others are aligned."""
+"""Large tensors start on a page, so that readers can map them; others are aligned to 64 bytes."""
 
 _ROOM = PROTOBUF_LIMIT - (64 << 20)
-"""Largest model written as one file; the rest is for the graph."""
+"""Most bytes of weights in a model of one file; the rest of the limit is for the graph."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Entry:
     """A tensor of the new model.
 
     Attributes:
-        header: all of it but its bytes.
-        source: where they come from; None where they are in the header.
+        header: everything except its data.
+        source: where the data comes from; None if the header holds it.
     """
 
     header: onnx.TensorProto
@@ -43,26 +43,26 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
-        """Bytes to be written."""
+        """Bytes of data to write."""
         return 0 if self.source is None else self.source.nbytes
 
     @property
     def was_outside(self) -> bool:
-        """Whether they come from a data file."""
+        """Whether the data comes from a data file."""
         return isinstance(self.source, DataExtent) and self.source.field == 0
 
 
 @dataclass(frozen=True)
 class GraphLayout:
-    """A new model, ready to be written.
+    """A new model that is ready to be written.
 
     Attributes:
-        proto: all but the initializers and our own metadata.
+        proto: everything except the initializers and our own metadata.
         entries: the initializers.
-        nested: tensors inside nodes that lie in a data file; their headers are parts of ``proto``.
-        outside: the entries that go into the data file, and the offset of each, by place in
-            ``entries``, then in ``nested``.
-        tail: our own metadata, each entry a key and a value.
+        nested: tensors inside nodes with data in a data file; their headers are parts of ``proto``.
+        outside: offsets of the entries that go into the data file, by index in ``entries`` followed by
+            ``nested``.
+        tail: our own metadata by key.
     """
 
     proto: onnx.ModelProto
@@ -73,23 +73,23 @@ class GraphLayout:
 
     @property
     def all(self) -> list[Entry]:
-        """Initializers, then the others."""
+        """``entries`` followed by ``nested``."""
         return [*self.entries, *self.nested]
 
     @property
     def data_size(self) -> int:
-        """Bytes of the data file, 0 where there is none."""
+        """Bytes of the data file; 0 if there is none."""
         every = self.all
         return max((offset + every[place].nbytes for place, offset in self.outside.items()), default=0)
 
     def model_size(self) -> int:
-        """Bytes of the model itself; the name of its data file is taken for a long one."""
+        """Bytes of the model without its data file, whose name is assumed to be long."""
         self.place("x" * 255)
         before, graph, headers = self._pieces()
         return len(before) + len(head(GRAPH, 1 << 31)) + graph_size(graph, headers) + len(tail(self.tail))
 
     def place(self, name: str) -> None:
-        """Say in the headers where in the data file ``name`` each tensor lies."""
+        """Record in the headers where in the data file ``name`` each tensor is."""
         every = self.all
         for place, offset in self.outside.items():
             header, kept = every[place].header, ("location", "offset", "length")
@@ -101,7 +101,7 @@ class GraphLayout:
             header.data_location = header.EXTERNAL
 
     def write_data(self, path: Path, fds: Mapping[Path, int], advance: Callable[[int], None]) -> None:
-        """Write the data file, and bring it to the disk."""
+        """Write the data file and sync it."""
         every = self.all
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -114,7 +114,7 @@ class GraphLayout:
             os.close(fd)
 
     def write_model(self, path: Path, fds: Mapping[Path, int], advance: Callable[[int], None]) -> None:
-        """Write the model itself."""
+        """Write the model without its data file."""
         before, graph, headers = self._pieces()
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -128,7 +128,7 @@ class GraphLayout:
             os.close(fd)
 
     def _pieces(self) -> tuple[bytes, bytes, list[tuple[bytes, int]]]:
-        """The model without its graph, the graph without its initializers, and those with what follows."""
+        """The model without its graph, the graph without initializers, and their headers and data sizes."""
         outer, graph = type(self.proto)(), self.proto.graph
         outer.CopyFrom(self.proto)
         outer.ClearField("graph")
@@ -148,7 +148,11 @@ class GraphLayout:
 def arranged(
     proto: onnx.ModelProto, entries: Sequence[Entry], nested: Sequence[Entry], tail: Mapping[str, str]
 ) -> GraphLayout:
-    """Decide what goes into a data file: what came from one, and what is new beside it or is too much."""
+    """Decide which tensors go into a data file.
+
+    These are the tensors that came from one and, if there is a data file, new tensors of some size; if the
+    weights are too large for one file, all tensors of some size.
+    """
     every = [*entries, *nested]
     apart = any(entry.was_outside for entry in every) or sum(e.nbytes for e in entries) > _ROOM
     outside: dict[int, int] = {}
@@ -166,7 +170,7 @@ def arranged(
 
 
 def tail(entries: Mapping[str, str]) -> bytes:
-    """Metadata as the last fields of a model, where they can be replaced."""
+    """Serialize metadata to the last fields of a model, where it can be replaced."""
     pairs = ((key.encode(), value.encode()) for key, value in entries.items())
     return b"".join(field(METADATA, field(1, key) + field(2, value)) for key, value in pairs)
 

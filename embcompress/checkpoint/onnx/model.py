@@ -1,4 +1,4 @@
-"""An ONNX model taken apart: the parsed graph without its weights, and where each weight's bytes lie."""
+"""Reads an ONNX model: parses the graph without its weights, and finds where the data of each weight is."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     import onnx
 
 PROTOBUF_LIMIT: Final = (1 << 31) - 1
-"""Largest protobuf message that libraries read, in bytes; larger models keep weights in a file beside."""
+"""Largest protobuf message that libraries read, in bytes; larger models keep weights in data files."""
 
 GRAPH, METADATA = 7, 14
 """Fields of ModelProto."""
 INITIALIZER: Final = 5
 """Field of GraphProto."""
 RAW, _FLOATS, _DOUBLES = 9, 4, 10
-"""Fields of TensorProto whose bytes are those of the elements."""
+"""Fields of TensorProto that hold the elements as bytes."""
 
 _MOST_AXES = 64  # the product of a long list of sizes would take hours
 _TYPES = {1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64"}
 _TYPES |= {12: "U32", 13: "U64", 14: "C64", 15: "C128", 16: "BF16", 17: "F8_E4M3", 18: "F8_E4M3FNUZ"}
 _TYPES |= {19: "F8_E5M2", 20: "F8_E5M2FNUZ", 23: "F4", 24: "F8_E8M0"}
 DATA_TYPES: Mapping[str, int] = {name: number for number, name in _TYPES.items()}
-"""Number in ``TensorProto.DataType`` of each element type that has a name here."""
+"""Number in ``TensorProto.DataType`` of each element type in ``DTYPES`` that ONNX has."""
 
 
 @dataclass(frozen=True)
 class DataExtent:
-    """Where the bytes of a tensor lie.
+    """Where the data of a tensor is.
 
     Attributes:
-        file: the model itself, or the data file.
-        offset: of the first byte.
-        nbytes: how many there are.
-        field: of TensorProto that holds them; 0 where they lie in a data file.
+        file: the model or a data file.
+        offset: offset of the first byte.
+        nbytes: number of bytes.
+        field: the field of TensorProto that holds the data; 0 for a data file.
     """
 
     file: Path
@@ -59,7 +59,7 @@ class Weight:
 
     Attributes:
         info: name, type and shape.
-        extent: where its bytes are; None where they stand among the parsed ones, number by number.
+        extent: where its data is; None if it is in a list of numbers, which is parsed with the graph.
     """
 
     info: TensorInfo
@@ -68,12 +68,12 @@ class Weight:
 
 @dataclass(frozen=True)
 class Model:
-    """A model taken apart.
+    """A model whose weights are still in their files.
 
     Attributes:
-        proto: all but the bytes of the initializers, whose headers are there.
-        weights: the initializers in their order, by name.
-        nested: bytes in data files of tensors inside nodes and subgraphs, in the order of :func:`tensors_in`.
+        proto: the parsed model, with the headers of its initializers but not their data.
+        weights: the initializers by name, in order.
+        nested: data in data files of tensors inside nodes and subgraphs, in the order of :func:`tensors_in`.
     """
 
     proto: onnx.ModelProto
@@ -82,10 +82,10 @@ class Model:
 
 
 def library() -> Any:
-    """The package ``onnx``.
+    """Import the package ``onnx``.
 
     Raises:
-        UsageError: it is missing.
+        UsageError: it is not installed.
     """
     try:
         import onnx
@@ -97,27 +97,27 @@ def library() -> Any:
 
 
 def read_model(fd: int, path: Path) -> Model:
-    """Take the model in ``fd`` apart.
+    """Read the model in ``fd``, without its weights.
 
     Raises:
-        InputError: it is corrupt, or its data lie where they must not.
+        InputError: it is corrupt, or its data files are not in its folder.
         UsageError: the package onnx is missing.
     """
     size = os.fstat(fd).st_size
     check_not_pointer(os.pread(fd, 64, 0), path)
     if size > PROTOBUF_LIMIT:
-        raise InputError(f"{path}: takes {size:,} bytes, ONNX ends at {PROTOBUF_LIMIT:,}")
+        raise InputError(f"{path}: takes {size:,} bytes, limit {PROTOBUF_LIMIT:,} for ONNX")
     wire = Wire(fd, size, str(path))
     parse = library().ModelProto.FromString
     skeleton, extents = _skeleton(wire, path)
     try:
         proto = parse(skeleton)
     except Exception as error:  # google.protobuf's DecodeError; the package is not ours to import
-        raise _corrupt(path, f"is no ONNX model ({type(error).__name__})") from None
+        raise _corrupt(path, f"is not an ONNX model ({type(error).__name__})") from None
     if not proto.HasField("graph") or len(proto.graph.initializer) != len(extents):
         raise _corrupt(path, "holds no graph")
     if not has_text(proto):
-        raise _corrupt(path, "holds a name that is no text")
+        raise _corrupt(path, "holds a name that is not UTF-8")
     weights: dict[str, Weight] = {}
     for tensor, extent in zip(proto.graph.initializer, extents, strict=True):
         check_name(tensor.name, path)
@@ -129,16 +129,16 @@ def read_model(fd: int, path: Path) -> Model:
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
-    """Whether its bytes lie in a data file."""
+    """Whether the data of ``tensor`` is in a data file."""
     return bool(tensor.data_location == 1)
 
 
 def tensors_in(message: Any, *, skip_initializers: bool = False) -> Iterator[onnx.TensorProto]:
-    """Every tensor inside a message, subgraphs, attributes and functions included.
+    """Yield all tensors inside a message, including subgraphs, attributes and functions.
 
     Args:
         message: a ModelProto or a part of it.
-        skip_initializers: leave out those of the main graph.
+        skip_initializers: leave out the initializers of the main graph.
     """
     for descriptor, value in message.ListFields():
         if descriptor.message_type is None:
@@ -152,7 +152,7 @@ def tensors_in(message: Any, *, skip_initializers: bool = False) -> Iterator[onn
 
 
 def has_text(message: Any) -> bool:
-    """Whether all text in a message is UTF-8; what is not comes as bytes."""
+    """Whether all text in a message is UTF-8; the parser returns other text as bytes."""
     for descriptor, value in message.ListFields():
         several = [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
         if descriptor.type == descriptor.TYPE_MESSAGE and not all(map(has_text, several)):
@@ -171,7 +171,7 @@ def _tensors_of(value: Any) -> Iterator[onnx.TensorProto]:
 
 
 def _skeleton(wire: Wire, path: Path) -> tuple[bytes, list[DataExtent | None]]:
-    """The bytes of the model without those of its initializers, and where the latter are."""
+    """The bytes of the model without the data of its initializers, and where that data is."""
     kept: list[bytes] = []
     graphs: list[Field] = []
     for part in wire.fields(0, wire.size):
@@ -180,7 +180,7 @@ def _skeleton(wire: Wire, path: Path) -> tuple[bytes, list[DataExtent | None]]:
         else:
             kept.append(wire.read(part.start, part.end))
     if len(graphs) != 1 or not graphs[0].is_bytes:
-        raise _corrupt(path, "is no ONNX model: it holds no graph" if not graphs else "holds two graphs")
+        raise _corrupt(path, "is not an ONNX model: it holds no graph" if not graphs else "holds two graphs")
     inside: list[bytes] = []
     extents: list[DataExtent | None] = []
     for part in wire.fields(graphs[0].begin, graphs[0].end):
@@ -208,7 +208,7 @@ def _weight(tensor: onnx.TensorProto, extent: DataExtent | None, path: Path) -> 
     expected = None if dtype is None else dtype.nbytes(math.prod(shape))
     if is_external(tensor):
         if extent is not None:
-            raise _corrupt(path, f"{tensor.name} lies both inside and outside")
+            raise _corrupt(path, f"{tensor.name} has data in the model and in a data file")
         extent = _external(tensor, path, expected)
     if extent is None and expected == 0:
         extent = DataExtent(path, 0, 0, RAW)
@@ -216,7 +216,7 @@ def _weight(tensor: onnx.TensorProto, extent: DataExtent | None, path: Path) -> 
         return Weight(TensorInfo(tensor.name, dtype, shape, expected or 0, "listed"), extent)
     if expected is not None and extent.nbytes != expected:
         raise _corrupt(
-            path, f"{tensor.name} {list(shape)} takes {expected:,} bytes, {extent.nbytes:,} are there"
+            path, f"{tensor.name} {list(shape)} takes {expected:,} bytes, {extent.nbytes:,} are stored"
         )
     return Weight(TensorInfo(tensor.name, dtype, shape, extent.nbytes), extent)
 
@@ -227,44 +227,48 @@ def _dtype(tensor: onnx.TensorProto) -> DType | None:
 
 
 def _as_stored(extent: DataExtent, dtype: DType | None) -> bool:
-    """Whether numbers that stand one by one are laid out as raw bytes are."""
+    """Whether a packed list of numbers has the same bytes as raw data of this element type."""
     return dtype is not None and dtype.name == {_FLOATS: "F32", _DOUBLES: "F64"}[extent.field]
 
 
 def _external(tensor: onnx.TensorProto, path: Path, expected: int | None = None) -> DataExtent:
-    """Where the data of ``tensor`` lie beside the model.
+    """Where in a data file the data of ``tensor`` is.
 
     Raises:
-        InputError: outside the model's folder, in no regular file, or beyond its end.
+        InputError: the data file is outside the model's folder or not a regular file, or it is too short.
     """
     says = {entry.key: entry.value for entry in tensor.external_data}
     place = says.get("location", "")
-    file = _beside(path, place, tensor.name)
+    file = _data_file(path, place, tensor.name)
     try:
         size = file.stat().st_size
         offset = int(says.get("offset") or 0)
         length = int(says["length"]) if says.get("length") else (expected or size - offset)
     except OSError as error:
         raise InputError(
-            f"{path}: the data of {tensor.name} lie in {place!r}, which cannot be read ({error.strerror})",
-            remedy="put the file beside the model",
+            f"{path}: the data of {tensor.name} is in {place!r}, which cannot be read ({error.strerror})",
+            remedy="put the file next to the model",
         ) from None
     except ValueError:
-        raise _corrupt(path, f"the place of {tensor.name} is no number") from None
+        raise _corrupt(path, f"the offset or length of {tensor.name} is not a number") from None
     if offset < 0 or length < 0 or offset + length > size:
-        raise _corrupt(path, f"the data of {tensor.name} do not lie in the {size:,} bytes of {place!r}")
+        raise _corrupt(path, f"the data of {tensor.name} is not within the {size:,} bytes of {place!r}")
     return DataExtent(file, offset, length, 0)
 
 
-def _beside(path: Path, place: str, name: str) -> Path:
-    """The data file of that name in the folder of the model.
+def _data_file(path: Path, place: str, name: str) -> Path:
+    """Path of the data file ``place`` of tensor ``name``, which must be in the folder of the model.
 
-    A download cache links both to a folder of its own; what a link leads to may lie there too.
+    In a download cache both are links into another folder; the target of the data file may be in that folder.
+
+    Raises:
+        InputError: the path leads out of the folder, is too long, or is not a file.
     """
 
     def refuse(why: str) -> InputError:
         return InputError(
-            f"{path}: the data of {name} lie in {place!r}, which {why}", remedy="put them beside the model"
+            f"{path}: the data of {name} is in {place!r}, which {why}",
+            remedy="put the data file next to the model",
         )
 
     parts = place.replace("\\", "/").split("/")
@@ -277,20 +281,20 @@ def _beside(path: Path, place: str, name: str) -> Path:
     if not homes & {*file.resolve().parents}:
         raise refuse("leads out of the model's folder")
     if not file.is_file():
-        raise refuse("is no file there")
+        raise refuse("is not a file there")
     return file
 
 
 def metadata_of(entries: Iterable[onnx.StringStringEntryProto], path: Path) -> dict[str, str]:
-    """Metadata by key.
+    """Return the metadata by key.
 
     Raises:
-        InputError: a key stands there twice.
+        InputError: a key occurs twice.
     """
     found: dict[str, str] = {}
     for entry in entries:
         if entry.key in found:
-            raise _corrupt(path, f"says {entry.key!r} twice in its metadata")
+            raise _corrupt(path, f"has the key {entry.key!r} twice in its metadata")
         found[entry.key] = entry.value
     return found
 

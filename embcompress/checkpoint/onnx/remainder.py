@@ -1,4 +1,4 @@
-"""What an ONNX model holds beside the bytes of its weights, taken apart so that two can be compared."""
+"""Digests of everything in an ONNX model except the data of its weights, to compare two models."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from embcompress.checkpoint.onnx.uses import label
 def remainder_of(
     proto: onnx.ModelProto, headers: Iterable[onnx.TensorProto], metadata: Mapping[str, str]
 ) -> dict[str, object]:
-    """Metadata by key, a SHA-256 of each node and each header of a weight, and two of what is around them.
+    """Collect the metadata, and the SHA-256 of each node, of each weight's header and of everything else.
 
-    Our own nodes go by their names, so that they can be told from the others; the others are numbered by
-    themselves. Where in which file a tensor lies is left out.
+    Our own nodes are listed by name, the others are numbered. The location of tensors in files is left out.
 
     Args:
-        proto: the model; its initializers and metadata do not matter.
-        headers: its initializers without their bytes.
-        metadata: of the model.
+        proto: the model; its initializers and metadata are ignored.
+        headers: its initializers without their data.
+        metadata: its metadata by key.
     """
     found: dict[str, object] = {f"metadata {k}": v for k, v in metadata.items() if k != METADATA_KEY}
     found |= {f"header of {header.name}": _digest(header) for header in headers}

@@ -1,4 +1,4 @@
-"""The graph of an edited model: uses of a table replaced by nodes that compute the same, and back again."""
+"""Edits graphs: replaces uses of a table by nodes that compute the same from its parts, and undoes that."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def compress(
     *,
     filled: bool,
 ) -> list[onnx.NodeProto]:
-    """Rewire ``proto`` in place, so that parts stand for tables.
+    """Rewire ``proto`` in place, so that it computes with parts instead of tables.
 
     Args:
-        proto: the model; its initializers do not matter.
-        tables: those that go.
-        edit: holds the parts of each.
-        where: the file, for errors.
-        filled: whether the parts can be asked for what is in them; otherwise only sizes are right.
+        proto: the model; its initializers are ignored.
+        tables: the tables that are replaced.
+        edit: holds the parts of each table.
+        where: the file, for error messages.
+        filled: whether the contents of the parts can be read; if not, only sizes are right.
 
     Returns:
-        The nodes that were replaced; the one of index i by those of group i.
+        The nodes that were replaced; node i by those of group i.
 
     Raises:
-        UsageError: a use of a table has no other form.
+        UsageError: a use of a table cannot be replaced.
     """
     graph = proto.graph
     opset = _opset(proto, where)
@@ -72,7 +72,7 @@ def compress(
             if use.kind == TRANSPOSE:
                 gone.add(use.node.output[0])
     kept = [_copy(node) for node in old]
-    for each in reversed([*graphs_in(graph)]):  # inner ones first, as the outer ones copy their nodes
+    for each in reversed([*graphs_in(graph)]):  # inner graphs first, since outer ones copy their nodes
         _replace(each, [new for node in each.node for new in _of(groups, node)])
         _drop_values(each, gone)
     return kept
@@ -81,16 +81,16 @@ def compress(
 def restore(
     proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], parts: frozenset[str], where: Path
 ) -> None:
-    """Put the nodes that were replaced into their places again, in ``proto``.
+    """Put the replaced nodes back into ``proto``, in place.
 
     Args:
         proto: the model.
-        nodes: those that were replaced, by the number of their group.
-        parts: names of the initializers that go.
-        where: the file, for errors.
+        nodes: the replaced nodes, by the number of their group.
+        parts: names of the initializers that are removed.
+        where: the file, for error messages.
 
     Raises:
-        InputError: the graph has been changed since.
+        InputError: the graph has been changed since it was compressed.
     """
     seen: set[int] = set()
     for graph in reversed([*graphs_in(proto.graph)]):
@@ -117,10 +117,10 @@ def restore(
 
 
 def declare(proto: onnx.ModelProto, remove: frozenset[str], add: Sequence[NewTensor]) -> None:
-    """Keep the inputs of the graph in step with its initializers.
+    """Update the inputs of the graph for removed and added initializers.
 
-    Before IR version 4 every initializer was an input too; since then an input of that name is a value
-    that callers may override, which a table that is gone cannot be.
+    Before IR version 4 every initializer must be an input too. Since then, an input with the name of an
+    initializer means that callers may override it, which is impossible for a removed table.
     """
     graph = proto.graph
     inputs = [value for value in graph.input if value.name not in remove]
@@ -133,7 +133,7 @@ def declare(proto: onnx.ModelProto, remove: frozenset[str], add: Sequence[NewTen
 
 
 def _names_of(info: TensorInfo, edit: Edit) -> tuple[str, ...]:
-    """All names of a table that goes: its own, and those whose parts are aliases of its parts."""
+    """All names of a replaced table: its own, and those whose parts are aliases of its parts."""
     (first, *_) = (new for new in edit.add if new.replaces == info.name)
     suffix = first.name.removeprefix(f"{stem(info.name)}.")
     ties = (name for name in sorted(edit.remove) if edit.aliases.get(part_name(name, suffix)) == first.name)
@@ -143,7 +143,7 @@ def _names_of(info: TensorInfo, edit: Edit) -> tuple[str, ...]:
 def _opset(proto: onnx.ModelProto, where: Path) -> int:
     found = [int(entry.version) for entry in proto.opset_import if entry.domain in STANDARD]
     if not found:
-        raise InputError(f"{where}: says no version of the standard operators", remedy="export it anew")
+        raise InputError(f"{where}: has no version of the standard operators", remedy="export it again")
     return max(found)
 
 
@@ -153,14 +153,14 @@ def _of(groups: dict[int, Group], node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _replace(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Give a graph those nodes; it holds some of them."""
+    """Replace the nodes of a graph; some of the new ones may be among the old."""
     copies = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
 
 
 def _drop_values(graph: onnx.GraphProto, names: set[str]) -> None:
-    """Forget the shapes of values that are gone."""
+    """Drop the shape information of removed values."""
     kept = [value for value in graph.value_info if value.name not in names]
     if len(kept) < len(graph.value_info):
         kept = [_copy(value) for value in kept]
@@ -176,6 +176,6 @@ def _copy(message: Any) -> Any:
 
 def _changed(where: Path) -> InputError:
     return InputError(
-        f"{where}: the nodes that stand for its tables have been changed since they were written",
+        f"{where}: the nodes of its compressed tables have been changed since they were written",
         remedy="make the file again from its source",
     )

@@ -1,4 +1,4 @@
-"""How a graph uses a table: which nodes, and whether as rows to gather or as a matrix to multiply by."""
+"""Finds how a graph uses a table: which nodes gather rows of it, transpose it or multiply by it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import onnx
 from embcompress.errors import UsageError
 
 GATHER, TRANSPOSE, PRODUCT, PRODUCT_TRANSPOSED = "gather", "turn", "times", "times transposed"
-"""Kinds of uses of a table E: rows of E, the node that transposes E, a product with E, one with Eᵀ."""
+"""Kinds of uses of a table E: a gather of rows, a transpose, a product with E, a product with Eᵀ."""
 
 
 STANDARD = ("", "ai.onnx")
-"""Names of the domain of standard operators."""
+"""Names of the domain of the standard operators."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Use:
     """A node that uses a table.
 
     Attributes:
-        kind: one of the above.
+        kind: one of the kinds above.
         node: the node.
-        transposed: name of the transposed table, where it is made by a node of its own.
+        transposed: name of the transposed table, if a separate node computes it.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Use:
 
 
 def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and the subgraphs of its nodes, whatever their depth."""
+    """Yield a graph and all subgraphs of its nodes, at any depth."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -44,7 +44,7 @@ def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """Values by name, where they are numbers or lists of whole numbers; None where not."""
+    """Attributes by name: numbers and lists of integers; None for values of other types."""
     found: dict[str, Any] = {}
     for each in node.attribute:
         values = {each.FLOAT: each.f, each.INT: each.i, each.INTS: tuple(each.ints)}
@@ -53,12 +53,12 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def label(node: onnx.NodeProto) -> str:
-    """What to call a node in an error."""
+    """Description of a node for error messages."""
     return f"{node.name or ' '.join(node.output)} ({node.op_type})"
 
 
 def uses_of(graph: onnx.GraphProto, table: str, where: Path) -> list[Use]:
-    """Every use of an initializer, in the order of the nodes.
+    """Find all uses of an initializer, in the order of the nodes.
 
     Raises:
         UsageError: one of them cannot be replaced.
@@ -81,10 +81,10 @@ def uses_of(graph: onnx.GraphProto, table: str, where: Path) -> list[Use]:
 
 
 def _users(graph: onnx.GraphProto, names: set[str], where: Path) -> list[onnx.NodeProto]:
-    """The nodes that have one of the names among their inputs.
+    """The nodes that have one of the names as an input.
 
     Raises:
-        UsageError: a graph gives it out.
+        UsageError: one of the names is an output of a graph.
     """
     found = []
     for each in graphs_in(graph):
@@ -98,7 +98,7 @@ def _users(graph: onnx.GraphProto, names: set[str], where: Path) -> list[onnx.No
 
 
 def _kind(node: onnx.NodeProto, table: str) -> str | None:
-    """What a node does with its input ``table``, None where there is no other form of it."""
+    """How a node uses its input ``table``; None if that cannot be replaced."""
     places = [place for place, name in enumerate(node.input) if name == table]
     options = attributes_of(node)
     if node.domain not in STANDARD or len(places) != 1 or None in options.values():
@@ -122,12 +122,12 @@ def _multiplies(node: onnx.NodeProto) -> bool:
 
 
 def _transposes(node: onnx.NodeProto) -> bool:
-    """Whether a node transposes its second input itself."""
+    """Whether a node itself transposes its second input."""
     return bool(attributes_of(node).get("transB", 0))
 
 
 def _unknown(node: onnx.NodeProto, table: str, where: Path) -> UsageError:
     return UsageError(
-        f"{where}: node {label(node)} uses {table} in a way that has no other form",
+        f"{where}: node {label(node)} uses {table} in a way that factors cannot replace",
         remedy="export the model without optimization, or name another table with --key",
     )

@@ -1,8 +1,8 @@
-"""Protobuf messages on disk, taken apart field by field without reading what they hold.
+"""Walks protobuf messages on disk field by field, without reading the contents of fields.
 
-An ONNX file is one message with the weights inside. Taken apart here, its weights stay where they are
-and are read by byte range, however large they are; only the rest is parsed.
-The encoding: https://protobuf.dev/programming-guides/encoding.
+An ONNX file is one message that contains the weights. With this module the weights stay in the file and are
+read by byte range, whatever their size; only the rest is parsed. The encoding is described at
+https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from embcompress.errors import InputError
 
 _WINDOW = 1 << 16
-"""Bytes read at a time while tags are looked for."""
+"""Bytes read at a time to find tags."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}
@@ -25,11 +25,11 @@ class Field:
     """One field of a message.
 
     Attributes:
-        number: which field.
-        is_bytes: whether it holds bytes, text or a message, which begin at ``begin``.
+        number: field number.
+        is_bytes: whether it holds bytes, text or a message.
         start: offset of its tag.
-        begin: offset of what it holds.
-        end: offset behind it.
+        begin: offset of its contents.
+        end: offset after its last byte.
     """
 
     number: int
@@ -40,17 +40,17 @@ class Field:
 
     @property
     def length(self) -> int:
-        """Bytes of what it holds."""
+        """Bytes of its contents."""
         return self.end - self.begin
 
 
 class Wire:
-    """A file of one message.
+    """A file that holds one message.
 
     Args:
         fd: the file, open for reading.
-        size: of the file.
-        what: what to call it in an error.
+        size: bytes of the file.
+        what: name of the file in error messages.
     """
 
     def __init__(self, fd: int, size: int, what: str) -> None:
@@ -58,10 +58,10 @@ class Wire:
         self._window, self._window_start = b"", 0
 
     def fields(self, begin: int, end: int) -> Iterator[Field]:
-        """The fields of the message that lies from ``begin`` to ``end``.
+        """Yield the fields of the message from ``begin`` to ``end``.
 
         Raises:
-            InputError: those bytes are no message.
+            InputError: these bytes are not a message.
         """
         at = begin
         while at < end:
@@ -82,10 +82,10 @@ class Wire:
             at = stop
 
     def read(self, start: int, stop: int) -> bytes:
-        """Those bytes of the file.
+        """Read bytes ``start:stop`` of the file.
 
         Raises:
-            InputError: the file ends before.
+            InputError: the file is shorter.
         """
         data = os.pread(self._fd, stop - start, start)
         if len(data) < stop - start:
@@ -117,7 +117,7 @@ class Wire:
 
 
 def varint(value: int) -> bytes:
-    """A number as protobuf writes it."""
+    """Encode a number as a protobuf varint."""
     found = bytearray()
     while value > 0x7F:
         found.append(value & 0x7F | 0x80)
@@ -127,10 +127,10 @@ def varint(value: int) -> bytes:
 
 
 def head(number: int, length: int) -> bytes:
-    """What stands before the bytes of a field."""
+    """Encode the tag and length of a field of ``length`` bytes."""
     return varint(number << 3 | _BYTES) + varint(length)
 
 
 def field(number: int, data: bytes) -> bytes:
-    """A field that holds bytes, text or a message."""
+    """Encode a field that holds bytes, text or a message."""
     return head(number, len(data)) + data

@@ -1,1 +1,1 @@
-"""A method that only the tests have: one folder, as ``examples/reference/extending.md`` shows it."""
+"""A method that exists only in the tests: one folder, as in ``examples/reference/extending.md``."""

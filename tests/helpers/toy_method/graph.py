@@ -1,4 +1,4 @@
-"""Signs times sizes in an ONNX graph."""
+"""Signs times a size per row, in an ONNX graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from embcompress.checkpoint.onnx.coding import CODES_OPSET, F32, bit_fields
 
 
 class SignGraph(TableGraph):
-    """Rows of signs times a size each."""
+    """Looks up rows of signs times a size."""
 
     opset = CODES_OPSET
 

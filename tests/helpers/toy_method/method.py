@@ -1,4 +1,4 @@
-"""Each row as the signs of its numbers times their mean size (XNOR-Net, Rastegari et al. 2016, eq. 6)."""
+"""Stores each row as signs times the mean absolute value (XNOR-Net, Rastegari et al. 2016, eq. 6)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from embcompress.methods.parts import Elements, Part, PartSpec, check_shapes
 
 
 class Signs(Method):
-    """Signs, V×⌈d/8⌉ bytes, as ``X.0.signs``, and the mean size of a row's numbers (V×1) as ``X.0.sizes``."""
+    """Stores signs (V×⌈d/8⌉ bytes) as ``X.0.signs``, the mean absolute value of each row as ``X.0.sizes``."""
 
     name = "signs"
     parts = (PartSpec("0.signs", Elements.BYTES), PartSpec("0.sizes", Elements.FLOATS, trainable=True))

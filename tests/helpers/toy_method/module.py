@@ -1,4 +1,4 @@
-"""Signs times sizes in torch."""
+"""Signs times a size per row, in torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from embcompress.nn.lookup import CodedLookup
 
 
 class SignRows(CodedLookup):
-    """Rows of signs times a size each."""
+    """Looks up rows of signs times a size."""
 
     def __init__(self, signs, sizes, width, tokens, kept=None):
         super().__init__(tokens, width, kept)
