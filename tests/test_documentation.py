@@ -179,14 +179,13 @@ def test_readme(page, minilm):
 
 @plays("examples/guides/sentence-encoder.md")
 def test_sentence_encoder(page, minilm):
-    """The real MiniLM, weighted by texts; report prints what is shown, and both libraries load the result."""
+    """The real MiniLM, weighted by texts; report prints what is shown, and transformers loads the result."""
     Path("model").symlink_to(minilm)
-    intents(test=120)
+    intents(test=30)
     Path("test.csv").rename("texts.csv")
     names, outputs = play(page)
     assert "weighted error" in outputs[1]
     assert embcompress.report("small").compressed[0].weighted_error < 0.12
-    assert names["vectors"].shape == (1, 384)
     assert names["hidden"].shape == (1, 5, 384)
     assert embcompress.verify("copy").is_right
     (table,) = embcompress.report("dense").tables
@@ -204,7 +203,7 @@ def test_language_model(page):
     )  # fmt: skip
     transformers.DebertaV2Model(config).save_pretrained("deberta")
     names, outputs = play(page)
-    assert "perplexity" in outputs[3]
+    assert "perplexity" in outputs[1]
     assert names["logits"].shape[-1] == len(distilling.WORDS) + 4
     assert 0 < names["model"].config.embedding_size < 32
 
@@ -214,19 +213,17 @@ def test_text_classifier(page):
     """All intents as shown, a part of them step by step, a small BERT, a module of the user's own."""
     Path("examples").symlink_to(EXAMPLES)
     shutil.copy(EXAMPLES / "text_cnn.py", ".")
-    intents(reviews=400, dev=40, test=700)
+    intents(reviews=200, dev=40, test=700)
     Path("glove.txt").write_text("".join(f"{word} {'0.1 -0.2 ' * 16}\n" for word in ("play", "the")))
     lines = (EXAMPLES / "data" / "intents_train.csv").read_text().splitlines()[1:]
     labels = sorted({line.rpartition(",")[2] for line in lines})
     directory("classifier", lambda size: classifier_of(size, labels))
-    model = nn.Sequential(nn.EmbeddingBag(50, 8), nn.Linear(8, 2))
-    batches = [(torch.randint(50, (4, 5)), torch.randint(2, (4,))) for _ in range(6)]
-    names, outputs = play(page, model=model, loader=batches)
+    optimizer = torch.optim.SGD(nn.Linear(8, 2).parameters(), lr=0.1)
+    names, outputs = play(page, optimizer=optimizer, loader=range(6))
     assert "pretrained vectors filled 2 rows" in outputs[3]
-    for text in outputs[5:7]:
+    for text in (outputs[5], outputs[6], outputs[9], outputs[10]):
         assert float(re.search(r"accuracy ([\d.]+)%", text)[1]) > 0
-    assert "accuracy" in outputs[11]
-    assert names["schedule"].last_epoch == len(batches)
+    assert names["schedule"].last_epoch == 6
 
 
 @plays("examples/guides/word-vectors.md")
@@ -260,13 +257,12 @@ def test_onnx(page):
 
 @plays("examples/guides/recovery.md")
 def test_recovery(page):
-    """A small BERT is compared with its original, and learns from it, in the shell and in Python."""
+    """A small BERT is compared with its original, and learns from it."""
     directory("original", distilling.bert)
     Path("texts.txt").write_text("\n".join(f"w{i} w{i + 1} w{i + 2}" for i in range(80)))
     _, outputs = play(page)
     assert "cosine" in outputs[1]
     assert json.loads(outputs[3])["cosine"] > 0.5
-    assert float(outputs[4]) > 0.5
 
 
 @plays("examples/reference/command-line.md")
@@ -292,14 +288,6 @@ def test_python(page):
     names, outputs = play(page, model=own_module())
     assert isinstance(names["model"]["embedding"], embcompress.FactorizedEmbedding)
     assert outputs[0].startswith("3 ")
-
-
-@plays("examples/reference/benchmarks.md")
-def test_benchmarks(page, minilm):
-    """The picture of the README can be drawn anew."""
-    Path("model").symlink_to(minilm)
-    play(page)
-    assert Path("error-over-ratio.png").stat().st_size > 10_000
 
 
 # ---- pages as such
@@ -381,7 +369,7 @@ def test_make_targets_exist():
     """Each make target that a page names is in the Makefile; the README has the two that developers need."""
     makefile = (ROOT / "Makefile").read_text()
     targets = {target for text in PAGES.values() for target in re.findall(r"`make\s([\w-]+)`", text)}
-    assert targets >= {"bench", "fuzz", "lint", "test-slow"}
+    assert targets >= {"bench", "fuzz", "test-slow"}
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert re.search(r"^make demo\b", PAGES["README.md"], re.MULTILINE)
