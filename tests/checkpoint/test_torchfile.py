@@ -335,6 +335,15 @@ def test_row_24_views_keep_their_place_in_a_trimmed_storage(tmp_path):
     assert (tmp_path / "out.pt").stat().st_size < 5_000
 
 
+def test_row_24_a_storage_of_which_nothing_is_used_comes_out_empty(tmp_path):
+    """A tensor without elements keeps its shape and type, and none of the bytes it was cut from."""
+    path = saved(tmp_path / "model.pt", {"w": torch.ones(2), "none": torch.randn(100_000)[:0].reshape(0, 3)})
+    rewritten(path, tmp_path / "out.pt")
+    again = loaded(tmp_path / "out.pt")
+    assert (again["none"].shape, again["none"].dtype) == ((0, 3), torch.float32)
+    assert (tmp_path / "out.pt").stat().st_size < 5_000
+
+
 def test_a_storage_that_is_saved_as_such_is_not_trimmed(tmp_path):
     big = torch.arange(1000.0)
     path = saved(tmp_path / "model.pt", {"w": torch.ones(2), "raw": big.untyped_storage()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.quick import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,10 +140,9 @@ def test_zero_rows(bits, dtype):
 
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("columns", [1, 2, 300])
-@pytest.mark.parametrize("value", [1.0, -0.3, 1000.0, 0.007])
-def test_constant_rows(bits, columns, value):
-    """Some level equals the value, to the digits of float16."""
-    rows = np.full((2, columns), value, np.float32)
+def test_constant_rows(bits, columns):
+    """Some level falls on the value of each row, to the digits that float16 holds."""
+    rows = np.repeat(np.array([[1.0], [-0.3], [1000.0], [0.007]], np.float32), columns, axis=1)
     np.testing.assert_allclose(restored(rows, bits), rows, rtol=2.0**-10)
 
 
@@ -197,7 +197,7 @@ def test_small_rows_use_the_smallest_scale_rather_than_none():
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
-@pytest.mark.parametrize("peak", [1e8, 3e38, 1e300])
+@pytest.mark.parametrize("peak", quick([1e8, 3e38, 1e300], "3e+38", "1e+300"))
 def test_rows_too_large_for_float16_are_clipped(bits, peak):
     """The largest scale is used, and values beyond the outermost levels are clipped."""
     rows = np.array([[peak, -peak, peak / 2, 0]])
