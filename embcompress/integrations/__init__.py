@@ -1,4 +1,4 @@
-"""Other libraries taught to read what this package writes."""
+"""Make other libraries load what this package writes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from embcompress.errors import UsageError
 
 
 def register() -> None:
-    """Teach transformers to load compressed directories; the same as importing ``integrations.transformers``.
+    """Make transformers load compressed directories; importing ``integrations.transformers`` does the same.
 
-    From then on ``AutoModel….from_pretrained`` takes a directory that ``embcompress factorize`` wrote, and
+    From then on ``AutoModel….from_pretrained`` loads a directory that ``embcompress factorize`` wrote, and
     ``save_pretrained`` writes one. A second call changes nothing.
 
     Raises:
-        UsageError: there is no transformers to be taught, or one that is too old.
+        UsageError: transformers is missing or too old.
     """
     _module("transformers").register()
 
 
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
-    """Like :func:`register`, and transformers is as it was afterwards.
+    """Do what :func:`register` does for the length of a ``with`` block, and undo it afterwards.
 
     Raises:
-        UsageError: there is no transformers to be taught, or one that is too old.
+        UsageError: transformers is missing or too old.
     """
     with _module("quantizer").registered():
         yield
@@ -38,6 +38,6 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(f"embcompress.integrations.{name}")
     except ImportError as error:
         raise UsageError(
-            f"transformers cannot be taught ({error})",
+            f"transformers cannot be set up to load compressed tables ({error})",
             remedy="run: pip install --upgrade 'embcompress[transformers]'",
         ) from error

@@ -1,9 +1,9 @@
-"""Tables hidden from the loader of transformers.
+"""Hide compressed tables from the transformers loader.
 
-While weights load, a model is on the meta device. The loader gives memory and initial values to every
-tensor that the files do not hold under its name in the model, and replaces buffers that no file holds by
-empty ones. A *hidden* module does not show its factors. Initialization and tying ask for its dense weight;
-they get a tensor on the meta device, which costs nothing.
+While weights load, a model is on the meta device. The loader allocates and initializes every tensor that the
+files do not hold under its name in the model, and replaces buffers that no file holds with empty ones. A
+*hidden* module does not show its factors, so the loader leaves them alone. Initialization and tying read its
+dense weight; they get a tensor on the meta device, which needs no memory.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _WEIGHT = "_weight_in_front"
 
 
 class HiddenModules:
-    """Hides factorized modules until it is lifted.
+    """Hides factorized modules until :meth:`reveal` is called.
 
     Args:
-        pairs: the modules, whose tensors are where they have values.
+        pairs: the modules; their tensors are on a real device.
     """
 
     def __init__(self, pairs: Iterable[FactorizedPair]) -> None:
@@ -42,7 +42,7 @@ class HiddenModules:
             pair.__class__ = _hidden_class(type(pair))
 
     def reveal(self) -> None:
-        """Make the modules what they were; buffers that were replaced get their values again."""
+        """Show the modules again, and restore the buffers that the loader replaced."""
         for module, name, value in self._buffers:
             replaced = module.get_buffer(name)
             module.register_buffer(name, value.to(replaced.device), persistent=False)
@@ -52,12 +52,12 @@ class HiddenModules:
 
 
 def float_type(pair: FactorizedPair) -> torch.dtype:
-    """The type that a module computes in."""
+    """The dtype that a module computes in."""
     return next(t.dtype for t in (*pair.parameters(), *pair.buffers()) if t.is_floating_point())
 
 
 def _dense(pair: FactorizedPair) -> Tensor:
-    """A tensor like the dense table, without memory."""
+    """A tensor with the shape and dtype of the dense table, on the meta device."""
     columns = pair.rank if pair.projection is None else pair.projection.out_features
     dense = torch.empty(pair.lookup.num_embeddings, columns, dtype=float_type(pair), device="meta")
     dense._is_hf_initialized = True  # type: ignore[attr-defined]
@@ -65,7 +65,7 @@ def _dense(pair: FactorizedPair) -> Tensor:
 
 
 def _hidden_class(kind: type[FactorizedPair]) -> type[FactorizedPair]:
-    """A subclass that shows a bias at most."""
+    """A subclass whose state dict holds nothing but a bias."""
 
     def state_dict(
         self: nn.Module, *, destination: Any = None, prefix: str = "", keep_vars: bool = False

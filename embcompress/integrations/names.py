@@ -1,4 +1,4 @@
-"""Names of parameters: in weight files, in a transformers model, and in the ties between them."""
+"""Names of parameters: in weight files, in a transformers model, and in its ties."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.loading.conversion import Conversion
 
 Ties = dict[str, str]
-"""The name of a parameter -> that of the one that it is tied to."""
+"""Name of a tied parameter -> name of the parameter that it is tied to."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names of a dense model.
+    """The parameter names and ties of a dense model.
 
     Attributes:
-        parameters: all, also several of one.
-        ties: those that the loader will make.
-        submodels: the ties that each part of the model would make when asked; the model itself is ``""``.
-        renamed: how a name in the files becomes one in the model, as the loader does it.
+        parameters: every parameter by name; a shared one is there under each of its names.
+        ties: the ties that the loader will make.
+        submodels: the ties that each submodel declares, by its name; the model itself is ``""``.
+        renamed: maps a name in the files to a name in the model, as the loader does.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -35,7 +35,7 @@ class Names:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Names:
-        """Those of a model."""
+        """Collect the names and ties of a model."""
         return cls(
             dict(model.named_parameters(remove_duplicate=False)),
             dict(model.all_tied_weights_keys),
@@ -47,8 +47,8 @@ class Names:
             Conversion(model).renamed,
         )
 
-    def kin(self, names: Collection[str]) -> list[str]:
-        """These names, and all that the model ties to them."""
+    def with_ties(self, names: Collection[str]) -> list[str]:
+        """The given names, and every name that the model ties to one of them."""
         found = dict.fromkeys(names)
         pairs = [*self.ties.items(), *((source, target) for target, source in self.ties.items())]
         while more := [other for name, other in pairs if name in found and other not in found]:
@@ -56,7 +56,7 @@ class Names:
         return [name for name in found if name in self.parameters]
 
     def forget_ties(self, model: PreTrainedModel, swapped: Collection[str]) -> None:
-        """Let ``model`` tie none of the swapped parameters, neither now nor when it is asked again."""
+        """Remove the ties of the swapped parameters, for the loader and for ``tie_weights`` later."""
         for prefix, ties in self.submodels.items():
             submodel = cast(PreTrainedModel, model.get_submodule(prefix))
             within = {name.removeprefix(f"{prefix}.") for name in swapped if name.startswith(prefix)}
@@ -71,7 +71,7 @@ def _without(ties: Ties, names: Collection[str]) -> Ties:
 
 
 def patterns(model: PreTrainedModel, records: Sequence[TableRecord]) -> set[str]:
-    """What matches the names of all that is stored for these tables, as the loader of ``model`` sees them."""
+    """Regular expressions for the names of these tables and their parts, in the files and in ``model``."""
     names = {
         name
         for record in records

@@ -1,9 +1,9 @@
-"""``from_pretrained`` and ``save_pretrained`` of transformers for compressed directories.
+"""transformers' ``from_pretrained`` and ``save_pretrained`` for compressed directories.
 
-A directory says in config.json that its ``quant_method`` is ``embcompress``; :func:`register` tells
-transformers which classes to ask. Loading takes four steps: transformers builds the model without memory,
+In config.json of such a directory ``quant_method`` is ``embcompress``; :func:`register` registers the classes
+that transformers uses for it. Loading takes four steps: transformers builds the model on the meta device,
 ``swap`` puts the tables in and hides them, transformers loads all other weights, and the swap is finished.
-For saving, ``saving`` gives transformers the parts as they were stored, the guard, and the record.
+For saving, ``saving`` gives transformers the stored parts, the guard and the record.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from embcompress.errors import UsageError
 from embcompress.integrations.saving import described, stored_state
 from embcompress.integrations.swap import Swap, begin_swap
 
-if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 9):  # which cannot sort the names of parts
+if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 9):  # cannot sort names of parts
     raise ImportError(f"transformers {transformers.__version__} is too old, 5.9 is needed")
 
 
 class EmbcompressConfig(QuantizationConfigMixin):
-    """The record of compressed tables, as it stands in config.json."""
+    """The ``quantization_config`` of config.json, which holds the record of the compressed tables."""
 
     def __init__(self, **record: Any) -> None:
-        self.quant_method = METADATA_KEY  # type: ignore[assignment] # theirs are of an enum
+        self.quant_method = METADATA_KEY  # type: ignore[assignment] # transformers' own are members of an enum
         self.record = {key: value for key, value in record.items() if key != "quant_method"}
 
     @classmethod
     def of(cls, description: Description) -> EmbcompressConfig:
-        """The one that says what ``description`` says."""
+        """Make the configuration that holds ``description``."""
         return cls(**description.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """Return the entries as they are in config.json."""
         return {"quant_method": self.quant_method, **self.record}
 
     def get(self, key: str, default: object = None) -> object:
-        """An entry of what config.json holds; so transformers asks the configuration of a loaded model."""
+        """Return one entry of :meth:`to_dict`; transformers calls this once a model is loaded."""
         return self.to_dict().get(key, default)
 
 
 class EmbcompressQuantizer(HfQuantizer):
-    """What ``from_pretrained`` and ``save_pretrained`` ask about a model with compressed tables."""
+    """The hooks that ``from_pretrained`` and ``save_pretrained`` call for a model with compressed tables."""
 
     quantization_config: EmbcompressConfig
 
@@ -66,14 +66,14 @@ class EmbcompressQuantizer(HfQuantizer):
         self._swap: Swap | None = None
 
     def validate_environment(self, *_: Any, **__: Any) -> None:
-        """Refuse to compress a dense model while it is loaded.
+        """Refuse to compress a dense model during loading.
 
         Raises:
-            UsageError: this is asked for.
+            UsageError: the directory is not compressed already.
         """
         if not self.pre_quantized:
             raise UsageError(
-                "from_pretrained compresses no table, it loads those that are compressed",
+                "from_pretrained does not compress tables, it only loads compressed ones",
                 remedy="run 'embcompress factorize' on the directory first",
             )
 
@@ -87,21 +87,21 @@ class EmbcompressQuantizer(HfQuantizer):
         """Put the tables into a model whose tensors are on the meta device."""
         if not checkpoint_files:
             raise UsageError(
-                "a model with compressed tables loads from weight files, there are none",
-                remedy="name the directory that 'embcompress factorize' wrote",
+                "a model with compressed tables needs weight files, and there are none",
+                remedy="give the directory that 'embcompress factorize' wrote",
             )
         self._swap = begin_swap(model, self._description.swapped, checkpoint_files, device_map)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
-        """Let the tables be seen again, on the device of the model."""
+        """Show the tables again, and move them to the device of the model."""
         assert self._swap is not None
         self._swap.finish(model)
-        # All of it computes in floats: half(), float() and Trainer need not be refused.
+        # Everything computes in floats, so half(), float() and Trainer may work on it.
         model.is_quantized = False  # type: ignore[assignment]
         return model
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """What save_pretrained writes; the record goes into the configuration, which is written next."""
+        """Return what save_pretrained writes; put the record into the configuration, which it writes next."""
         assert self._swap is not None
         with torch.no_grad():
             state, saved = stored_state(model, self._swap.tables)
@@ -110,27 +110,27 @@ class EmbcompressQuantizer(HfQuantizer):
         return state, {METADATA_KEY: description.to_json()}
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
-        """Whether save_pretrained works."""
+        """Return True: save_pretrained works."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Whether gradients flow."""
+        """True: gradients flow through the tables."""
         return True
 
     @property
     def is_qat_trainable(self) -> bool:
-        """Whether Trainer may train all of it, without adapters."""
+        """True: Trainer may train every weight, without adapters."""
         return True
 
     @property
     def is_compileable(self) -> bool:
-        """Whether torch.compile works."""
+        """True: torch.compile works."""
         return True
 
 
 def register() -> None:
-    """Tell transformers of these two classes, unless it knows."""
+    """Register the two classes with transformers, unless they are registered already."""
     if METADATA_KEY not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         register_quantization_config(METADATA_KEY)(EmbcompressConfig)
     if METADATA_KEY not in AUTO_QUANTIZER_MAPPING:
@@ -139,7 +139,7 @@ def register() -> None:
 
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
-    """Tell transformers of them for as long as this lasts, or for longer where it knows already."""
+    """Register the two classes for the length of a ``with`` block; earlier registrations stay."""
     unknown = [m for m in (AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING) if METADATA_KEY not in m]
     register()
     try:

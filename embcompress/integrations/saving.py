@@ -1,4 +1,4 @@
-"""What ``save_pretrained`` writes of a model with compressed tables: the contract that factorizing keeps."""
+"""What ``save_pretrained`` writes for a model with compressed tables: the same layout as factorizing."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from embcompress.version import __version__
 
 
 def described(before: Description, records: Sequence[TableRecord]) -> Description:
-    """The record of what is saved."""
+    """The record of the saved directory: that of the loaded one with new ``records``."""
     return replace(before, version=__version__, tables=tuple(records))
 
 
 def stored_state(
     model: PreTrainedModel, tables: Sequence[SwappedTable]
 ) -> tuple[dict[str, Tensor], list[TableRecord]]:
-    """All that is written, each table once and as its method stores it with a guard, and the new records.
+    """Collect the tensors to be written and the new records.
+
+    Each table is there once, as its method stores it, with a guard under its own name.
 
     Raises:
-        UsageError: a table is offloaded, or transformers would give its parts other names than the table.
+        UsageError: a table is offloaded or was replaced, or transformers would rename it but not its parts.
     """
     state = model.state_dict()
     records = []
@@ -40,7 +42,7 @@ def stored_state(
         pair = model.get_submodule(table.owners[0])
         if not isinstance(pair, FactorizedPair):
             raise UsageError(
-                f"{table.owners[0]} is a {type(pair).__name__}, no compressed table any more",
+                f"{table.owners[0]} is a {type(pair).__name__}, not a compressed table any more",
                 remedy="load the model again, or expand it with 'embcompress expand' before it is changed",
             )
         main = f"{table.owners[0]}.weight"
@@ -56,10 +58,14 @@ def stored_state(
 
 
 def _parts(table: SwappedTable, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a module holds as its method stores it."""
+    """The tensors of a module in the form that its method stores.
+
+    Raises:
+        UsageError: the table is offloaded.
+    """
     if any(part.is_meta for part in held.values()):
         raise UsageError(
-            f"{table.record.name}: is offloaded and cannot be saved",
+            f"{table.record.name} is offloaded and cannot be saved",
             remedy="load the model without offloading",
         )
     parts: dict[str, Tensor] = {}
@@ -76,7 +82,7 @@ def _parts(table: SwappedTable, held: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def _narrow(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """In the type it had in the file where that takes less and loses nothing."""
+    """Convert a part to the dtype it had in the file, if that is no larger and loses nothing."""
     smaller = part.to(dtype)
     same = dtype.itemsize <= part.dtype.itemsize and torch.equal(smaller.to(part.dtype), part)
     return smaller if same else part
@@ -85,7 +91,11 @@ def _narrow(part: Tensor, dtype: torch.dtype) -> Tensor:
 def _record(
     model: PreTrainedModel, table: SwappedTable, parts: Mapping[str, Tensor], dtype: torch.dtype
 ) -> TableRecord:
-    """The record with the names that stand in the file, and what changed since it was read."""
+    """The new record of a table: its names in the file, and what has changed since it was read.
+
+    Raises:
+        UsageError: transformers renames the table but not its parts.
+    """
     old, main = table.record, f"{table.owners[0]}.weight"
     held = [f"{owner}.weight" for owner in table.owners]
     written = _written_names(model, [*held, *(part_name(main, suffix) for suffix in parts)])
@@ -116,7 +126,7 @@ def _record(
 
 
 def _digest(part: Tensor) -> str:
-    """SHA-256 of the bytes of a tensor as they are written."""
+    """SHA-256 of a tensor's bytes as they are written."""
     return sha256_of([part.contiguous().view(-1).view(torch.uint8).numpy().data])
 
 
@@ -125,7 +135,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def _written_names(model: PreTrainedModel, names: Sequence[str]) -> dict[str, str]:
-    """The name that each of these gets in a file."""
+    """Names in the model -> names in a file."""
     numbered = {name: torch.tensor([i]) for i, name in enumerate(names)}
     reverted = revert_weight_conversion(model, numbered)
     return {names[int(number)]: str(name) for name, number in reverted.items()}

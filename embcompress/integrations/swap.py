@@ -1,7 +1,7 @@
-"""Put compressed tables into a transformers model that is being loaded: begin → (weights load) → finish.
+"""Put compressed tables into a transformers model while it is loaded: begin → (weights load) → finish.
 
-This begins before any weights are loaded. The tables are read and swapped in on the CPU, the model forgets
-their ties, and the modules are hidden; see :mod:`embcompress.integrations.hidden_modules`.
+Before any weights are loaded, the tables are read and swapped in on the CPU, their ties are removed from the
+model, and the modules are hidden; see :mod:`embcompress.integrations.hidden_modules`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class SwappedTable:
     """A compressed table in a model.
 
     Attributes:
-        record: as it was read.
-        owners: names of the modules that hold it, that of the table first.
-        names: the record's names -> what they are in the model, if it has them.
+        record: the record in the files.
+        owners: names of the modules that hold it; the table's own comes first.
+        names: the names in the record -> those in the model, whether it has such a parameter or not.
         dtypes: element types of its parts in the files.
-        right: the right factor where it is stored as integers; the model holds it in floats.
-        checksum: of all parts.
+        right: the parts of a right factor that is stored as integers; the model holds it in floats.
+        checksum: checksum of all parts.
     """
 
     record: TableRecord
@@ -55,10 +55,10 @@ class Swap:
     """A swap that has begun.
 
     Attributes:
-        tables: what was swapped in.
-        hidden: over the modules.
-        fresh: biases of heads that no file holds.
-        unexpected: what the model ignores in files by itself.
+        tables: the tables that were swapped in.
+        hidden: hides their modules.
+        fresh: names of biases of heads that no file holds.
+        unexpected: patterns of the names in files that the model itself ignores.
     """
 
     tables: tuple[SwappedTable, ...]
@@ -67,17 +67,17 @@ class Swap:
     unexpected: set[str] | list[str] | None
 
     def finish(self, model: PreTrainedModel) -> None:
-        """Let the tables of a model whose weights are loaded be seen, on its device.
+        """Show the tables of a model whose weights are loaded, and move them to its device.
 
         Raises:
-            UsageError: two modules that hold a table were put on two devices.
+            UsageError: modules that share a table were put on several devices.
         """
         model._keys_to_ignore_on_load_unexpected = self.unexpected
         self.hidden.reveal()
         for name in self.fresh:
-            nn.init.zeros_(model.get_parameter(name))  # as that of a fresh nn.Linear in these models
+            nn.init.zeros_(model.get_parameter(name))  # as these models initialize nn.Linear
         device_map = getattr(model, "hf_device_map", {})
-        if len({*map(str, device_map.values())}) > 1:  # modules are where their hooks want them
+        if len({*map(str, device_map.values())}) > 1:  # hooks have put the modules where they belong
             _check_places(self.tables, device_map)
             return
         factors = {id(p) for pair in self.hidden.pairs for part in pair for p in part.parameters()}
@@ -92,17 +92,17 @@ def begin_swap(
     """Swap compressed tables in, hidden from the loader.
 
     Args:
-        model: built, without weights; it is changed.
-        records: of the tables in the files.
+        model: built, without weights; changed in place.
+        records: the records of the tables in the files.
         files: the weight files that will be loaded.
-        device_map: where modules will be put, as it was given to from_pretrained.
+        device_map: the device map that from_pretrained was given.
 
     Raises:
-        UsageError: a table does not fit the model.
-        InputError: the files are not what their record says.
+        UsageError: a table does not fit the model, or is to be put on disk.
+        InputError: the files contradict their record.
     """
-    # transformers calls this within torch.device("meta"); and fresh factors, which are overwritten,
-    # cost no random numbers.
+    # transformers calls this within torch.device("meta"). Fresh factors are overwritten, so making them must
+    # not advance the caller's random numbers.
     with torch.device("cpu"), torch.random.fork_rng([]), torch.no_grad(), _opened(files) as checkpoint:
         names = Names.of(model)
         stored = {names.renamed(n) for n in checkpoint.tensors} - {names.renamed(r.name) for r in records}
@@ -130,7 +130,7 @@ def begin_swap(
 
 
 def _opened(files: Sequence[str]) -> Directory:
-    """Weight files of one folder, all or some, as one checkpoint."""
+    """Open some or all weight files of a folder as one checkpoint."""
     with ExitStack() as undo:
         parts = {Path(name).name: undo.enter_context(open_file(Path(name))) for name in files}
         checkpoint = Directory(Path(files[0]).parent, ShardLayout(tuple(parts), None, ()), parts)
@@ -139,7 +139,7 @@ def _opened(files: Sequence[str]) -> Directory:
 
 
 def checksum(parts: Parts) -> int:
-    """A number that tells whether any part was changed, or is of another type."""
+    """CRC-32 of the parts' names, dtypes, shapes and bytes, to see whether any of them has changed."""
     total = 0
     for suffix in sorted(parts):
         part = parts[suffix].detach().cpu().contiguous()
@@ -149,7 +149,7 @@ def checksum(parts: Parts) -> int:
 
 
 def _swapped(table: StoredTable, names: Names, modules: Mapping[str, nn.Module]) -> SwappedTable:
-    """What must be known of a table to save it."""
+    """Collect what is needed to save the table later."""
     record, parts = table.record, table.parts
     return SwappedTable(
         record,
@@ -164,18 +164,18 @@ def _swapped(table: StoredTable, names: Names, modules: Mapping[str, nn.Module])
 def _replacements(
     model: PreTrainedModel, table: StoredTable, names: Names, stored: Collection[str], where: Path
 ) -> dict[str, nn.Module]:
-    """What to put where, holding the parts.
+    """Make the modules that hold the parts, by the names of the modules they replace.
 
     Raises:
         UsageError: the table does not fit the model.
     """
     main, *ties = places_of(table.record, model, names.parameters, names.renamed, where)
-    kin = names.kin([main, *ties])
-    for name in kin:
-        if name == main or name not in stored:  # what is stored in full has its own weight
+    tied = names.with_ties([main, *ties])
+    for name in tied:
+        if name == main or name not in stored:  # a tied weight that is stored in full keeps its own
             owner, _, leaf = name.rpartition(".")
             _stand_in(model.get_submodule(owner), leaf)
-    new = replacements(model, main, table.contents, ties=kin, untie=stored)
+    new = replacements(model, main, table.contents, ties=tied, untie=stored)
     if isinstance(table.contents, int):
         pair = next(module for module in new.values() if isinstance(module, FactorizedEmbedding))
         pair.load_state_dict(dict(table.parts), strict=True)
@@ -183,9 +183,12 @@ def _replacements(
 
 
 def _stand_in(module: nn.Module, leaf: str) -> None:
-    """Give a module a weight on the CPU, of its shape and type, that takes no memory, and its scale.
+    """Give a module on the meta device a blank weight on the CPU that takes no memory, and its scale.
 
-    The modules that come into its place are then made there, too.
+    The modules that replace it are then made on the CPU, too.
+
+    Raises:
+        UsageError: the scale is not known.
     """
     old = module.get_parameter(leaf)
     blank = torch.zeros((1,) * old.dim(), dtype=old.dtype).expand(old.shape)
@@ -195,14 +198,14 @@ def _stand_in(module: nn.Module, leaf: str) -> None:
         value = getattr(module, "scalar_embed_scale", None)
         if not isinstance(value, int | float):
             raise UsageError(
-                f"a {type(module).__name__} scales its rows by a number that it does not tell",
+                f"the scale of a {type(module).__name__} is unknown, as it has no scalar_embed_scale",
                 remedy="run 'embcompress expand' and load the dense result",
             )
         module.register_buffer("embed_scale", torch.tensor(value, dtype=scale.dtype), persistent=False)
 
 
 def _place(module: str, device_map: Mapping[str, object]) -> str:
-    """Where a device map puts a module: what it says of it, or of the nearest that it is a part of."""
+    """The device that a device map gives a module, or else the nearest module around it; empty if none."""
     names = module.split(".")
     above = (".".join(names[:i]) for i in range(len(names), -1, -1))
     return str(next((device_map[name] for name in above if name in device_map), ""))

@@ -1,4 +1,4 @@
-"""Importing this module teaches transformers to load compressed directories; see ``quantizer``."""
+"""Importing this module makes transformers load compressed directories; see ``quantizer``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Compressed checkpoints loaded into PyTorch models."""
+"""Load compressed checkpoints into PyTorch models."""

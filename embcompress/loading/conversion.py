@@ -1,7 +1,7 @@
-"""How transformers makes the weights of a model of those in its files, and the way back.
+"""Convert weights between their names and shapes in files and those in a transformers model.
 
-Classes rename weights (GPT-NeoX, LLaVA, Gemma 3), and hold in one tensor what files hold in many (the
-experts of a mixture). What is what, transformers itself says; ``from_pretrained`` asks it the same.
+Some classes rename weights (GPT-NeoX, LLaVA, Gemma 3), and some merge several tensors of a file into one (the
+experts of a mixture). The rules are transformers' own, the ones that ``from_pretrained`` uses.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from embcompress.methods.modules import RIGHT
 
 
 class Conversion:
-    """The names and merged weights of a model, as it is when this is made: with dense tables.
+    """How the weights in a model's files are renamed and merged; made while the model still has dense tables.
 
     Args:
         model: a model of transformers; its tensors may be on the meta device.
-        prefix: what stands before every name in the files.
+        prefix: put before every name in the files.
     """
 
     def __init__(self, model: PreTrainedModel, prefix: str = "") -> None:
@@ -42,15 +42,15 @@ class Conversion:
         self._model, self._state, self._prefix = model, model.state_dict(), prefix
 
     def renamed(self, name: str) -> str:
-        """The name in the model of a name in the files."""
+        """Return the name in the model of a weight that is called ``name`` in the files."""
         return self._place(name)[0]
 
     def merges(self, name: str) -> bool:
-        """Whether what stands under ``name`` in the files becomes a part of something else."""
+        """Whether the weight ``name`` of the files becomes part of a merged tensor."""
         return self._place(name)[1] is not None
 
     def _place(self, name: str) -> tuple[str, str | None]:
-        """The name in the model, and the pattern of the converter that takes part in it."""
+        """The name in the model, and the pattern of the converter that merges it; None if none does."""
         name = name.removeprefix(self._prefix)
         base, state = self._model.base_model_prefix, self._state
         found = rename_source_key(name, self._renamings, self._converters, base, state)
@@ -59,14 +59,14 @@ class Conversion:
         return found
 
     def converted(self, weights: Mapping[str, Any], where: object) -> dict[str, Any]:
-        """Weights by their names in the model; those that it does not have keep theirs.
+        """Rename and merge weights of the files; those unknown to the model keep their names.
 
         Args:
-            weights: by their names in the files.
+            weights: the weights by their names in the files.
             where: the files, for messages.
 
         Raises:
-            InputError: what is to become one tensor does not fit together.
+            InputError: weights that belong in one tensor do not fit together.
         """
         found: dict[str, Any] = {}
         converters: dict[str, WeightConverter] = {}
@@ -82,9 +82,9 @@ class Conversion:
         for place, converter in converters.items():
             try:
                 made = converter.convert(place, model=self._model, config=self._model.config)
-            except Exception as error:  # whatever its operations make of weights of other shapes
+            except Exception as error:  # weights of unexpected shapes can raise anything
                 raise InputError(
-                    f"{where}: {place} cannot be made of its parts ({reason_of(error)})",
+                    f"{where}: cannot merge the parts of {place} ({reason_of(error)})",
                     remedy="download or write the checkpoint again",
                 ) from None
             found |= {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
@@ -97,16 +97,16 @@ class Conversion:
         names: Iterable[str],
         tables: Collection[TableRecord],
     ) -> dict[str, Tensor]:
-        """Values of a loaded model by their names in its files; what has none there keeps its own.
+        """Convert values of a loaded model back to names and shapes in its files; others keep their names.
 
         Args:
-            state: state dict of ``model``, or a part of it.
+            state: the state dict of ``model``, or part of it.
             model: the loaded model, with compressed tables.
-            names: all in the files.
-            tables: the compressed ones.
+            names: all names in the files.
+            tables: the compressed tables.
 
         Raises:
-            UsageError: transformers knows no way back for what it has merged.
+            UsageError: transformers cannot split a tensor that it has merged.
         """
         parts = {
             part_name(name, suffix): part_name(self.renamed(name), suffix)
@@ -128,12 +128,12 @@ class Conversion:
             together = {name: whole[name].detach().cpu() for name in merged if name in whole}
             try:
                 taken_apart = revert_weight_conversion(model, together)
-            except Exception as error:  # an operation that has no way back, for one
+            except Exception as error:  # for one, an operation without an inverse
                 raise UsageError(
-                    f"transformers cannot bring {min(together)} into the form of files ({reason_of(error)})",
+                    f"transformers cannot convert {min(together)} back for the files ({reason_of(error)})",
                     remedy="train less: 'embcompress distil' has --train norms and --train factors",
                 ) from error
-            # Files of a body alone lack the prefix that the whole model has, and the other way round.
+            # Files of the body alone lack the prefix of the whole model, and the other way round.
             base = f"{model.base_model_prefix}."
             spelled = {other: n for n in places for other in (n, base + n, n.removeprefix(base))}
             found |= {spelled.get(name, name): value for name, value in taken_apart.items()}

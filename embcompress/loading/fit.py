@@ -1,4 +1,4 @@
-"""How what is stored differs from what a model needs, and when that is refused."""
+"""Differences between a checkpoint's tensors and a model's, and when they are errors."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from embcompress.errors import MissingWeights, UsageError
 RIGHT_MODEL = "use the model class and the sizes that it was made from"
 
 _SHOWN = 3
-"""Names listed in a message before the rest is counted."""
+"""Most names that a message lists; the rest are counted."""
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """Names that differ.
+    """How the tensors in a file differ from those of a model.
 
     Attributes:
-        shapes: of tensors in other shapes than the model's, each with both.
-        missing: in the model and not in the file.
-        unknown: in the file and not in the model.
+        shapes: tensors whose shape differs, each as a text with both shapes.
+        missing: names that only the model has.
+        unknown: names that only the file has.
     """
 
     shapes: Sequence[str] = ()
@@ -29,26 +29,26 @@ class Misfit:
 
     @property
     def names(self) -> str:
-        """What is missing and unknown, in words; empty where nothing is."""
+        """The missing and unknown names as a text; empty if there are none."""
         missing, unknown = _listed("missing from the file", self.missing), self.too_much
         return "; ".join(filter(None, (missing, unknown)))
 
     @property
     def too_much(self) -> str:
-        """What is unknown, in words; empty where nothing is."""
+        """The unknown names as a text; empty if there are none."""
         return _listed("unknown to the model", self.unknown)
 
     def check(self, where: object, *, strict: bool, remedy: str) -> None:
-        """Refuse other shapes, and if ``strict`` other names.
+        """Refuse shapes that differ and, if ``strict``, names that differ.
 
         Args:
             where: the file, for messages.
-            strict: whether names must be the same.
-            remedy: what to do about names.
+            strict: whether the names must be the same.
+            remedy: what the user can do if names differ.
 
         Raises:
-            MissingWeights: the file lacks weights.
-            UsageError: shapes differ, or the file holds more.
+            MissingWeights: names must be the same, and the file lacks weights.
+            UsageError: shapes differ, or names must be the same and the file holds more weights.
         """
         shapes, names = _listed("of another shape", self.shapes), self.names if strict else ""
         if not shapes and not names:

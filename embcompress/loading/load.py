@@ -1,4 +1,4 @@
-"""Load a compressed checkpoint into a PyTorch model: open → fit names → plan the swap → check → fill."""
+"""Load a compressed checkpoint into a PyTorch model: open → match names → plan the swap → check → fill."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def load(
 ) -> nn.Module:
     """Load a checkpoint written by this package into the model it was made from.
 
-    The modules that hold a compressed table, and those tied to it, are replaced by factorized ones;
-    then every tensor is copied in, as ``load_state_dict`` does it: the model keeps its dtypes, and
-    float factors take that of the table they replace, codes stay bytes. A tied name that the file
-    leaves out is filled by its tie; one that the file stores in full is untied. All of it is checked
-    first: after an error the model is what it was.
+    The modules that hold a compressed table, and those tied to it, are replaced by factorized ones.
+    Then every tensor is copied in, as ``load_state_dict`` does: the model keeps its dtypes, float
+    factors get the dtype of the table they replace, and codes stay bytes. A tied weight that the file
+    leaves out gets the values of its tie; one that the file stores in full is untied. Everything is
+    checked first: after an error the model is unchanged.
 
     Args:
-        model: built as for the dense checkpoint; it is changed in place.
+        model: built as for the dense checkpoint; changed in place.
         path: a .safetensors or PyTorch file, or a Hugging Face directory.
         strict: whether the names in the file and in the model must be the same; shapes always must.
-            If not, a warning lists the names that differ; what the file lacks keeps the model's values.
-        device: where the model is moved afterwards; stays where it is when None.
+            If not, a warning lists the names that differ; weights that the file lacks are left alone.
+        device: the device that the model is moved to afterwards; None leaves it where it is.
 
     Returns:
         ``model``.
 
     Raises:
         UsageError: the checkpoint is not compressed, or does not fit the model.
-        InputError: the checkpoint is corrupt or not what its record says.
+        InputError: the checkpoint is corrupt, or contradicts its record.
     """
     fill(model, path, strict=strict, needs_tables=True)
     return model if device is None else model.to(device)
@@ -61,10 +61,10 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
     """Load a checkpoint, compressed or dense, into the model it was made from; see :func:`load`.
 
     Args:
-        model: changed in place, and only if all of the checkpoint fits.
+        model: changed in place, but only if the whole checkpoint fits.
         path: a .safetensors or PyTorch file, or a Hugging Face directory.
         strict: see :func:`load`.
-        needs_tables: whether a dense checkpoint is refused.
+        needs_tables: refuse a dense checkpoint.
     """
     if any(tensor.is_meta for tensor in model.parameters()):
         raise UsageError("the model has parameters on the meta device", remedy="build it on a real device")
@@ -81,28 +81,28 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
         weights |= {part_name(main, suffix): part for suffix, part in parts.items()}
 
     expected = _state(model, modules)
-    # Older files store buffers (BERT's position_ids) that newer classes make themselves.
+    # Older files store buffers (BERT's position_ids) that newer classes compute themselves.
     own = {name for name, _ in model.named_buffers()} - expected.keys()
     weights = _with_ties({n: value for n, value in weights.items() if n not in own}, expected)
-    # Some classes of transformers make weights themselves and never store them (Marian's positions).
+    # Some transformers classes compute weights and never store them (Marian's positions).
     never_stored = getattr(model, "_keys_to_ignore_on_save", None) or ()
     weights = {name: expected[name] for name in never_stored if name in expected} | weights
     misfit = _misfit(weights, expected)
     misfit.check(path, strict=strict, remedy=_remedy(model))
     if misfit.names:
-        text = f"{path}: loaded in part, the rest of the model is as it was: {misfit.names}"
+        text = f"{path}: loaded in part, the rest of the model is unchanged: {misfit.names}"
         warnings.warn(printable(text), stacklevel=3)
     install(model, modules)
     model.load_state_dict(weights, strict=strict)
 
 
 def _swapped(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
-    """The compressed tables of a checkpoint for which modules are swapped.
+    """The compressed tables of a checkpoint for which modules must be swapped.
 
-    A native form is one of the model's own: its configuration says of the factors, and they just load.
+    Tables in a native form need no swap: the model's own class has modules for the factors.
 
     Raises:
-        UsageError: nothing is compressed though that is needed.
+        UsageError: a compressed table is needed and there is none.
     """
     description = checkpoint.description
     if needed and (description is None or not description.tables):
@@ -114,21 +114,21 @@ def _swapped(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]
 
 
 class Naming(Protocol):
-    """How what a file holds becomes what a model holds."""
+    """How the weights in a file are renamed and merged for a model."""
 
     def renamed(self, name: str) -> str:
-        """The name in the model of a name in the file."""
+        """Return the name in the model of a weight that is called ``name`` in the file."""
 
     def merges(self, name: str) -> bool:
-        """Whether what stands under ``name`` in the file becomes a part of something else."""
+        """Whether the weight ``name`` of the file becomes part of a merged tensor."""
 
     def converted(self, weights: Mapping[str, Any], where: object) -> dict[str, Any]:
-        """Weights by their names in the model."""
+        """Rename and merge weights; ``where`` names the file in messages."""
 
 
 @dataclass(frozen=True)
 class _Renaming:
-    """Every name becomes another."""
+    """Renames every weight and merges none."""
 
     renamed: Callable[[str], str]
 
@@ -140,18 +140,18 @@ class _Renaming:
 
 
 def _naming(stored: Stored, model: nn.Module) -> Naming:
-    """How names in the file become names in the model.
+    """Choose how names in the file become names in the model.
 
-    They stay as they are, get or lose a prefix, or become what transformers makes of them. A
-    transformers model keeps its body under ``base_model_prefix``, the body alone has none; data
-    parallelism, compilation and trainers put all names under one of theirs. Of these ways the first
-    is taken under which every name is one of the model's; if there is none, since the file may hold
-    more than the model, the first under which every table is.
+    Names may stay the same, gain or lose a prefix, or be renamed by transformers. A transformers model
+    keeps its body under ``base_model_prefix``, which the body alone lacks; data parallelism, compilation
+    and trainers put a prefix of their own before all names. The first of these ways that maps every name
+    to one of the model's is chosen. If none does, as the file may hold more than the model, the first
+    that maps every table is.
     """
     tables = [table.record.name for table in stored.tables]
     if not tables:
         return _Renaming(str)
-    above = tables[0].split(".")[:-2]  # what is above the module that holds the table
+    above = tables[0].split(".")[:-2]  # the modules around the one that holds the table
     prefixes = [".".join((*above[: i + 1], "")) for i in range(len(above))]
     base = getattr(model, "base_model_prefix", "")
     plain: list[Naming] = [
@@ -173,17 +173,17 @@ def _naming(stored: Stored, model: nn.Module) -> Naming:
 
 
 def _is_distinct(way: Naming, names: Collection[str]) -> bool:
-    """Whether no two names become one that should not."""
+    """Whether names that are not merged stay distinct."""
     kept = [way.renamed(name) for name in names if not way.merges(name)]
     return len({*kept}) == len(kept)
 
 
 def _of_transformers(model: nn.Module, prefixes: Collection[str]) -> Iterator[Naming]:
-    """How ``from_pretrained`` would do it, without each of the prefixes, for a model of transformers."""
+    """The conversions of ``from_pretrained``, one a prefix; none unless ``model`` is one of transformers."""
     library = sys.modules.get("transformers.modeling_utils")
     if library is None or not isinstance(model, library.PreTrainedModel):
         return
-    with contextlib.suppress(ImportError):  # of a version that renames nothing, or does it elsewhere
+    with contextlib.suppress(ImportError):  # an older version, which renames nothing or does it elsewhere
         from embcompress.loading.conversion import Conversion
 
         for prefix in prefixes:
@@ -191,7 +191,7 @@ def _of_transformers(model: nn.Module, prefixes: Collection[str]) -> Iterator[Na
 
 
 def _state(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """The state dict ``model`` would have with ``modules`` in it, values as they are in the modules."""
+    """The state dict that ``model`` would have with ``modules`` in it; values are the tensors themselves."""
     state = {
         name: value
         for name, value in model.state_dict(keep_vars=True).items()
@@ -203,26 +203,26 @@ def _state(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Any]
 
 
 def _with_ties(weights: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
-    """``weights`` and, for names it lacks, the value of another name of the same parameter."""
+    """``weights``, with a missing name filled from another name of the same parameter."""
     stored = {id(value): weights[name] for name, value in expected.items() if name in weights}
     missing = {name: stored[id(value)] for name, value in expected.items() if id(value) in stored}
     return {**missing, **weights}
 
 
 def _shape(value: object) -> list[int] | None:
-    """Sizes of a tensor; None for what is none, since state dicts may hold anything."""
+    """The shape of a tensor; None for other values, since state dicts may hold anything."""
     return list(value.shape) if isinstance(value, Tensor) else None
 
 
 def _remedy(model: nn.Module) -> str:
-    """What to do when the names in a file are not those of ``model``."""
-    if hasattr(model, "from_pretrained"):  # what strict=False passes over would stay random
+    """What the user can do when the names in a file differ from those in ``model``."""
+    if hasattr(model, "from_pretrained"):  # with strict=False, weights that are missing would stay random
         return f"{RIGHT_MODEL}, or open its directory with from_pretrained after embcompress.register()"
     return f"{RIGHT_MODEL}, or strict=False to leave differing names alone"
 
 
 def _misfit(weights: Mapping[str, Any], expected: Mapping[str, Any]) -> Misfit:
-    """Where shapes and names differ."""
+    """Compare shapes and names."""
     shapes = [
         f"{name} ({_shape(value)}, the model has {_shape(expected[name])})"
         for name, value in weights.items()

@@ -1,7 +1,7 @@
 """The compressed tables of a checkpoint, opened for a model: check → read → modules → their places.
 
-Both ``load`` and the integration with transformers open tables here, so that they refuse the same
-checkpoints in the same words.
+Both ``load`` and the transformers integration read tables here, so both refuse the same checkpoints with the
+same messages.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from embcompress.methods.modules import Parts, TableModules, coded_table, has_mo
 
 @dataclass(frozen=True)
 class StoredTable:
-    """A compressed table that was read.
+    """A compressed table that has been read.
 
     Attributes:
-        record: what the checkpoint says of it.
-        parts: what is stored.
-        contents: the modules that hold the parts, or the rank of two float factors, which have none of
-            their own.
+        record: the checkpoint's record of it.
+        parts: the stored tensors by suffix.
+        contents: the modules that hold the parts; for two float factors, which need no modules of their
+            own, their rank.
     """
 
     record: TableRecord
@@ -38,11 +38,11 @@ class StoredTable:
 
 @dataclass(frozen=True)
 class Stored:
-    """What was read of a checkpoint.
+    """The contents of a checkpoint.
 
     Attributes:
-        tables: the compressed ones.
-        others: all else by name, without the guards; nothing where only tables were asked for.
+        tables: the compressed tables.
+        others: all other tensors by name, without the guards; empty if only tables were read.
     """
 
     tables: tuple[StoredTable, ...]
@@ -50,19 +50,19 @@ class Stored:
 
 
 def read_stored(checkpoint: Checkpoint, records: Sequence[TableRecord], *, others: bool) -> Stored:
-    """Check the compressed tables of a checkpoint, and read them.
+    """Check and read the compressed tables of a checkpoint.
 
     Args:
-        checkpoint: holds their parts.
-        records: of the tables.
-        others: whether everything else is read too.
+        checkpoint: holds the parts.
+        records: the records of the tables.
+        others: whether to read everything else too.
 
     Raises:
-        UsageError: no module holds what a method stores, or the format gives no tensors.
-        InputError: the parts are not what the records say, or contradict each other.
+        UsageError: a method has no module for its parts, or the format holds no state dict.
+        InputError: the parts contradict the records or each other.
     """
     for record in records:
-        decoded(checkpoint, record)  # nothing is read yet: this is the check that expanding makes
+        decoded(checkpoint, record)  # reads no rows; makes the checks that expand makes
         if not has_module(record.method):
             raise UsageError(
                 f"{checkpoint.path}: the parts of {record.name} (method {record.method}) cannot be loaded",
@@ -80,7 +80,7 @@ def read_stored(checkpoint: Checkpoint, records: Sequence[TableRecord], *, other
             where = f"{checkpoint.path}: {record.name}"
             raise InputError(f"{where}: {error.message}", remedy=error.remedy) from None
         tables.append(StoredTable(record, parts, coded or record.rank or 0))
-    # Tied names hold parts too where that costs nothing, and the guard makes stock loaders refuse the file.
+    # Tied names hold parts too where that costs no bytes; the guard makes stock loaders refuse the file.
     gone = {part_name(name, s) for r in records for name in (r.name, *r.ties) for s in r.parts}
     gone |= {r.name for r in records if tuple(getattr(state.get(r.name), "shape", ())) == (0,)}
     return Stored(tuple(tables), {name: value for name, value in state.items() if name not in gone})
@@ -93,28 +93,28 @@ def places_of(
     renamed: Callable[[str], str],
     where: object,
 ) -> list[str]:
-    """The parameters of a model that are a table of a checkpoint, the one that stands for it first.
+    """Find the parameters of a model that hold a table of a checkpoint; the table's own name comes first.
 
     Args:
-        record: of the table.
-        model: for messages.
-        parameters: of the model by name, each under all of its names.
-        renamed: how a name in the checkpoint becomes one in the model.
+        record: the record of the table.
+        model: the model, for messages.
+        parameters: the model's parameters by name, each under all of its names.
+        renamed: maps a name in the checkpoint to a name in the model.
         where: the checkpoint, for messages.
 
     Raises:
-        UsageError: there is none, or it is of another shape.
+        UsageError: the model has no such parameter, or it has another shape.
     """
     found = [name for name in map(renamed, (record.name, *record.ties)) if name in parameters]
     if not found:
         raise UsageError(
-            f"{where}: {type(model).__name__} has no parameter {record.name}, the table that is compressed",
+            f"{where}: {type(model).__name__} has no parameter {record.name}, the compressed table",
             remedy=RIGHT_MODEL,
         )
     shape = tuple(parameters[found[0]].shape)
     if shape != record.shape:
         raise UsageError(
-            f"{where}: {record.name}: is {list(record.shape)}, the model has {list(shape)}",
+            f"{where}: {record.name} is {list(record.shape)}, the model has {list(shape)}",
             remedy=RIGHT_MODEL,
         )
     return found

@@ -1,4 +1,4 @@
-"""Put factors in the place of a dense table, and of all that is tied to it, in a model; torch only."""
+"""Replace a dense table and everything tied to it in a model; needs only torch."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def swap(
 ) -> FactorizedEmbedding:
     """Replace a table and everything tied to it in ``model``, in place.
 
-    The factors are freshly initialized as ``nn.Embedding`` and ``nn.Linear`` do it: train them, or
-    load or copy values into them.
+    The factors are initialized as ``nn.Embedding`` and ``nn.Linear`` are: train them, or load or copy
+    values into them.
 
     Args:
-        model: changed only if nothing is refused.
+        model: changed only if there is no error.
         table_name: name of the table's parameter, ``X.weight``.
         rank: components of the factors, 1 to min(V, d).
-        dtype: element type of the factors, the table's own when None.
-        ties: further parameters to be replaced as the same table, though the model does not share
-            them; those that it does share are found.
+        dtype: element type of the factors; None for the table's own.
+        ties: further parameters to replace as the same table although the model does not share them;
+            shared parameters are found without being named.
 
     Returns:
         The embedding that holds the factors, now part of ``model``.
 
     Raises:
-        UsageError: the table is not there, or a module that holds it computes something that
-            two factors cannot.
+        UsageError: there is no such table, or a module that holds it computes something that two
+            factors cannot.
     """
     modules = replacements(model, table_name, rank, dtype=dtype, ties=ties)
     install(model, modules)
@@ -50,7 +50,7 @@ def swap(
 
 
 def install(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    """Put each module in the place in ``model`` that its name says."""
+    """Put each module into ``model`` under its name."""
     for name, module in modules.items():
         model.set_submodule(name, module, strict=True)
 
@@ -64,15 +64,22 @@ def replacements(
     ties: Collection[str] = (),
     untie: Collection[str] = (),
 ) -> dict[str, nn.Module]:
-    """What :func:`swap` would put where: a new module for each name of an old one; changes nothing.
+    """Make the modules that :func:`swap` would put in, by the old ones' names; ``model`` is not changed.
 
-    In the place of a rank there may be a coded table, which the new modules then hold, its floats
-    in the type of the dense table.
+    The module of ``table_name`` comes first. A module that has several names in the model gets one
+    replacement. Biases are the old parameters themselves.
 
-    The module of ``table_name`` comes first. A module that stands in the model under several names
-    has one replacement. Biases are the old parameters themselves. Those tied to the table whose
-    parameter is named in ``untie`` become copies with a dense weight of their own.
-    See :func:`swap` for the other arguments and the errors.
+    Args:
+        model: see :func:`swap`.
+        table_name: see :func:`swap`.
+        rank: the rank of fresh factors; or a coded table, which the new modules hold, with its floats in
+            the dtype of the dense table.
+        dtype: see :func:`swap`.
+        ties: see :func:`swap`.
+        untie: names of tied parameters whose modules become copies with a dense weight of their own.
+
+    Raises:
+        UsageError: see :func:`swap`.
     """
     owners = _owners(model, table_name, ties)
     named = owners[table_name.removesuffix(".weight")]
@@ -81,8 +88,8 @@ def replacements(
     main = next((m for m in factored.values() if isinstance(m, Lookup)), None)
     if main is None:
         raise UsageError(
-            f"{table_name}: belongs to a {type(named).__name__}, no nn.Embedding or nn.EmbeddingBag",
-            remedy="only tables of an embedding can be swapped: use the dense model",
+            f"{table_name}: belongs to a {type(named).__name__}, not an nn.Embedding or nn.EmbeddingBag",
+            remedy="only tables of embeddings can be swapped: use the dense model",
         )
     for name, module in factored.items():
         _check(name, module, main.weight.shape)
@@ -99,10 +106,10 @@ def replacements(
 
 
 def _owners(model: nn.Module, table_name: str, ties: Collection[str]) -> dict[str, nn.Module]:
-    """Every name of every module that holds the table, that of ``table_name`` first.
+    """Every module that holds the table, under each of its names; that of ``table_name`` first.
 
     Raises:
-        UsageError: a name is no parameter, or the table is not the ``weight`` of a part of the model.
+        UsageError: a name is no parameter, or the table is not the ``weight`` of a submodule.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name in (table_name, *ties):
@@ -119,25 +126,25 @@ def _owners(model: nn.Module, table_name: str, ties: Collection[str]) -> dict[st
         if not owner or leaf != "weight":
             raise UsageError(
                 f"{name}: the table is used here outside of an embedding or linear layer",
-                remedy="give the model an nn.Embedding or nn.Linear as a part of its own for it",
+                remedy="hold it in an nn.Embedding or nn.Linear that is a submodule of the model",
             )
         owners[owner] = model.get_submodule(owner)
     return owners
 
 
 def _check(name: str, module: nn.Module, shape: torch.Size) -> None:
-    """Refuse a module that does more with its weight than factors can do in its place.
+    """Refuse a module that does more with its weight than factors can do.
 
     Raises:
-        UsageError: with what it does.
+        UsageError: the module is of another kind or shape, or its forward does more than look up or multiply.
     """
     kind = next((k for k in (nn.Embedding, nn.EmbeddingBag, nn.Linear) if isinstance(module, k)), None)
     weight = cast(Tensor, module.weight)
     if kind is None:
-        problem = f"is a {type(module).__name__}, no nn.Embedding, nn.EmbeddingBag or nn.Linear"
+        problem = f"is a {type(module).__name__}, not an nn.Embedding, nn.EmbeddingBag or nn.Linear"
     elif weight.shape != shape:
-        problem = f"is {list(weight.shape)}, the table it is tied to {list(shape)}"
-    # An override may scale, normalize or patch in other rows: to drop that would be silently wrong.
+        problem = f"is {list(weight.shape)}, the table it is tied to is {list(shape)}"
+    # An override may scale, normalize or patch in other rows: dropping that would be silently wrong.
     elif getattr(module.forward, "__func__", None) is not kind.forward and not _is_scaled(module):
         problem = f"is a {type(module).__name__} with a forward of its own"
     elif getattr(module, "max_norm", None) is not None:
@@ -150,10 +157,10 @@ def _check(name: str, module: nn.Module, shape: torch.Size) -> None:
 
 
 def _is_scaled(module: nn.Module) -> bool:
-    """Whether it is one of transformers' embeddings whose forward only adds ``* self.embed_scale``.
+    """Whether this is a transformers embedding whose forward only adds ``* self.embed_scale``.
 
-    All classes of that name do just this (Gemma, BART, M2M-100 and their kin, transformers 5.23)
-    but one, T5Gemma2's, which has a second parameter for the rows it patches in.
+    All classes of that name do just this (in Gemma, BART, M2M-100 and others, as of transformers 5.23)
+    except T5Gemma2's, which has a second parameter for the rows it patches in.
     """
     kind = type(module)
     return (
@@ -168,10 +175,10 @@ def _scale(module: Lookup) -> Tensor | float | None:
 
 
 def _factorized(module: Lookup, rank: int, dtype: torch.dtype) -> FactorizedEmbedding:
-    """Fresh factors for the table of ``module``, in the same mode, on the same device.
+    """Make fresh factors for the table of ``module``, on its device and in its training mode.
 
     Raises:
-        UsageError: the table has no such rank.
+        UsageError: the rank is below 1 or above min(V, d).
     """
     table = module.weight
     rows, columns = table.shape
@@ -188,14 +195,14 @@ def _factorized(module: Lookup, rank: int, dtype: torch.dtype) -> FactorizedEmbe
 
 
 def _coded(module: Lookup, table: TableModules) -> FactorizedEmbedding:
-    """An embedding of a coded table in the place of ``module``, in the same mode, on the same device."""
+    """Make an embedding of a coded table to replace ``module``, on its device and in its training mode."""
     held = table.to(module.weight)
     embedding = CodedEmbedding(held.lookup, held.projection, _scale(module), LookupOptions.of(module))
     return embedding.requires_grad_(module.weight.requires_grad).train(module.training)
 
 
 def _tied(module: nn.Module, embedding: FactorizedEmbedding) -> nn.Module:
-    """What stands for ``module`` when its weight is the table that ``embedding`` holds as factors."""
+    """Make the replacement of a ``module`` that is tied to the table that ``embedding`` holds as factors."""
     tied: nn.Module
     if isinstance(module, Lookup) and isinstance(embedding.lookup, CodedLookup):
         tied = CodedEmbedding(
@@ -210,7 +217,7 @@ def _tied(module: nn.Module, embedding: FactorizedEmbedding) -> nn.Module:
 
 
 def _lookup(module: Lookup, left: nn.Parameter) -> Lookup:
-    """A lookup in ``left`` (V×r) with the options of ``module``, whose rows are d wide."""
+    """Make a lookup in ``left`` (V×r) with the options of ``module``, whose rows are d wide."""
     rows, rank = left.shape
     options: dict[str, Any] = {
         "padding_idx": module.padding_idx,
@@ -218,7 +225,7 @@ def _lookup(module: Lookup, left: nn.Parameter) -> Lookup:
         "sparse": module.sparse,
     }
     lookup: Lookup
-    with outlined():  # the weight that is made here is given up
+    with outlined():  # the weight that the constructor makes is discarded
         if isinstance(module, nn.EmbeddingBag):
             options |= {"mode": module.mode, "include_last_offset": module.include_last_offset}
             lookup = nn.EmbeddingBag(rows, rank, **options)
@@ -229,5 +236,5 @@ def _lookup(module: Lookup, left: nn.Parameter) -> Lookup:
 
 
 def _untied(module: nn.Module) -> nn.Module:
-    """A copy with a weight of its own; a bias stays the parameter it is, for it may be tied as well."""
+    """Copy a module with its weight; a bias stays the same parameter, as it may be tied as well."""
     return copy.deepcopy(module, {id(p): p for name, p in module.named_parameters() if name != "weight"})

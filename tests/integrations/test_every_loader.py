@@ -217,6 +217,6 @@ def test_experts_that_do_not_fit_together_leave_the_model_as_it_was(shelf, tmp_p
     shorter("experts.2.up_proj.weight", name="qwen3_moe")[1](path)
     model = built("qwen3_moe", seed=1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(InputError, match=r"experts\.gate_up_proj cannot be made of its parts"):
+    with pytest.raises(InputError, match=r"cannot merge the parts of .*experts\.gate_up_proj"):
         embcompress.load(model, path)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

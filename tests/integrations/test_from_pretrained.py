@@ -466,7 +466,7 @@ class TestRefusals:
         """What would be written does not fit the record."""
         model = loaded(shelf.small("bert"))
         model.set_input_embeddings(nn.Embedding(V, D))
-        with pytest.raises(UsageError, match="is a Embedding, no compressed table any more"):
+        with pytest.raises(UsageError, match="is a Embedding, not a compressed table any more"):
             model.save_pretrained(tmp_path / "again")
 
     def test_resizing_is_refused_by_transformers(self, shelf):

@@ -286,7 +286,7 @@ class TestRefusals:
         trained = built(case, 0)
         trained.source = nn.Embedding(V - 1, D)
         path = write(tmp_path, FORMATS[0], *compressed(trained, case.tables))
-        self.refuse(case, path, r"source\.weight: is \[59, 16\], the model has \[60, 16\]")
+        self.refuse(case, path, r"source\.weight is \[59, 16\], the model has \[60, 16\]")
 
     def test_a_rank_that_is_not_that_of_the_factors(self, tmp_path, case):
         """Factors that contradict the record are corrupt input."""

@@ -364,7 +364,7 @@ class TestSwap:
         [
             (nn.Sequential(nn.Embedding(V, D, max_norm=1.0)), "0.weight", "max_norm"),
             (nn.Sequential(nn.EmbeddingBag(V, D, mode="max")), "0.weight", "not linear"),
-            (nn.Sequential(nn.Linear(D, V)), "0.weight", "no nn.Embedding"),
+            (nn.Sequential(nn.Linear(D, V)), "0.weight", "not an nn.Embedding"),
             (nn.Sequential(nn.Embedding(V, D)), "1.weight", "no parameter 1.weight"),
             (nn.Embedding(V, D), "weight", "outside of an embedding"),
             (Tied(), "head.bias", "outside of an embedding"),
