@@ -39,7 +39,7 @@ ROOMS = (
     ("linalg",),
     ("storage",),
     ("rows",),
-    ("choices", "dtypes", "errors", "paths", "progress", "version"),
+    ("choices", "dtypes", "errors", "interruption", "paths", "progress", "version"),
 )
 """From the roof to the cellar; a room may import from those below it and from itself."""
 FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -88,7 +88,7 @@ class DirectoryRecord(ClassifierRecord):
 
 def is_directory(path: Path) -> bool:
     """Whether a path is a Hugging Face directory."""
-    return (path / "config.json").is_file()
+    return (path / "config.json").exists()
 
 
 def record_of(path: Path) -> ClassifierRecord:

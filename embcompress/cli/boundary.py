@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from embcompress.errors import EmbcompressError, printable
+from embcompress.errors import EmbcompressError, Interrupted, printable
+from embcompress.interruption import EXIT_CODE, MESSAGE, is_interrupt
 
-_INTERRUPTED = 130
 _NO_MEMORY = "out of memory; close other programs or use a larger machine"
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write elsewhere with -o",
@@ -29,11 +29,11 @@ class Boundary(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command inside the error boundary."""
         try:
-            return super().invoke(ctx)
+            return self._invoke(ctx)
         except EmbcompressError as error:
             _fail(ctx, str(error), error.exit_code)
         except KeyboardInterrupt:
-            _fail(ctx, "interrupted; no unfinished output was left", _INTERRUPTED)
+            _fail(ctx, MESSAGE, EXIT_CODE)
         except BrokenPipeError:
             # Whoever read our output is gone; Python would complain again when it flushes.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,6 +49,17 @@ class Boundary(click.Group):
             if "can't start new thread" not in str(error):
                 raise
             _fail(ctx, _NO_MEMORY, 1)  # usually none is left for the thread's stack
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        """Run the command, with every exception that a library made of an interrupt as what it was."""
+        try:
+            return super().invoke(ctx)
+        except (Interrupted, click.exceptions.Exit, click.ClickException):
+            raise
+        except BaseException as error:
+            if is_interrupt(error):
+                raise KeyboardInterrupt from error
+            raise
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:

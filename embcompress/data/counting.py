@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from embcompress.data.csvlines import Lines, records, shown
 from embcompress.data.encoded import Encoded
 from embcompress.data.labelled import check_row, delimiter_of, read_header
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.regular import opened, read_limited
 
 Counts = NDArray[np.float64]
 """One non-negative number per row of the table (V)."""
@@ -27,6 +29,11 @@ _REMEDY = "give a .csv, .tsv, .txt or .npy file of counts"
 
 _BATCH = 2048
 """Texts encoded at a time."""
+
+_ARRAY_HEADER = 1 << 16
+"""Longest header of a .npy file, in bytes."""
+_WIDEST = 16
+"""Bytes of the widest number that NumPy stores."""
 
 
 def count_texts(texts: Iterable[str], encode: Encode, rows: int, where: str) -> Counts:
@@ -64,7 +71,7 @@ def read_texts(path: Path, text_column: str = "text") -> Iterator[str]:
     if not path.is_file():
         what = "is not a regular file" if path.exists() else "does not exist"
         raise UsageError(f"{path}: {what}", remedy="give a .csv, .tsv or .txt file of texts")
-    with path.open("rb") as file:
+    with opened(path) as file:
         lines = Lines(file, path)
         if path.suffix.lower() not in {".csv", ".tsv"}:
             for line in lines:
@@ -109,7 +116,7 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
         raise UsageError(f"{path}: suffix {path.suffix!r} is not one of counts", remedy=_REMEDY)
     header: str | None = None
     lines: list[tuple[int, str, float]] = []
-    with path.open("rb") as file:
+    with opened(path) as file:
         source = Lines(file, path)
         pairs = _pairs(source) if suffix == ".txt" else records(source, delimiter_of(None, path))
         for record in pairs:
@@ -161,9 +168,9 @@ def _by_id(path: Path, lines: list[tuple[int, str, float]], rows: int) -> Counts
 
 
 def _from_array(path: Path, rows: int) -> Counts:
+    content = read_limited(path, _ARRAY_HEADER + _WIDEST * rows, f"give {rows:,} numbers, one per row")
     try:
-        with path.open("rb") as file:  # closed here, since np.load would leave an archive open
-            found = np.load(file, allow_pickle=False)
+        found = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # ValueError, EOFError, BadZipFile, TokenError, OverflowError, MemoryError
         raise InputError(
             f"{path}: is not a NumPy array ({error})", remedy="save it with numpy.save"

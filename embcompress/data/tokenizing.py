@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.directory.shards import JSON_LIMIT
 from embcompress.data.charsmaps import check_maps
 from embcompress.data.encoded import Encoded
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.regular import read_limited
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 """Tokens 0 and 1 of a vocabulary made here."""
@@ -182,7 +184,7 @@ class TokenizerJson(RecordedTokenizer):
             InputError: the file is not a tokenizer.json.
         """
         try:
-            return cls(path.read_text(encoding="utf-8"))
+            return cls(read_limited(path, JSON_LIMIT).decode())
         except UnicodeDecodeError:
             raise InputError(f"{path}: is not UTF-8 text", remedy="give a tokenizer.json") from None
 
@@ -263,7 +265,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
             ) from None
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     file = folder / "tokenizer.json"
-    if not file.is_file():
+    if not file.exists():
         raise UsageError(
             f"{checkpoint.path}: has no tokenizer to count tokens with",
             remedy=f"put the model's tokenizer.json into {folder}, or give counts with --weights",

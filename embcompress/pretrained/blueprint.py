@@ -14,7 +14,7 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.description import METADATA_KEY, Description
 from embcompress.errors import InputError, UsageError
 from embcompress.nn.outline import SAME_MODEL, outlined_for
-from embcompress.pretrained.library import OFFLINE, library, reading
+from embcompress.pretrained.library import OFFLINE, check_small_files, library, reading
 
 _COUNT = re.compile(r"(?i)(layer|label|head|expert|block|group|attention_type)s?$")
 """Keys of config.json for what is made one by one: layers and their kinds, names of labels."""
@@ -56,7 +56,7 @@ def blueprint(path: Path) -> Blueprint:
             that another library has quantized, or transformers has no such model or is missing.
         InputError: transformers cannot read it, or it describes another model than that of the weights.
     """
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").exists():
         raise UsageError(
             f"{path}: is no Hugging Face directory, config.json is missing",
             remedy="give the directory of a model",
@@ -66,6 +66,7 @@ def blueprint(path: Path) -> Blueprint:
         raw, description, size = checkpoint.config, checkpoint.description, checkpoint.size
         shapes = checkpoint.dense_shapes
     _check_counts(path, raw)
+    check_small_files(path)
     with reading(path):
         config = library().AutoConfig.from_pretrained(path, **OFFLINE)
     _check_kind(path, config)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from embcompress.checkpoint.directory.shards import JSON_LIMIT
 from embcompress.errors import EmbcompressError, InputError, UsageError, reason_of
+from embcompress.storage.regular import check_small
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Nothing is fetched, and no code that lies in a directory is asked for or run."""
@@ -28,6 +31,21 @@ def library() -> Any:
             remedy="pip install 'embcompress[transformers]'",
         ) from None
     return transformers
+
+
+_SMALL = ("*config.json", "*token*.json", "vocab*.*", "merges.txt", "*.model", "chat_template.*")
+"""Names of the files besides weights that transformers reads whole, by itself."""
+
+
+def check_small_files(path: Path) -> None:
+    """Refuse a directory in which a file that transformers would read whole is endless, or no file.
+
+    Raises:
+        InputError: with its name.
+    """
+    for file in sorted(path.iterdir()):
+        if any(fnmatch(file.name, pattern) for pattern in _SMALL):
+            check_small(file, JSON_LIMIT)
 
 
 @contextlib.contextmanager

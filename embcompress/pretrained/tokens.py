@@ -14,7 +14,7 @@ from torch import Tensor
 
 from embcompress.data.encoded import Encoded, Ids
 from embcompress.errors import InputError, UsageError
-from embcompress.pretrained.library import OFFLINE, library, reading
+from embcompress.pretrained.library import OFFLINE, check_small_files, library, reading
 from embcompress.pretrained.models import Pretrained
 
 _BATCH = 2048
@@ -87,6 +87,7 @@ def tokenizer_in(path: Path) -> Any:
         raise UsageError(
             f"{path}: brings no tokenizer", remedy="put the files of the model's tokenizer there"
         )
+    check_small_files(path)
     with reading(path):
         return library().AutoTokenizer.from_pretrained(path, **OFFLINE)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import zipfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from embcompress.errors import InputError, UsageError
+from embcompress.errors import InputError, UsageError, reason_of
 from embcompress.pretrained.tokens import Tokens
+from embcompress.storage.regular import opened
 from embcompress.storage.staging import staged
+from embcompress.storage.zipstore import check_record, read_directory
 from embcompress.training.records import Recipe
 from embcompress.training.recovery import DistilRecipe
 from embcompress.training.scoring import Dataset
@@ -152,10 +153,12 @@ def snapshot_path(place: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not check the checksums
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"the checksum of {damaged} is wrong")
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with opened(path) as file:
+            # torch itself does not compare checksums.
+            for name, extent in read_directory(file.fileno(), str(path)).items():
+                check_record(file.fileno(), name, extent, str(path))
+            file.seek(0)
+            saved = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(saved, dict) or {*map(type, saved.values())} != {dict}:
             raise ValueError("holds no state of a run")
         if saved.keys() != {"fingerprint", "trainer"}:
@@ -166,7 +169,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = error.message if isinstance(error, InputError) else reason_of(error)
+    reason = reason.removeprefix(f"{path}: ")
     return InputError(f"{path}: cannot be read ({reason})", remedy="start again with --force")
 
 

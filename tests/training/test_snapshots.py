@@ -254,7 +254,7 @@ class TestSnapshots:
         assert refusals > 100
         raw = good["model"]["embedding.weight"].numpy().tobytes()
         stopped.path.write_bytes(whole.replace(raw, raw[:-1] + bytes([raw[-1] ^ 1])))
-        refused(tmp_path, print_of(), InputError, 3, "cannot be read", "checksum", "--force")
+        refused(tmp_path, print_of(), InputError, 3, "cannot be read", "CRC-32", "--force")
 
     def test_it_is_saved_whole_or_not_at_all(self, tmp_path, stopped, monkeypatch):
         """A disk that is full halfway leaves the older state, which still goes on, and nothing else."""

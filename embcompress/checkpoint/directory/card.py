@@ -11,6 +11,7 @@ from pathlib import Path
 
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.dtypes import DTYPES
+from embcompress.storage.regular import read_limited
 
 CARD = "README.md"
 
@@ -51,7 +52,7 @@ def card_text(folder: Path) -> str | None:
     path = folder / CARD
     if not path.is_file() or path.stat().st_size > _LIMIT:
         return None
-    return path.read_bytes().decode("utf-8", "surrogateescape")
+    return read_limited(path, _LIMIT).decode("utf-8", "surrogateescape")
 
 
 def taken_apart(

@@ -53,10 +53,9 @@ class Directory(Checkpoint):
         self.weight_files = tuple(f for p in parts.values() for f in p.weight_files)
         self._layout = layout
         self._parts = parts
-        self.carried, left_out = carried_files(path, layout)
-        self.notes = tuple(note for p in parts.values() for note in p.notes)
-        if left_out:
-            self.notes += (f"left out, because they hold other weights: {', '.join(left_out)}",)
+        carried = carried_files(path, layout)
+        self.carried = carried.files
+        self.notes = (*(note for p in parts.values() for note in p.notes), *carried.notes)
         layout.check(path, parts)
         self.description = self._find_description()
 

@@ -13,6 +13,7 @@ from embcompress.checkpoint.description import METADATA_KEY, Description
 from embcompress.checkpoint.directory.card import CARD, card_text, taken_apart
 from embcompress.checkpoint.directory.shards import read_json
 from embcompress.storage.rawio import copy_range
+from embcompress.storage.regular import open_regular, opened
 
 CONFIG = "config.json"
 QUANTIZATION = "quantization_config"
@@ -53,7 +54,7 @@ def made(path: Path) -> Path:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy contents and permission bits; a symbolic link is followed."""
-    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_regular(source)
     try:
         status = os.fstat(fd)
         out = os.open(
@@ -97,7 +98,7 @@ def card_of(
 ) -> dict[str, object]:
     """The model card taken apart, after an edit if a ``description`` is given; SHA-256 of one too long."""
     text = card_text(folder)
-    if text is None and (folder / CARD).exists():
+    if text is None and (folder / CARD).is_file():
         return {CARD: _sha256(folder / CARD)}
     if text is None and description is None:
         return {}
@@ -105,5 +106,5 @@ def card_of(
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

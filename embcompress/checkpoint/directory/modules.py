@@ -10,6 +10,7 @@ from typing import Any
 
 from embcompress.checkpoint.names import FILE_NAME_LIMIT, check_not_pointer
 from embcompress.errors import InputError
+from embcompress.storage.regular import read_limited
 
 MODULES = "modules.json"
 
@@ -39,14 +40,11 @@ def read_modules(path: Path) -> tuple[Module, ...]:
         InputError: modules.json is broken, or leads out of the directory.
     """
     file = path / MODULES
-    if not file.is_file():
+    if not file.exists():
         return ()
-    with file.open("rb") as stream:
-        text = stream.read(_LIMIT + 1)
+    text = read_limited(file, _LIMIT)
     check_not_pointer(text[:64], file)
     try:
-        if len(text) > _LIMIT:
-            raise ValueError(f"more than {_LIMIT:,} bytes")
         parsed = json.loads(text)
         return tuple(_module(entry) for entry in parsed)
     except (ValueError, TypeError, KeyError, RecursionError) as error:

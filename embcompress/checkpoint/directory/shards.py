@@ -14,6 +14,7 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.directory.modules import static_modules
 from embcompress.checkpoint.names import FILE_NAME_LIMIT, check_name, check_not_pointer
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.regular import read_limited
 
 JSON_LIMIT = 64 << 20
 """Longest config.json or index accepted, in bytes; real ones stay under 10 MB."""
@@ -178,10 +179,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is too long, or not a JSON object.
     """
-    size = path.stat().st_size
-    if size > JSON_LIMIT:
-        raise InputError(f"{path}: {size:,} bytes, limit {JSON_LIMIT:,}", remedy="download it again")
-    text = path.read_bytes()
+    text = read_limited(path, JSON_LIMIT)
     check_not_pointer(text[:64], path)
     try:
         value = json.loads(text)
@@ -200,15 +198,34 @@ def _is_other_weights(relative: Path) -> bool:
     return relative.suffix in _SUFFIXES and len(relative.parts) == 1 and relative.name not in _NO_WEIGHTS
 
 
-def carried_files(path: Path, layout: ShardLayout) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """The relative paths of the files to copy, and the names of those left out.
+@dataclass(frozen=True)
+class Carried:
+    """The files of a directory besides the weights in use, which are written anew.
 
-    The weights in use are left out, since they are written anew. So are all other weights (formats,
-    precisions, training states): they hold the dense table and would undo the saving.
+    Attributes:
+        files: relative paths of the files to copy.
+        other_weights: names of files and folders that are left out: weights in other formats or precisions
+            and training states hold the dense table and would undo the saving.
+        irregular: names of pipes, sockets and devices, which are never opened.
     """
+
+    files: tuple[Path, ...]
+    other_weights: tuple[str, ...]
+    irregular: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, one sentence each."""
+        whys = (("hold other weights", self.other_weights), ("are not regular files", self.irregular))
+        return tuple(f"left out, because they {why}: {', '.join(names)}" for why, names in whys if names)
+
+
+def carried_files(path: Path, layout: ShardLayout) -> Carried:
+    """Which files of the directory ``path`` are copied, and which are left out."""
     own = {*layout.files, *((layout.index.name,) if layout.index else ())}
     carried: list[Path] = []
     left_out: list[str] = [*layout.others]
+    irregular: list[str] = []
     skip = {*own, *layout.others, *_STANDARD}
 
     def visit(folder: Path) -> None:
@@ -226,10 +243,12 @@ def carried_files(path: Path, layout: ShardLayout) -> tuple[tuple[Path, ...], tu
                     visit(entry)
             elif str(relative) in skip:
                 continue
-            elif _is_other_weights(relative) or not stat.S_ISREG(mode):
+            elif not stat.S_ISREG(mode):
+                irregular.append(str(relative))
+            elif _is_other_weights(relative):
                 left_out.append(str(relative))
             else:
                 carried.append(relative)
 
     visit(path)
-    return tuple(carried), tuple(left_out)
+    return Carried(tuple(carried), tuple(left_out), tuple(irregular))

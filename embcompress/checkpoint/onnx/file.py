@@ -30,6 +30,7 @@ from embcompress.errors import UsageError
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage import zipstore
 from embcompress.storage.rawio import read_exact, sha256_of, write_all
+from embcompress.storage.regular import first_bytes, open_regular
 from embcompress.storage.staging import published
 
 _AMEND_ROOM = 128
@@ -58,7 +59,7 @@ class OnnxFile(Checkpoint):
         held = [weight.extent for weight in self._weights.values() if weight.extent]
         for extent in (*held, *self._model.nested):
             if extent.file not in fds:
-                fds[extent.file] = os.open(extent.file, os.O_RDONLY | os.O_CLOEXEC)
+                fds[extent.file] = open_regular(extent.file)
         self.weight_files = tuple(fds)
         self.size = sum(os.fstat(fd).st_size for fd in fds.values())
         text = self._metadata.get(METADATA_KEY)
@@ -71,8 +72,7 @@ class OnnxFile(Checkpoint):
             return False
         if path.suffix in cls.suffixes:
             return True
-        with path.open("rb") as file:
-            first = file.read(3)
+        first = first_bytes(path, 3)
         return len(first) == 3 and first[0] == 1 << 3 and 0 < first[1] < 64 and first[2] in _HEADS
 
     @classmethod
@@ -84,7 +84,7 @@ class OnnxFile(Checkpoint):
             InputError: the file is corrupt or unsafe.
         """
         library()
-        fds = {path: os.open(path, os.O_RDONLY | os.O_CLOEXEC)}
+        fds = {path: open_regular(path)}
         try:
             return cls(path, fds)
         except BaseException:

@@ -28,6 +28,7 @@ from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import read_exact
+from embcompress.storage.regular import open_regular, opened
 from embcompress.storage.zipstore import ZipWriter, check_record, pieces, read_directory
 
 _FOLDER: Final = "archive"
@@ -72,7 +73,7 @@ class TorchFile(Checkpoint):
             return False
         if path.suffix in cls.suffixes:
             return True
-        with path.open("rb") as file:
+        with opened(path) as file:
             head = file.read(len(LEGACY_MAGIC))
             if head == LEGACY_MAGIC:
                 return True
@@ -85,7 +86,7 @@ class TorchFile(Checkpoint):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
         try:
             return cls(path, fd, read_archive(fd, path))
         except BaseException:

@@ -26,6 +26,7 @@ from embcompress.checkpoint.safetensors.header import (
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import copy_range, read_exact, write_all
+from embcompress.storage.regular import first_bytes, open_regular
 from embcompress.storage.zipstore import Extent, pieces
 
 NEW_METADATA = {"format": "pt"}
@@ -64,15 +65,12 @@ class Safetensors(Checkpoint):
         """Recognize a file by its suffix, or by a plausible length and a header that begins with ``{``."""
         if path.suffix in cls.suffixes:
             return path.is_file()
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            head = file.read(9)
+        head = first_bytes(path, 9)
         return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_LIMIT
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
         try:
             size = os.fstat(fd).st_size
             return cls(path, fd, read_header(fd, size, path), size)

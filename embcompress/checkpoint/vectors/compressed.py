@@ -19,6 +19,7 @@ from embcompress.checkpoint.vectors.registry import format_named
 from embcompress.checkpoint.vectors.streamed import split_tokens
 from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
+from embcompress.storage.regular import open_regular
 
 _LONGEST_HEADER = 1 << 18
 """Longest header that is inspected, in bytes; the ones written here take a few thousand."""
@@ -41,7 +42,7 @@ class CompressedVectors(Safetensors):
         """Recognize a file by the record in its metadata."""
         if not super().recognizes(path):
             return False
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
         try:
             if int.from_bytes(os.pread(fd, 8, 0), "little") > _LONGEST_HEADER:
                 return False

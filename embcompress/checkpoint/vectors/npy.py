@@ -28,6 +28,7 @@ from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
 from embcompress.progress import Progress
 from embcompress.storage.rawio import read_exact
+from embcompress.storage.regular import open_regular, opened
 
 _HEADER_LIMIT = 10_000
 """Longest header accepted, in bytes; this is also NumPy's limit."""
@@ -95,7 +96,7 @@ class _Matrix(StoredVectors):
         self.shape = header.shape
         self.dtype = DTYPES[_KINDS[header.dtype.str[1:]]]
         self._header, self._path, self._vocabulary = header, path, vocabulary
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = open_regular(path)
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         (rows, columns), header, size = self.shape, self._header, self._header.dtype.itemsize
@@ -154,7 +155,7 @@ class _Header:
 
 def _read_header(path: Path) -> _Header:
     """Read the header and compare it with the file; nothing is ever unpickled."""
-    with path.open("rb") as file, warnings.catch_warnings():
+    with opened(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy warns about headers of Python 2, which are fine
         try:
             version = npy_format.read_magic(file)
@@ -172,7 +173,7 @@ def _read_header(path: Path) -> _Header:
             raise
         except Exception as error:  # a broken header can make NumPy raise almost anything
             raise InputError(f"{path}: is not a readable .npy file ({error})", remedy=AGAIN) from None
-        offset, size = file.tell(), path.stat().st_size
+        offset, size = file.tell(), os.fstat(file.fileno()).st_size
     if dtype.str[1:] not in _KINDS:
         raise InputError(
             f"{path}: elements are {dtype}, supported are float16, float32 and float64",

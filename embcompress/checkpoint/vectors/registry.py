@@ -11,6 +11,7 @@ from embcompress.checkpoint.vectors.stream import read_head
 from embcompress.checkpoint.vectors.word2vec_binary import Word2VecBinary
 from embcompress.checkpoint.vectors.word2vec_text import Word2VecText
 from embcompress.errors import InputError
+from embcompress.storage.regular import first_bytes
 
 VECTOR_FORMATS: tuple[VectorFormat, ...] = (Npy(), Word2VecText(), Word2VecBinary(), GloVe())
 """Formats in the order in which they are tried; contract tests run over them."""
@@ -21,9 +22,8 @@ _MODELS = (b"PK", b"\x80", b"\x08")
 
 def certain_format(path: Path) -> VectorFormat | None:
     """The format of a file that may be anything, None if it holds no word vectors; never raises."""
-    with path.open("rb") as file:
-        if file.read(2).startswith(_MODELS):
-            return None
+    if first_bytes(path, 2).startswith(_MODELS):
+        return None
     try:
         head = read_head(path)
     except InputError:  # an empty file, which its own format reports, or a broken gzip stream

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Self
 
 from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
+from embcompress.storage.regular import opened
 
 STAGE = "reading vectors"
 """Name of the progress stage, which counts bytes of the file."""
@@ -39,8 +41,8 @@ class Stream:
 
     def __init__(self, path: Path, progress: Progress = silent) -> None:
         self.path = path
-        self.size = path.stat().st_size
-        self._file = path.open("rb")
+        self._file = opened(path)
+        self.size = os.fstat(self._file.fileno()).st_size
         self.compressed = self._file.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
         self._content: gzip.GzipFile | io.BufferedReader = (
             gzip.GzipFile(fileobj=self._file, mode="rb") if self.compressed else self._file

@@ -52,9 +52,9 @@ def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
     if recorded is not None:
         return recorded
     folder = path if path.is_dir() else path.parent
-    if (file := folder / "tokenizer.json").is_file():
+    if (file := folder / "tokenizer.json").exists():
         return _within(_from_tokenizer(read_json(file), file), rows, file)
-    if (file := folder / "vocab.txt").is_file():
+    if (file := folder / "vocab.txt").exists():
         return _within(read_vocabulary_file(file), rows, file)
     raise UsageError(
         f"{path}: nothing says which tokens its rows belong to",
