@@ -1,9 +1,9 @@
-"""Tables that the loader of transformers shall not see.
+"""Tables hidden from the loader of transformers.
 
-While weights load, a model is on the meta device; what the files do not hold under the name that a
-tensor has in the model is given memory and initial values, and buffers that no file holds are replaced
-by ones without values. A *veiled* module says nothing of its factors, and what asks for its dense weight,
-as initialization and tying do, gets a tensor on the meta device, which costs nothing.
+While weights load, a model is on the meta device. The loader gives memory and initial values to every
+tensor that the files do not hold under its name in the model, and replaces buffers that no file holds by
+empty ones. A *hidden* module does not show its factors. Initialization and tying ask for its dense weight;
+they get a tensor on the meta device, which costs nothing.
 """
 
 from __future__ import annotations

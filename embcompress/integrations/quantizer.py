@@ -1,9 +1,9 @@
 """``from_pretrained`` and ``save_pretrained`` of transformers for compressed directories.
 
-A directory says in config.json that its ``quant_method`` is ``embcompress``; :func:`register` names the
-classes that transformers then asks. It builds the model without memory; ``swap`` puts the tables
-in, out of the loader's sight; transformers loads all other weights; the swap is finished. ``saving`` hands
-transformers the parts as they were stored, the guard, and the record.
+A directory says in config.json that its ``quant_method`` is ``embcompress``; :func:`register` tells
+transformers which classes to ask. Loading takes four steps: transformers builds the model without memory,
+``swap`` puts the tables in and hides them, transformers loads all other weights, and the swap is finished.
+For saving, ``saving`` gives transformers the parts as they were stored, the guard, and the record.
 """
 
 from __future__ import annotations

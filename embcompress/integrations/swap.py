@@ -1,7 +1,7 @@
 """Put compressed tables into a transformers model that is being loaded: begin → (weights load) → finish.
 
-Before its weights load, a model has none, and its classes decide what is tied. Tables are read then,
-swapped in on the CPU, their ties forgotten, and veiled; see :mod:`embcompress.integrations.hidden_modules`.
+This begins before any weights are loaded. The tables are read and swapped in on the CPU, the model forgets
+their ties, and the modules are hidden; see :mod:`embcompress.integrations.hidden_modules`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Swap:
 def begin_swap(
     model: PreTrainedModel, records: Sequence[TableRecord], files: Sequence[str], device_map: object
 ) -> Swap:
-    """Swap compressed tables in, veiled from the loader.
+    """Swap compressed tables in, hidden from the loader.
 
     Args:
         model: built, without weights; it is changed.

@@ -1,1 +1,1 @@
-"""Linear algebra on tables that are seen one block of rows at a time: arrays in, arrays out."""
+"""Numerical functions from arrays to arrays; tables come as blocks of rows."""

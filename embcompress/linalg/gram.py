@@ -1,4 +1,4 @@
-"""The Gram matrix of a table, in one streamed pass."""
+"""The Gram matrix of a table, computed in one pass over its blocks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SAFE_SQUARES = (1e-24, 1e34)
-"""Range of the largest column sum of squares in which float32 products neither overflow nor lose
-what matters to underflow (float32 spans 1e-38 to 3e38)."""
+"""Range of the largest diagonal element in which products in float32 neither overflow nor lose significant
+terms to underflow (float32 spans 1e-38 to 3e38)."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Gram:
 
     Attributes:
         matrix: d×d, float64, symmetric.
-        bad_rows: number of rows that hold NaN or infinity; the matrix means nothing unless 0.
-        first_bad_row: index of the first of them, -1 where there is none.
+        bad_rows: number of rows that hold NaN or infinity; unless it is 0 the matrix is meaningless.
+        first_bad_row: index of the first of them; -1 if there are none.
     """
 
     matrix: NDArray[np.float64]
@@ -32,22 +32,21 @@ class Gram:
 def gram(blocks: Iterable[NDArray[Any]], columns: int, *, precise: bool = False) -> Gram:
     """Sum XᵀX over row blocks X.
 
-    Products of float32 blocks are made in float32 and summed in float64, so that rounding does
-    not grow with V: about 1e-7 of the largest eigenvalue remains. ``precise`` makes the products
-    in float64 as well, at twice the time, which leaves about 1e-13.
+    Products of float32 blocks are computed in float32 and summed in float64, so that the rounding error does
+    not grow with V: it is about 1e-7 of the largest eigenvalue. With ``precise`` the products are computed in
+    float64 too, which takes twice the time; the error is then about 1e-13.
 
     Args:
         blocks: row blocks (any number × ``columns``) of float32 or float64.
         columns: d.
-        precise: make the products in float64.
+        precise: compute the products in float64.
     """
     total = np.zeros((columns, columns))
     bad_rows, first_bad_row, seen = 0, -1, 0
     for block in blocks:
         if not bad_rows:
             total += _product(block, precise=precise)
-        # A NaN or infinity in the block always reaches the diagonal, so the cheap sum decides
-        # whether the rows are looked at one by one.
+        # NaN or infinity always reaches the diagonal, so the trace shows whether to check the rows.
         if bad_rows or not np.isfinite(total.trace()):
             bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
             if bad.size and first_bad_row < 0:
@@ -58,8 +57,8 @@ def gram(blocks: Iterable[NDArray[Any]], columns: int, *, precise: bool = False)
 
 
 def _product(block: NDArray[Any], *, precise: bool) -> NDArray[Any]:
-    """XᵀX of one block; NumPy sees that both factors are one array and computes half of it."""
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # what matters is looked at below
+    """XᵀX of one block; NumPy recognizes that both factors are the same array and computes one half."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # the range is checked below
         if precise or block.dtype == np.float64:
             wide = block.astype(np.float64, copy=False)
             squares: NDArray[Any] = wide.T @ wide

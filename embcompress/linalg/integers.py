@@ -1,4 +1,4 @@
-"""Rows as small integers with one scale each: uniform scalar quantization, clipped where that pays."""
+"""Rows as small integers with one scale each: uniform scalar quantization with optimal clipping."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from numpy.typing import DTypeLike, NDArray
 from embcompress.linalg.packing import unpack
 
 _COARSE = 10
-"""Clipping levels tried for each row, from its peak down."""
+"""Clipping levels to try for each row, from its peak down."""
 
 _FINE = 16
-"""Clipping levels tried after that, around the best of those."""
+"""Clipping levels to try next, around the best of those."""
 
 _REFITS = 2
-"""Least-squares refits of the scale in the end."""
+"""Least-squares refits of the scale at the end."""
 
 _CHUNK = 1 << 16
-"""Values worked on at a time: they and their temporaries stay in the processor's cache."""
+"""Values processed at a time, so that they and their temporaries stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Integers and what they are multiplied by.
+    """Integers and scales of quantized rows.
 
     Attributes:
-        codes: N×n, 0 … 2^bits - 1, one to a byte.
-        scales: N, the distance between neighbouring levels of each row, none negative, finite.
+        codes: the integers (N×n), 0 … 2^bits - 1, one per byte.
+        scales: distance between neighbouring levels in each row (N), finite and not negative.
     """
 
     codes: NDArray[np.uint8]
@@ -37,24 +37,23 @@ class Quantized:
 
 
 def quantize(rows: NDArray[Any], bits: int, scale_type: DTypeLike = np.float16) -> Quantized:
-    """Find for each row the scale, and the integers, that leave nearly the least squared error.
+    """Quantize each row with a scale that gives nearly the least squared error.
 
-    A value is scale · (q - (2^bits - 1)/2): the mid-rise uniform quantizer, all of whose 2^bits
-    levels are used, symmetric about zero. With few bits the best scale clips the row's peaks (for
-    a Gaussian see Max 1960, "Quantizing for minimum distortion", table II), so a range of scales
-    is tried, from the one that puts the top level on the peak downwards, then more of them around
-    the best, and that is refitted by least squares to the integers it gave: over many rows within
-    1 % of the least squared error that any scales leave. Each scale is judged as ``scale_type``
-    holds it, so the error is never above that of scaling to the peak, but for float32 rounding.
+    An integer q means scale · (q - (2^bits - 1)/2). This is the mid-rise uniform quantizer, whose 2^bits
+    levels are symmetric about zero. With few bits the best scale clips the peaks of a row (for a Gaussian see
+    Max 1960, "Quantizing for minimum distortion", table II). So a range of scales is tried, starting with the
+    one that puts the top level on the peak, then more of them around the best one. The best is refitted to
+    its integers by least squares. Over many rows the squared error is within 1 % of the least that any scales
+    give. Each scale is tried as ``scale_type`` stores it, so the error is never above that of scaling to the
+    peak, except for float32 rounding.
 
-    What ``scale_type`` cannot hold is clipped to its smallest and largest positive numbers (about
-    6e-8 and 65504 for float16), and nothing is raised. Rows that are small for it thus get coarser
-    levels, and scale 0 where zeros come closer to the row than any other levels do: all rows of
-    zeros, and with float16 rows of values below 1.5e-8. Rows whose values lie beyond the top
-    level of the largest scale, 65504 · (2^bits - 1)/2 for float16, are cut off there.
+    Scales beyond the range of ``scale_type`` are clipped to its smallest and largest positive numbers (about
+    6e-8 and 65504 for float16), without an error. So very small rows get coarser levels, or scale 0 if zeros
+    are closer to the row than any other levels: rows of zeros and, with float16, rows of values below 1.5e-8.
+    Values beyond the top level of the largest scale, 65504 · (2^bits - 1)/2 for float16, are clipped there.
 
-    The arithmetic is float32 on rows brought to a peak of about 1 by a power of two: rows that
-    differ by such a factor get the same integers while their scales are normal numbers.
+    The arithmetic is float32 on rows scaled by a power of two to a peak of about 1. So rows that differ by
+    such a factor get the same integers, as long as their scales are normal numbers.
 
     Args:
         rows: N×n, float32 or float64, finite.
@@ -62,8 +61,7 @@ def quantize(rows: NDArray[Any], bits: int, scale_type: DTypeLike = np.float16) 
         scale_type: float type of the scales.
 
     Returns:
-        The integers and scales. Where the scale is 0 the integers are 2^(bits - 1), which decodes
-        to +0.
+        The integers and scales. Where the scale is 0, the integers are 2^(bits - 1), which decodes to +0.
     """
     assert 1 <= bits <= 8
     count, columns = rows.shape
@@ -78,15 +76,15 @@ def quantize(rows: NDArray[Any], bits: int, scale_type: DTypeLike = np.float16) 
 
 
 def dequantize(codes: NDArray[np.uint8], scales: NDArray[Any], bits: int) -> NDArray[np.float32]:
-    """The rows that integers stand for: scale · (q - (2^bits - 1)/2).
+    """Decode integers q to scale · (q - (2^bits - 1)/2).
 
     Args:
-        codes: N×n, 0 … 2^bits - 1.
-        scales: N.
+        codes: the integers (N×n), 0 … 2^bits - 1.
+        scales: scale of each row (N).
         bits: bits of an integer, 1 … 8.
 
     Returns:
-        N×n.
+        The rows (N×n).
     """
     rows = codes.astype(np.float32)
     rows -= np.float32((2**bits - 1) / 2)
@@ -97,27 +95,30 @@ def dequantize(codes: NDArray[np.uint8], scales: NDArray[Any], bits: int) -> NDA
 def unpacked_rows(
     codes: NDArray[np.uint8], scales: NDArray[Any], count: int, bits: int
 ) -> NDArray[np.float32]:
-    """The rows that packed integers stand for; see ``dequantize``.
+    """Unpack integers and decode them as ``dequantize`` does.
 
     Args:
-        codes: N×``packed_width(count, bits)``, see ``linalg/packing.py``.
-        scales: N×1.
+        codes: packed integers (N×``packed_width(count, bits)`` bytes), see ``linalg/packing.py``.
+        scales: scale of each row (N×1).
         count: integers in a row.
-        bits: of an integer, 1 … 8.
+        bits: bits of an integer, 1 … 8.
+
+    Returns:
+        The rows (N×``count``).
     """
     return dequantize(unpack(codes, count, bits), scales[:, 0], bits)
 
 
 class _Chunk:
-    """Some rows, brought to a peak of about 1, and the best scale found for each so far."""
+    """Some rows, scaled to a peak of about 1, with the best scale of each found so far."""
 
     def __init__(self, rows: NDArray[Any], bits: int, scale_type: np.dtype[Any]) -> None:
         self._bits = bits
         self._limits = np.finfo(scale_type)
         self._type = scale_type
         exponents = np.frexp(np.abs(rows).max(axis=1, initial=0))[1]
-        # Powers of two at the ends of the range have no reciprocal in it; rows out there keep a peak
-        # somewhat off 1, which is still far from where squares overflow or vanish.
+        # Powers of two at the ends of the range have no reciprocal in it. Rows of that size keep a peak
+        # that is not quite 1, but still far from where squares overflow or underflow.
         info = np.finfo(rows.dtype)
         self._exponents = np.clip(exponents, info.minexp, info.maxexp - 2)
         self._rows: NDArray[np.float32] = np.empty(rows.shape, np.float32)
@@ -125,25 +126,25 @@ class _Chunk:
         np.multiply(rows, factors[:, None], out=self._rows, casting="same_kind")
         self._levels: NDArray[np.float32] = np.empty_like(self._rows)
         self._squares: NDArray[np.float32] = np.vecdot(self._rows, self._rows)
-        # Scale 0 decodes to zeros, which err by the whole row.
+        # Scale 0 decodes to zeros, so the error is the whole row.
         self._scales = np.zeros(len(rows), scale_type)
         self._errors = self._squares
 
     def search(self) -> NDArray[Any]:
-        """The best scale of each row, N."""
+        """Find the best scale of each row (N)."""
         if not self._rows.size:
             return self._scales
-        # The rms tells how heavy the tails are: the heavier, the further below the peak it pays to
-        # clip. bits/4 of it lies below the best clipping level of a Gaussian at any width.
+        # The rms shows how heavy the tails are: the heavier, the further below the peak is the best clipping
+        # level. For a Gaussian it is always above rms · bits/4.
         peaks = np.abs(self._rows).max(axis=1)
         rms = np.sqrt(self._squares / self._rows.shape[1])
         lowest = np.minimum(rms * (self._bits / 4) / np.where(peaks > 0, peaks, 1), 0.8)
-        lowest[peaks == 0] = 1  # any will do
+        lowest[peaks == 0] = 1  # any value will do
         top = (2**self._bits - 1) / 2
         for share in np.linspace(0, 1, _COARSE):
             self._try(peaks * lowest**share / top)
-        # The error is not smooth in the scale, least of all with many bits, where a step of a few
-        # thousandths moves the outer values to other levels: so the best is looked for all around.
+        # The error is not smooth in the scale, least of all with many bits, when a step of a few thousandths
+        # moves the outer values to other levels. So scales on both sides of the best are tried.
         coarse = self._shrunk(self._scales)
         for share in np.linspace(-1, 1, _FINE) / (_COARSE - 1):
             self._try(coarse * lowest**share)
@@ -154,13 +155,13 @@ class _Chunk:
         return self._scales
 
     def codes(self) -> NDArray[np.uint8]:
-        """The integers of the best scale of each row, N×n."""
+        """The integers for the best scale of each row (N×n)."""
         levels = self._nearest(self._shrunk(self._scales))
         levels += (2**self._bits - 1) / 2
         return levels.astype(np.uint8)
 
     def _try(self, wanted: NDArray[Any]) -> None:
-        """Keep the scales (N, of the rows as brought to 1) in the rows they suit better."""
+        """Keep these scales (N, for the scaled rows) in the rows where they reduce the error."""
         with np.errstate(over="ignore", under="ignore"):
             scales = np.ldexp(wanted.astype(np.float64), self._exponents)
             scales = scales.clip(self._limits.smallest_subnormal, self._limits.max).astype(self._type)
@@ -170,27 +171,27 @@ class _Chunk:
             errors *= shrunk[:, None]
             errors -= self._rows
             sums = np.vecdot(errors, errors)
-        # A scale far too small for its row errs by all of the row as well, but for rounding: still it
-        # goes before scale 0, which is for rows of zeros and for rows that no scale improves.
+        # A scale far too small for its row also has the whole row as error, except for rounding. It is still
+        # preferred to scale 0, which is for rows of zeros and for rows that no scale improves.
         better = (sums <= self._errors) & (self._squares > 0)
         self._scales = np.where(better, scales, self._scales)
         self._errors = np.where(better, sums, self._errors)
 
     def _shrunk(self, scales: NDArray[Any]) -> NDArray[np.float32]:
-        """The scales as they apply to the rows as brought to 1, N; infinite where hopelessly large.
+        """Convert scales (N) to those of the scaled rows; infinite if they are far too large.
 
-        Where they are hopelessly small they become 1e-30: nothing beside the row's peak, but with a
-        finite reciprocal.
+        Scales that are far too small become 1e-30: negligible next to the row's peak, but with a finite
+        reciprocal.
         """
         with np.errstate(over="ignore", under="ignore"):
             shrunk = np.ldexp(scales.astype(np.float64), -self._exponents)
             return np.where(scales > 0, np.maximum(shrunk, 1e-30), 0.0).astype(np.float32)
 
     def _nearest(self, shrunk: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The levels nearest to the rows, N×n, in units of the scale: ±½, ±1½, …; overwritten by the next."""
+        """Nearest levels (N×n) in units of the scale, ±½, ±1½, …; the next call overwrites the result."""
         levels, half = self._levels, 2 ** (self._bits - 1)
         inverse = np.divide(1, shrunk, out=np.zeros_like(shrunk), where=shrunk > 0)
-        with np.errstate(under="ignore"):  # a scale of 0 leaves all at +½
+        with np.errstate(under="ignore"):  # with scale 0 all levels are +½
             np.multiply(self._rows, inverse[:, None], out=levels)
         np.floor(levels, out=levels)
         np.clip(levels, -half, half - 1, out=levels)

@@ -1,4 +1,4 @@
-"""Small integers packed tightly into bytes, row by row."""
+"""Packs small integers into bytes without gaps, row by row."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _GROUP = 8
-"""Values packed together: eight of b bits fill b bytes exactly, and one 64-bit word holds them."""
+"""Values packed together: eight values of b bits fill b bytes exactly and fit in a 64-bit word."""
 
 _STEPS = (np.uint16, np.uint32, np.uint64)
-"""Word types that hold 2, 4 and 8 values."""
+"""Word types for 2, 4 and 8 values."""
 
 
 def packed_width(count: int, bits: int) -> int:
@@ -25,21 +25,21 @@ def packed_width(count: int, bits: int) -> int:
 
 
 def widest(count: int, width: int) -> int:
-    """The most bits, 1 … 8, of which ``count`` values fill rows of ``width`` bytes; 0 where none do."""
+    """Most bits, 1 … 8, with which ``count`` values take exactly ``width`` bytes; 0 if there are none."""
     return max((bits for bits in range(1, 9) if packed_width(count, bits) == width), default=0)
 
 
 def pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Pack each row into whole bytes, most significant bit first, the last byte filled up with zeros.
+    """Pack each row into whole bytes, most significant bit first; the last byte is padded with zeros.
 
-    Read as one big-endian number, a row holds its first value in the top bits.
+    Read as one big-endian number, a row has its first value in the top bits.
 
     Args:
-        values: N×count, each below 2^bits: higher bits would run into the value before.
+        values: N×count, each below 2^bits.
         bits: bits of a value, 1 … 8.
 
     Returns:
-        N×``packed_width(count, bits)``, a copy.
+        N×``packed_width(count, bits)`` bytes, always a copy.
     """
     rows, count = values.shape
     width = packed_width(count, bits)
@@ -51,8 +51,8 @@ def pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         np.left_shift(values[:, 0::2], 4, out=packed)
         packed[:, : count // 2] |= values[:, 1::2]
         return packed
-    # Neighbours are joined to pairs, pairs to fours and fours to eights, so that half of the work
-    # is on two-byte words; the word of eight has its 8·bits bits at the bottom.
+    # Neighbours are joined to pairs, pairs to fours and fours to eights, so that half of the work is on
+    # two-byte words. The word of eight values has its 8·bits bits at the bottom.
     words: NDArray[np.unsignedinteger] = _filled(values, _GROUP)
     for step, dtype in enumerate(_STEPS):
         joined = words[:, 0::2].astype(dtype, order="C")
@@ -65,15 +65,15 @@ def pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def unpack(codes: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint8]:
-    """Undo ``pack``; the bits that fill up the last byte are not looked at.
+    """Undo ``pack``; padding bits are ignored.
 
     Args:
-        codes: N×``packed_width(count, bits)``.
+        codes: N×``packed_width(count, bits)`` bytes.
         count: values in a row.
         bits: bits of a value, 1 … 8.
 
     Returns:
-        N×count, a copy.
+        N×count, always a copy.
     """
     rows, width = codes.shape
     assert width == packed_width(count, bits)
@@ -98,6 +98,6 @@ def unpack(codes: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint8]
 
 
 def _filled(values: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
-    """The rows with zeros behind them up to a multiple of ``multiple`` columns; no copy where none is due."""
+    """Pad rows with zeros to a multiple of ``multiple`` columns; copies only if needed."""
     missing = -values.shape[1] % multiple
     return np.pad(values, ((0, 0), (0, missing))) if missing else np.ascontiguousarray(values)

@@ -1,4 +1,4 @@
-"""The distance between a table and what stands for it, in one streamed pass over both."""
+"""The error of an approximation of a table, computed in one pass over both."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Residual:
     """Squared Frobenius norms, summed in float64.
 
     Attributes:
-        difference: of the difference.
-        table: of the table.
+        difference: squared norm of the difference between approximation and table.
+        table: squared norm of the table.
     """
 
     difference: float
@@ -24,7 +24,7 @@ class Residual:
 
     @property
     def relative(self) -> float:
-        """Relative Frobenius error; 0 where both are zero, infinite where only the table is."""
+        """Relative Frobenius error; 0 if both norms are 0, infinite if only that of the table is."""
         if self.table == 0:
             return 0.0 if self.difference == 0 else float("inf")
         return float(np.sqrt(self.difference / self.table))
@@ -32,11 +32,11 @@ class Residual:
 
 @dataclass(frozen=True)
 class Residuals:
-    """The distance with all rows alike, and with each row's squares times its weight.
+    """Unweighted and weighted error.
 
     Attributes:
-        plain: all rows alike.
-        weighted: the same as ``plain`` where there are no weights.
+        plain: all rows count alike.
+        weighted: squares of each row times its weight; the same as ``plain`` if there are no weights.
     """
 
     plain: Residual
@@ -46,11 +46,11 @@ class Residuals:
 def residual(
     pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]], weights: NDArray[np.float64] | None = None
 ) -> Residuals:
-    """Compare block by block.
+    """Compare a table and its approximation block by block.
 
     Args:
-        pairs: (rows of the table, what stands for them minus these rows), equal shapes.
-        weights: of each row of the table (V), none negative; None for all alike.
+        pairs: (rows of the table, approximation minus these rows), of equal shapes.
+        weights: weights of the rows (V), none negative; None if all count alike.
     """
     sums = np.zeros((2, 2))  # (plain, weighted) × (difference, table)
     seen = 0
@@ -65,10 +65,9 @@ def residual(
 
 
 def row_squares(block: NDArray[Any]) -> NDArray[np.float64]:
-    """Sum of squares of each row, summed in the block's type.
+    """Sum of squares of each row, computed in the type of the block.
 
-    A row is short, so float32 keeps its digits; where its range does not hold the squares, all
-    is done in float64.
+    Rows are short, so float32 is precise enough; if the squares exceed its range, float64 is used.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares: NDArray[np.float64] = np.vecdot(block, block).astype(np.float64)

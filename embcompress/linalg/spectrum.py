@@ -1,4 +1,4 @@
-"""The spectrum of a table: eigenvalues of its Gram matrix, and what they foretell."""
+"""The spectrum of a table: the eigenvalues of its Gram matrix, and the errors they predict."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Spectrum:
 
     @property
     def limit(self) -> int:
-        """Largest rank there is, min(V, d)."""
+        """Largest possible rank, min(V, d)."""
         return len(self.eigenvalues)
 
     def relative_errors(self) -> NDArray[np.float64]:
         """Relative Frobenius error of the best approximation of each rank 0 … min(V, d).
 
-        Eckart & Young 1936: its square is the share of the eigenvalues left out. An all-zero
-        table is met exactly by any rank.
+        Its square is the fraction of the eigenvalues that is left out (Eckart & Young 1936). For a table of
+        zeros all errors are 0.
         """
-        # Summed from the smallest on: the tail of a steep spectrum would drown in the head's rounding.
+        # Summed from the smallest: the tail of a steep spectrum would be lost in the rounding of the head.
         tails = np.append(np.cumsum(self.eigenvalues[::-1])[::-1], 0.0)
         return np.sqrt(tails / self.total) if self.total > 0 else np.zeros(self.limit + 1)
 
@@ -45,22 +45,22 @@ class Spectrum:
         return max(1, int(np.argmax(self.relative_errors() <= error)))
 
     def rank_for_energy(self, energy: float) -> int:
-        """Smallest rank (at least 1) that keeps the share ``energy`` of the squared singular values."""
+        """Smallest rank (at least 1) that keeps the fraction ``energy`` of the squared singular values."""
         kept = np.append(0.0, np.cumsum(self.eigenvalues))
-        # The full sum may round below energy=1 of itself; compared with its own last value it cannot.
+        # Not ``total``, which may round to more than all partial sums: energy=1 would find no rank.
         return max(1, int(np.argmax(kept >= energy * kept[-1])))
 
     def gaussian_bound(self, bits: float) -> float:
-        """Least relative error of any code of ``bits`` bits a row, were the rows Gaussian.
+        """Least relative error of any code with ``bits`` bits per row, for Gaussian rows.
 
-        Reverse water-filling (Cover & Thomas 2006, theorem 10.3.3): component j gets
-        max(0, ½·log2(λ_j/θ)) bits, and min(λ_j, θ) of its variance is left. Row weights enter through
-        the spectrum alone: a code that spends more bits on rows that weigh more can do better.
+        Reverse water-filling (Cover & Thomas 2006, theorem 10.3.3): component j gets max(0, ½·log2(λ_j/θ))
+        bits, and min(λ_j, θ) of its variance remains. Row weights enter only through the spectrum: a code
+        that spends more bits on rows of more weight can do better.
         """
         present = self.eigenvalues[self.eigenvalues > 0]
         if not present.size:
             return 0.0
-        # With the k largest above the water, log2 θ = (Σ log2 λ - 2·bits) / k; the largest k that holds.
+        # With the k largest above the water, log2 θ = (Σ log2 λ - 2·bits) / k; the largest consistent k.
         logs, counts = np.log2(present), np.arange(1, len(present) + 1)
         levels = (np.cumsum(logs) - 2 * bits) / counts
         active = int(np.flatnonzero(levels <= logs)[-1])
@@ -69,9 +69,9 @@ class Spectrum:
 
     @property
     def effective_rank(self) -> float:
-        """How many directions the table uses, 0 … min(V, d).
+        """Number of directions that the table effectively uses, 0 … min(V, d).
 
-        The exponential of the entropy of the normalized singular values (Roy & Vetterli 2007,
+        It is the exponential of the entropy of the normalized singular values (Roy & Vetterli 2007,
         "The effective rank", definition 1).
         """
         singular = np.sqrt(self.eigenvalues)
@@ -82,10 +82,10 @@ class Spectrum:
 
 
 def spectrum(gram: NDArray[np.float64], rows: int) -> Spectrum:
-    """The spectrum of a table of ``rows`` rows from its d×d Gram matrix.
+    """Compute the spectrum of a table of ``rows`` rows from its d×d Gram matrix.
 
-    Signs of the vectors are settled (the largest entry of each is positive), so that the same
-    table gives the same bytes whatever the solver does.
+    The sign of each vector is fixed by making its largest entry positive, so that the same table gives the
+    same bytes whatever signs the solver returns.
     """
     values, vectors = np.linalg.eigh(gram)
     limit = min(rows, len(gram))

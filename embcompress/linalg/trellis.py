@@ -1,9 +1,9 @@
-"""Trellis-coded quantization of scaled coefficients: fixed rate, decoded without recursion.
+"""Trellis-coded quantization of scaled coefficients, at a fixed rate and decoded without recursion.
 
-Marcellin & Fischer 1990, "Trellis coded quantization of memoryless and Gauss-Markov sources": a
-codebook of twice the needed levels is split into four subsets, a convolutional code of rate 1/2 says
-which subset comes next, and the Viterbi algorithm finds the best path for a whole row. The code is
-feed-forward, so that a subset depends on a window of the coded bits and on nothing before it.
+Marcellin & Fischer 1990, "Trellis coded quantization of memoryless and Gauss-Markov sources": a codebook with
+twice the usual number of levels is split into four subsets, a convolutional code of rate 1/2 selects the
+subset of each step, and the Viterbi algorithm finds the best path for a whole row. The code is feed-forward,
+so that each subset depends only on a window of the coded bits.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from embcompress.linalg.trelliscode import PAIR, POLYNOMIALS, Indices, TrellisCo
 _Floats = NDArray[np.float32]
 
 _SLAB = 1 << 18
-"""States × rows of a block. Were it to fit a cache, two threads would mostly wait for the interpreter."""
+"""States × rows of a block. If blocks fit a cache, two threads mostly wait for the interpreter."""
 
 _SPREADS = (1.05, 1.22, 1.34, 1.42, 1.49, 1.57, 1.57, 1.57)
-"""Standard deviations whose quantiles are the best levels for 1 … 8 bits, measured with 64 states."""
+"""Standard deviations of the Gaussians whose quantiles are the best levels for 1 … 8 bits, measured with 64
+states."""
 
 
 def initial_codebooks(code: TrellisCode) -> _Floats:
-    """Flat codebooks for Gaussian coefficients of unit variance, a few rounds of training from the best.
+    """Flat codebooks for Gaussian coefficients of unit variance, from which a few rounds of training suffice.
 
-    Levels are quantiles of a wider Gaussian. Pairs lie on a circle, a quarter turn for each subset,
-    with the variance 1 - 2^(-2·0.5) that reaches the rate–distortion bound.
+    Levels are quantiles of a wider Gaussian. Pairs lie on a circle, one quadrant for each subset, with the
+    variance 1 - 2^(-2·0.5) of the rate–distortion bound.
     """
     books = []
     for rate in code.books:
@@ -43,9 +44,9 @@ def initial_codebooks(code: TrellisCode) -> _Floats:
 
 
 def encode(rows: _Floats, code: TrellisCode, codebooks: _Floats) -> NDArray[np.uint8]:
-    """Codes (N×``row_bytes``) of the paths that are nearest to rows (N×r, finite).
+    """Encode rows (N×r, finite) to the codes (N×``row_bytes``) of the nearest paths.
 
-    Each row is encoded by itself, so that threads may share a table by its rows.
+    Rows are encoded independently, so that threads can split a table by rows.
     """
     codes = np.empty((len(rows), code.row_bytes), np.uint8)
     width = 8 * -(-min(_SLAB >> code.memory, max(1, len(rows))) // 8)
@@ -56,7 +57,7 @@ def encode(rows: _Floats, code: TrellisCode, codebooks: _Floats) -> NDArray[np.u
 
 
 def decode(codes: NDArray[np.uint8], code: TrellisCode, codebooks: _Floats) -> _Floats:
-    """The coefficients (N×r) that codes stand for."""
+    """Decode codes to coefficients (N×r)."""
     rows = np.empty((len(codes), len(code.rates)), np.float32)
     values = {rate: codebooks[levels] for rate, levels in code.levels.items()}
     for block, rate, run, symbols in _symbols(codes, code):
@@ -67,14 +68,14 @@ def decode(codes: NDArray[np.uint8], code: TrellisCode, codebooks: _Floats) -> _
 def train(
     rows: _Floats, weights: NDArray[np.float64] | None, code: TrellisCode, codebooks: _Floats, rounds: int
 ) -> _Floats:
-    """Fit codebooks to rows by Lloyd's algorithm: encode, then move each level to its members' mean.
+    """Fit codebooks to rows by Lloyd's algorithm: encode, then move each level to the mean of its members.
 
     Args:
         rows: coefficients (N×r).
-        weights: of each row (N), none negative; None for all alike.
-        code: of the rows.
-        codebooks: to start from. A level without members stays where it is.
-        rounds: how often to encode.
+        weights: weights of the rows (N), none negative; None if all count alike.
+        code: code of the rows.
+        codebooks: initial codebooks. A level without members does not move.
+        rounds: number of rounds.
     """
     for _ in range(rounds):
         counts, sums = np.zeros((2, len(codebooks)))
@@ -86,41 +87,41 @@ def train(
         means = np.divide(sums, counts, out=codebooks.astype(np.float64), where=counts > 0)
         codebooks = means.astype(np.float32)
         for rate, book in code.books.items():
-            if rate != PAIR:  # neighbours belong to different subsets, and their means may cross
+            if rate != PAIR:  # the means of neighbours, which are in different subsets, may cross
                 codebooks[book].sort()
     return codebooks
 
 
 def _symbols(codes: NDArray[np.uint8], code: TrellisCode) -> Iterator[tuple[slice, float, slice, Indices]]:
-    """Blocks of rows and runs of components of one rate, with their symbols (components×rows)."""
+    """Yield (block of rows, rate, run of components of that rate, their symbols (components×rows))."""
     for start in range(0, len(codes), 1024):
         block = slice(start, start + 1024)
         octets = np.zeros((code.row_bytes + 1, len(codes[block])), np.uint16)
         octets[:-1] = codes[block].T
-        # A window or the uncoded bits of a component lie within two neighbouring bytes.
-        twins = np.bitwise_or(octets[:-1] << np.uint16(8), octets[1:])
+        # A window, or the uncoded bits of a component, lies within two neighbouring bytes.
+        byte_pairs = np.bitwise_or(octets[:-1] << np.uint16(8), octets[1:])
         for rate, run in code.runs:
-            symbols = _field(twins, code.windows[run], code.memory + 1)
+            symbols = _field(byte_pairs, code.windows[run], code.memory + 1)
             if rate == PAIR:
                 symbols = 2 * symbols + np.arange(len(symbols))[:, None] % 2
             elif rate > 1:
-                uncoded = _field(twins, code.uncoded_starts[run], int(rate) - 1)
+                uncoded = _field(byte_pairs, code.uncoded_starts[run], int(rate) - 1)
                 symbols |= uncoded << code.memory + 1
             yield block, rate, run, symbols
 
 
-def _field(twins: NDArray[np.uint16], starts: Indices, bits: int) -> Indices:
-    """The numbers of so many bits that start at these bits of each row."""
-    found = twins.take(starts >> 3, axis=0)
+def _field(byte_pairs: NDArray[np.uint16], starts: Indices, bits: int) -> Indices:
+    """Extract numbers of ``bits`` bits that start at bits ``starts`` of each row."""
+    found = byte_pairs.take(starts >> 3, axis=0)
     found >>= (16 - bits - (starts & 7)).astype(np.uint16)[:, None]
     found &= np.uint16((1 << bits) - 1)
     return found.astype(np.intp)
 
 
 class _Viterbi:
-    """The Viterbi algorithm on blocks of rows, and the arrays it works in.
+    """The Viterbi algorithm on blocks of rows, with its work arrays.
 
-    Rows run along the last axis, so that each operation is a sweep over contiguous numbers.
+    Rows are along the last axis, so that all operations run over contiguous numbers.
     """
 
     def __init__(self, code: TrellisCode, codebooks: _Floats, width: int) -> None:
@@ -132,7 +133,7 @@ class _Viterbi:
         self.survivors = np.empty((code.steps, states, width // 8), np.uint8)
 
     def encode(self, rows: _Floats) -> NDArray[np.uint8]:
-        """Codes of as many rows as the arrays are wide, or fewer."""
+        """Encode at most as many rows as the arrays are wide."""
         x = np.zeros((len(self.code.rates), self.costs.shape[1]), np.float32)
         x[:, : len(rows)] = rows.T
         self.costs.fill(0)
@@ -146,23 +147,23 @@ class _Viterbi:
         coded, windows = self._trace_back()
         parts = [coded]
         for run, uncoded, cells in nearest:
-            if uncoded.shape[1] > 1:  # there is more than one level to a subset
+            if uncoded.shape[1] > 1:  # subsets have more than one level
                 index = self.code.subsets.take(windows[run]) * np.intp(uncoded.shape[1]) + cells
                 places = np.arange(int(self.code.rates[run.start]) - 1)[::-1, None].astype(np.uint8)
                 parts.append((uncoded.take(index)[:, None] >> places & np.uint8(1)).reshape(-1, x.shape[1]))
         return np.packbits(np.concatenate(parts)[:, : len(rows)].T, axis=1)
 
     def _scalars(self, x: _Floats, first: int, subsets: _Floats) -> tuple[NDArray[np.uint8], Indices]:
-        """Take the steps of one rate; return the nearest uncoded bits (4×cells) and each one's cell."""
-        # The line is cut where the nearest level of any subset changes, so that one search finds four.
+        """Take the steps of one rate; return the nearest uncoded bits (4×cells) and the cell of each x."""
+        # Cells end where the nearest level of any subset changes, so that one search serves all four subsets.
         middles = (subsets[:, 1:] + subsets[:, :-1]) / 2
         order = np.argsort(middles, axis=None)
         passed = order // max(1, middles.shape[1]) == np.arange(4)[:, None]
         uncoded = np.cumsum(np.insert(passed, 0, False, axis=1), axis=1, dtype=np.uint8)
         cells = middles.ravel()[order].searchsorted(x.ravel()).reshape(x.shape)
         values = np.take_along_axis(subsets, uncoded.astype(np.intp), axis=1)
-        # A bit of the window that no parity looks at changes no subset: the metrics of the branches
-        # are made without that axis, and broadcast along it.
+        # A bit of the window that no parity check uses does not change the subset: branch metrics are
+        # computed without that axis and broadcast along it.
         taps = np.bitwise_or(*POLYNOMIALS[self.code.memory])
         axes = [1 + (int(taps) >> bit & 1) for bit in range(self.code.memory, -1, -1)]
         corner = self.code.subsets.reshape([2] * len(axes))[tuple(map(slice, axes))]
@@ -178,14 +179,14 @@ class _Viterbi:
         return uncoded, cells
 
     def _pairs(self, x: _Floats, book: _Floats) -> None:
-        """Take the steps of pairs; the squares of x are left out, as all paths share them."""
+        """Take the steps of pairs; the squares of x are left out, since all paths have them."""
         norms = np.vecdot(book, book)[:, None]
         for j in range(len(x) // 2):
             metrics = norms - 2 * book @ x[2 * j : 2 * j + 2]
             self._step(self.code.scalars + j, metrics.reshape(*[2] * (self.code.memory + 1), -1))
 
     def _step(self, step: int, metrics: _Floats) -> None:
-        """Keep the better of the two windows that lead from the older bits, a state, to each new state."""
+        """Keep the better of the two windows that lead to each new state."""
         bits = [2] * self.code.memory
         np.add(self.costs.reshape(*bits, 1, -1), metrics, out=self.candidates.reshape(2, *bits, -1))
         zero, one = self.candidates

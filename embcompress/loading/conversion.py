@@ -22,7 +22,7 @@ from transformers.core_model_loading import (
 )
 
 from embcompress.checkpoint.description import TableRecord, part_name
-from embcompress.errors import InputError
+from embcompress.errors import InputError, UsageError, reason_of
 from embcompress.methods.modules import RIGHT
 
 
@@ -84,7 +84,7 @@ class Conversion:
                 made = converter.convert(place, model=self._model, config=self._model.config)
             except Exception as error:  # whatever its operations make of weights of other shapes
                 raise InputError(
-                    f"{where}: {place} cannot be made of its parts ({str(error).partition(chr(10))[0]})",
+                    f"{where}: {place} cannot be made of its parts ({reason_of(error)})",
                     remedy="download or write the checkpoint again",
                 ) from None
             found |= {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
@@ -104,6 +104,9 @@ class Conversion:
             model: the loaded model, with compressed tables.
             names: all in the files.
             tables: the compressed ones.
+
+        Raises:
+            UsageError: transformers knows no way back for what it has merged.
         """
         parts = {
             part_name(name, suffix): part_name(self.renamed(name), suffix)
@@ -122,7 +125,14 @@ class Conversion:
         }
         if merged & state.keys():
             whole = {**model.state_dict(), **state}
-            taken_apart = revert_weight_conversion(model, {n: whole[n].cpu() for n in merged if n in whole})
+            together = {name: whole[name].detach().cpu() for name in merged if name in whole}
+            try:
+                taken_apart = revert_weight_conversion(model, together)
+            except Exception as error:  # an operation that has no way back, for one
+                raise UsageError(
+                    f"transformers cannot bring {min(together)} into the form of files ({reason_of(error)})",
+                    remedy="train less: 'embcompress distil' has --train norms and --train factors",
+                ) from error
             # Files of a body alone lack the prefix that the whole model has, and the other way round.
             base = f"{model.base_model_prefix}."
             spelled = {other: n for n in places for other in (n, base + n, n.removeprefix(base))}

@@ -1,4 +1,4 @@
-"""Forms in which libraries hold a factorized table themselves: one file each, and the registry."""
+"""Native forms: how other libraries store a factorized table: one file each, and the registry."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from embcompress.native.opt import OPT
 from embcompress.native.static import StaticModel
 
 NATIVE_FORMS: dict[str, NativeForm] = {form.name: form for form in (DeBERTa(), OPT(), StaticModel())}
-"""Every form by name; contract tests run over it."""
+"""All forms by name; contract tests run over this registry."""
 
 
 def native_named(name: str, where: object) -> NativeForm:
-    """The form that the record in ``where`` names.
+    """Return the form called ``name`` in the record of the file ``where``.
 
     Raises:
-        InputError: this version does not have it.
+        InputError: this version does not have the form.
     """
     if name not in NATIVE_FORMS:
         raise InputError(f"{where}: stored in the form {name!r}", remedy="install a newer embcompress")
@@ -25,5 +25,5 @@ def native_named(name: str, where: object) -> NativeForm:
 
 
 def native_form(checkpoint: Checkpoint) -> NativeForm | None:
-    """The form of the architecture of a checkpoint, exact or not; None where it has none."""
+    """Return the form for the architecture of a checkpoint, exact or not; None if there is none."""
     return next((form for form in NATIVE_FORMS.values() if form.recognizes(checkpoint)), None)

@@ -1,4 +1,4 @@
-"""What a library's own form of a factorized table says of itself.
+"""The protocol of native forms, in which another library stores a factorized table itself.
 
 A form is one file with a subclass of :class:`NativeForm` and one line in ``NATIVE_FORMS``
 (``native/__init__.py``); contract tests run over that registry.
@@ -15,15 +15,15 @@ from embcompress.dtypes import DType
 from embcompress.tables import Table
 
 Documents = Mapping[str, Any]
-"""JSON documents of a directory by relative path, as ``Edit.documents`` takes them."""
+"""JSON documents of a directory by relative path, as in ``Edit.documents``."""
 
 
 class NativeForm(abc.ABC):
-    """A factorized table as a library holds it itself. It holds no state: an instance is its registry entry.
+    """How a library stores a factorized table. Forms hold no state; one instance of each is in the registry.
 
     Attributes:
-        name: registry name, as outputs record it.
-        mirrored: whether the right factor is stored twice, the second time for a tied head.
+        name: registry name, as recorded in outputs.
+        mirrored: whether the transpose of the right factor is stored too, for a tied head.
     """
 
     name: str
@@ -31,33 +31,33 @@ class NativeForm(abc.ABC):
 
     @abc.abstractmethod
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Whether ``checkpoint`` is of an architecture that has this form."""
+        """Whether the architecture of ``checkpoint`` has this form."""
 
     @abc.abstractmethod
     def objection(self, checkpoint: Checkpoint, table: Table, dtype: DType) -> str | None:
-        """Why the outputs would not be those of the table's low-rank product; None where they are.
+        """Say why the model would not compute with the product of the factors in this form; None if it would.
 
         Args:
-            checkpoint: of the model.
-            table: that is to be compressed.
+            checkpoint: the model.
+            table: the table to compress.
             dtype: element type of the factors.
         """
 
     @abc.abstractmethod
     def names(self, table: Table) -> tuple[str, ...]:
-        """Names of the left factor (V×r), the right one (d×r), and its transpose where it is mirrored."""
+        """Names of the left factor (V×r), the right one (d×r), and, if ``mirrored``, its transpose."""
 
     def files(self, checkpoint: Checkpoint) -> tuple[str | None, ...]:
-        """The weight file made for each of them; None for the one that the table is in."""
+        """New weight file for each of the names; None for the file that holds the table."""
         return (None,) * (3 if self.mirrored else 2)
 
     @abc.abstractmethod
     def documents(self, checkpoint: Checkpoint, shape: tuple[int, int], rank: int) -> Documents:
-        """The documents that tell the library of the rank of a (V, d) table."""
+        """The JSON documents in which the library finds the rank of a (V, d) table."""
 
     @abc.abstractmethod
     def dense_documents(self, checkpoint: Checkpoint, shape: tuple[int, int]) -> Documents:
-        """The documents of the same model with a dense (V, d) table again."""
+        """The JSON documents of the same model with a dense (V, d) table."""
 
 
 def owner(table: str) -> str:
@@ -66,5 +66,5 @@ def owner(table: str) -> str:
 
 
 def sibling(table: str, module: str) -> str:
-    """Name of the weight of a module that stands beside the table's."""
+    """Name of the weight of a module with the same owner as the table's module."""
     return ".".join(filter(None, (owner(table), module, "weight")))

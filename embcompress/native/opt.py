@@ -1,4 +1,4 @@
-"""OPT: ``word_embed_proj_dim`` columns a token, ``project_in`` to the hidden size, ``project_out`` back."""
+"""OPT: a table of ``word_embed_proj_dim`` columns, ``project_in`` to hidden states, ``project_out`` back."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from embcompress.tables import Table
 
 
 class OPT(NativeForm):
-    """With E = A B the scores E h of the tied head are A (B h): ``project_out`` is B, ``project_in`` Bᵀ.
+    """OPT's ``project_in`` and ``project_out``.
 
-    It is exact for the language model. The hidden states of the body alone come out projected, so a
-    classifier on them would be another.
+    For E = A B the logits E h of the tied head are A (B h), so that ``project_out`` is B and ``project_in``
+    Bᵀ. The form is exact for the language model. The hidden states of the bare model come out projected,
+    which would change a classifier on top of them.
     """
 
     name = "opt"
     mirrored = True
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """By ``model_type``."""
         return checkpoint.config.get("model_type") == "opt"
 
     def objection(self, checkpoint: Checkpoint, table: Table, dtype: DType) -> str | None:
-        """Whatever is not the language model with a tied head; see the base class."""
         config, columns = checkpoint.config, table.rows.shape[1]
         if not table.name.endswith("decoder.embed_tokens.weight"):
-            return f"{table.name} is not its table of words"
+            return f"{table.name} is not its word embedding"
         if config.get("hidden_size") != columns:
             return f"it has projections already, word_embed_proj_dim {columns}"
         if config.get("architectures") != ["OPTForCausalLM"]:
@@ -37,13 +36,10 @@ class OPT(NativeForm):
         return None
 
     def names(self, table: Table) -> tuple[str, ...]:
-        """The table's own, and the two projections beside it."""
         return table.name, sibling(table.name, "project_in"), sibling(table.name, "project_out")
 
     def documents(self, checkpoint: Checkpoint, shape: tuple[int, int], rank: int) -> Documents:
-        """``word_embed_proj_dim`` in config.json."""
         return {"config.json": {**checkpoint.config, "word_embed_proj_dim": rank}}
 
     def dense_documents(self, checkpoint: Checkpoint, shape: tuple[int, int]) -> Documents:
-        """It is the hidden size again."""
         return {"config.json": {**checkpoint.config, "word_embed_proj_dim": shape[1]}}

@@ -1,4 +1,4 @@
-"""Modules that stand where a dense table stood; torch only."""
+"""Torch modules that replace a dense table."""
 
 from __future__ import annotations
 

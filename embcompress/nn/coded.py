@@ -1,4 +1,4 @@
-"""An embedding whose rows are coded, in the place of an embedding or of a bag of embeddings."""
+"""An embedding whose rows are coded; it replaces an embedding or an embedding bag."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from embcompress.nn.lookup import CodedLookup
 
 @dataclass(frozen=True)
 class LookupOptions:
-    """How rows are looked up, the options of a dense embedding that still mean something.
+    """The options of a dense embedding that still apply to a coded one.
 
-    Codes have no gradient, so that ``sparse`` and ``scale_grad_by_freq`` mean nothing.
+    Codes have no gradient, so ``sparse`` and ``scale_grad_by_freq`` do not apply.
 
     Attributes:
-        padding_idx: the row that gets no gradient and, in a bag, is not counted; None for none.
-        mode: ``"sum"`` or ``"mean"`` of a bag; None where each id gives a row.
+        padding_idx: token that gets no gradient and does not count in a bag; None if there is none.
+        mode: ``"sum"`` or ``"mean"`` for a bag; None if each id gives a row.
         include_last_offset: whether the last offset of bags is their end.
     """
 
@@ -32,23 +32,23 @@ class LookupOptions:
 
     @classmethod
     def of(cls, module: Lookup) -> Self:
-        """That of a dense embedding."""
+        """Return the options of a dense embedding or bag."""
         if isinstance(module, nn.EmbeddingBag):
             return cls(module.padding_idx, module.mode, bool(module.include_last_offset))
         return cls(module.padding_idx)
 
 
 class CodedEmbedding(FactorizedEmbedding):
-    """An embedding of V tokens in d dimensions whose rows are decoded as they are looked up.
+    """An embedding of V tokens in d dimensions whose rows are decoded when they are looked up.
 
-    Its state dict holds the stored parts, codes as bytes, but for a right factor in integers: that is
-    ``1.weight`` here, in floats. The codes stay; floats train. The lookup may be that of other
-    embeddings and heads as well.
+    Its state dict holds the stored parts, with codes as bytes. Only a right factor in integers differs: here
+    it is ``1.weight``, in floats. Floats are trained, codes never change. Other embeddings and heads may
+    share the lookup.
 
     Args:
-        lookup: rows of left.
-        projection: ``nn.Linear(r, d, bias=False)``; None where the rows are those of the table.
-        scale: see the base class.
+        lookup: looks up rows of the left factor.
+        projection: ``nn.Linear(r, d, bias=False)``; None if the lookup gives rows of the table.
+        scale: factor of the output, as in :class:`FactorizedEmbedding`.
         options: how rows are looked up.
     """
 
@@ -64,7 +64,7 @@ class CodedEmbedding(FactorizedEmbedding):
 
     @property
     def padding_idx(self) -> int | None:
-        """The row that gets no gradient and, in a bag, is not counted."""
+        """Token that gets no gradient and does not count in a bag; None if there is none."""
         return self.options.padding_idx
 
     def _look_up(
@@ -79,9 +79,10 @@ class CodedEmbedding(FactorizedEmbedding):
         return torch.where((input == padding)[..., None], rows.detach(), rows)
 
     def _bags(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
-        """Sums or means of rows, each of which is decoded for its place in a bag.
+        """Sums or means of rows; each row is decoded once for every place in a bag.
 
-        Padding counts with weight 0: torch's own ``padding_idx`` cannot be exported for any number of rows.
+        Padding gets weight 0, since models with torch's own ``padding_idx`` cannot be exported for a variable
+        number of rows.
         """
         padding, mode = self.options.padding_idx, str(self.options.mode)
         rows: Tensor = self.lookup(ids.flatten())
@@ -91,12 +92,11 @@ class CodedEmbedding(FactorizedEmbedding):
             offsets=offsets,
             include_last_offset=self.options.include_last_offset,
         )
-        if padding is None or (weights is not None and mode != "sum"):  # which torch refuses
+        if padding is None or (weights is not None and mode != "sum"):  # torch refuses the latter
             return bags(rows, mode=mode, per_sample_weights=weights)
         counted = (ids != padding).to(rows.dtype)
         sums = bags(rows, mode="sum", per_sample_weights=counted if weights is None else weights * counted)
         return sums if mode == "sum" else sums / bags(counted.view(-1, 1), mode="sum").clamp(min=1)
 
     def extra_repr(self) -> str:
-        """How rows are looked up, for printing."""
         return str(self.options)

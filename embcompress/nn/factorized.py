@@ -1,10 +1,10 @@
-"""Modules that hold a table as factors.
+"""Modules that hold a table as two factors.
 
 A table E (V×d) is replaced by left (V×r) times right (r×d). An embedding looks up a row of left and
-multiplies it by right; a head that shared the table multiplies by right transposed first, so that
-neither ever makes a V×d matrix. PyTorch keeps the weight of a linear layer transposed, hence the
-state dict of both modules: ``0.weight`` is left, ``1.weight`` is right transposed (d×r). Left may
-also be coded, and a table whose rows are coded as they are has no right factor.
+multiplies it by right. A head that is tied to the table multiplies by the transpose of right first, so that
+neither ever computes a V×d matrix. PyTorch stores the weight of a linear layer transposed, so in the state
+dict of both modules ``0.weight`` is left and ``1.weight`` is the transpose of right (d×r). Left may be coded;
+if rows of the table itself are coded, there is no right factor.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from embcompress.nn.lookup import CodedLookup
 Lookup = nn.Embedding | nn.EmbeddingBag
 
 _FEW = 4
-"""Hidden states up to which :func:`_few_products` is the faster way, as for each token of generated text."""
+"""Most hidden states for which :func:`_few_products` is faster. Generating text has one at a time."""
 _WIDE, _LARGE = 128, 1 << 22
-"""Its least rank and numbers of left: torch's own way is slow where rows are wide and the table is large."""
+"""Least rank and least size of left for which it is faster: torch's own product is slow for large, wide left
+factors."""
 _BATCHES = 32
-"""Blocks of rows that it multiplies side by side, more than most machines have cores."""
+"""Number of blocks that it multiplies in parallel, more than most machines have cores."""
 
 
 class FactorizedPair(nn.Sequential):
     """The two factors as children ``0`` (a lookup of V rows, r wide) and ``1`` (a linear layer, r to d).
 
-    Without a right factor there is no child ``1``, and r is d.
+    Without a right factor there is no child ``1``, and r = d.
     """
 
     def __init__(self, lookup: Lookup | CodedLookup, projection: nn.Linear | None) -> None:
@@ -39,30 +40,30 @@ class FactorizedPair(nn.Sequential):
 
     @property
     def lookup(self) -> Lookup | CodedLookup:
-        """Child ``0``, which holds left."""
+        """Child ``0``, which holds the left factor."""
         return cast("Lookup | CodedLookup", self[0])
 
     @property
     def projection(self) -> nn.Linear | None:
-        """Child ``1``, which holds right transposed; None where there is no right factor."""
+        """Child ``1``, which holds the transpose of the right factor; None if there is no right factor."""
         return cast(nn.Linear, self[1]) if len(self) > 1 else None
 
     @property
     def left(self) -> Tensor:
-        """The left factor (V×r): the parameter of child ``0``, or decoded anew from codes."""
+        """The left factor (V×r): the parameter of child ``0``, or decoded from codes on each access."""
         return self.lookup.table() if isinstance(self.lookup, CodedLookup) else self.lookup.weight
 
     @property
     def right(self) -> Tensor | None:
-        """The right factor (r×d), a view of the parameter of child ``1``; None where there is none."""
+        """The right factor (r×d), a view of the parameter of child ``1``; None if there is none."""
         return None if self.projection is None else self.projection.weight.T
 
     @property
     def weight(self) -> Tensor:
-        """The dense table (V×d), computed anew each time: V·r·d multiply-adds and V·d numbers of memory.
+        """The dense table (V×d), computed on each access with V·r·d multiply-adds and V·d numbers of memory.
 
-        It is for code that asks a layer for its dtype, its device or its values, and no parameter:
-        gradients flow through it to the factors, but changing it changes nothing.
+        It exists for code that reads the dtype, device or values of a layer's weight, and is not a parameter:
+        gradients flow through it to the factors, but writing to it has no effect.
         """
         return self.left if self.right is None else self.left @ self.right
 
@@ -72,7 +73,7 @@ class FactorizedPair(nn.Sequential):
         return self.lookup.embedding_dim
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A property without a setter is not enough: torch registers a parameter without asking it.
+        # A property without a setter is not enough: torch registers a parameter in spite of it.
         if name == "weight":
             raise AttributeError(
                 f"the weight of a {type(self).__name__} is the product of its factors and cannot be set: "
@@ -84,15 +85,16 @@ class FactorizedPair(nn.Sequential):
 class FactorizedEmbedding(FactorizedPair):
     """An embedding of V tokens in d dimensions, held as two factors.
 
-    Its state dict loads, strict, into ``nn.Sequential(nn.Embedding(V, r), nn.Linear(r, d, bias=False))``
-    and the other way round. A lookup costs r·d multiply-adds a token (a bag, with
-    ``nn.EmbeddingBag`` as lookup, r·d for each bag: sum and mean go through the projection unharmed).
+    Its state dict loads with ``strict=True`` into ``nn.Sequential(nn.Embedding(V, r), nn.Linear(r, d,
+    bias=False))`` and vice versa. A lookup costs r·d multiply-adds per token, or per bag if the lookup is an
+    ``nn.EmbeddingBag``, since sum and mean commute with the projection.
 
     Args:
-        lookup: ``nn.Embedding(V, r)``, or an ``nn.EmbeddingBag(V, r)`` in mode sum or mean.
+        lookup: ``nn.Embedding(V, r)``, or ``nn.EmbeddingBag(V, r)`` in mode sum or mean.
         projection: ``nn.Linear(r, d, bias=False)``.
-        scale: what the output is multiplied by, None for 1. A tensor is rounded to the output's
-            dtype first, as Gemma does; a float is not, as BART does.
+        scale: factor of the output, None for 1. A tensor is first rounded to the output's dtype, as in Gemma;
+        a
+            float is not, as in BART.
     """
 
     scale: Tensor | float | None
@@ -121,13 +123,13 @@ class FactorizedEmbedding(FactorizedPair):
 
     @property
     def padding_idx(self) -> int | None:
-        """The row that gets no gradient and, in a bag, is not counted."""
+        """Token that gets no gradient and does not count in a bag; None if there is none."""
         return cast(Lookup, self.lookup).padding_idx
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Embed token ids (any shape) to (…, d), or bags of them to (bags, d).
 
-        Takes what the lookup takes: for a bag also ``offsets`` and ``per_sample_weights``.
+        The arguments are those of the lookup; a bag also takes ``offsets`` and ``per_sample_weights``.
         """
         output = self._look_up(*args, **kwargs)
         if self.projection is not None:
@@ -142,14 +144,14 @@ class FactorizedEmbedding(FactorizedPair):
 
 
 class FactorizedHead(FactorizedPair):
-    """A linear layer from d features to V logits whose weight is the table of an embedding.
+    """A linear layer from d features to V logits whose weight is tied to an embedding.
 
-    It owns no factors: its children are those of the embedding, so both train the same numbers.
-    Costs r·(d + V) multiply-adds a token instead of V·d; where left is coded, it is decoded for each call.
+    Its children are those of the embedding, so both train the same factors. It costs r·(d + V) multiply-adds
+    per token instead of V·d. A coded left factor is decoded in each call.
 
     Args:
-        embedding: where the factors are.
-        bias: added to the logits (V), None for none.
+        embedding: the embedding with the factors.
+        bias: added to the logits (V); None for none.
     """
 
     bias: nn.Parameter | None
@@ -182,9 +184,9 @@ class FactorizedHead(FactorizedPair):
 
 
 def _is_few(hidden: Tensor, left: Tensor) -> bool:
-    """Whether a product is better made in batches: few rows of float32 on a CPU, and no graph is made."""
+    """Whether :func:`_few_products` is faster: few rows of float32 on a CPU, and no graph being recorded."""
     return (
-        type(hidden) is Tensor  # and nothing that records what is done with it
+        type(hidden) is Tensor  # no subclass, which might record operations
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and hidden.dtype == torch.float32
@@ -198,8 +200,8 @@ def _is_few(hidden: Tensor, left: Tensor) -> bool:
 def _few_products(hidden: Tensor, left: Tensor) -> Tensor:
     """Logits (…, V) of a few hidden states (…, r): ``hidden @ leftᵀ`` in batches of rows of left.
 
-    On processors, torch's product of one row with the rows of a matrix runs on one core and waits for
-    memory: for 250,002×191 numbers on two cores this way takes 5 ms, that one 24.
+    On a CPU, torch multiplies a single row by a matrix on one core, which then waits for memory: for
+    250,002×191 numbers that takes 24 ms, and this function takes 5 ms on two cores.
     """
     rows = hidden.reshape(-1, hidden.shape[-1])
     size = len(left) // _BATCHES

@@ -1,4 +1,4 @@
-"""Rows stored as small integers with one scale each, unpacked and scaled as they are looked up."""
+"""Rows stored as small integers with one scale each; they are decoded when they are looked up."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from embcompress.nn.lookup import CodedLookup, require
 
 
 class IntegerRows(CodedLookup):
-    """Rows of scaled integers; see ``linalg/integers.py``.
+    """Looks up rows of scaled integers; see ``linalg/integers.py``.
 
-    All of it is buffers. The scales are much smaller than the numbers of a table, so that steps of the size
-    that suits all other weights, as Adam takes them, would ruin them.
+    Codes and scales are buffers. Scales are much smaller than other weights, so steps that suit those, such
+    as Adam's, would ruin them.
 
     Args:
         codes: N×``packed_width(width, bits)`` bytes.
-        scales: N×1.
+        scales: scale of each row (N×1).
         width: integers in a row.
-        bits: of an integer; or a tensor that is stored with the rows (1×2), whose first number it is.
-        tokens: see the base class.
-        kept: see the base class.
+        bits: bits of an integer, or a stored tensor (1×2) whose first number that is.
+        tokens: number of tokens, V.
+        kept: which tokens keep a row, as in :class:`CodedLookup`.
     """
 
     codes: Tensor
@@ -48,11 +48,10 @@ class IntegerRows(CodedLookup):
 
     @property
     def stored(self) -> Tensor:
-        """The codes."""
+        """The codes, one row each."""
         return self.codes
 
     def derive(self) -> None:
-        """See the base class."""
         super().derive()
         if self.bits is not None:
             require(self.bits.shape == (1, 2), f"bits are {list(self.bits.shape)}")
@@ -64,20 +63,18 @@ class IntegerRows(CodedLookup):
         require(self.scales.shape == (len(self.codes), 1), f"scales are {list(self.scales.shape)}")
 
     def rows(self, numbers: Tensor) -> Tensor:
-        """See the base class."""
         integers = unpacked(self.codes.index_select(0, numbers), self.embedding_dim, self._bits)
         scales = self.scales.index_select(0, numbers)
         return integers.to(scales.dtype).sub_((2**self._bits - 1) / 2) * scales
 
     def extra_repr(self) -> str:
-        """Sizes, for printing."""
         return f"{super().extra_repr()}, bits={self._bits}"
 
 
 def unpacked(codes: Tensor, count: int, bits: int) -> Tensor:
-    """The integers (N×count) in packed rows (N×``packed_width(count, bits)``); see ``linalg/packing.py``.
+    """Unpack rows of N×``packed_width(count, bits)`` bytes to integers (N×count); see ``linalg/packing.py``.
 
-    So many bytes as hold whole integers become one number, which is shifted to each of them.
+    The smallest number of bytes that holds whole integers becomes one word, from which shifts extract each.
     """
     if bits == 8:
         return codes

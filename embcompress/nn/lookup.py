@@ -1,8 +1,8 @@
-"""Lookups whose rows are decoded when they are asked for: what they share, and the plainest of them.
+"""Lookups that decode rows when they are needed: the base class, and the simplest subclass.
 
-Child ``0`` of a factorized module may be one. Its state dict holds the parts of a method that belong
-to rows, under their stored names and in their stored shapes: codes are buffers of bytes, which stay
-what they are; floats are parameters where training may move them.
+A coded lookup can be child ``0`` of a factorized module. Its state dict holds the parts of a method that
+belong to rows, with their stored names and shapes. Codes are buffers of bytes and never change; floats that
+are trained are parameters.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from torch.nn import functional as F
 from embcompress.errors import InputError
 
 _BLOCK = 4096
-"""Rows decoded at a time where all are wanted: their temporaries stay small."""
+"""Rows decoded at a time when all are needed, so that temporaries stay small."""
 
 
 class CodedLookup(nn.Module, abc.ABC):
-    """Rows of left, one a token.
+    """Looks up rows of the left factor, one per token.
 
-    With ``kept``, tokens share rows: a token that is kept has the row 1 + the number of kept tokens
-    before it, all others have row 0.
+    With ``kept``, tokens share rows: a kept token has row 1 + the number of kept tokens before it, and all
+    others have row 0.
 
     Args:
-        tokens: tokens that can be looked up, V.
+        tokens: number of tokens, V.
         width: numbers in a decoded row.
-        kept: a bit a token (⌈V/8⌉×1 bytes, the most significant first); None where each has a row.
+        kept: one bit per token (⌈V/8⌉×1 bytes, most significant first); None if each token has a row.
 
     Attributes:
-        num_embeddings: V.
-        embedding_dim: the width.
+        num_embeddings: number of tokens, V.
+        embedding_dim: numbers in a decoded row.
     """
 
     kept: Tensor | None
-    row_of: Tensor | None  # of each token; made from kept
+    row_of: Tensor | None  # row of each token, derived from kept
 
     def __init__(self, tokens: int, width: int, kept: Tensor | None = None) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class CodedLookup(nn.Module, abc.ABC):
         self.register_buffer("row_of", None, persistent=False)
 
     def hold(self, **parts: Tensor | None) -> None:
-        """Register parts under their names: parameters as parameters, other tensors as buffers."""
+        """Register parts by name: parameters as parameters, other tensors as buffers."""
         for name, part in parts.items():
             if isinstance(part, nn.Parameter):
                 self.register_parameter(name, part)
@@ -58,17 +58,20 @@ class CodedLookup(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def stored(self) -> Tensor:
-        """The part that has a row for each row of left."""
+        """The part with one row for each row of the left factor."""
 
     @abc.abstractmethod
     def rows(self, numbers: Tensor) -> Tensor:
-        """The rows of left (n×width) of these numbers (n), decoded."""
+        """Decode the rows (n×width) of the left factor with these indices (n)."""
 
     def derive(self) -> None:
-        """Check the parts against each other, and make anew what follows from them.
+        """Check the parts against each other, and compute what is derived from them.
+
+        Subclasses call this at the end of their constructors; it is called again after a state dict is
+        loaded.
 
         Raises:
-            InputError: they contradict each other.
+            InputError: the parts contradict each other.
         """
         rows = self.num_embeddings
         if self.kept is not None:
@@ -79,28 +82,27 @@ class CodedLookup(nn.Module, abc.ABC):
         require(len(self.stored) == rows, f"{len(self.stored):,} rows are stored for {rows:,}")
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows (…×width) of token ids (…)."""
+        """Look up the rows (…×width) of token ids (…)."""
         numbers = ids.reshape(-1)
         if self.row_of is not None:
             numbers = self.row_of.index_select(0, numbers)
         return self.rows(numbers).reshape(*ids.shape, self.embedding_dim)
 
     def table(self) -> Tensor:
-        """The rows of all tokens, V×width."""
+        """Decode the rows of all tokens (V×width)."""
         rows = torch.cat([*self._blocks()])
         return rows if self.row_of is None else rows.index_select(0, self.row_of)
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """The products of ``hidden`` (…×width) with the rows of all tokens, …×V."""
+        """Multiply ``hidden`` (…×width) by the rows of all tokens (…×V)."""
         scores = torch.cat([F.linear(hidden, block) for block in self._blocks()], dim=-1)
         return scores if self.row_of is None else scores.index_select(-1, self.row_of)
 
     def extra_repr(self) -> str:
-        """Sizes, for printing."""
         return f"{self.num_embeddings}, {self.embedding_dim}"
 
     def _blocks(self) -> Iterator[Tensor]:
-        """All rows of left, block by block; in one where each block would make the compiled graph longer."""
+        """Yield all rows of the left factor in blocks; in one block when compiling, for a short graph."""
         count, device = len(self.stored), self.stored.device
         step = count if torch.compiler.is_compiling() else _BLOCK
         for start in range(0, count, step):
@@ -111,16 +113,16 @@ class CodedLookup(nn.Module, abc.ABC):
         try:
             self.derive()
         except InputError as error:
-            args[-1].append(error.message)  # torch raises them all together
+            args[-1].append(error.message)  # torch raises one error with all messages
 
 
 class FloatRows(CodedLookup):
-    """Rows stored as they are, for tokens that share some.
+    """Looks up rows that are stored as floats.
 
     Args:
-        weight: N×width.
-        tokens: see the base class.
-        kept: see the base class.
+        weight: the rows (N×width).
+        tokens: number of tokens, V.
+        kept: which tokens keep a row, as in :class:`CodedLookup`.
     """
 
     weight: Tensor
@@ -132,28 +134,35 @@ class FloatRows(CodedLookup):
 
     @property
     def stored(self) -> Tensor:
-        """The weight."""
+        """The rows."""
         return self.weight
 
     def rows(self, numbers: Tensor) -> Tensor:
-        """See the base class."""
         return F.embedding(numbers, self.weight)
 
 
 def require(whether: bool, otherwise: str) -> None:
-    """Refuse parts of a table that contradict each other.
+    """Raise an error about contradictory parts, unless ``whether`` holds.
+
+    Args:
+        whether: a condition on the parts of a table.
+        otherwise: what is wrong if it does not hold.
 
     Raises:
-        InputError: with what they say.
+        InputError: with ``otherwise``.
     """
     if not whether:
         raise InputError(
-            f"the parts of a table are not of one table: {otherwise}",
+            f"the parts of a table contradict each other: {otherwise}",
             remedy="make the file again from its source",
         )
 
 
 def marked(bits: Tensor, count: int, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether each of ``count`` rows is marked, by packed bits (⌈count/8⌉×1)."""
+    """Unpack one bit for each of ``count`` rows (from ⌈count/8⌉×1 bytes).
+
+    Raises:
+        InputError: the shape is wrong; the message calls the part ``name``.
+    """
     require(bits.shape == (-(-count // 8), 1), f"{name} is {list(bits.shape)} for {count:,} rows")
     return np.unpackbits(bits.cpu().numpy()[:, 0], count=count).astype(np.bool_)

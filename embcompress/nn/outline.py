@@ -1,4 +1,4 @@
-"""Modules without memory: their names and shapes are known before anything is asked for."""
+"""Builds modules on the meta device: names and shapes, without memory for values."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from torch.overrides import TorchFunctionMode
 from embcompress.errors import InputError
 
 SAME_MODEL = "both must be of one model: make or download them again"
-"""What to do about a description that does not fit its weights."""
+"""Remedy for a model description that does not fit its weights."""
 
 _SPARE = 1000
-"""Tensors that a model may have beyond four times those of its weights: buffers, a head that is fresh."""
+"""Tensors that a model may have beyond four times the number in its weights: buffers, a new head."""
 _MAKERS = frozenset(
     {torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.rand, torch.randn, torch.tensor}
 )
-"""What modules make their parameters and buffers by."""
+"""Functions with which modules create parameters and buffers."""
 
 
 @contextlib.contextmanager
 def outlined() -> Iterator[None]:
-    """Within it, modules are built on the meta device, with shapes and without values."""
+    """Build modules on the meta device within this context: with shapes, without values."""
     with torch.device("meta"), _NoStart():
         yield
 
 
 @contextlib.contextmanager
 def outlined_for(tensors: int, what: str) -> Iterator[None]:
-    """Like :func:`outlined`, for a model whose weights are so many tensors.
+    """Like :func:`outlined`, with a limit on the number of tensors created.
 
-    A description of a kilobyte can ask for millions of modules, which take memory and hours on the meta
-    device too. Sizes cost nothing there (addresses at most, where a class does not ask a device for its
-    parameters), and are left to the caller.
+    A description of a kilobyte can ask for millions of modules, which take memory and hours even on the meta
+    device. Only their number is limited: large tensors cost nothing there (at most address space, if a class
+    chooses the device of its parameters itself), and callers check sizes.
 
     Args:
-        tensors: that are stored.
-        what: describes the model, for the message.
+        tensors: number of stored tensors.
+        what: name of the model, for the error message.
 
     Raises:
-        InputError: the model has many more.
+        InputError: the model has many more tensors than are stored.
     """
     with outlined(), _Bounded(tensors, what):
         yield
 
 
 class _NoStart(TorchFunctionMode):
-    """Leaves out what ``torch.nn.init`` does: on meta tensors nothing, after a second of imports."""
+    """Skips ``torch.nn.init``, which does nothing to meta tensors but takes a second of imports."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -59,7 +59,7 @@ class _NoStart(TorchFunctionMode):
 
 
 class _Bounded(TorchFunctionMode):
-    """Counts what is made, and ends it where that is too much."""
+    """Counts the tensors created, and raises an error if there are too many."""
 
     def __init__(self, tensors: int, what: str) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from embcompress.errors import EmbcompressError, InputError, UsageError
+from embcompress.errors import EmbcompressError, InputError, UsageError, reason_of
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Nothing is fetched, and no code that lies in a directory is asked for or run."""
@@ -49,7 +49,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # whatever a wrong file makes of them
         raise InputError(
-            f"{path}: transformers cannot load it ({_reason(error)})", remedy="download the directory again"
+            f"{path}: transformers cannot load it ({reason_of(error)})", remedy="download the directory again"
         ) from None
     finally:
         logging.set_verbosity(level)
@@ -73,11 +73,6 @@ def running(path: Path) -> Iterator[None]:
         if "memory" in str(error):  # of this machine, which says nothing of the model
             raise MemoryError from error
         raise InputError(
-            f"{path}: the model does not run ({_reason(error)})",
+            f"{path}: the model does not run ({reason_of(error)})",
             remedy="config.json must be that of these weights: download the directory again",
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, or its kind where it has none."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -84,7 +84,6 @@ def distil(
         check_format(place, source)
         check_space(place, source.size)
         student, original = open_pair(student_path, teacher_path)
-        with_names(source, student.stored_state(student.model.state_dict()))  # or training is for nothing
         data = tokens_of(student, file, text_column, recipe.max_length)
         train, held = (data.take(rows) for rows in held_out(len(data), recipe.seed))
         begun_with = fingerprint(
@@ -93,6 +92,9 @@ def distil(
             recipe,
         )
         distiller = Distiller(student, original, train, held, recipe, where)
+        named = student.model.named_parameters(remove_duplicate=False)
+        trained: State = {name: value for name, value in named if value.requires_grad}
+        with_names(source, student.stored_state(trained))  # or it would all be for nothing
 
         def write(target: Path, done: Distilled) -> State:
             state = student.stored_state(done.state)
@@ -112,7 +114,8 @@ def distil(
             written = write(stage, done)
             check_unchanged(source, before)
             after = open_pretrained(stage)
-            check_read_back(stage, written, after.stored_state(after.model.state_dict()))
+            read = {name: value for name, value in after.model.state_dict().items() if name in done.state}
+            check_read_back(stage, written, after.stored_state(read))
             after.model.to(where.device)
             found = measure(after, original, held, where)
     forget(place)

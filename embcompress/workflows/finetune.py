@@ -103,7 +103,7 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
     task = Task(opened.model, train, dev, what.recipe, what.place)
     with open_checkpoint(what.path) as source:
         before = stamps(source)
-        with_names(source, opened.stored_state(opened.model.state_dict()))  # or training is for nothing
+        with_names(source, opened.stored_state(opened.model.state_dict()))  # or it would all be for nothing
         check_format(what.place, source)
         check_space(what.place, source.size)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as tf
-from embcompress.nn.stored import LOOKUPS
 from helpers.renamed_models import MODELS, SIZES, V, built
 from safetensors.torch import load_file, save_file
 
@@ -18,6 +17,7 @@ import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.errors import InputError, MissingWeights, UsageError
 from embcompress.integrations import registered
+from embcompress.methods.svd.method import SVD
 from embcompress.nn import FactorizedEmbedding
 from embcompress.pretrained.models import open_pretrained
 
@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_refused_alike(shelf, tmp_path, case, loader):
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_method_whose_parts_have_no_module(shelf, monkeypatch, loader):
     """It can be expanded, and that is what all of them say."""
-    monkeypatch.delitem(LOOKUPS, "svd")
+    monkeypatch.setattr(SVD, "has_module", False)
     with pytest.raises(UsageError, match=r"method svd\) cannot be loaded; run 'embcompress expand'"):
         loader(shelf("bert")[1], "bert")
 

@@ -210,19 +210,15 @@ class TestState:
             module.load_state_dict({**module.state_dict(), part: wrong[part]})
 
     @pytest.mark.parametrize(
-        ("name", "part", "message"),
-        [
-            ("int8", "0.codes", "torch.float32"),
-            ("pq", "0.zeros", "torch.float32"),
-            ("pq", "1.scales", "torch.uint8"),
-        ],
+        ("name", "part", "dtype"),
+        [("int8", "0.codes", "F32"), ("pq", "0.zeros", "F32"), ("pq", "1.scales", "U8")],
     )
-    def test_parts_of_another_type_are_refused(self, name, part, message):
-        """Bytes that were floats would be cut off in silence."""
+    def test_parts_of_another_type_are_refused(self, name, part, dtype):
+        """Floats in place of bytes would be truncated silently."""
         coded = SAMPLES[name]
-        kind = torch.uint8 if message.endswith("uint8") else torch.float32
+        kind = torch.uint8 if dtype == "U8" else torch.float32
         wrong = {**coded.tensors, part: coded.tensors[part].to(kind)}
-        with pytest.raises(InputError, match=f"{part} is {message}"):
+        with pytest.raises(InputError, match=f"{part} is of {dtype}, expected"):
             coded_table(coded.method, wrong, coded.table.shape)
 
 

@@ -119,3 +119,23 @@ def test_a_trained_tensor_without_a_name_is_never_dropped(tmp_path):
         assert "cls.predictions.decoder.bias" not in kept
         with pytest.raises(UsageError, match=r"small: adapter\.weight, which is trained, has no name"):
             with_names(source, {**state, "adapter.weight": torch.ones(2)})
+
+
+def test_merged_weights_without_a_way_back_are_refused_before_training(tmp_path, texts, monkeypatch):
+    """transformers can load what it cannot write for some classes; what is not merged can be trained."""
+    kind, config = LANGUAGE["qwen3_moe"]
+    original, small = tmp_path / "original", tmp_path / "small"
+    original.mkdir()
+    kind(config(tokenizer(original))).save_pretrained(original)
+    embcompress.factorize(original, rank=6, output=small)
+
+    def no_way(self):
+        raise NotImplementedError
+
+    monkeypatch.setattr("transformers.core_model_loading.MergeModulelist.reverse_op", property(no_way))
+    recipe = DistilRecipe(epochs=1, learning_rate=1e-3, batch_size=16)
+    with pytest.raises(UsageError, match=r"experts\.\w+ into the form of files .* --train norms"):
+        embcompress.distil(small, original, texts, output=tmp_path / "tuned", recipe=recipe)
+    assert not (tmp_path / "tuned").exists()
+    recipe = DistilRecipe(epochs=1, learning_rate=1e-3, batch_size=16, train="norms")
+    embcompress.distil(small, original, texts, output=tmp_path / "tuned", recipe=recipe)
