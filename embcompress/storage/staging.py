@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from embcompress.errors import EmbcompressError, UsageError
+from embcompress.storage.targets import check_removable, remove_tree
 
 _OLD = "replaced"
 """Name inside the staging directory of a directory that is being replaced, until the new one is in place."""
@@ -27,49 +28,6 @@ _DISCARDED = "discarded"
 
 _ENDING = ".embcompress"
 """Ending of the name of a staging directory."""
-
-
-def check_target(target: Path, sources: tuple[Path, ...], *, force: bool) -> None:
-    """Refuse a target that must not be written, before any work is done.
-
-    Args:
-        target: path of the output.
-        sources: files and directories that are read; the output is a directory if the first one is.
-        force: whether an existing target may be replaced.
-
-    Raises:
-        UsageError: the target is, contains or lies inside an input, is a symbolic link, exists already
-            (without ``force``, or as something that must not be replaced), or has no parent directory.
-    """
-    if target.is_symlink():
-        raise UsageError(f"{target}: is a symbolic link", remedy="name the file it should be with -o")
-    place = target.resolve()
-    for source in (s.resolve() for s in sources):
-        if place == source:
-            raise UsageError(f"{target}: is the input itself", remedy="name another output with -o")
-        if source in place.parents:
-            raise UsageError(
-                f"{target}: lies inside the input {source}", remedy="name a place outside with -o"
-            )
-        if place in source.parents:
-            raise UsageError(f"{target}: holds the input", remedy="name another output with -o")
-    if not place.parent.is_dir():
-        raise UsageError(f"{target}: there is no directory {place.parent}", remedy="make it first")
-    if not target.exists():
-        return
-    if target.is_dir() != sources[0].is_dir():
-        kind, other = ("directory", "file") if target.is_dir() else ("file", "directory")
-        raise UsageError(
-            f"{target}: is a {kind}, the output would be a {other}", remedy="name another output with -o"
-        )
-    if not force:
-        raise UsageError(f"{target}: exists already", remedy="pass --force to replace it, or another -o")
-    known = any((target / name).exists() for name in ("config.json", "modules.json"))
-    if target.is_dir() and any(target.iterdir()) and not known:
-        raise UsageError(
-            f"{target}: is a directory without config.json, which --force does not replace",
-            remedy="remove it yourself, or name another output with -o",
-        )
 
 
 def check_space(target: Path, needed: int) -> None:
@@ -113,6 +71,8 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
         taken = next((published(f) for f in _companions(stage, place) if published(f).exists()), None)
         if taken is not None and not force:
             raise UsageError(f"{taken}: exists already", remedy="pass --force to replace it, or another -o")
+        if place.is_dir():
+            check_removable(place)  # it may have been mounted meanwhile
         with _interrupts_wait():
             _publish(stage, place)
     except OSError as error:
@@ -241,7 +201,7 @@ def _sweep(stage: Path, place: Path) -> None:
         os.rename(old, place)
     for entry in stage.iterdir():
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            remove_tree(entry)
         else:
             entry.unlink()
 
