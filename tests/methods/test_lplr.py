@@ -197,8 +197,8 @@ class TestBytes:
         parts = stored(stats, layout)
         for bits, words in (
             ((9, 6), "9 and 6 bits"),
-            ((0, 6), "knows"),
-            ((3, 5), "knows"),
+            ((0, 6), "this version reads"),
+            ((3, 5), "this version reads"),
             ((8, 6), "not those"),
         ):
             other = rows_of(np.array([bits], np.uint8), DTYPES["U8"])
