@@ -22,6 +22,9 @@ _REFITS = 2
 _CHUNK = 1 << 16
 """Values processed at a time, so that they and their temporaries stay in the processor's cache."""
 
+_UNPACKED = 1 << 20
+"""Values unpacked at a time, so that temporaries take little memory beside the rows."""
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -106,7 +109,12 @@ def unpacked_rows(
     Returns:
         The rows (N×``count``).
     """
-    return dequantize(unpack(codes, count, bits), scales[:, 0], bits)
+    rows = np.empty((len(codes), count), np.float32)
+    step = max(1, _UNPACKED // max(1, count))
+    for start in range(0, len(codes), step):
+        part = slice(start, start + step)
+        rows[part] = dequantize(unpack(codes[part], count, bits), scales[part, 0], bits)
+    return rows
 
 
 class _Chunk:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,9 @@ _INTEGERS = ("1.codes", "1.scales")
 _BITS = "0.bits"
 RIGHT_PARTS = (_BITS, *_INTEGERS)
 """The parts of a right factor in integers. The first, its number of bits, is optional."""
+
+_RANKS = 256
+"""Rows of a right factor unpacked at a time."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +135,11 @@ def right_factor(parts: Parts, columns: int) -> Tensor | None:
     codes, scales = (parts[suffix].numpy() for suffix in _INTEGERS)
     bits = _right_bits(parts, columns)
     require(scales.shape == (len(codes), 1), f"1.scales are {list(scales.shape)}")
-    floats = unpacked_rows(codes, scales, columns, bits)
-    return torch.from_numpy(floats).T.contiguous()
+    right = np.empty((columns, len(codes)), np.float32)
+    for start in range(0, len(codes), _RANKS):
+        some = slice(start, start + _RANKS)
+        right[:, some] = unpacked_rows(codes[some], scales[some], columns, bits).T
+    return torch.from_numpy(right)
 
 
 def module_parts(parts: Parts, columns: int) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ class Elements(enum.Enum):
     """What kind of numbers a part holds."""
 
     FLOATS = "floats"
+    SCALES = "float32 scales (F32)"
     BYTES = "unsigned bytes (U8)"
     ROW_NUMBERS = "row numbers (I32)"
 
@@ -27,7 +28,7 @@ class Elements(enum.Enum):
         return dtype.is_table if self is Elements.FLOATS else dtype.name == _STORED[self]
 
 
-_STORED = {Elements.BYTES: "U8", Elements.ROW_NUMBERS: "I32"}
+_STORED = {Elements.SCALES: "F32", Elements.BYTES: "U8", Elements.ROW_NUMBERS: "I32"}
 
 
 @dataclass(frozen=True)

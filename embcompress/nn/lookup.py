@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embcompress.errors import InputError
+from embcompress.linalg.bits import Bits
 
 _BLOCK = 4096
 """Rows decoded at a time when all are needed, so that temporaries stay small."""
@@ -39,13 +41,14 @@ class CodedLookup(nn.Module, abc.ABC):
     """
 
     kept: Tensor | None
-    row_of: Tensor | None  # row of each token, derived from kept
+    # Derived from kept: how many tokens are kept before each of its bytes (⌈V/8⌉, int32)
+    kept_before: Tensor | None
 
     def __init__(self, tokens: int, width: int, kept: Tensor | None = None) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = tokens, width
         self.register_buffer("kept", kept)
-        self.register_buffer("row_of", None, persistent=False)
+        self.register_buffer("kept_before", None, persistent=False)
 
     def hold(self, **parts: Tensor | None) -> None:
         """Register parts by name: parameters as parameters, other tensors as buffers."""
@@ -75,28 +78,40 @@ class CodedLookup(nn.Module, abc.ABC):
         """
         rows = self.num_embeddings
         if self.kept is not None:
-            marks = marked(self.kept, self.num_embeddings, "kept")
-            row_of = np.where(marks, np.cumsum(marks), 0).astype(np.int32)
-            self.row_of = torch.from_numpy(row_of).to(self.kept.device)
-            rows = 1 + int(marks.sum())
+            packed = packed_bits(self.kept, rows, "kept")
+            ones = np.cumsum(np.bitwise_count(packed), dtype=np.int32)
+            self.kept_before = torch.from_numpy(np.append(np.int32(0), ones[:-1])).to(self.kept.device)
+            rows = 1 + Bits(packed, rows).total
         require(len(self.stored) == rows, f"{len(self.stored):,} rows are stored for {rows:,}")
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look up the rows (…×width) of token ids (…)."""
-        numbers = ids.reshape(-1)
-        if self.row_of is not None:
-            numbers = self.row_of.index_select(0, numbers)
-        return self.rows(numbers).reshape(*ids.shape, self.embedding_dim)
+        return self.rows(self._numbers(ids.reshape(-1))).reshape(*ids.shape, self.embedding_dim)
 
     def table(self) -> Tensor:
         """Decode the rows of all tokens (V×width)."""
         rows = torch.cat([*self._blocks()])
-        return rows if self.row_of is None else rows.index_select(0, self.row_of)
+        return rows if self.kept is None else rows.index_select(0, self._numbers(self._tokens()))
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Multiply ``hidden`` (…×width) by the rows of all tokens (…×V)."""
         scores = torch.cat([F.linear(hidden, block) for block in self._blocks()], dim=-1)
-        return scores if self.row_of is None else scores.index_select(-1, self.row_of)
+        return scores if self.kept is None else scores.index_select(-1, self._numbers(self._tokens()))
+
+    def _tokens(self) -> Tensor:
+        """The ids of all tokens (V)."""
+        return torch.arange(self.num_embeddings, device=self.stored.device)
+
+    def _numbers(self, ids: Tensor) -> Tensor:
+        """Row of each token id (n): those kept before its byte, and in its byte up to itself."""
+        if self.kept is None or self.kept_before is None:
+            return ids
+        places = ids >> 3
+        bits = self.kept.flatten().index_select(0, places).to(torch.int32) >> 7 - (ids & 7)
+        pairs = bits - (bits >> 1 & 0x55)  # the ones of each two bits, of each four, of all eight
+        fours = (pairs & 0x33) + (pairs >> 2 & 0x33)
+        ones = (fours + (fours >> 4)) & 0x0F
+        return (self.kept_before.index_select(0, places) + ones) * (bits & 1)
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}"
@@ -158,11 +173,11 @@ def require(whether: bool, otherwise: str) -> None:
         )
 
 
-def marked(bits: Tensor, count: int, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Unpack one bit for each of ``count`` rows (from ⌈count/8⌉×1 bytes).
+def packed_bits(bits: Tensor, count: int, name: str) -> NDArray[np.uint8]:
+    """The bytes of one bit for each of ``count`` rows (⌈count/8⌉×1).
 
     Raises:
         InputError: the shape is wrong; the message calls the part ``name``.
     """
     require(bits.shape == (-(-count // 8), 1), f"{name} is {list(bits.shape)} for {count:,} rows")
-    return np.unpackbits(bits.cpu().numpy()[:, 0], count=count).astype(np.bool_)
+    return bits.cpu().numpy()[:, 0]

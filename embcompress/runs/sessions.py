@@ -12,7 +12,7 @@ from embcompress.compression.outputs import check_side_file
 from embcompress.paths import make_paths
 from embcompress.reports.plots import check_plot
 from embcompress.runs.unfinished import check_unfinished
-from embcompress.storage.staging import check_target
+from embcompress.storage.targets import check_target
 from embcompress.training.devices import Runtime, runtime
 from embcompress.training.loop import check_recipe
 from embcompress.training.records import Recipe, Watcher

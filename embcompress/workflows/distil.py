@@ -16,7 +16,8 @@ from embcompress.rows import keep_freed_memory
 from embcompress.runs.learning import check_read_back
 from embcompress.runs.trained import with_names, write_trained
 from embcompress.runs.unfinished import carry_out, check_unfinished, forget, keep_best
-from embcompress.storage.staging import check_space, check_target, staged
+from embcompress.storage.staging import check_space, staged
+from embcompress.storage.targets import check_target
 from embcompress.training.devices import runtime
 from embcompress.training.distillation import Distilled, Distiller, State, held_out
 from embcompress.training.likeness import measure

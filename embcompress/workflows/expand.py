@@ -21,7 +21,8 @@ from embcompress.native.base import Documents
 from embcompress.progress import Progress, silent
 from embcompress.reports.results import ExpandResult
 from embcompress.rows import Rows, keep_freed_memory, within
-from embcompress.storage.staging import check_space, check_target, staged
+from embcompress.storage.staging import check_space, staged
+from embcompress.storage.targets import check_target
 
 
 def expand(

@@ -17,7 +17,8 @@ from embcompress.compression.weighting import WeightSource
 from embcompress.data.counting import Counts
 from embcompress.progress import Progress, silent
 from embcompress.reports.results import FactorizeResult
-from embcompress.storage.staging import check_space, check_target, staged, synced_in_background
+from embcompress.storage.staging import check_space, staged, synced_in_background
+from embcompress.storage.targets import check_target
 
 
 def factorize(

@@ -23,7 +23,8 @@ from helpers.refusals import refused
 from safetensors.numpy import save_file
 
 from embcompress.errors import EmbcompressError, UsageError
-from embcompress.storage.staging import check_target, staged, synced_in_background
+from embcompress.storage.staging import staged, synced_in_background
+from embcompress.storage.targets import check_target
 
 TABLE = "embedding.weight"
 

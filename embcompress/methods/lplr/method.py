@@ -68,7 +68,7 @@ class LPLR(Method):
         PartSpec("0.codes", Elements.BYTES),
         PartSpec("0.scales", Elements.FLOATS),
         PartSpec("1.codes", Elements.BYTES, trainable=True),
-        PartSpec("1.scales", Elements.FLOATS, trainable=True),
+        PartSpec("1.scales", Elements.SCALES, trainable=True),
         PartSpec("0.bits", Elements.BYTES),
     )
     seed = SEED

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.errors import InputError
+from embcompress.linalg.bits import Bits
 from embcompress.linalg.integers import unpacked_rows
 from embcompress.linalg.packing import packed_width, widest
 from embcompress.linalg.trelliscode import code_of
 from embcompress.methods.parts import REMAKE, Parts, check_shapes
+from embcompress.methods.pq.planning import RIGHT_BITS
 from embcompress.methods.pq.row_code import RowCode
 from embcompress.rows import Rows
 
@@ -30,6 +32,7 @@ class TrellisTable:
             raise _corrupt("one of 0.hot and 0.extra is missing")
         count = 2 if "0.hot" in parts else 1
         bits = widest(columns, parts["1.codes"].shape[1])
+        bits = bits if bits in RIGHT_BITS else 0
         expected = {
             "0.rates": (count, rank),
             "0.scales": (count, rank),
@@ -37,11 +40,11 @@ class TrellisTable:
             "1.scales": (rank, 1),
         }
         check_shapes(parts, {"0.codes": (rows, self._codes.shape[1])}, shape, rank)  # so that they fit memory
-        hot = np.zeros(rows, np.bool_)
+        hot: Bits | None = None
         if count > 1:
             expected["0.hot"] = (-(-rows // 8), 1)
             check_shapes(parts, expected, shape, rank)
-            hot = np.unpackbits(_whole(parts["0.hot"])[:, 0], count=rows).astype(np.bool_)
+            hot = Bits(_whole(parts["0.hot"])[:, 0], rows)
         check_shapes(parts, expected, shape, rank)
         for suffix in ("0.codebooks", "0.scales", "1.scales"):
             if not np.isfinite(_whole(parts[suffix])).all():
@@ -53,8 +56,8 @@ class TrellisTable:
             raise _corrupt(f"0.rates: {error}") from None
         sizes = [code.book_size for code in codes]
         expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, sum(sizes))}
-        if count > 1:
-            expected["0.extra"] = (int(hot.sum()), codes[1].row_bytes - codes[0].row_bytes)
+        if hot is not None:
+            expected["0.extra"] = (hot.total, codes[1].row_bytes - codes[0].row_bytes)
         if "0.zeros" in parts:
             expected["0.zeros"] = (parts["0.zeros"].shape[0], 1)
         check_shapes(parts, expected, shape, rank)
@@ -62,28 +65,27 @@ class TrellisTable:
         scales = _whole(parts["0.scales"])
         self._classes = [RowCode(*each) for each in zip(rates, scales, books, strict=True)]
         self._hot = hot
-        self._before = np.concatenate([[0], np.cumsum(hot)])
-        self._zero = np.zeros(rows, np.bool_)
+        self._zeros = np.empty(0, np.int32)
         if "0.zeros" in parts:
-            zeros = _whole(parts["0.zeros"])[:, 0]
-            if not ((zeros >= 0) & (zeros < rows)).all():
+            self._zeros = np.sort(_whole(parts["0.zeros"])[:, 0])
+            if self._zeros.size and (self._zeros[0] < 0 or self._zeros[-1] >= rows):
                 raise _corrupt(f"0.zeros: rows beyond {rows - 1:,}")
-            self._zero[zeros] = True
         with _quiet():
             self._right = unpacked_rows(_whole(parts["1.codes"]), _whole(parts["1.scales"]), columns, bits)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Decode rows ``start:stop`` of the table."""
         codes = self._codes.read(start, stop)
-        hot = self._hot[start:stop]
+        hot = np.zeros(stop - start, np.bool_) if self._hot is None else self._hot.span(start, stop)
         coefficients = np.empty((stop - start, len(self._right)), np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # scales in untrusted files may be of any size
+        with _quiet():
             coefficients[~hot] = self._classes[0].decode(codes[~hot])
-            if self._extra is not None and hot.any():
-                extra = self._extra.read(int(self._before[start]), int(self._before[stop]))
+            if self._hot is not None and self._extra is not None and hot.any():
+                extra = self._extra.read(self._hot.before(start), self._hot.before(stop))
                 coefficients[hot] = self._classes[1].decode(np.concatenate([codes[hot], extra], axis=1))
             rows = coefficients @ self._right
-        rows[self._zero[start:stop]] = 0
+        first, last = np.searchsorted(self._zeros, (start, stop))
+        rows[self._zeros[first:last] - start] = 0
         return rows
 
 

@@ -84,7 +84,7 @@ class PQ(Method):
         PartSpec("0.scales", Elements.FLOATS),
         PartSpec("0.zeros", Elements.ROW_NUMBERS, optional=True),
         PartSpec("1.codes", Elements.BYTES, trainable=True),
-        PartSpec("1.scales", Elements.FLOATS, trainable=True),
+        PartSpec("1.scales", Elements.SCALES, trainable=True),
     )
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:

@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from embcompress.linalg.bits import Bits
 from embcompress.linalg.trelliscode import MEMORY, PAIR, code_of, coded_order
 from embcompress.methods.base import Method
 from embcompress.methods.modules import Parts, TableModules, projected, right_factor, rows_in
-from embcompress.nn.lookup import CodedLookup, marked, require
+from embcompress.nn.lookup import CodedLookup, packed_bits, require
 
 _WINDOW = 2 << MEMORY
 """Number of windows; symbols with the same uncoded bits are adjacent."""
+
+_BLOCK = 1 << 20
+"""Rows numbered at a time."""
 
 _PLAIN, _ZERO = -1, -2
 """Values in ``nth_hot`` for rows that are not hot: ordinary rows, and rows of zeros."""
@@ -115,12 +119,14 @@ class TrellisRows(CodedLookup):
             return None
         numbered = np.full(len(self.codes), _PLAIN, np.int32)
         if self.hot is not None and self.extra is not None:
-            hot = marked(self.hot, len(self.codes), "hot")
+            hot = Bits(packed_bits(self.hot, len(self.codes), "hot"), len(self.codes))
             require(
-                int(hot.sum()) == len(self.extra),
-                f"{hot.sum():,} rows are hot, extra has {len(self.extra):,}",
+                hot.total == len(self.extra), f"{hot.total:,} rows are hot, extra has {len(self.extra):,}"
             )
-            numbered[hot] = np.arange(len(self.extra))
+            for start in range(0, len(numbered), _BLOCK):
+                stop = min(start + _BLOCK, len(numbered))
+                some = numbered[start:stop]
+                some[hot.span(start, stop)] = np.arange(hot.before(start), hot.before(stop))
         if self.zeros is not None:
             zeros = self.zeros.flatten().cpu().numpy()
             require(self.zeros.shape == (len(zeros), 1), f"zeros are {list(self.zeros.shape)}")

@@ -36,6 +36,9 @@ _MEMBERS = 64
 _NOISE = {5: 10**-2.51, 6: 10**-3.09, 7: 10**-3.69, 8: 10**-4.30}
 """Relative squared error of a right factor in integers, by bits, with a scale per row."""
 
+RIGHT_BITS = tuple(_NOISE)
+"""Bits that integers of the right factor may have."""
+
 
 @dataclass(frozen=True)
 class _Classing:
