@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as tf
+from helpers.quick import quick
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -139,11 +140,12 @@ def kinds(path):
         return {name: (info.shape, info.dtype.name) for name, info in checkpoint.tensors.items()}
 
 
-EACH = [(name, method) for name in MODELS for method in ("svd", "pq")]
-EACH += [(name, method) for name in ("gemma3", "t5") for method in TARGETS if method not in ("svd", "pq")]
+EACH = {f"{name}, {method}": (name, method) for name in MODELS for method in ("svd", "pq")}
+EACH |= {f"{name}, {method}": (name, method) for name in ("gemma3", "t5") for method in TARGETS}
+SOME = (*(f"{name}, pq" for name in MODELS), *(f"t5, {method}" for method in TARGETS))
 
 
-@pytest.mark.parametrize(("name", "method"), EACH)
+@pytest.mark.parametrize(("name", "method"), quick(EACH, *SOME))
 class TestEveryClass:
     """Real classes, small and random, their files in shards."""
 
