@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import assert_refused, succeed
+from helpers.quick import quick
+from helpers.registry import EVERY
 from helpers.trellis import number, slowly
 from safetensors.torch import load_file, save_file
 
@@ -16,7 +18,6 @@ from embcompress.errors import EmbcompressError, TargetError
 from embcompress.rows import Rows
 
 TABLE = "embedding.weight"
-METHODS = ("svd", "pq", "lplr", "int8", "int4", "int3", "screen", "screen+svd", "screen+pq", "screen+int4")
 HALF, BRAIN = torch.float16, torch.bfloat16
 RNG = np.random.default_rng(0)
 PLAIN = RNG.standard_normal((240, 16)) * 0.8 ** np.arange(16)
@@ -141,8 +142,14 @@ def most_bytes(path, output, **options):
     return None
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("table", TABLES)
+CASES = {f"{table}, {method}": (table, method) for table in TABLES for method in EVERY}
+SOME = (
+    *(f"{table}, {method}" for table in TABLES for method in ("svd", "pq", "int4")),
+    *(f"{table}, {method}" for table in ("float32 large", "small and large rows") for method in EVERY),
+)
+
+
+@pytest.mark.parametrize(("table", "method"), quick(CASES, *SOME))
 def test_what_is_stored_is_what_is_said(tmp_path, table, method):
     """Expanded, loaded and measured tables are NumPy's; zero rows are zeros; verify agrees; no warnings."""
     path, output = tmp_path / "model.safetensors", tmp_path / "small.safetensors"
@@ -193,7 +200,7 @@ def test_factors_are_the_best_of_their_rank(tmp_path, table):
     assert optimum * (1 - 1e-6) - slack <= measured <= np.hypot(optimum, 2 * u) * (1 + 1e-5) + slack
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick(EVERY, "svd", "pq", "screen+int4"))
 @pytest.mark.parametrize(
     "table", ["constant", "float32 subnormal", "float32 large", "bfloat16's largest and smallest"]
 )
@@ -219,7 +226,7 @@ def test_weights_of_a_million_million_to_one(tmp_path, table, method):
     assert embcompress.verify(output, against=path, **options).is_right
 
 
-@pytest.mark.parametrize("method", [*METHODS, "auto"])
+@pytest.mark.parametrize("method", [*EVERY, "auto"])
 def test_nan_taken_for_zero(tmp_path, method):
     """As if the table had zeros there; a note and the record say how many; a row of NaN is one of zeros."""
     path, zeroed = tmp_path / "model.safetensors", tmp_path / "zeroed.safetensors"
@@ -243,7 +250,7 @@ def test_nan_taken_for_zero(tmp_path, method):
     assert torch.isfinite(found).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EVERY)
 def test_nan_is_refused_unless_it_is_asked_for(tmp_path, method):
     """The first row, how many, and what to do."""
     dense = tensor(PLAIN)
