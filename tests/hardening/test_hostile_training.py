@@ -188,7 +188,7 @@ CONFIGS = {
     "kernel": ({"attn_implementation": "someone/kernel"}, 0, ""),
     "experts": ({"experts_implementation": "someone/kernel"}, 3, "not supported"),
     "dotted": ({"architectures": ["os.system"]}, 2, "code that comes with a model is not run"),
-    "class": ({"architectures": ["Trainer"]}, 2, "architecture Trainer is none of transformers"),
+    "class": ({"architectures": ["Trainer"]}, 2, "has no architecture Trainer"),
     "quantized": ({"quantization_config": {"quant_method": "bitsandbytes"}}, 2, "quantized by bitsandbytes"),
     "function": ({"hidden_act": "os.system"}, 3, "os.system"),
     "dtype": ({"dtype": "system"}, 3, "system"),

@@ -134,7 +134,7 @@ def test_a_model_of_no_tokens_is_refused(tmp_path):
     """There is no table, and nothing to compare texts by."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     tf.ViTModel(tf.ViTConfig(**sizes, image_size=8, patch_size=4)).save_pretrained(tmp_path / "model")
-    with pytest.raises(UsageError, match=r"begins with no nn\.Embedding of tokens|architecture"):
+    with pytest.raises(UsageError, match=r"does not begin with an nn\.Embedding of tokens|architecture"):
         open_pretrained(tmp_path / "model")
 
 
