@@ -214,7 +214,7 @@ def test_an_unfinished_run_is_neither_overwritten_nor_taken_for_another(shelf, t
     place = tmp_path / "tuned"
     interrupted(shelf, place)
     assert_refused(tmp_path, *command(shelf, place), code=2,
-                   says="an unfinished run waits in tuned.resume; go on with --resume, or begin")  # fmt: skip
+                   says="an unfinished run waits in tuned.resume; go on with --resume, or start")  # fmt: skip
     again = (*command(shelf, place), "--resume")
     for says, *more in (
         ("epochs (2, now 3)", "--epochs", "3"),

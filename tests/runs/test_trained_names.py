@@ -117,7 +117,7 @@ def test_a_trained_tensor_without_a_name_is_never_dropped(tmp_path):
         kept = with_names(source, state)
         assert "cls.predictions.bias" in kept
         assert "cls.predictions.decoder.bias" not in kept
-        with pytest.raises(UsageError, match=r"small: adapter\.weight, which is trained, has no name"):
+        with pytest.raises(UsageError, match=r"small: adapter\.weight is trained but has no name"):
             with_names(source, {**state, "adapter.weight": torch.ones(2)})
 
 
