@@ -1,4 +1,4 @@
-"""The ONNX format: a graph of nodes with its weights, in one file or with their data in others beside it."""
+"""The ONNX format: a graph with its weights, in the same file or in data files next to it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _AMEND_ROOM = 128
 """Bytes by which the record of a table may grow when figures are measured."""
 
 _HEADS = {tag << 3 | 2 for tag in (2, 3, 4, 6, 7, 8)} | {5 << 3}
-"""First bytes of what may come after the IR version in a model."""
+"""First bytes of the fields that may follow the IR version in a model."""
 
 
 class OnnxFile(Checkpoint):
@@ -66,7 +66,7 @@ class OnnxFile(Checkpoint):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """By the suffix, or by an IR version and what may follow it."""
+        """Recognize the suffix, or an IR version and a field that may follow it."""
         if not path.is_file():
             return False
         if path.suffix in cls.suffixes:
@@ -77,10 +77,11 @@ class OnnxFile(Checkpoint):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open ``path``; see the base class.
+        """Open ``path`` and the data files that it names.
 
         Raises:
             UsageError: the package onnx is missing.
+            InputError: the file is corrupt, unsafe or not supported.
         """
         library()
         fds = {path: os.open(path, os.O_RDONLY | os.O_CLOEXEC)}
@@ -92,7 +93,6 @@ class OnnxFile(Checkpoint):
             raise
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop``; see the base class."""
         info, extent = self.tensors[name], self._weights[name].extent
         dtype, columns = info.readable_dtype(), info.shape[-1]
         assert extent is not None
@@ -103,13 +103,12 @@ class OnnxFile(Checkpoint):
         return dtype.decode(stored)
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
-        """Its bytes, in the model or in a data file; see the base class."""
         extent = self._weights[name].extent
         assert extent is not None
         return self._pieces(extent)
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:  # noqa: ARG002
-        """Refuse: the weights of a graph are no state dict.
+        """Refuse, as the weights of a graph are not a state dict.
 
         Raises:
             UsageError: always.
@@ -119,7 +118,7 @@ class OnnxFile(Checkpoint):
     def remainder(
         self, edit: Edit | None = None, description: Description | None = None
     ) -> Mapping[str, object]:
-        """The graph, node by node, and all around it; see the base class."""
+        """The graph, node by node, the metadata, and the weights that are not dense tensors."""
         from embcompress.checkpoint.onnx.remainder import remainder_of
 
         proto, metadata = self._model.proto, self._metadata
@@ -141,24 +140,24 @@ class OnnxFile(Checkpoint):
         return zipstore.pieces(self._fds[extent.file], whole, str(extent.file))
 
     def check_integrity(self, progress: Progress = silent) -> None:
-        """Nothing to check: the format carries no checksums that its writers fill in."""
+        """Check nothing, as writers of this format store no checksums."""
 
     def sidecar(self, key: str) -> object:
-        """What a metadata entry holds as JSON; see the base class."""
+        """The metadata entry ``key``, parsed as JSON."""
         return parse_entry(self._metadata, key, self.path)
 
     def check_editable(self) -> None:
-        """Refuse a model that trains itself: its other graphs name the weights too."""
+        """Refuse a model that holds training steps, whose graphs use the weights too."""
         if self._model.proto.training_info:
             raise UsageError(f"{self.path}: holds training steps", remedy="export it for inference")
 
     def check_edit(self, edit: Edit) -> None:
-        """Refuse, beside what the base class does, a table whose uses have no other form."""
+        """Refuse name collisions, and tables whose uses in the graph cannot be rewritten."""
         super().check_edit(edit)
         self._planned(edit, None)
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
-        """What :meth:`write` makes, and room for the record to grow; see the base class."""
+        """Bytes of the edited model and its data, with room for the record to grow."""
         layout = self._planned(edit, description)
         room = 0 if description is None else _AMEND_ROOM * (1 + len(description.tables))
         return layout.model_size() + layout.data_size + room
@@ -166,7 +165,7 @@ class OnnxFile(Checkpoint):
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
     ) -> tuple[str, ...]:
-        """Write the edited model to ``target``, and data beside it where the source has them there."""
+        """Write the edited model to ``target``, with a data file next to it if the source has one."""
         layout = self._planned(edit, description, filled=True)
         data = target.with_name(target.name + DATA_SUFFIX)
         place = published(data)
@@ -183,11 +182,11 @@ class OnnxFile(Checkpoint):
         return self._transposed_heads(edit) if description is not None else ()
 
     def _planned(self, edit: Edit, description: Description | None, *, filled: bool = False) -> GraphLayout:
-        """The new model; unless ``filled``, parts are not asked for, and only sizes are right.
+        """Lay out the edited model; unless ``filled``, no part is read, and only sizes are right.
 
         Raises:
-            UsageError: a use of a table has no other form.
-            InputError: the nodes that stood for a table are not what was written.
+            UsageError: a use of a table cannot be rewritten.
+            InputError: the nodes that replaced a table have been changed since.
         """
         from embcompress.checkpoint.onnx.building import NODES_KEY, kept_nodes, kept_text
         from embcompress.checkpoint.onnx.surgery import compress, declare, restore
@@ -217,7 +216,7 @@ class OnnxFile(Checkpoint):
         return arranged(proto, self._entries(edit), nested, tail)
 
     def _entries(self, edit: Edit) -> list[Entry]:
-        """The initializers of the new model in order, those that are new in the places of others."""
+        """The initializers of the new model in order; new ones are where the ones they replace were."""
         make = library().TensorProto
         entries: list[Entry] = []
         for old in self._model.proto.graph.initializer:
@@ -231,7 +230,7 @@ class OnnxFile(Checkpoint):
         return entries
 
     def _transposed_heads(self, edit: Edit) -> tuple[str, ...]:
-        """What to say of matrices that are a table on its side: some exporters store tied heads so."""
+        """Notes on matrices that are a transposed table, as some exporters store tied heads."""
         notes = []
         for name in dict.fromkeys(new.replaces for new in edit.add):
             table = self.tensors[name]
@@ -240,12 +239,12 @@ class OnnxFile(Checkpoint):
                 if fits and other.name not in edit.remove and self._is_transposed(other, table):
                     notes.append(
                         f"{other.name} is {name} transposed, as some exporters store a tied head; "
-                        "it stays as it is"
+                        "it is left unchanged"
                     )
         return tuple(notes)
 
     def _is_transposed(self, head: TensorInfo, table: TensorInfo) -> bool:
-        """Whether the first line of a matrix is the first column of another, and not one value all over."""
+        """Whether the first row of a matrix equals the first column of another and is not constant."""
         line, step = self.rows(head.name, 0, 1)[0], 4096
         starts = range(0, len(line), step)
         blocks = ((line[i : i + step], self.rows(table.name, i, min(i + step, len(line)))) for i in starts)
@@ -253,7 +252,7 @@ class OnnxFile(Checkpoint):
 
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:
-        """Write the last field of the file, the record, again; see the base class."""
+        """Rewrite the record, which is the last field of the file."""
         fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
         try:
             size = os.fstat(fd).st_size
