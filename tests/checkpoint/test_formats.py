@@ -147,7 +147,7 @@ def test_an_input_that_changes_meanwhile_gives_no_output(tmp_path, command):
 
 
 def test_report_tells_what_factorize_then_does(writer, tmp_path):
-    """Ranks and errors foretold by report are those of the written output, and --against measures them."""
+    """Ranks and errors that report predicts are those of the written output, and --against measures them."""
     path = saved(writer, tmp_path, model())
     (table,) = embcompress.report(path).tables
     assert (table.name, table.shape, table.ties) == ("embedding.weight", (120, 24), ("lm_head.weight",))
@@ -174,7 +174,7 @@ def test_max_size_bounds_the_written_file(writer, tmp_path):
         assert limit * 0.97 < small.size <= limit
 
 
-def test_the_size_is_foretold(writer, tmp_path):
+def test_the_size_is_predicted(writer, tmp_path):
     """A dry run tells the size of the written weights, to a few hundred bytes a tensor."""
     path = saved(writer, tmp_path, model(rows=4000, columns=64))
     predicted_errors = embcompress.factorize(path, rank=9, dry_run=True).size_after

@@ -116,7 +116,7 @@ def test_the_reference_reads_bits_as_they_are_written_down():
 
 
 def relative(dense, stand_in, weights=None):
-    """Frobenius error in float64, brought to 1 first lest squares overflow."""
+    """Frobenius error in float64, scaled to 1 first so that squares do not overflow."""
     size = np.abs(dense).max() or 1.0
     weights = np.ones(len(dense)) if weights is None else weights
     squares = weights @ np.square(dense / size).sum(axis=1)

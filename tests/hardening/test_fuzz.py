@@ -561,7 +561,7 @@ FUZZ = settings(
 @given(cases())
 @settings(FUZZ, max_examples=40)
 def test_any_checkpoint_is_compressed_as_told_or_refused(case):
-    """What is written is what was asked, foretold and recorded, and nothing else has changed."""
+    """The output is as requested, predicted and recorded, and nothing else has changed."""
     check(case)
 
 

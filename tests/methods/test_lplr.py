@@ -271,11 +271,11 @@ class TestOddTables:
 
 
 class TestPlans:
-    """Ranks and bits, and the error foretold."""
+    """Ranks and bits, and the predicted error."""
 
     @pytest.mark.parametrize("weighted", quick({"plain": False, "weighted": True}, "weighted"))
     @pytest.mark.parametrize("rows", [150, 3000])
-    def test_more_bytes_never_foretell_more(self, rows, weighted):
+    def test_more_bytes_never_predict_a_larger_error(self, rows, weighted):
         """Fine steps of the limit, for a table that is coded on trial and one that is sampled."""
         table = table_of(rows, 24)
         stats = stats_of(table, weights_of(rows) if weighted else None)
@@ -290,7 +290,7 @@ class TestPlans:
 
     @pytest.mark.parametrize("weighted", quick({"plain": False, "weighted": True}, "weighted"))
     @pytest.mark.parametrize(("ratio", "columns"), [(0.9, 40), (0.95, 40), (0.8, 270)])
-    def test_a_sample_foretells_the_error(self, ratio, columns, weighted):
+    def test_a_sample_predicts_the_error(self, ratio, columns, weighted):
         """Where the fit is made on the sample, and where there are too few rows for that."""
         table = table_of(SAMPLE_ROWS + 1500, columns, 0.7)
         weights = weights_of(len(table)) if weighted else None
@@ -299,7 +299,7 @@ class TestPlans:
         measured = error_of(decoded(stats, layout), table, weights)
         assert measured == pytest.approx(layout.predicted_error, rel=layout.tolerance)
 
-    def test_a_small_table_is_foretold_exactly(self):
+    def test_a_small_table_is_predicted_exactly(self):
         """It is coded on trial, so that few rows for the rank do not matter."""
         table = table_of(60, 30)
         stats = stats_of(table)

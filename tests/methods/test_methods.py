@@ -50,7 +50,7 @@ class TestRankedContract:
         return request.param
 
     def test_bytes_grow_with_the_rank_and_errors_fall(self, ranked):
-        """A larger rank costs more and is foretold to lose no more."""
+        """A larger rank costs more bytes, and its predicted error is no larger."""
         stats = stats_of(table_of())
         found = [ranked.at_rank(stats, rank, Settings(F32)) for rank in range(1, 25)]
         sizes, errors = [layout.nbytes for layout in found], [layout.predicted_error for layout in found]
@@ -61,7 +61,7 @@ class TestRankedContract:
     @pytest.mark.parametrize("split", SPLITS)
     @pytest.mark.parametrize("dtype", TABLE_DTYPES, ids=lambda d: d.name)
     def test_predicted_error_is_the_measured_one(self, ranked, dtype, split):
-        """The error foretold is met within one per cent, and a fifth of the type's rounding."""
+        """The predicted error is right within one per cent, and a fifth of the type's rounding."""
         table, asked = table_of(decay=2.0), Settings(dtype, split)
         stats = stats_of(table, precise=True)
         for rank in (1, 8, 16, 24):

@@ -157,7 +157,7 @@ def test_max_size_is_shared_in_proportion():
     assert all(p.ratio == pytest.approx(2 / 3, abs=0.02) for p in plans)
 
 
-def test_float64_is_used_where_float32_cannot_foretell():
+def test_float64_is_used_where_float32_predicts_too_coarsely():
     """A steep spectrum near full rank is planned precisely, a flat one is not."""
     rng = np.random.default_rng(0)
     steep = (rng.standard_normal((500, 16)) * np.logspace(0, -7, 16)).astype(np.float32)
@@ -199,7 +199,7 @@ class TestAuto:
     @pytest.mark.parametrize("ratio", quick([0.5, 0.74, 0.8, 0.9, 0.98], "0.8", "0.98"))
     @pytest.mark.parametrize("rows", [60, 2000])
     def test_it_takes_the_least_error_within_the_bytes(self, rows, ratio):
-        """No method is foretold a smaller error in as many bytes."""
+        """No other method has a smaller predicted error in as many bytes."""
         table = random_table(rows, 24)
         try:
             (plan,) = plan_tables([table], Target("ratio", ratio), None)

@@ -165,7 +165,7 @@ def test_calr_has_a_top_for_each_parameter_group():
 
 
 def test_calr_moves_parameters_by_its_rates():
-    """A plain gradient step of slope 1 is as long as the rate that ``get_last_lr`` foretold."""
+    """A plain gradient step of slope 1 is as long as the rate that ``get_last_lr`` predicted."""
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([weight], lr=123.0)
     scheduler = CALR(optimizer, 0.5, 5, decay=0.5)

@@ -206,7 +206,7 @@ class TestPlainLoop:
 
 
 def scripted(script, **settings):
-    """A run whose dev results are foretold; its log, and the number that was trained after each epoch."""
+    """A run with given dev results; returns its log, and the number that was trained after each epoch."""
     model, numbers = Scripted(script), []
     log = Log(lambda: numbers.append(model.number.item()))
     dev = dataset([[1]] * len(script[0]), [0] * len(script[0]))
