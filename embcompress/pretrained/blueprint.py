@@ -58,7 +58,7 @@ def blueprint(path: Path) -> Blueprint:
     """
     if not (path / "config.json").is_file():
         raise UsageError(
-            f"{path}: not a Hugging Face directory, config.json is missing",
+            f"{path}: is not a Hugging Face directory, config.json is missing",
             remedy="give the directory of a model",
         )
     library()

@@ -14,8 +14,8 @@ from embcompress.training.snapshots import Resumable, Snapshots, Warned, snapsho
 
 Train = Callable[[Callable[[], bool], Callable[[], None]], str | None]
 """A function that trains until the end, or until its first argument returns true after a step. It calls its
-second argument whenever its state may be saved. Returns None at the end, otherwise a text that says how far it
-got and what was kept."""
+second argument whenever its state may be saved. Returns None at the end, otherwise a text that says how far
+it got and what was kept."""
 
 
 def check_unfinished(place: Path, *, resume: bool, force: bool) -> None:

@@ -430,9 +430,9 @@ def test_a_download_cache_links_model_and_data(tmp_path):
         ("", "leads out of the model's folder"),
         ("w\x1b[2J", "leads out of the model's folder"),
         ("link", "leads out of the model's folder"),
-        ("absent", "is no file there"),
+        ("absent", "does not exist or is not a file"),
         (".", "leads out of the model's folder"),
-        ("pipe", "is no file there"),
+        ("pipe", "does not exist or is not a file"),
     ],
 )
 def test_data_outside_the_folder_are_refused(tmp_path, place, says):

@@ -251,7 +251,7 @@ def test_nan_is_refused_unless_it_is_asked_for(tmp_path, method):
     save_file({TABLE: dense}, tmp_path / "model.safetensors")
     says = (
         "2 of 240 rows hold NaN or infinity, the first is row 3; "
-        "repair the table first, or take them for zeros with factorize --nan zero"
+        "repair the table first, or replace them with zeros: factorize --nan zero"
     )
     arguments = ("factorize", tmp_path / "model.safetensors", "--method", method, "--ratio", "0.3")
     assert_refused(tmp_path, *arguments, code=3, says=says)

@@ -1,4 +1,4 @@
-"""Dictionary screening: which rows are kept, what stands for the others, and what it is good for."""
+"""Dictionary screening: which rows are kept, which row replaces the others, and what this gains."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_no_other_shared_row_is_better():
 
 
 def screened(table, weights, kept):
-    """The error where these rows are kept and the mean of the others stands for them."""
+    """The error if these rows are kept and the mean of the others replaces them."""
     stand_in = table.astype(np.float64)
     stand_in[~kept] = np.average(stand_in[~kept], axis=0, weights=weights[~kept])
     return relative_error(stand_in, table, weights)
@@ -112,7 +112,7 @@ def test_dropping_the_wrong_tokens_loses():
 
 
 def test_ties_drop_what_is_nearest_to_the_mean():
-    """Among tokens of one weight those go that the shared row stands for best, as without any weights."""
+    """Among tokens of equal weight, those nearest to the shared row are dropped, as without weights."""
     table = table_of(1000)
     table[::2] *= 0.05
     table += 1

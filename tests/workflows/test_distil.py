@@ -344,8 +344,8 @@ def test_bad_input_is_refused_in_a_line(shelf, tmp_path):
     file = small / "model.safetensors"
     absent = tmp_path / "absent"
     refused = [
-        (2, "no Hugging Face directory", small, ("--teacher", shelf), texts),
-        (2, "no Hugging Face directory", file, teacher, texts),
+        (2, "not a Hugging Face directory", small, ("--teacher", shelf), texts),
+        (2, "not a Hugging Face directory", file, teacher, texts),
         (2, "does not exist", small, teacher, ("--texts", absent)),
         (3, "holds 2 distinct texts", small, teacher, ("--texts", few)),
         (3, "holds 0 distinct texts", small, teacher, ("--texts", nothing)),

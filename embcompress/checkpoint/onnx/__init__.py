@@ -1,4 +1,4 @@
-"""ONNX models: the graph is rewired, the weights are carried; the package ``onnx`` parses the graph."""
+"""ONNX models: rewire the graph and copy the weights; the package ``onnx`` parses the graph."""
 
 from embcompress.checkpoint.onnx.file import OnnxFile
 

@@ -36,7 +36,7 @@ REPLACED = ("Gather", "Transpose", "MatMul", "Gemm")
 
 @dataclass(frozen=True)
 class Stored:
-    """What stands for a table.
+    """The stored parts that replace a table.
 
     Attributes:
         name: of the table.
@@ -72,7 +72,7 @@ class Stored:
         """
         if self.opset < opset:
             raise UsageError(
-                f"{self.where}: has opset {self.opset}, what stands for {self.name} needs {opset}",
+                f"{self.where}: has opset {self.opset}, the parts of {self.name} need {opset}",
                 remedy="export it anew, or convert it with onnx.version_converter",
             )
 

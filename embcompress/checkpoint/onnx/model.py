@@ -113,11 +113,11 @@ def read_model(fd: int, path: Path) -> Model:
     try:
         proto = parse(skeleton)
     except Exception as error:  # google.protobuf's DecodeError; the package is not ours to import
-        raise _corrupt(path, f"is no ONNX model ({type(error).__name__})") from None
+        raise _corrupt(path, f"is not an ONNX model ({type(error).__name__})") from None
     if not proto.HasField("graph") or len(proto.graph.initializer) != len(extents):
         raise _corrupt(path, "holds no graph")
     if not has_text(proto):
-        raise _corrupt(path, "holds a name that is no text")
+        raise _corrupt(path, "holds a name that is not text")
     weights: dict[str, Weight] = {}
     for tensor, extent in zip(proto.graph.initializer, extents, strict=True):
         check_name(tensor.name, path)
@@ -180,7 +180,7 @@ def _skeleton(wire: Wire, path: Path) -> tuple[bytes, list[DataExtent | None]]:
         else:
             kept.append(wire.read(part.start, part.end))
     if len(graphs) != 1 or not graphs[0].is_bytes:
-        raise _corrupt(path, "is no ONNX model: it holds no graph" if not graphs else "holds two graphs")
+        raise _corrupt(path, "is not an ONNX model: it holds no graph" if not graphs else "holds two graphs")
     inside: list[bytes] = []
     extents: list[DataExtent | None] = []
     for part in wire.fields(graphs[0].begin, graphs[0].end):
@@ -250,7 +250,7 @@ def _external(tensor: onnx.TensorProto, path: Path, expected: int | None = None)
             remedy="put the file beside the model",
         ) from None
     except ValueError:
-        raise _corrupt(path, f"the place of {tensor.name} is no number") from None
+        raise _corrupt(path, f"the place of {tensor.name} is not a number") from None
     if offset < 0 or length < 0 or offset + length > size:
         raise _corrupt(path, f"the data of {tensor.name} do not lie in the {size:,} bytes of {place!r}")
     return DataExtent(file, offset, length, 0)
@@ -277,7 +277,7 @@ def _beside(path: Path, place: str, name: str) -> Path:
     if not homes & {*file.resolve().parents}:
         raise refuse("leads out of the model's folder")
     if not file.is_file():
-        raise refuse("is no file there")
+        raise refuse("does not exist or is not a file")
     return file
 
 

@@ -176,6 +176,6 @@ def _copy(message: Any) -> Any:
 
 def _changed(where: Path) -> InputError:
     return InputError(
-        f"{where}: the nodes that stand for its tables have been changed since they were written",
+        f"{where}: the nodes that replace its tables have been changed since they were written",
         remedy="make the file again from its source",
     )
