@@ -48,7 +48,7 @@ def parse_size(ctx: click.Context | None, param: click.Parameter | None, value: 
         return None
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*((?:[kmg]i?)?)b?\s*", value.lower())
     if match is None:
-        raise click.BadParameter(f"{value!r} is not a size; write 25MB, 1.5GiB or a number of bytes", ctx, param)
+        raise click.BadParameter(f"{value!r} is not a size; write 25MB, 1.5GiB or a byte count", ctx, param)
     return int(float(match[1]) * _UNITS[match[2]])
 
 

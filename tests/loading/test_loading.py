@@ -366,7 +366,7 @@ def test_a_head_that_is_not_shared_gives_other_outputs(tmp_path):
 
 
 def test_buffers_that_the_model_makes_itself_are_passed_over(tmp_path):
-    """A file with a buffer that is no longer persistent loads strictly; one with other extra names does not."""
+    """A file with a buffer that is no longer persistent loads strictly; other extra names are refused."""
     model = built(CASES["bert"], seed=1)
     weights, description = compressed(model, CASES["bert"].tables)
     weights["bert.embeddings.position_ids"] = torch.arange(16)[None]

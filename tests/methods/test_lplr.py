@@ -1,4 +1,4 @@
-"""LPLR: the algorithm against an oracle of its own, what each step of it is good for, and its bytes."""
+"""LPLR: the algorithm against an independent oracle, the gain of each of its steps, and its bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stats_of(table, weights=None, dtype=F32):
 
 
 def table_of(rows=1000, columns=32, decay=1.0, seed=0):
-    """Gaussian rows whose components decay by 10^decay in size, in no basis of the columns."""
+    """Gaussian rows whose components decay by 10^decay in size, in a rotated basis."""
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.standard_normal((columns, columns)))[0]
     return (rng.standard_normal((rows, columns)) * np.logspace(0, -decay, columns) @ turn).astype(np.float32)
@@ -39,7 +39,7 @@ def weights_of(rows, seed=1):
 
 
 def layout_of(shape, rank, bits):
-    """What ``fit`` makes of a table, for a rank and bits of our choice."""
+    """The result of ``fit`` for a table, a rank and bits."""
     parts = METHOD.stored(shape, rank, bits)
     return TableLayout(parts, rank, DTYPES["F16"], bits[0], 0.0, 0.05, FactorPlan(rank, bits, 0.0))
 
@@ -102,7 +102,7 @@ def oracle(table, rank, bits, weights, *, refit=True, turn=True, powers=None):
 
 
 class TestAgainstTheOracle:
-    """The error is that of the published algorithm, worked out another way."""
+    """The error is that of the published algorithm, computed another way."""
 
     @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
     @pytest.mark.parametrize(("rank", "bits"), [(32, (1, 8)), (24, (2, 6)), (32, (3, 8)), (20, (4, 4))])
@@ -115,7 +115,7 @@ class TestAgainstTheOracle:
         assert ours == pytest.approx(theirs, rel=0.01)
 
     def test_it_is_no_better_than_the_best_of_its_rank(self):
-        """With many bits it comes to the truncated SVD's error from above."""
+        """With many bits the error approaches the truncated SVD's from above."""
         table = table_of()
         values = np.linalg.svd(table.astype(np.float64), compute_uv=False)
         optimum = np.sqrt((values[12:] ** 2).sum() / (values**2).sum())
@@ -134,7 +134,7 @@ class TestEachStep:
 
     @pytest.mark.parametrize("bits", [(2, 8), (3, 8)])
     def test_the_rotation(self, bits):
-        """E V_r as it is has most of its energy in a few columns, on which one scale a row is wasted."""
+        """Without it, E V_r has most of its energy in a few columns, so one scale a row is wasted."""
         table, weights = table_of(), np.ones(1000)
         without = error_of(oracle(table, 32, bits, weights, turn=False), table)
         assert without > 1.2 * error_of(coded(table, 32, bits), table)
@@ -147,7 +147,7 @@ class TestEachStep:
         assert without > 1.03 * error_of(coded(table, 16, (3, 8)), table)
 
     def test_the_weights(self):
-        """Rows that weigh more are closer met, and the weighted error is smaller."""
+        """Rows of more weight are approximated better, and the weighted error is smaller."""
         rng = np.random.default_rng(3)
         # Frequent rows are of another kind than rare ones.
         table = np.concatenate([table_of(200, seed=4), table_of(1800, seed=5)])
@@ -170,7 +170,7 @@ class TestBytes:
         ("rank", "bits"), [(5, (1, 4)), (7, (3, 6)), (11, (5, 8)), (6, (7, 4)), (4, (8, 8))]
     )
     def test_a_slow_reader_finds_the_same_table(self, rank, bits):
-        """Bits from the left, levels about zero, scales of float16 and float32."""
+        """Bits come from the left, levels are symmetric about zero, scales are float16 and float32."""
         table = table_of(30, 13)
         stats, layout = stats_of(table), layout_of((30, 13), rank, bits)
         parts = {suffix: part.read(0, part.shape[0]) for suffix, part in stored(stats, layout).items()}
@@ -191,7 +191,7 @@ class TestBytes:
         np.testing.assert_allclose(decoded(stats, layout), left @ right, rtol=1e-4, atol=1e-6)
 
     def test_other_bits_than_the_codes_are_refused(self):
-        """Widths that no version knows, or that the codes do not have."""
+        """Unknown bit widths, and widths that the codes do not have."""
         table = table_of(30, 13)
         stats, layout = stats_of(table), layout_of((30, 13), 7, (3, 6))
         parts = stored(stats, layout)

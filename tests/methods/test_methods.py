@@ -1,4 +1,4 @@
-"""The contract of every method in the registry, and what the SVD must reach."""
+"""The contract of every method in the registry, and the optimality of the SVD."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TestContract(MethodContract):
 
 
 def test_a_sample_of_methods_in_one_budget():
-    """Every method that fits a budget is looked at, each within it."""
+    """Every method that fits the budget is compared, each within it."""
     stats = stats_of(table_of(2000))
     limit = bytes_for_ratio(stats.rows, 0.5)
     found = fits(stats, limit, Settings(F32))
@@ -43,7 +43,7 @@ def test_a_sample_of_methods_in_one_budget():
 
 
 class TestRankedContract:
-    """What --rank relies on, for methods that go by it."""
+    """What --rank relies on, for methods that have ranks."""
 
     @pytest.fixture(params=[m for m in METHODS.values() if isinstance(m, RankedMethod)], ids=lambda m: m.name)
     def ranked(self, request):
@@ -72,7 +72,7 @@ class TestRankedContract:
 
     @pytest.mark.parametrize("split", SPLITS)
     def test_splits_keep_zero_rows_and_lacking_directions(self, ranked, split):
-        """Where the singular values stand changes neither."""
+        """Neither depends on which factor carries the singular values."""
         for table in (np.outer(np.arange(9), [1, 2, 3, 4]).astype(np.float32), np.zeros((5, 4), np.float32)):
             stats, asked = stats_of(table), Settings(F32, split)
             decoded = through(ranked, stats, ranked.at_rank(stats, 3, asked), asked)
@@ -83,7 +83,7 @@ class TestRankedContract:
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 80), st.integers(1, 20), st.data())
 def test_svd_reaches_the_eckart_young_optimum(rows, columns, data):
-    """No matrix of this rank is closer, so the dense SVD's error is met and never beaten."""
+    """No matrix of this rank is closer, so the error equals that of the dense SVD."""
     table = table_of(rows, columns, data.draw(st.integers(0, 2**32 - 1)), data.draw(st.floats(0, 3)))
     rank = data.draw(st.integers(1, min(rows, columns)))
     _, decoded = at_rank(table, Settings(F32), rank, precise=True)
@@ -93,7 +93,7 @@ def test_svd_reaches_the_eckart_young_optimum(rows, columns, data):
 
 
 def test_svd_beats_other_factors_of_its_rank():
-    """A random subspace and the first columns lose: the test above can tell methods apart."""
+    """A random subspace and the first columns lose, so the test above can fail."""
     table = table_of(decay=0.5)
     _, decoded = at_rank(table, Settings(F32), 8)
     best = relative_error(decoded, table)
@@ -105,7 +105,7 @@ def test_svd_beats_other_factors_of_its_rank():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_singular_values_go_where_they_are_sent(split):
-    """left: columns of the right factor are orthonormal; right: those of the left; even: equal norms."""
+    """left: orthonormal columns in the right factor; right: in the left one; even: equal norms."""
     table = table_of()
     parts, _ = at_rank(table, Settings(F32, split), 6)
     left, right = parts.values()

@@ -1,4 +1,4 @@
-"""From targets to ranks: sizes and errors asked for are met by the largest or smallest rank that does."""
+"""From targets to ranks: sizes are met by the largest rank that fits, errors by the smallest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rank_for_ratio(method, rows, dtype, ratio):
 
 
 def shape_only(rows, columns, dtype=F32):
-    """A table whose rows must not be read: sizes decide all."""
+    """A table whose rows must not be read, as its sizes decide."""
 
     def read(start, stop):
         raise AssertionError(f"rows {start} to {stop} were read")
@@ -72,7 +72,7 @@ def test_a_narrower_type_buys_rank():
     st.sampled_from(TABLE_DTYPES),
 )
 def test_ratio_gives_the_largest_rank_that_fits(rows, columns, ratio, source, stored):
-    """The bytes removed are at least the ratio asked for, and one rank more would remove less."""
+    """The share of bytes removed is at least the requested ratio, and would not be at one rank more."""
     table = shape_only(rows, columns, source)
     rank = rank_for_ratio(SVD, table, stored, ratio)
     limit = (1 - ratio) * table.nbytes
@@ -84,7 +84,7 @@ def test_ratio_gives_the_largest_rank_that_fits(rows, columns, ratio, source, st
 
 @given(st.integers(1, 3000), st.integers(1, 400), st.sampled_from(TABLE_DTYPES))
 def test_break_even_is_the_last_rank_that_pays(rows, columns, stored):
-    """At the break-even rank the factors are smaller than the table, one more and they are not."""
+    """At the break-even rank the factors are smaller than the table; at one rank more they are not."""
     table = shape_only(rows, columns)
     rank = SVD.break_even(table, Settings(stored))
     assert SVD.nbytes((rows, columns), rank, Settings(stored)) < table.nbytes
@@ -111,7 +111,7 @@ def test_targets_that_sizes_rule_out_are_refused_before_a_row_is_read(target, wo
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1000), st.floats(0.02, 0.9))
 def test_max_error_is_met_by_the_smallest_rank(seed, error):
-    """The predicted error is at most the one asked for, and one rank less would miss it."""
+    """The predicted error is at most the requested one, and would not be at one rank less."""
     table = random_table(seed=seed)
     (plan,) = plan_tables([table], Target("max_error", error), SVD)
     assert plan.layout.predicted_error <= error
@@ -121,7 +121,7 @@ def test_max_error_is_met_by_the_smallest_rank(seed, error):
 
 
 def test_max_error_counts_the_rounding_of_the_stored_type():
-    """An error near bfloat16's rounding takes more components in bfloat16 than in float32."""
+    """An error near bfloat16's rounding needs more components in bfloat16 than in float32."""
     rng = np.random.default_rng(0)
     values = (rng.standard_normal((4000, 16)) * np.logspace(0, -4, 16)).astype(np.float32)
     table = Table("e.weight", Rows(values.shape, F32, lambda a, b: values[a:b]))
@@ -143,7 +143,7 @@ def test_energy_is_the_share_of_squared_singular_values(energy):
 
 
 def test_energy_past_break_even_is_refused():
-    """An error target is no excuse to make the table larger."""
+    """An error target never makes the table larger."""
     with pytest.raises(TargetError, match="break-even rank is 14"):
         plan_tables([random_table()], Target("energy", 1), SVD)
 
@@ -194,7 +194,7 @@ def test_values_that_cannot_be_squared_are_refused():
 
 
 class TestAuto:
-    """The planner: of all methods the one that serves the target best."""
+    """The planner chooses the method that meets the target best."""
 
     @pytest.mark.parametrize("ratio", quick([0.5, 0.74, 0.8, 0.9, 0.98], "0.8", "0.98"))
     @pytest.mark.parametrize("rows", [60, 2000])
@@ -225,7 +225,7 @@ class TestAuto:
                 assert plan.layout.nbytes <= 1.015 * other.layout.nbytes
 
     def test_a_rank_is_no_target_for_it(self):
-        """A rank says nothing to methods that have none."""
+        """Some methods have no rank, so a rank cannot be the target."""
         with pytest.raises(UsageError, match="method auto takes no rank"):
             plan_tables([random_table()], Target("rank", 3), None)
         with pytest.raises(UsageError, match="method int4 takes no rank"):

@@ -1,4 +1,4 @@
-"""Trellis-coded tables: against a slow decoder, the bound, and the simpler codes they must beat."""
+"""Trellis-coded tables compared with a slow decoder, the bound, and the simpler codes they must beat."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_bits_mean_what_is_written_down(ratio, weighted):
 
 @pytest.mark.parametrize("ratio", quick([0.88, 0.92, 0.95], "0.92"))
 def test_it_stays_near_the_bound(ratio):
-    """Gaussian rows are coded within 2.7 dB of the rate–distortion bound, all that is stored counted."""
+    """Gaussian rows are coded within 2.7 dB of the rate–distortion bound, counting all stored bytes."""
     table = gaussian(20000, 64)
     stats, layout = fitted(table, ratio)
     error = relative_error(through(PQ, stats, layout), table)
@@ -60,7 +60,7 @@ def test_it_stays_near_the_bound(ratio):
 
 @pytest.mark.parametrize("ratio", quick([0.88, 0.92, 0.95], "0.92"))
 def test_simpler_codes_lose(ratio):
-    """Negative controls at no fewer bytes: cutting components off, and the same bits for all of them."""
+    """Negative controls with at least as many bytes: fewer components, and equal bits for all of them."""
     table = gaussian(20000, 64)
     stats, layout = fitted(table, ratio)
     error = decibels(relative_error(through(PQ, stats, layout), table))
@@ -72,7 +72,7 @@ def test_simpler_codes_lose(ratio):
 
 
 def test_kmeans_of_one_byte_a_group_loses():
-    """What product quantization does with the same bytes a row and codebooks for nothing: 2 dB less."""
+    """Product quantization with the same bytes a row, not counting its codebooks, is 2 dB worse."""
     table = gaussian(6000, 32)
     stats, layout = fitted(table, 0.9)
     error = decibels(relative_error(through(PQ, stats, layout), table))
@@ -99,7 +99,7 @@ def test_kmeans_of_one_byte_a_group_loses():
 
 
 def test_frequent_rows_get_more_bytes():
-    """Weighted error is lower with two classes than rows of one length can have it."""
+    """The weighted error with two classes is lower than rows of one length can reach."""
     table, weights = gaussian(8000, 48), zipf(8000) ** 4
     stats, layout = fitted(table, 0.9, weights)
     assert len(layout.state.classes) == 2
@@ -110,7 +110,7 @@ def test_frequent_rows_get_more_bytes():
 
 @pytest.mark.parametrize("ratio", [0.3, 0.6])
 def test_a_second_class_needs_bytes_to_get(ratio):
-    """Where all rows have the most bits there are, there is one class and no empty part."""
+    """If all rows have the most bits possible, there is one class and no empty part."""
     table = gaussian(1500, 24) * np.float32(0.9) ** np.arange(24, dtype=np.float32)
     stats, layout = fitted(table, ratio)
     assert all(0 not in part.shape for part in layout.parts)
@@ -143,7 +143,7 @@ def changed(parts, suffix, values):
 
 
 class TestCorruptParts:
-    """Parts from strangers are refused, never decoded to nonsense or worse."""
+    """Corrupt parts are refused, never decoded to nonsense or worse."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -178,7 +178,7 @@ class TestCorruptParts:
     @settings(deadline=None, max_examples=60)
     @given(st.data())
     def test_random_bytes_are_decoded_or_refused(self, made, data):
-        """Whatever stands in a part, there is a table of numbers or an input error."""
+        """Whatever a part holds, the result is a table of numbers or an input error."""
         shape, rank, parts = made
         suffix = data.draw(st.sampled_from([*parts]))
         part = parts[suffix]
@@ -199,7 +199,7 @@ class TestCorruptParts:
 
 
 def test_values_beyond_float32_are_not_coded():
-    """A float64 table whose squares leave float32's range has no layout, and nothing is infinite."""
+    """A float64 table whose squares exceed float32's range has no layout, and nothing is infinite."""
     table = gaussian(600, 16).astype(np.float64) * 1e60
     stats = stats_of(table)
     assert PQ.fit(stats, stats.rows.nbytes // 10, Settings(F32)) is None
@@ -219,7 +219,7 @@ def test_the_size_of_numbers_does_not_matter(scale):
 @pytest.mark.parametrize("shape", [(30, 32), (33, 32), (5, 4), (3, 50), (40, 2)])
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3, 0.1, 0.05])
 def test_small_tables_fit_wherever_they_are_said_to(shape, share):
-    """From the least bytes that it names upwards there is a layout, however large codebooks would be."""
+    """From the smallest size that it reports upwards there is a layout, however large codebooks would be."""
     rows = gaussian(*shape)
     stats = stats_of(rows)
     limit = int(share * rows.nbytes)

@@ -29,14 +29,14 @@ AS_F32 = Settings(F32)
 
 
 class TestCombined(MethodContract):
-    """What holds for every method in the registry holds for screening before another one."""
+    """Screening before another method keeps the contract of the registry's methods."""
 
     @pytest.fixture(params=quick(COMBINED, "screen+svd", "screen+pq"))
     def method(self, request):
         return method_for(request.param)
 
     def test_name_is_its_key(self, method):
-        """A combination is one object under its own name, and takes no place in the registry."""
+        """A combination is one object under its own name, and is not in the registry."""
         assert method_for(method.name) is method
         assert method.name not in METHODS
         assert method.suffixes == ("0.kept", *method.inner.suffixes)
@@ -44,7 +44,7 @@ class TestCombined(MethodContract):
 
 
 def at(table, ratio, weights=None, method=SCREEN):
-    """The layout at a ratio, and the table as it comes back."""
+    """The layout at a ratio, and the decoded table."""
     stats = stats_of(table, weights)
     layout = method.fit(stats, bytes_for_ratio(stats.rows, ratio), AS_F32)
     return layout, through(method, stats, layout)
@@ -55,7 +55,7 @@ def kept_by(layout):
 
 
 def test_what_is_not_registered_is_refused():
-    """An unknown inner method, and screening what is screened already."""
+    """An unknown inner method, and screening twice."""
     for name in ("screen+pca", "screen+", "screen+screen", "screen+screen+svd", "svd+screen", "screen+auto"):
         with pytest.raises(UsageError, match=r"screen\+METHOD"):
             method_for(name)
@@ -65,7 +65,7 @@ def test_what_is_not_registered_is_refused():
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.9])
 def test_kept_rows_are_exact_and_dropped_ones_are_their_weighted_mean(ratio):
-    """The tokens of most weight come back to the bit; all others are one row, the float64 mean of theirs."""
+    """Tokens of most weight are exact to the bit; all others share one row, the float64 mean of theirs."""
     table, weights = table_of(3000), zipf(3000)
     layout, decoded = at(table, ratio, weights)
     kept = kept_by(layout)
@@ -100,7 +100,7 @@ def screened(table, weights, kept):
 
 
 def test_dropping_the_wrong_tokens_loses():
-    """As many tokens dropped at random lose more, and those that matter most lose most."""
+    """Dropping as many tokens at random loses more, and dropping those of most weight loses most."""
     table, weights = table_of(3000), zipf(3000)
     layout, _ = at(table, 0.7, weights)
     count = int(kept_by(layout).sum())
@@ -159,7 +159,7 @@ SOME = ("screen, 3", "screen, 999", "screen, 1000", "screen+svd, 150", "screen+i
 
 @pytest.mark.parametrize(("name", "zeros"), quick(ZEROS, *SOME))
 def test_many_zero_rows(name, zeros):
-    """However many there are they stay zeros, at every size, and more bytes lose no more."""
+    """They stay zero at every size, however many there are, and more bytes never lose more."""
     table = table_of(1000)
     table[np.random.default_rng(0).permutation(1000) < zeros] = 0
     weights, method = zipf(1000), method_for(name)
@@ -204,7 +204,7 @@ def test_the_error_of_a_narrower_type_is_predicted_and_its_range_kept():
 
 
 def half_never_seen(rows=4000):
-    """A table, and weights of tokens every second of which no text holds."""
+    """A table, and token weights: counts, every second of them zero, plus one."""
     counts = np.where(np.arange(rows) % 2, 0, np.random.default_rng(0).integers(50, 5000, rows))
     return table_of(rows, 48, decay=0.1), counts + 1.0
 
@@ -222,7 +222,7 @@ def test_it_pays_where_half_of_the_tokens_are_never_seen(name, ratio):
 
 
 def test_half_of_the_bytes_where_half_of_the_tokens_are_never_seen():
-    """A method of one size keeps its error at half of the size, where alone it cannot go."""
+    """A method with a fixed size keeps its error at half the size, which it cannot reach alone."""
     table, weights = half_never_seen()
     stats = stats_of(table, weights)
     alone, both = METHODS["int4"], method_for("screen+int4")
@@ -235,7 +235,7 @@ def test_half_of_the_bytes_where_half_of_the_tokens_are_never_seen():
 
 
 def test_it_is_no_loss_where_all_tokens_matter():
-    """Keeping all rows is one of the choices: a flat table costs the combination one row and the bits."""
+    """Keeping all rows is a choice: on a flat table the combination costs one row and the bits."""
     table = table_of(2000, 24, decay=1.5)
     stats = stats_of(table)
     both = [method_for(name).fit(stats, 60_000, AS_F32) for name in ("screen+svd", "svd")]
@@ -243,7 +243,7 @@ def test_it_is_no_loss_where_all_tokens_matter():
 
 
 def test_ids_stay_valid():
-    """Every id from 0 to V-1 has a row, whatever spans are read, and the bits say whose it is."""
+    """Every id from 0 to V-1 has a row, whatever spans are read, and the bits say which."""
     table, weights = table_of(1003), zipf(1003)
     stats = stats_of(table, weights)
     for name in ("screen", "screen+int8"):
@@ -262,7 +262,7 @@ def test_ids_stay_valid():
 
 
 def test_bits_of_another_table_are_refused():
-    """Ones where there is no token, and a number of rows that is not theirs."""
+    """Bits that are set beyond the last token, and a wrong number of rows."""
     table = table_of(1003)
     stats = stats_of(table)
     layout = SCREEN.fit(stats, 15_000, AS_F32)
@@ -277,7 +277,7 @@ def test_bits_of_another_table_are_refused():
 
 
 def test_the_table_is_read_in_blocks(monkeypatch):
-    """Few reads, none of the whole table, and as many passes for all sizes as for one."""
+    """There are few reads, none of the whole table, and as many passes for all sizes as for one."""
     monkeypatch.setattr("embcompress.rows.BLOCK_BYTES", 40_000)
     table = table_of(4000)
     reads = []
@@ -305,7 +305,7 @@ def test_the_table_is_read_in_blocks(monkeypatch):
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 999), unique=True), st.integers(1, 300))
 def test_picked_rows_are_the_ones_asked_for(places, block_rows):
-    """In their order, however they lie."""
+    """They come in the requested order, wherever they are in the table."""
     table = np.arange(2000, dtype=np.float32).reshape(1000, 2)
     wanted = np.sort(np.array(places, int))
     rows = rows_of(table)
