@@ -121,7 +121,7 @@ def with_marker(path: Path, records: Mapping[str, bytes], inner: bytes) -> Path:
 
 
 def legacy(path: Path, pickled: bytes) -> Path:
-    """The format from before torch 1.6, with ``inner`` in its pickle and no storage."""
+    """The format from before torch 1.6, with the given pickle and no storage."""
     first = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
     path.write_bytes(first + pickle.dumps({"little_endian": True}, protocol=2) + pickled + b"\x80\x02].")
     return path

@@ -39,13 +39,13 @@ class Stored:
     """The stored parts that replace a table.
 
     Attributes:
-        name: of the table.
-        shape: of the table (V, d).
-        dtype: of the table.
-        parts: by suffix.
+        name: name of the table.
+        shape: shape of the table (V, d).
+        dtype: element type of the table.
+        parts: the parts by suffix.
         where: the file, for errors.
         opset: version of the standard operators.
-        filled: whether the parts can be asked for what is in them.
+        filled: whether the contents of the parts can be read.
     """
 
     name: str

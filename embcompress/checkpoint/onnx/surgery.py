@@ -33,7 +33,7 @@ def compress(
         tables: those that go.
         edit: holds the parts of each.
         where: the file, for errors.
-        filled: whether the parts can be asked for what is in them; otherwise only sizes are right.
+        filled: whether the contents of the parts can be read; otherwise only sizes are right.
 
     Returns:
         The nodes that were replaced; the one of index i by those of group i.

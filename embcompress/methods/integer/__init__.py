@@ -1,1 +1,1 @@
-"""The methods int8, int4 …: rows of scaled integers."""
+"""The methods int8, int4 and int3: rows of scaled integers."""
