@@ -197,7 +197,7 @@ def _check_winner(tables: Sequence[Table]) -> None:
         listed = ", ".join(f"{t.name} {list(t.rows.shape)}" for t in tables[:8])
         raise UsageError(
             f"{len(tables)} tables are equally likely: {listed}",
-            remedy="choose with --key NAME (it repeats), or take all with --all",
+            remedy="choose with --key NAME (it repeats), or compress all with --all",
         )
 
 

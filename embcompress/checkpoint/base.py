@@ -92,7 +92,7 @@ class Checkpoint(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def recognizes(cls, path: Path) -> bool:
-        """Whether the first bytes of ``path`` are of this format; never raises for other formats."""
+        """Tell from its first bytes whether ``path`` has this format; never raises for other formats."""
 
     @classmethod
     @abc.abstractmethod
@@ -158,8 +158,8 @@ class Checkpoint(abc.ABC):
         """The stored tensors as torch tensors on the CPU, by name.
 
         Args:
-            names: those that are wanted, all of them stored; None for the state dict as the format's own
-                loader gives it, which in a PyTorch file may hold more than tensors.
+            names: names of the stored tensors to return; None for the whole state dict as the format's own
+                loader returns it, which in a PyTorch file may hold more than tensors.
 
         Raises:
             UsageError: the format holds no state dict.
@@ -191,7 +191,7 @@ class Checkpoint(abc.ABC):
             UsageError: the edit cannot be made.
             InputError: something cannot be read.
         """
-        return {}  # for formats that hold nothing else
+        return {}  # most formats hold nothing else
 
     @abc.abstractmethod
     def check_integrity(self, progress: Progress = silent) -> None:
@@ -221,20 +221,20 @@ class Checkpoint(abc.ABC):
         """Refuse an input that cannot be edited.
 
         Raises:
-            UsageError: with the reason.
+            UsageError: it cannot be edited.
         """
 
     def check_edit(self, edit: Edit) -> None:
         """Refuse an edit that would write a tensor under the name of one that is kept.
 
         Raises:
-            UsageError: with the name.
+            UsageError: the names collide.
         """
         for name in (*(new.name for new in edit.add), *edit.aliases):
             if name in self.tensors and name not in edit.remove:
                 raise UsageError(
                     f"{self.path}: holds {name} already, the name of a tensor to be written",
-                    remedy="rename it, or take another table",
+                    remedy="rename it, or choose another table",
                 )
 
     @abc.abstractmethod

@@ -1,4 +1,4 @@
-"""Text classifiers that the ``train`` command builds, one per file, and their registry."""
+"""Text classifiers: the architectures, one a file, with their registry; storing and opening classifiers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A classifier that is ready to run, from wherever it was opened."""
+"""A classifier that is ready to run, whatever kind of checkpoint it came from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class OpenedClassifier:
     Attributes:
         record: how texts become scores.
         model: the module with its weights, in float32; called as ``Classifier.forward`` is.
-        description: what compression says about it, None where its table is dense.
+        description: the record of compression, None if its table is dense.
         size: bytes of its weight files.
-        stored_state: the state dict of ``model``, or a part of it, by the names in its weight files.
+        stored_state: converts the state dict of ``model``, or part of it, to the names in its weight files.
         notes: what the user should know, one sentence each.
     """
 

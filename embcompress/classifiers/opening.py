@@ -1,4 +1,4 @@
-"""The kinds of classifiers that can be opened, and functions that open any of them."""
+"""Open a classifier of any kind, from the registry of kinds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from embcompress.errors import InputError
 
 @dataclass(frozen=True)
 class Kind:
-    """A registry entry: one way in which classifiers are stored on disk.
+    """A registry entry: one way to store classifiers on disk.
 
     Attributes:
-        recognizes: whether a path holds this kind.
+        recognizes: tells whether a path holds this kind.
         record: reads the record of a classifier without its weights.
         open: opens the whole classifier; its second argument is the user's own factory, or None.
     """
@@ -33,11 +33,11 @@ KINDS = (
     Kind(pretrained.is_directory, pretrained.record_of, pretrained.open_directory),
     Kind(lambda _: True, storage.record_of, storage.open_own),  # last, as its errors say what is expected
 )
-"""Kinds in the order in which they are tried."""
+"""The kinds, in the order in which they are tried."""
 
 
 def open_classifier(path: str | Path, *, factory: str | None = None) -> OpenedClassifier:
-    """Build the classifier in a checkpoint and load its weights.
+    """Build the classifier of a checkpoint and load its weights.
 
     Args:
         path: a checkpoint written by ``train``, ``factorize`` or ``finetune``, or the Hugging Face directory
@@ -46,7 +46,7 @@ def open_classifier(path: str | Path, *, factory: str | None = None) -> OpenedCl
 
     Raises:
         UsageError: the checkpoint is not a classifier, or needs another factory.
-        InputError: it is corrupt, or its parts do not match.
+        InputError: it is corrupt, its parts do not match, or a weight is NaN or infinite.
     """
     with torch.random.fork_rng([]):  # fresh weights are overwritten; do not advance the caller's generator
         opened = _kind(Path(path)).open(Path(path), factory)
@@ -59,7 +59,7 @@ def open_classifier(path: str | Path, *, factory: str | None = None) -> OpenedCl
 
 
 def record_of(path: str | Path) -> ClassifierRecord:
-    """The record of a classifier; see :func:`open_classifier` for the errors it raises."""
+    """Read the record of a classifier without its weights; raises the errors of :func:`open_classifier`."""
     return _kind(Path(path)).record(Path(path))
 
 

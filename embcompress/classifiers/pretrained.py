@@ -1,4 +1,4 @@
-"""Hugging Face directories of models for sequence classification, compressed or dense; needs transformers."""
+"""Classifiers in Hugging Face directories, compressed or dense; needs transformers."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ from embcompress.pretrained.models import State, loaded
 from embcompress.pretrained.tokens import positions, tokenizer_in
 
 _HEAD = "ForSequenceClassification"
-"""How the names of architectures end whose scores are of whole texts."""
+"""Name ending of the architectures that score whole texts."""
 
 _LONGEST = 512
-"""Tokens of a text that are read, where the model has room for more: the usual limit."""
+"""Most tokens read of a text, even if the model has room for more: the usual limit."""
 
 
 class DirectoryTokenizer(Tokenizer):
-    """The tokenizer of a directory with its special tokens, as transformers makes it.
+    """The transformers tokenizer of a directory, with its special tokens.
 
     Args:
-        made: what ``AutoTokenizer`` made.
-        rows: of the model's table, V; the vocabulary is as long.
-        padding: id that fills short texts up.
+        made: a tokenizer made by ``AutoTokenizer``.
+        rows: rows of the model's table, V; the vocabulary gets as many entries.
+        padding: the id that pads shorter texts.
         path: the directory, for messages.
+
+    Raises:
+        InputError: a token id has no row in the table.
     """
 
     def __init__(self, made: Any, rows: int, padding: int, path: Path) -> None:
@@ -43,7 +46,7 @@ class DirectoryTokenizer(Tokenizer):
         if ids and max(ids.values()) >= rows:
             raise InputError(
                 f"{path}: token ids go up to {max(ids.values()):,}, the table has rows up to {rows - 1:,}",
-                remedy="take the tokenizer that belongs to this model",
+                remedy="use the tokenizer that belongs to this model",
             )
         token = {number: text for text, number in ids.items()}
         self.vocabulary = tuple(token.get(number, f"<{number}>") for number in range(rows))
@@ -51,7 +54,7 @@ class DirectoryTokenizer(Tokenizer):
         self._made, self._path = made, path
 
     def encode(self, texts: Sequence[str], max_length: int | None) -> Encoded:
-        """Encode as the model was taught, cut off to ``max_length`` with the last special tokens kept."""
+        """Encode texts, cut off at ``max_length`` with the special tokens at the end kept."""
         cut = {"truncation": max_length is not None, "max_length": max_length}
         with reading(self._path):
             found = self._made(list(texts), padding=False, **cut)["input_ids"]
@@ -59,14 +62,14 @@ class DirectoryTokenizer(Tokenizer):
 
 
 class SequenceClassifier(nn.Module):
-    """A model of transformers as the classifiers here are called: ids and lengths in, scores out."""
+    """A transformers model with the interface of our classifiers: ids and lengths in, scores out."""
 
     def __init__(self, model: nn.Module, path: Path) -> None:
         super().__init__()
         self.model, self._path = model, path
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Scores (B×C) for ids (B×L) and lengths (B); see ``Classifier.forward``."""
+        """Return scores (B×C) for ids (B×L) and lengths (B); see ``Classifier.forward``."""
         mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()
         with running(self._path):
             scores: Tensor = self.model(input_ids=tokens, attention_mask=mask).logits
@@ -75,13 +78,13 @@ class SequenceClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class DirectoryRecord(ClassifierRecord):
-    """What a directory says of its classifier: nothing of the texts that it has learned from."""
+    """The record of a classifier in a directory, which does not describe its training texts."""
 
     learned_here: bool = False
 
     @property
     def number_of(self) -> dict[str, int]:
-        """Labels by name and, as in most data sets for such models, by number."""
+        """Numbers of the labels, by name and, as most data sets for such models give them, by number."""
         numbers = {str(i): i for i in range(len(self.labels))}
         return {**numbers, **super().number_of}
 
@@ -92,28 +95,28 @@ def is_directory(path: Path) -> bool:
 
 
 def record_of(path: Path) -> ClassifierRecord:
-    """The record of a directory; see :func:`open_directory`, whose errors it raises."""
+    """Read the record of a directory without its weights; raises the errors of :func:`open_directory`."""
     return _record(_labelling(path))
 
 
 def open_directory(path: Path, factory: str | None) -> OpenedClassifier:
-    """The classifier of a directory.
+    """Open the classifier of a directory.
 
     Args:
         path: the directory.
-        factory: a module of the user's own, of which a directory has none.
+        factory: must be None, as a directory is not built by a factory of the user's.
 
     Raises:
-        UsageError: it labels no texts, or not with one label each, needs code of its own, or
-            transformers is missing.
-        InputError: it is corrupt.
+        UsageError: the model does not give each text one label or needs code of its own, a factory was given,
+            or transformers is missing.
+        InputError: the directory is corrupt.
     """
     if factory is not None:
         raise UsageError(f"--model {factory}: {path} is a Hugging Face directory", remedy="leave out --model")
     plan = _labelling(path)
     record = _record(plan)
     opened = loaded(plan)
-    opened.model.config.use_cache = False  # nothing is generated
+    opened.model.config.use_cache = False  # it is for generation only
 
     def stored_state(state: State) -> State:
         return opened.stored_state({name.removeprefix("model."): value for name, value in state.items()})
@@ -123,16 +126,16 @@ def open_directory(path: Path, factory: str | None) -> OpenedClassifier:
 
 
 def _labelling(path: Path) -> Blueprint:
-    """The plan of a model that gives each text one label.
+    """Read the blueprint of a model, and check that the model gives each text one label.
 
     Raises:
-        UsageError: the model labels no texts, or not with one label each.
+        UsageError: the model does not label texts, or not with one label each.
     """
     plan = blueprint(path)
     name, config = plan.kind.__name__, plan.config
     if not name.endswith(_HEAD):
         raise UsageError(
-            f"{path}: a {name} labels no texts",
+            f"{path}: a {name} does not label texts",
             remedy="give the directory of an AutoModelForSequenceClassification; "
             "'embcompress distil' needs no labels",
         )
@@ -140,28 +143,30 @@ def _labelling(path: Path) -> Blueprint:
         what = config.problem_type or "regression"
         raise UsageError(
             f"{path}: is a model for {what} with {config.num_labels} scores",
-            remedy="only models that give a text one of two or more labels are taken",
+            remedy="give a model that chooses one of two or more labels for a text",
         )
     return plan
 
 
 def _record(plan: Blueprint) -> ClassifierRecord:
-    """What config.json and the tokenizer's files say of a model, whatever its weights.
+    """Make the record of a model from config.json and the tokenizer's files.
 
     Raises:
-        UsageError: there is no tokenizer, or no token that fills up.
-        InputError: they contradict each other.
+        UsageError: there is no tokenizer, or no padding token.
+        InputError: config.json and the tokenizer contradict each other, or two labels have one name.
     """
     path, config, model = plan.path, plan.config, plan.outline
     labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
     if len({*labels}) < len(labels):
-        raise InputError(f"{path}: config.json gives two labels one name", remedy="name each otherwise")
+        raise InputError(
+            f"{path}: config.json gives two labels the same name", remedy="give each a name of its own"
+        )
     embedding = model.get_input_embeddings()
     made = tokenizer_in(path)
     padding = made.pad_token_id
     if padding is None or (config.pad_token_id is None and not _is_encoder(model)):
         raise UsageError(
-            f"{path}: names no padding token, so texts cannot be read side by side",
+            f"{path}: has no padding token, so texts cannot be batched",
             remedy="set pad_token in tokenizer_config.json and pad_token_id in config.json",
         )
     tokenizer = DirectoryTokenizer(made, embedding.num_embeddings, padding, path)
@@ -171,5 +176,5 @@ def _record(plan: Blueprint) -> ClassifierRecord:
 
 
 def _is_encoder(model: Any) -> bool:
-    """Whether the scores are of a place that needs no search for the last token that is no padding."""
+    """Whether the model scores texts without looking for their last token before the padding."""
     return not hasattr(model, "score")

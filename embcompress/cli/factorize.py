@@ -26,7 +26,7 @@ from embcompress.cli.options import (
 @targets
 @output
 @keys
-@click.option("--all", "all_tables", is_flag=True, help="Take every token table.")
+@click.option("--all", "all_tables", is_flag=True, help="Compress every token table.")
 @weighting
 @click.option(
     "--importance",

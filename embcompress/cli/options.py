@@ -42,13 +42,13 @@ def parse_size(ctx: click.Context | None, param: click.Parameter | None, value: 
     """A number of bytes from text such as ``25MB``, ``1.5GiB`` or ``4000000``; an option callback.
 
     Raises:
-        click.BadParameter: the text is no size.
+        click.BadParameter: the text is not a size.
     """
     if value is None:
         return None
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*((?:[kmg]i?)?)b?\s*", value.lower())
     if match is None:
-        raise click.BadParameter(f"{value!r} is no size; write 25MB, 1.5GiB or a number of bytes", ctx, param)
+        raise click.BadParameter(f"{value!r} is not a size; write 25MB, 1.5GiB or a byte count", ctx, param)
     return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -71,7 +71,7 @@ source = click.argument("path", type=INPUT)
 output = click.option("-o", "--output", type=ANY_PATH, help="Where to write.")
 force = click.option("--force", is_flag=True, help="Replace an existing output.")
 resume = click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
-keys = click.option("--key", "keys", multiple=True, metavar="NAME", help="Table to take; repeats.")
+keys = click.option("--key", "keys", multiple=True, metavar="NAME", help="Table to use; repeats.")
 device = click.option(
     "--device",
     type=click.Choice(DEVICES),

@@ -40,7 +40,7 @@ def _numbers(
     try:
         numbers = tuple(map(int, value.split(",")))
     except ValueError:
-        raise click.BadParameter(f"{value!r} is no list of numbers; write 1024,512", ctx, param) from None
+        raise click.BadParameter(f"{value!r} is not a list of numbers; write 1024,512", ctx, param) from None
     if min(numbers) < 1:
         raise click.BadParameter(f"{value!r} holds a number below 1", ctx, param)
     return numbers

@@ -32,7 +32,7 @@ def _settings(
         try:
             settings.append((name, float(number)))
         except ValueError:
-            raise click.BadParameter(f"{value!r} is no setting; write decay=0.1", ctx, param) from None
+            raise click.BadParameter(f"{value!r} is not a setting; write decay=0.1", ctx, param) from None
     return tuple(settings)
 
 

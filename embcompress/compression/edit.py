@@ -1,4 +1,4 @@
-"""From tables and what replaces them to the edit of a checkpoint, and to the record of it."""
+"""Turn replacements of tables into the edit of a checkpoint and its record."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from embcompress.version import __version__
 
 @dataclass(frozen=True)
 class Replacement:
-    """A table and what stands in its place.
+    """A table and the parts that replace it.
 
     Attributes:
         table: the table.
-        method: how it is stored.
-        layout: what is stored.
-        contents: of each part by its suffix; None where only sizes matter.
-        form: the form of a library that the parts are stored in; None for that of this package.
+        method: the method that stores it.
+        layout: shapes and dtypes of the parts.
+        contents: blocks of each part by its suffix; None if only sizes matter.
+        form: the native form of the parts, which another library reads; None for our own.
     """
 
     table: Table
@@ -40,17 +40,17 @@ class Replacement:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those of the parts."""
+        """Names of the stored parts."""
         if self.form is not None:
             return self.form.names(self.table)
         return tuple(part_name(self.table.name, suffix) for suffix in self.layout.suffixes)
 
 
 def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
-    """Parts in the place of each table, ties pointing at them, and a guard where one is needed.
+    """Make the edit that replaces each table and its ties with its parts, and adds a guard if one is needed.
 
     Raises:
-        UsageError: a part would take the name of a tensor that stays.
+        UsageError: a part would get the name of a tensor that stays.
     """
     remove: set[str] = set()
     add: list[NewTensor] = []
@@ -80,17 +80,17 @@ def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
 def edit_behind(
     original: Checkpoint, written: Checkpoint, described: Description, tables: Sequence[Table]
 ) -> Edit:
-    """The edit that made ``written`` of ``original``, with the parts as they are in the first.
+    """Reconstruct the edit that turned ``original`` into ``written``, with the parts read from ``written``.
 
     Args:
         original: the source.
         written: the output.
-        described: its record.
-        tables: the dense table of each record, in ``original``.
+        described: the record of the output.
+        tables: the dense tables in ``original``, one for each table in the record.
 
     Raises:
-        UsageError: the source cannot be edited so.
-        InputError: a part is missing, or is none.
+        UsageError: this edit of the source is not possible.
+        InputError: a part is missing or cannot be read as one.
     """
     replacements = []
     for record, table in zip(described.tables, tables, strict=True):
@@ -108,12 +108,12 @@ def edit_behind(
 
 
 def describe(source: Checkpoint, records: Sequence[TableRecord], command: str | None) -> Description:
-    """The record before the work: errors are predicted, and the hashes of the source are to come."""
+    """Make the record before the work is done: its errors are predictions, its hashes placeholders."""
     return Description(__version__, {f.name: NO_DIGEST for f in source.weight_files}, tuple(records), command)
 
 
 def sketch(new: Replacement, weighting: str | None) -> TableRecord:
-    """The longest record that a table could get, its rows weighted as ``weighting`` says."""
+    """The longest record that a table could get, for reserving space; ``weighting`` names its row weights."""
     rows = new.table.rows
     return TableRecord(
         name=new.table.name,

@@ -62,7 +62,7 @@ def importances(
         raise UsageError(
             f"{source.path}: the classifier has {len(record.tokenizer.vocabulary):,} tokens, the table "
             f"{rows:,} rows",
-            remedy="take the table of the classifier's tokens with --key",
+            remedy="choose the table of the classifier's tokens with --key",
         )
     found = tuple(read_texts(Path(texts), text_column))
     if not found:

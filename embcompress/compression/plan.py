@@ -189,7 +189,7 @@ def _budget(
     if rest >= max_size:
         raise TargetError(
             f"max_size {max_size:,}: all but the tables takes {rest:,} bytes",
-            remedy="allow more, or take further tables with --all or --key",
+            remedy="allow more, or compress further tables with --all or --key",
         )
     return max_size - rest
 

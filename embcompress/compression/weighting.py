@@ -130,6 +130,6 @@ def _common_rows(tables: Sequence[Table]) -> int:
     if len(sizes) > 1:
         listed = ", ".join(f"{table.name} {table.rows.shape[0]:,}" for table in tables)
         raise UsageError(
-            f"weights for tables with different numbers of rows: {listed}", remedy="take one with --key"
+            f"weights for tables with different numbers of rows: {listed}", remedy="choose one with --key"
         )
     return sizes.pop()

@@ -1,4 +1,4 @@
-"""The registry of methods."""
+"""Methods that compress a table, one folder each, and their registry."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def measure(
         raise InputError(
             f"{name}: {found.bad_rows:,} of {rows.shape[0]:,} rows hold NaN or infinity, "
             f"the first is row {found.first_bad_row:,}",
-            remedy="repair the table first, or take them for zeros with factorize --nan zero",
+            remedy="repair the table first, or replace them with zeros: factorize --nan zero",
         )
     if not found.matrix.trace() < float("inf"):
         raise InputError(f"{name}: values beyond 1e150 cannot be squared", remedy="scale the table first")

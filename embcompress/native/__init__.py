@@ -1,4 +1,4 @@
-"""Native forms: how other libraries store a factorized table: one file each, and the registry."""
+"""Native forms, in which other libraries store a factorized table: one file each, and their registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
 """Models of Hugging Face directories, compressed or dense, and their tokens; needs transformers.
 
-Nothing is fetched, and no code of a directory is run: the classes are those of transformers itself.
+Nothing is downloaded, and no code in a directory is run: only transformers' own classes are used.
 """

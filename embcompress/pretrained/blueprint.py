@@ -1,4 +1,4 @@
-"""What a directory says of its model, compared with its weights before memory is asked for."""
+"""Read what a directory says about its model, and check it against the weights before any allocation."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from embcompress.nn.outline import SAME_MODEL, outlined_for
 from embcompress.pretrained.library import OFFLINE, check_small_files, library, reading
 
 _COUNT = re.compile(r"(?i)(layer|label|head|expert|block|group|attention_type)s?$")
-"""Keys of config.json for what is made one by one: layers and their kinds, names of labels."""
+"""Keys of config.json that count things made one by one: layers and their kinds, labels."""
 _MOST = 100_000
-"""The largest of such a count: more are no model."""
+"""The largest such count that is accepted; no real model has more."""
 _NAMES = frozenset({"id2label", "label2id", "task_specific_params"})
-"""Keys of what is named by people, where a key says nothing."""
+"""Keys whose entries have names of the user's choice, so that their keys mean nothing here."""
 
 _SPARE = 1 << 24
-"""Numbers of four bytes that a model may have beyond twice its weights: masks, positions, a fresh head."""
+"""Float32 numbers that a model may have beyond twice its weights: masks, positions, a fresh head."""
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How the model of a directory is built.
+    """What is needed to build the model of a directory.
 
     Attributes:
         path: the directory.
-        kind: the class that config.json names, of transformers itself.
-        config: its configuration, as that of a dense model.
-        outline: the model without memory, on torch's meta device.
-        description: what compression says of the weights, None where they are dense.
+        kind: the transformers class that config.json names.
+        config: its configuration, without ``quantization_config``.
+        outline: the dense model on torch's meta device, which needs no memory.
+        description: the record of compression, None if the weights are dense.
         size: bytes of the weight files.
     """
 
@@ -49,16 +49,16 @@ class Blueprint:
 
 
 def blueprint(path: Path) -> Blueprint:
-    """Read what a directory says of its model.
+    """Read what a directory says about its model.
 
     Raises:
-        UsageError: it is no directory of a model of tokens, one of an encoder with a decoder or of a model
-            that another library has quantized, or transformers has no such model or is missing.
-        InputError: transformers cannot read it, or it describes another model than that of the weights.
+        UsageError: ``path`` is not the directory of a model of tokens; the model is an encoder-decoder or was
+            quantized by another library; transformers has no such class or is missing.
+        InputError: transformers cannot read the directory, or config.json does not match the weights.
     """
     if not (path / "config.json").exists():
         raise UsageError(
-            f"{path}: is no Hugging Face directory, config.json is missing",
+            f"{path}: is not a Hugging Face directory, config.json is missing",
             remedy="give the directory of a model",
         )
     library()
@@ -71,8 +71,8 @@ def blueprint(path: Path) -> Blueprint:
         config = library().AutoConfig.from_pretrained(path, **OFFLINE)
     _check_kind(path, config)
     kind = _architecture(config, path)
-    config._attn_implementation = None  # as this machine has it: a name may be that of code to be fetched
-    config.chunk_size_feed_forward = 0  # else texts of other lengths than its multiples fail
+    config._attn_implementation = None  # the default here: a name could be that of code to download
+    config.chunk_size_feed_forward = 0  # otherwise only texts of its multiples in length work
     with reading(path), outlined_for(len(shapes), f"{path}: config.json"):
         outline = kind(config)
     _check_size(path, outline, sum(map(math.prod, shapes.values())))
@@ -81,10 +81,10 @@ def blueprint(path: Path) -> Blueprint:
 
 
 def _check_size(path: Path, outline: Any, stored: int) -> None:
-    """Refuse a model that is much larger than what is to fill it, ``stored`` numbers.
+    """Refuse a model that is much larger than its weights, which are ``stored`` numbers.
 
     Raises:
-        InputError: with both sizes.
+        InputError: it is.
     """
     nbytes = sum(tensor.nbytes for tensor in itertools.chain(outline.parameters(), outline.buffers()))
     if nbytes > 4 * (2 * stored + _SPARE):
@@ -95,25 +95,25 @@ def _check_size(path: Path, outline: Any, stored: int) -> None:
 
 
 def _check_embedding(path: Path, outline: Any) -> None:
-    """Refuse a model that does not begin with a table of tokens.
+    """Refuse a model whose input is not looked up in a table of tokens.
 
     Raises:
-        UsageError: with its architecture.
+        UsageError: it has no such table.
     """
     with reading(path):
         embedding = outline.get_input_embeddings()
     if not hasattr(embedding, "num_embeddings"):
         raise UsageError(
-            f"{path}: a {type(outline).__name__} begins with no nn.Embedding of tokens",
-            remedy="only models of texts are taken",
+            f"{path}: a {type(outline).__name__} does not begin with an nn.Embedding of tokens",
+            remedy="give a model that reads text",
         )
 
 
 def _check_counts(path: Path, raw: object) -> None:
-    """Refuse counts that no model has, before transformers makes as many names.
+    """Refuse counts that no real model has, before transformers makes that many names.
 
     Raises:
-        InputError: with the key and its value.
+        InputError: a count is above the limit.
     """
     for key, value in _integers(raw):
         if value > _MOST and _COUNT.search(key):
@@ -124,7 +124,7 @@ def _check_counts(path: Path, raw: object) -> None:
 
 
 def _integers(value: object, key: str = "") -> Iterator[tuple[str, int]]:
-    """Every integer of a configuration with the key that it stands under."""
+    """Every integer in a configuration, with its key."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name not in _NAMES:
@@ -137,28 +137,28 @@ def _integers(value: object, key: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _check_kind(path: Path, config: Any) -> None:
-    """Refuse what is no dense encoder or language model, but for what this package has made of it.
+    """Refuse models other than encoders and language models, and models that another tool has quantized.
+
+    What this package has compressed is accepted, and ``quantization_config`` is removed from ``config``.
 
     Raises:
-        UsageError: with the reason.
+        UsageError: the model is refused.
     """
     if getattr(config, "is_encoder_decoder", False):
-        raise UsageError(
-            f"{path}: is an encoder with a decoder", remedy="only encoders and language models are taken"
-        )
+        raise UsageError(f"{path}: is an encoder-decoder model", remedy="give an encoder or a language model")
     quantized = getattr(config, "quantization_config", None)
     if quantized is None:
         return
     method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized.quant_method
     if method != METADATA_KEY:
         raise UsageError(
-            f"{path}: its weights are quantized by {method}", remedy="give the model with weights in floats"
+            f"{path}: its weights are quantized by {method}", remedy="give the model with float weights"
         )
     del config.quantization_config
 
 
 def _architecture(config: Any, path: Path) -> Any:
-    """The class that a configuration names.
+    """The transformers class that a configuration names, or else the base class of its model type.
 
     Raises:
         UsageError: transformers has no such class.
@@ -173,7 +173,7 @@ def _architecture(config: Any, path: Path) -> Any:
         kind = transformers.MODEL_MAPPING.get(type(config), None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise UsageError(
-            f"{path}: architecture {name} is none of transformers {transformers.__version__}",
+            f"{path}: transformers {transformers.__version__} has no architecture {name}",
             remedy="code that comes with a model is not run; install a newer transformers if it has it",
         )
     return kind

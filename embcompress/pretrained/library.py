@@ -1,4 +1,4 @@
-"""The library transformers, and how a directory from a stranger is given to it."""
+"""The transformers library, and how to give it a directory that is not trusted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from embcompress.errors import EmbcompressError, InputError, UsageError, reason_
 from embcompress.storage.regular import check_small
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""Nothing is fetched, and no code that lies in a directory is asked for or run."""
+"""Options with which transformers downloads nothing and runs no code from a directory."""
 
 
 def library() -> Any:
-    """The package transformers.
+    """Import transformers.
 
     Raises:
         UsageError: it is not installed.
@@ -27,7 +27,7 @@ def library() -> Any:
         import transformers
     except ImportError:
         raise UsageError(
-            "models of Hugging Face directories need the library transformers",
+            "models in Hugging Face directories need the library transformers",
             remedy="pip install 'embcompress[transformers]'",
         ) from None
     return transformers
@@ -50,10 +50,10 @@ def check_small_files(path: Path) -> None:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What transformers raises of a directory as one line of ours, and nothing of its own on stderr.
+    """Silence transformers while it reads a directory, and turn whatever it raises into an error of one line.
 
     Raises:
-        InputError: it cannot read the directory.
+        InputError: transformers cannot read the directory.
     """
     logging = library().utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -65,7 +65,7 @@ def reading(path: Path) -> Iterator[None]:
             yield
     except (EmbcompressError, MemoryError):
         raise
-    except Exception as error:  # whatever a wrong file makes of them
+    except Exception as error:  # a wrong file can make it raise anything
         raise InputError(
             f"{path}: transformers cannot load it ({reason_of(error)})", remedy="download the directory again"
         ) from None
@@ -77,20 +77,22 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(path: Path) -> Iterator[None]:
-    """What a directory's model raises when it runs as one line of ours: much of config.json shows only then.
+    """Turn whatever a model raises when it runs into an error of one line.
+
+    Many mistakes in config.json show only then.
 
     Raises:
-        InputError: it does not run.
-        MemoryError: there is too little for it.
+        InputError: the model does not run.
+        MemoryError: there is not enough memory.
     """
     try:
         yield
     except (EmbcompressError, MemoryError):
         raise
     except Exception as error:
-        if "memory" in str(error):  # of this machine, which says nothing of the model
+        if "memory" in str(error):  # this machine is too small; the model may be right
             raise MemoryError from error
         raise InputError(
             f"{path}: the model does not run ({reason_of(error)})",
-            remedy="config.json must be that of these weights: download the directory again",
+            remedy="config.json must belong to these weights: download the directory again",
         ) from error

@@ -1,4 +1,4 @@
-"""The model of a directory, opened with whatever weights it has."""
+"""Open the model of a directory with its weights, compressed or dense."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ State = dict[str, Tensor]
 """Tensors by name."""
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""Endings of the names of architectures that predict the next token."""
+"""Name endings of the architectures that predict the next token."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model makes of some texts.
+    """The outputs of a model for a batch of texts.
 
     Attributes:
         hidden: last hidden states (B×L×d).
-        logits: scores of the next tokens (B×L×V), None where it predicts none.
+        logits: scores of the next tokens (B×L×V), None if the model predicts none.
     """
 
     hidden: Tensor
@@ -43,11 +43,11 @@ class Pretrained:
 
     Attributes:
         path: the directory.
-        model: an instance of the architecture that config.json names.
-        causal: whether it predicts the next token.
-        vocabulary: rows of its table.
+        model: an instance of the class that config.json names.
+        causal: whether the model predicts the next token.
+        vocabulary: rows of its table, V.
         stored_state: see :class:`Loaded`.
-        size: bytes of these files.
+        size: bytes of the weight files.
         notes: what the user should know, one sentence each.
     """
 
@@ -60,7 +60,7 @@ class Pretrained:
     notes: tuple[str, ...]
 
     def __call__(self, tokens: Tensor, mask: Tensor) -> Outputs:
-        """The outputs for token ids (B×L), of which the mask (B×L) says which are there."""
+        """Run the model on token ids (B×L); the mask (B×L) is 1 for tokens and 0 for padding."""
         given = {"input_ids": tokens, "attention_mask": mask}
         with running(self.path):
             if not self.causal:
@@ -70,7 +70,7 @@ class Pretrained:
 
 
 def open_pretrained(path: Path) -> Pretrained:
-    """The model of a directory; see :class:`Pretrained`.
+    """Open the model of a directory.
 
     Raises:
         UsageError, InputError: see :func:`blueprint` and :func:`loaded`.
@@ -87,9 +87,9 @@ class Loaded:
     """A model with the weights of its directory, in float32 and in evaluation mode.
 
     Attributes:
-        model: of transformers.
-        stored_state: its state dict, or a part of it, by the names in the weight files. What has no name
-            there keeps its own, unless it is never trained.
+        model: the transformers model.
+        stored_state: converts its state dict, or part of it, to the names in the weight files. A weight that
+            has no name there keeps its own; one that is never trained is left out.
         notes: what the user should know, one sentence each.
     """
 
@@ -99,16 +99,16 @@ class Loaded:
 
 
 def loaded(plan: Blueprint) -> Loaded:
-    """What ``from_pretrained`` makes of a directory, compressed or dense.
+    """Load the model of a directory, compressed or dense, with ``from_pretrained``.
 
     Raises:
-        UsageError: a weight of the model is missing, or of another shape.
+        UsageError: a weight of the model is missing or has another shape.
         InputError: the directory cannot be read.
     """
     with open_checkpoint(plan.path) as checkpoint:
         checkpoint.check_integrity()
         names, files = frozenset(checkpoint.tensors), checkpoint.weight_files
-    # These files, whatever they are called, and no others that config.json may name.
+    # Load these files, whatever they are called, and no others that config.json may name.
     plan.config.transformers_weights = (
         files[0].name if [f.suffix for f in files] == [".safetensors"] else None
     )
@@ -123,7 +123,7 @@ def loaded(plan: Blueprint) -> Loaded:
             plan.path,
             config=plan.config,
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # they are refused below, in one line
+            ignore_mismatched_sizes=True,  # refused below, in one line
             output_loading_info=True,
             **OFFLINE,
         )

@@ -1,4 +1,4 @@
-"""Texts as the tokenizer of a directory splits them."""
+"""Encode texts with the tokenizer of a directory."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from embcompress.pretrained.library import OFFLINE, check_small_files, library, 
 from embcompress.pretrained.models import Pretrained
 
 _BATCH = 2048
-"""Texts that are encoded at a time."""
+"""Texts encoded at a time."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts as a model reads them.
+    """Texts as token ids.
 
     Attributes:
-        texts: token ids.
-        padding: id that fills short texts up.
+        texts: the token ids.
+        padding: the id that pads shorter texts.
     """
 
     texts: Encoded
@@ -37,25 +37,30 @@ class Tokens:
         return len(self.texts)
 
     def tensors(self, rows: Ids, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Token ids and mask (rows × the longest) of some texts."""
+        """Token ids and mask of the texts ``rows``, each B×L with L the longest of them."""
         tokens = torch.from_numpy(self.texts.padded(rows, self.padding))
         lengths = torch.from_numpy(self.texts.lengths[rows])
         mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
         return tokens.to(device), mask.to(device)
 
     def take(self, rows: Ids) -> Tokens:
-        """Some of the texts."""
+        """Keep the texts ``rows``, in that order."""
         texts = self.texts
         kept = [texts.tokens[texts.starts[row] : texts.starts[row] + texts.lengths[row]] for row in rows]
         return Tokens(Encoded(np.concatenate(kept), texts.lengths[rows]), self.padding)
 
 
 def encoded(model: Pretrained, texts: Iterable[str], max_length: int) -> Tokens:
-    """Distinct texts as the tokenizer of a model's directory splits them; blank ones are left out.
+    """Encode the distinct texts with the tokenizer of the model's directory; blank texts are left out.
+
+    Args:
+        model: the model.
+        texts: the texts; repeated ones count once.
+        max_length: tokens at which a text is cut off; the tokenizer's and the model's limits hold as well.
 
     Raises:
-        UsageError: the directory brings no tokenizer.
-        InputError: it cannot be read, or is that of another model.
+        UsageError: the directory has no tokenizer.
+        InputError: the tokenizer cannot be read, or belongs to another model.
     """
     tokenizer = tokenizer_in(model.path)
     longest = min(
@@ -71,31 +76,29 @@ def encoded(model: Pretrained, texts: Iterable[str], max_length: int) -> Tokens:
         raise InputError(
             f"{model.path}: a text has token {int(texts_.tokens.max()):,}, the table has rows up to "
             f"{model.vocabulary - 1:,}",
-            remedy="take the tokenizer that belongs to this model",
+            remedy="use the tokenizer that belongs to this model",
         )
     return Tokens(texts_, tokenizer.pad_token_id or 0)
 
 
 def tokenizer_in(path: Path) -> Any:
-    """The tokenizer of a directory, as transformers makes it.
+    """Open the tokenizer of a directory with transformers.
 
     Raises:
-        UsageError: the directory brings none.
+        UsageError: the directory has none.
         InputError: it cannot be read.
     """
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise UsageError(
-            f"{path}: brings no tokenizer", remedy="put the files of the model's tokenizer there"
-        )
+        raise UsageError(f"{path}: has no tokenizer", remedy="put the files of the model's tokenizer there")
     check_small_files(path)
     with reading(path):
         return library().AutoTokenizer.from_pretrained(path, **OFFLINE)
 
 
 def positions(model: Any, usual: int) -> int:
-    """Tokens that a model has positions for, ``usual`` where it has no limit.
+    """Number of tokens that a model has positions for; ``usual`` if it has no limit.
 
-    RoBERTa and its kin begin to count behind the padding.
+    RoBERTa and related models number positions from ``padding_idx + 1``.
     """
     most = getattr(model.config, "max_position_embeddings", None) or usual
     for name, module in model.named_modules():

@@ -1,1 +1,1 @@
-"""Runs of training: where they are carried out, how they are resumed, and what they write."""
+"""Training runs: carry one out, interrupt and resume it, and write its output."""

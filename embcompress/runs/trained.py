@@ -1,4 +1,4 @@
-"""Write a checkpoint again with trained values, as it was stored."""
+"""Write a checkpoint with trained values, in the form in which it was stored."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ def write_trained(
     trained: bool,
     sources: Mapping[str, str] | None = None,
 ) -> State:
-    """Write ``source`` with the values of a trained module.
+    """Write a copy of ``source`` with trained values.
 
     Args:
-        source: what was trained.
-        target: does not exist yet.
-        state: what was trained of the module, or all of it, by the names in the files.
+        source: the checkpoint that was trained.
+        target: the path of the copy, which does not exist yet.
+        state: the trained tensors, or all tensors of the module, by their names in the files.
         progress: called as ``progress(stage, done, total)``.
-        trained: whether these are other values than those of ``source``.
-        sources: file name -> SHA-256 of what the output was made from; None for ``source`` itself.
+        trained: whether the values may differ from those in ``source``.
+        sources: file name -> SHA-256 of the files that the output was made from; None for the files of
+            ``source``.
 
     Returns:
-        The values as they are stored, by their names in the files.
+        The values in the form in which they were written, by their names in the files.
 
     Raises:
         UsageError: a trained tensor has no name in the files.
-        TargetError: a trained value is not finite, or too large for the stored type.
+        TargetError: a trained value is NaN or too large for the stored type.
     """
     description = source.description
     with hashed(source.weight_files) as digests:
@@ -61,10 +62,10 @@ def write_trained(
 
 
 def with_names(source: Checkpoint, state: State) -> State:
-    """``state`` without second names of tensors that the files of ``source`` hold under another.
+    """Drop names of shared tensors that the files of ``source`` hold under another name.
 
     Raises:
-        UsageError: a tensor has no name in the files, and would be lost.
+        UsageError: a tensor has no name in the files and would be lost.
     """
     tables = source.description.tables if source.description else ()
     parts = {
@@ -78,17 +79,19 @@ def with_names(source: Checkpoint, state: State) -> State:
     for name, value in state.items():
         if name not in named and (value.data_ptr(), value.shape) not in kept:
             raise UsageError(
-                f"{source.path}: {name}, which is trained, has no name in the weight files",
-                remedy="save the model with save_pretrained, and factorize what that writes",
+                f"{source.path}: {name} is trained but has no name in the weight files",
+                remedy="save the model with save_pretrained and factorize the result",
             )
     return named
 
 
 def _rounded(source: Checkpoint, state: State) -> State:
-    """``state`` with the right factors that are stored in integers as they will be read, and these integers.
+    """Round the right factors that are stored as integers, and add these integers to ``state``.
+
+    The factors returned are those that a reader will decode.
 
     Raises:
-        TargetError: a trained value is not finite.
+        TargetError: a trained value is NaN or infinite.
     """
     values = dict(state)
     for table in source.description.tables if source.description else ():
@@ -112,9 +115,9 @@ def _rounded(source: Checkpoint, state: State) -> State:
 
 
 def with_values(source: Checkpoint, state: State) -> Edit:
-    """Every stored tensor replaced by the one of that name in ``state``, in its stored type.
+    """Make the edit that replaces stored tensors with those in ``state``, in their stored types.
 
-    Those that ``state`` does not name are carried over.
+    Tensors that ``state`` does not name are carried over.
     """
     add = []
     for name, info in source.tensors.items():
@@ -127,10 +130,10 @@ def with_values(source: Checkpoint, state: State) -> Edit:
 
 
 def _whole(name: str, values: Tensor, dtype: DType) -> Blocks:
-    """The values of one tensor as the one block it is written in.
+    """Return a function that yields the values of a tensor as one block.
 
     Raises:
-        TargetError: when they are written, if one would become infinite.
+        TargetError: when the block is read, if a value is NaN or too large for ``dtype``.
     """
 
     def blocks() -> Iterator[Floats]:
@@ -141,10 +144,10 @@ def _whole(name: str, values: Tensor, dtype: DType) -> Blocks:
 
 
 def _check_range(name: str, values: Tensor, dtype: DType) -> None:
-    """Refuse values that would become infinite in a float type.
+    """Refuse values that are NaN or would become infinite in a float type.
 
     Raises:
-        TargetError: with the greatest.
+        TargetError: there is such a value.
     """
     peak = float(values.abs().max()) if dtype.is_table and values.numel() else 0.0
     if not peak <= dtype.largest and dtype.is_table:

@@ -1,4 +1,4 @@
-"""What is kept of a training run until its output is published: its state, and its best weights so far."""
+"""What a training run keeps until its output is published: its state, and its best weights so far."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from embcompress.training.interrupts import Interrupts
 from embcompress.training.snapshots import Resumable, Snapshots, Warned, snapshot_path
 
 Train = Callable[[Callable[[], bool], Callable[[], None]], str | None]
-"""Trains until the end, or until the first argument returns true after a step; calls the second whenever its
-state may be saved. Returns None at the end, or else how far it got and what was kept."""
+"""A function that trains until the end, or until its first argument returns true after a step. It calls its
+second argument whenever its state may be saved. Returns None at the end, otherwise a text that says how far
+it got and what was kept."""
 
 
 def check_unfinished(place: Path, *, resume: bool, force: bool) -> None:
-    """Refuse to start over where an unfinished run can be resumed.
+    """Refuse to start again if there is an unfinished run to resume.
 
     Args:
         place: the output of the run.
-        resume: go on with the unfinished run.
-        force: start over.
+        resume: continue the unfinished run.
+        force: start again.
 
     Raises:
-        UsageError: there is an unfinished run, and neither is asked for.
+        UsageError: there is an unfinished run, and neither ``resume`` nor ``force`` is set.
     """
     if not (resume or force) and snapshot_path(place).exists():
         raise UsageError(
             f"{place}: an unfinished run waits in {snapshot_path(place).name}",
-            remedy="go on with --resume, or begin anew with --force",
+            remedy="go on with --resume, or start again with --force",
         )
 
 
@@ -41,14 +42,14 @@ def carry_out(
     """Train until the end, or until Ctrl-C.
 
     Args:
-        trainer: what is trained, and whose state is saved.
-        snapshots: where the state is saved.
-        train: trains from where the trainer is.
-        watcher: is told when the state cannot be saved.
-        resume: go on with the unfinished run that was kept.
+        trainer: holds the state that is trained and saved.
+        snapshots: saves the state.
+        train: trains on from the trainer's state.
+        watcher: gets a warning if the state cannot be saved.
+        resume: restore the state of the unfinished run first.
 
     Raises:
-        Interrupted: by Ctrl-C; the state is on disk.
+        Interrupted: Ctrl-C was pressed; the state is on disk.
         UsageError: there is no run to resume, or it is a different one.
         InputError: its state cannot be read.
     """
@@ -56,18 +57,18 @@ def carry_out(
         snapshots.restore(trainer)
     else:
         _set_aside(snapshots.place)
-    # Ctrl-C is caught from the first step on; before it there is nothing to lose.
+    # Ctrl-C is caught from the first step on; before that there is nothing to lose.
     with Interrupts() as interrupts:
         stopped = train(interrupts, lambda: snapshots.save_now_and_then(trainer, watcher))
         if stopped is None:
             snapshots.save_at_end(trainer, watcher)
             return
-        snapshots.save(trainer)  # after the best weights, which need less room if the disk is nearly full
+        snapshots.save(trainer)  # after the best weights, which need less space if the disk is nearly full
     raise Interrupted(stopped, remedy="go on with the same command and --resume")
 
 
 def keep_best(place: Path, write: Callable[[Path], object]) -> Path:
-    """Write the best weights of an interrupted run; returns where, until the run is resumed and done."""
+    """Write the best weights of an interrupted run; return their path. :func:`forget` deletes them."""
     kept = _interrupted(place)
     with staged(kept, force=True) as stage:
         write(stage)
@@ -75,14 +76,14 @@ def keep_best(place: Path, write: Callable[[Path], object]) -> Path:
 
 
 def forget(place: Path) -> None:
-    """Delete what was kept of the run that writes ``place``, once its output is published."""
+    """Delete everything kept for the run that writes ``place``, once its output is published."""
     for kept in (snapshot_path(place), _interrupted(place)):
         discard(kept)
         discard(_old(kept))
 
 
 def _interrupted(place: Path) -> Path:
-    """Where the best weights of an interrupted run go; a dot in a directory's name begins no suffix."""
+    """Where the best weights of an interrupted run go; only suffixes of weight files stay at the end."""
     suffix = place.suffix if any(place.suffix in kind.suffixes for kind in FILE_FORMATS) else ""
     return place.with_name(f"{place.name.removesuffix(suffix)}.interrupted{suffix}")
 
@@ -92,7 +93,7 @@ def _old(kept: Path) -> Path:
 
 
 def _set_aside(place: Path) -> None:
-    """Rename what an earlier run had kept, so that starting over by mistake does not overwrite it."""
+    """Rename what an earlier run kept, so that starting again by mistake does not overwrite it."""
     for kept in (snapshot_path(place), _interrupted(place)):
         if kept.exists():
             discard(_old(kept))  # a directory cannot be renamed over one that is not empty

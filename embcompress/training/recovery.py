@@ -28,7 +28,7 @@ class Part:
 PARTS: Mapping[str, Part] = {
     part.name: part
     for part in (
-        Part("factors", 1e-3, "the floats that stand for the table"),
+        Part("factors", 1e-3, "the floats that replace the table"),
         Part("norms", 3e-4, "those and the weights of all normalization layers"),
         Part("all", 5e-5, "everything"),
     )

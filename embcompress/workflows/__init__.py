@@ -1,1 +1,1 @@
-"""One module a command: what it does, top to bottom, without its terminal."""
+"""The work of each command, one module a command, without the terminal."""

@@ -94,7 +94,7 @@ class Row:
         method: name as asked for.
         chosen: the method that was taken, another one than ``method`` where that is "auto".
         weighted: whether it was given the counts.
-        nbytes: bytes of all that stands for the table.
+        nbytes: bytes of all that replaces the table.
         seconds: of the whole call of ``factorize``.
         predicted: relative error before the work, weighted where ``weighted``, else with all rows alike.
         told: weighted error as the package measured it, None where not ``weighted``.

@@ -1,4 +1,4 @@
-"""Tables that are awkward or broken: rows 33–38 and 40 of BAD_INPUTS, through the command line."""
+"""Awkward and broken tables: rows 33–38 and 40 of BAD_INPUTS, through the command line."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def error_of(path, dense, name="embedding"):
 
 
 def optimum(dense, rank):
-    """Eckart–Young: what no product of that rank can beat."""
+    """The smallest error that a product of that rank can have (Eckart–Young)."""
     return float(np.linalg.norm(np.linalg.svd(dense.astype(np.float64), compute_uv=False)[rank:]))
 
 
 def summary(result):
-    """What --json printed."""
+    """The JSON that the command printed."""
     return json.loads(result.stdout)
 
 
@@ -57,7 +57,7 @@ def summary(result):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_row_33_nan_or_infinity(tmp_path, path, value):
-    """Rows that are not finite are counted and the first is named."""
+    """The message counts the rows with NaN or infinity and names the first."""
     dense = table(5000, 8)
     dense[[1234, 4000], 3] = value
     dense[4000, 5] = value
@@ -85,7 +85,7 @@ def test_row_33_nan_elsewhere_is_carried(path, output):
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30], ids=["tiny", "huge"])
 def test_row_33_values_whose_squares_leave_float32(path, output, scale):
-    """Finite values are no error however small or large their squares are."""
+    """Finite values are accepted, however small or large their squares are."""
     dense = (table().astype(np.float64) * scale).astype(np.float32)
     save_file({TABLE: dense}, path)
     succeed("factorize", path, "--rank", 4, "-o", output)
@@ -93,7 +93,7 @@ def test_row_33_values_whose_squares_leave_float32(path, output, scale):
 
 
 def test_row_33_factors_that_overflow_their_type(tmp_path, path):
-    """A factor beyond the largest float16 is refused with both values, after writing had begun."""
+    """A factor beyond the largest float16 is refused with both values, even after writing has begun."""
     save_file({TABLE: table() * np.float32(1e5)}, path)
     assert_refused(
         tmp_path,
@@ -116,7 +116,7 @@ def test_row_34_all_zeros(path, output, split):
 
 @pytest.mark.parametrize("split", ["left", "even", "right"])
 def test_row_34_rank_deficient(path, output, split):
-    """Asking for more rank than there is gives the table itself, without dividing by zero."""
+    """A rank above the table's gives the table itself, without dividing by zero."""
     dense = (table(60, 3) @ table(3, 12, seed=1)).astype(np.float32)
     save_file({TABLE: dense}, path)
     succeed("factorize", path, "--rank", 8, "--split-scale", split, "-o", output)
@@ -169,7 +169,7 @@ def test_row_35_rank_past_break_even(tmp_path, path):
 
 
 def test_row_35_factors_as_large_as_the_table(tmp_path, path):
-    """Equal size is no gain: 20 × 20 at rank 10 is refused, rank 9 is not."""
+    """Equal size is not enough: 20 × 20 at rank 10 is refused, rank 9 is not."""
     save_file({TABLE: table(20, 20)}, path)
     assert_refused(tmp_path, "factorize", path, "--rank", 10, code=4, says="break-even rank is 9")
     succeed("factorize", path, "--rank", 9)
@@ -210,7 +210,7 @@ def test_row_35_targets_out_of_their_range(tmp_path, path, option, value):
 
 
 def test_row_35_more_than_one_target_or_none(tmp_path, path):
-    """Exactly one target is given, and the error names those that were."""
+    """Exactly one target must be given; the error names those that were."""
     save_file({TABLE: table()}, path)
     assert_refused(tmp_path, "factorize", path, code=2, says="targets given: none")
     assert_refused(
@@ -259,14 +259,14 @@ def test_row_36_tables_of_other_types_are_refused(tmp_path, path, kind):
 
 
 def test_row_36_packed_tables_are_refused(tmp_path, path):
-    """Two elements in a byte are no table."""
+    """A table cannot have two elements in a byte."""
     raw(path, {TABLE: entry("F4", [64, 16], 0, 512)}, bytes(512))
     assert_refused(tmp_path, "factorize", path, "--rank", 4, code=3, says="F4 of shape [64, 16]")
 
 
 @pytest.mark.parametrize("shape", [(0, 16), (64, 0), (64,), (4, 4, 4)], ids=str)
 def test_row_36_a_key_that_names_no_matrix(tmp_path, path, shape):
-    """--key takes a matrix that holds something."""
+    """--key needs a matrix that is not empty."""
     save_file({TABLE: table(), "odd": np.zeros(shape, np.float32)}, path)
     assert_refused(tmp_path, "factorize", path, "--rank", 4, "--key", "odd", code=3, says=str(list(shape)))
 
@@ -330,7 +330,7 @@ def test_row_37_one_differing_value_unties(path, output):
 
 @pytest.mark.parametrize("rows", [50, 64 + 64], ids=["slice", "padded"])
 def test_row_38_a_head_of_another_height(tmp_path, rows):
-    """A head over a slice of the vocabulary, or a padded one, is carried: it is another matrix."""
+    """A head over part of the vocabulary, or a padded one, is another matrix and is carried over."""
     head = np.concatenate([table(), np.zeros((64, 16), np.float32)])[:rows]
     tensors = {"model.embed_tokens.weight": table(), "lm_head.weight": head}
     model = directory(tmp_path / "model", [tensors], vocab_size=64, tie_word_embeddings=True)
@@ -353,7 +353,7 @@ def test_row_38_padded_vocabulary(tmp_path):
 
 
 def test_row_40_several_candidates(tmp_path, path):
-    """Tables of like standing are listed with --key as the remedy; --key and --all then work."""
+    """Equally likely tables are listed with --key as the remedy; --key and --all then work."""
     save_file({"source_embed.weight": table(64, 16), "target_embed.weight": table(80, 16, seed=1)}, path)
     says = (
         "2 tables are equally likely: target_embed.weight [80, 16], source_embed.weight [64, 16]; "
@@ -372,7 +372,7 @@ def test_row_40_several_candidates(tmp_path, path):
 
 
 def test_row_40_a_misspelt_key(tmp_path, path):
-    """A key that names nothing is answered with the name it resembles."""
+    """A key that names no tensor is answered with the closest name."""
     save_file({TABLE: table()}, path)
     assert_refused(
         tmp_path,
@@ -383,7 +383,7 @@ def test_row_40_a_misspelt_key(tmp_path, path):
 
 
 def test_row_40_position_table_larger_than_token_table(path, output):
-    """The token table is found by what its name says, not by size."""
+    """The token table is found by its name, not by its size."""
     words, positions = "bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight"
     save_file({positions: table(512, 16), words: table(64, 16, seed=1)}, path)
     result = succeed("factorize", path, "--rank", 4, "--json", "-o", output)
@@ -426,7 +426,7 @@ def test_row_40_a_padding_row_stays_zero(tmp_path, path, output, kind, split):
 
 @pytest.mark.parametrize("as_directory", [False, True])
 def test_row_40_a_table_already_factorized(tmp_path, path, as_directory):
-    """Compressing what is compressed is refused with what was done, by name or without."""
+    """Compressing a compressed table is refused, by name or without, and the message says how it was made."""
     save_file({TABLE: table(), "rest": table(4, 4)}, path)
     source = path
     if as_directory:
@@ -446,7 +446,7 @@ def test_row_40_expanding_what_is_dense(tmp_path, path):
 
 
 def test_row_40_a_name_that_a_factor_would_take(tmp_path, path):
-    """A tensor that stands where a factor would is not overwritten."""
+    """A tensor that has a factor's name is not overwritten."""
     save_file({TABLE: table(), "embedding.1.weight": table(3, 3)}, path)
     assert_refused(tmp_path, "factorize", path, "--rank", 4, code=2, says="holds embedding.1.weight already")
 
@@ -503,7 +503,7 @@ def setting(**fields):
 )
 @pytest.mark.parametrize("command", ["expand", "report"])
 def test_row_40_a_record_that_does_not_fit_the_tensors(tmp_path, path, command, change, says):
-    """A record from a stranger that its tensors contradict is refused."""
+    """A record that its tensors contradict is refused."""
     small = tmp_path / "small.safetensors"
     damaged(path, small, change)
     assert_refused(tmp_path, command, small, code=3, says=says)
@@ -521,7 +521,7 @@ def test_row_40_a_record_that_does_not_fit_the_tensors(tmp_path, path, command, 
     ids=["one part", "no parts", "rank", "integer table", "twice"],
 )
 def test_row_40_a_record_that_contradicts_itself(tmp_path, path, change, says):
-    """A record whose parts, rank, type or tables cannot be meant is refused, with what is wrong."""
+    """A record with impossible parts, rank, type or tables is refused, with the reason."""
     small = tmp_path / "small.safetensors"
     damaged(path, small, change)
     assert_refused(tmp_path, "report", small, code=3, says=says)
@@ -529,7 +529,7 @@ def test_row_40_a_record_that_contradicts_itself(tmp_path, path, change, says):
 
 @pytest.mark.parametrize("name", ["embedding.weight", "rest"])
 def test_row_40_a_dense_tensor_beside_the_factors(tmp_path, path, name):
-    """expand does not overwrite a tensor that stands under a name it would write."""
+    """expand does not overwrite a tensor that has a name it would write."""
     small = tmp_path / "small.safetensors"
 
     def beside(tensors, record):

@@ -25,7 +25,7 @@ It says `hello` | and ---.
 
 
 def made(folder, text=None, **names):
-    """A directory with a table, and a card where there is a text."""
+    """A directory with a table, and a card if there is a text."""
     path = directory(folder, [{NAME: table(200, 16), "b": table(4, 4)}], model_type="llama", **names)
     if text is not None:
         (path / "README.md").write_bytes(text.encode())
@@ -78,7 +78,7 @@ def test_what_the_author_wrote_stays(tmp_path):
     "last", ["", "base_model: x\n", "base_model:\n  - a/b\n  - c/d\n", 'base_model: "x"\nz: 1\n']
 )
 def test_base_model_of_a_download_cache_is_its_name_on_the_hub(last, tmp_path):
-    """It replaces what the card named, in whatever form that stood there."""
+    """It replaces the card's base model, in whatever form that is given."""
     cache = tmp_path / "models--some-org--a.model-v2/snapshots/0123"
     cache.parent.mkdir(parents=True)
     out = small(tmp_path, made(cache, f"---\nlicense: mit\n{last}---\ntext\n"))
@@ -89,7 +89,7 @@ def test_base_model_of_a_download_cache_is_its_name_on_the_hub(last, tmp_path):
 
 
 def test_line_ends_and_bytes_that_are_no_utf8_stay(tmp_path):
-    """A card of another system is given back as it was, with the section in its own line ends."""
+    """A card with other line ends keeps them, and the section uses them too."""
     source = made(tmp_path / "original")
     (source / "README.md").write_bytes(b"# caf\xe9\r\nline\r\n")
     text = (small(tmp_path, source) / "README.md").read_bytes()
@@ -101,14 +101,14 @@ def test_line_ends_and_bytes_that_are_no_utf8_stay(tmp_path):
     "text", ["---\nunfinished", "--- not yaml ---\n", "", "\n\n---\na: 1\n---\n", "----\n"]
 )
 def test_cards_without_a_yaml_block_get_one_before_them(text, tmp_path):
-    """Whatever stands there is text."""
+    """Whatever is there is kept as text."""
     block, body = parts(small(tmp_path, made(tmp_path / "original", text)))
     assert block["base_model"] == "original"
     assert text.strip("\n") in body
 
 
 def test_expand_says_that_it_is_dense_again(tmp_path):
-    """One section, the base model as it was named."""
+    """There is one section, and the base model keeps its name."""
     out = small(tmp_path, made(tmp_path / "original"))
     succeed("expand", out, "-o", tmp_path / "dense")
     block, body = parts(tmp_path / "dense")
@@ -119,7 +119,7 @@ def test_expand_says_that_it_is_dense_again(tmp_path):
 
 
 def test_configuration_and_all_other_files_are_untouched(tmp_path):
-    """But for the record in config.json."""
+    """They are, except for the record in config.json."""
     source = made(tmp_path / "original", AUTHORS, vocab_size=200)
     (source / "tokenizer.json").write_text('{"a": 1}')
     out = small(tmp_path, source)
@@ -130,7 +130,7 @@ def test_configuration_and_all_other_files_are_untouched(tmp_path):
 
 
 def test_names_from_strangers_cannot_break_out_of_the_table(tmp_path):
-    """Of Markdown signs and HTML in a tensor's name nothing is left."""
+    """Markdown and HTML in a tensor's name are removed."""
     name = "emb`|<!-- x -->.weight"
     source = directory(tmp_path / "original", [{name: table(200, 16)}], model_type="llama")
     _, body = parts(small(tmp_path, source, "--ratio", "0.5", "--key", name))
@@ -140,13 +140,13 @@ def test_names_from_strangers_cannot_break_out_of_the_table(tmp_path):
 
 
 def test_a_huge_readme_is_no_card(tmp_path):
-    """It is carried along as it is."""
+    """It is copied unchanged."""
     text = "x" * (5 << 20)
     assert (small(tmp_path, made(tmp_path / "original", text)) / "README.md").read_text() == text
 
 
 def test_weights_enter_the_command_by_name_alone(tmp_path):
-    """No path of this machine gets into the record."""
+    """The record has no path of this machine."""
     counts = tmp_path / "secret" / "counts.csv"
     counts.parent.mkdir()
     counts.write_text("id,count\n" + "".join(f"{i},{i}\n" for i in range(200)))

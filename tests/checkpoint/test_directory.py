@@ -67,7 +67,7 @@ def test_the_index_says_what_the_shards_hold(tmp_path, model):
 
 
 def test_other_metadata_of_the_index_is_kept(tmp_path, model):
-    """What another writer noted in the index stays, and nothing is added that it did not have."""
+    """Entries of other writers stay in the index, and no new ones are added."""
     path = model / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     path.write_text(json.dumps({**index, "metadata": {"note": "käse"}}))
@@ -93,7 +93,7 @@ def test_only_the_shard_of_the_table_changes(tmp_path, model):
 
 
 def test_config_json_gains_the_record_and_nothing_else(tmp_path, model):
-    """config.json keeps its values and order; quantization_config tells loaders what they meet."""
+    """config.json keeps its values and order; quantization_config tells loaders how it is compressed."""
     path = model / "config.json"
     path.write_text(
         '{"architectures": ["X"], "e": 1e-05, "vocab_size": 96, "name": "naïve \\ud83d\\ude00", "none": null,'
@@ -137,7 +137,7 @@ def test_everything_else_is_carried(tmp_path, model):
 
 
 def test_weights_of_other_frameworks_are_left_out_and_named(tmp_path, model):
-    """What would bring the dense table back is not carried, and a note on stderr says so."""
+    """Files that hold the dense table are not copied, and a note on stderr says so."""
     (model / "onnx").mkdir()
     (model / "onnx/model.onnx").write_bytes(b"onnx")
     for name in ("tf_model.h5", "flax_model.msgpack", "rust_model.ot"):
@@ -236,7 +236,7 @@ def test_a_shard_that_held_only_a_copy_of_the_table_goes(tmp_path):
 
 
 def test_a_model_quantized_by_another_tool_is_refused(tmp_path, model):
-    """config.json has room for one way of storing weights."""
+    """config.json can describe only one way of storing weights."""
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(
         json.dumps({**config, "quantization_config": {"quant_method": "gptq"}})
@@ -251,7 +251,7 @@ def test_a_model_quantized_by_another_tool_is_refused(tmp_path, model):
 )
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
 def test_json_that_cannot_be_read_is_refused(tmp_path, model, name, text):
-    """A broken config.json or index is named with what is wrong with it."""
+    """The message names a broken config.json or index and what is wrong."""
     (model / name).write_text(text)
     assert_refused(tmp_path, "factorize", model, "--rank", 4, code=3, says=name)
 
@@ -262,7 +262,7 @@ def test_json_that_cannot_be_read_is_refused(tmp_path, model, name, text):
     ids=str,
 )
 def test_an_index_without_a_weight_map_is_refused(tmp_path, model, value):
-    """An index maps names to shard files, or it is none."""
+    """An index must map names to shard files."""
     (model / "model.safetensors.index.json").write_text(json.dumps(value))
     assert_refused(tmp_path, "factorize", model, "--rank", 4, code=3, says="model.safetensors.index.json")
 
@@ -321,7 +321,7 @@ def test_row_26_index_naming_absent_tensors(tmp_path, model):
 
 @pytest.mark.parametrize("total", [1, -1, "many", [], 10**30, float("nan")], ids=str)
 def test_row_26_wrong_total_size(tmp_path, model, total):
-    """A total_size that the shards do not have is stated with theirs."""
+    """The message has both the wrong total_size and that of the shards."""
     edit_index(model, total_size=total)
     held = sum(len(data) for _, _, data in every_tensor(model).values())
     assert_refused(
@@ -336,7 +336,7 @@ def test_row_26_wrong_total_size(tmp_path, model, total):
 
 
 def test_row_26_a_tensor_in_two_shards(tmp_path, model):
-    """A name that two shards hold is refused: nothing tells which one is meant."""
+    """A name in two shards is refused, as either could be meant."""
     save_file({TABLE: table(96, 16, seed=9), "x": table()}, model / "model-00002-of-00003.safetensors")
     write_index(
         model,
@@ -526,7 +526,7 @@ def test_row_30_a_model_in_a_download_cache_is_compressed_elsewhere(tmp_path):
 
 
 def test_row_30_an_existing_output_needs_force(tmp_path, model):
-    """What stands at the output is replaced only when asked, and only by its own kind."""
+    """An existing output is replaced only with --force, and only by the same kind."""
     small = tmp_path / "small"
     succeed("factorize", model, "--rank", 4, "-o", small)
     assert_refused(tmp_path, "factorize", model, "--rank", 2, "-o", small, code=2, says="exists already")
@@ -549,7 +549,7 @@ def test_row_30_force_replaces_no_folder_that_is_no_model(tmp_path, model):
 
 
 def test_row_30_force_replaces_no_other_kind(tmp_path, model):
-    """A file does not take the place of a directory, nor a directory that of a file."""
+    """A file does not replace a directory, nor a directory a file."""
     file = tmp_path / "m.safetensors"
     save_file({"embedding.weight": table()}, file)
     succeed("factorize", model, "--rank", 4, "-o", tmp_path / "small")
@@ -563,7 +563,7 @@ def test_row_30_force_replaces_no_other_kind(tmp_path, model):
 
 
 def test_row_30_output_without_a_place(tmp_path, model):
-    """Folders above the output are not made on the way, and a file is no folder."""
+    """Missing folders above the output are not made, and a file is not a folder."""
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "no/such/place", tmp_path / "file/small"):
         assert_refused(
@@ -589,7 +589,7 @@ def test_a_shard_by_itself_is_a_file_like_any_other(tmp_path, model):
 
 
 def test_a_corrupt_shard_is_refused_by_its_name(tmp_path, model):
-    """What is wrong with one shard is said of that shard."""
+    """The message names the shard that is corrupt."""
     raw(model / "model-00003-of-00003.safetensors", {"lm_head.weight": entry("F32", [1], 0, 4)}, b"")
     assert_refused(
         tmp_path,

@@ -37,7 +37,7 @@ def same(a, b):
 
 
 def test_every_format_is_tested_here():
-    """A format that joins the registry must say here how it is written and read."""
+    """Every format in the registry must have a writer and a reader here."""
     assert {f.format for f in FORMATS} == set(WRITERS)
 
 
@@ -69,7 +69,7 @@ def test_factorize_writes_the_best_factors_and_carries_the_rest(writer, tmp_path
 
 
 def test_expand_brings_back_names_types_and_ties(writer, tmp_path):
-    """Every name of the original stands again; the table is the product, the rest is identical."""
+    """Every name of the original is back; the table is the product, the rest is identical."""
     tensors = model()
     small = embcompress.factorize(saved(writer, tmp_path, tensors), rank=6).output
     dense = writer.load(embcompress.expand(small).output)
@@ -119,7 +119,7 @@ def test_the_same_input_gives_the_same_bytes(writer, tmp_path):
 
 
 def test_the_input_is_not_touched(writer, tmp_path):
-    """Whatever is done, the source keeps its bytes."""
+    """The source keeps its bytes, whatever is done."""
     path = saved(writer, tmp_path, model())
     files = [path] if path.is_file() else sorted(path.iterdir())
     before = [f.read_bytes() for f in files]
@@ -184,7 +184,7 @@ def test_the_size_is_predicted(writer, tmp_path):
 
 
 def test_max_size_counts_what_an_optimizer_loses(tmp_path):
-    """Moments of the replaced table go, so that they do not count as carried."""
+    """Moments of the replaced table are dropped, so they do not count."""
     layers = torch.nn.Sequential(torch.nn.Embedding(3000, 32), torch.nn.Linear(32, 2))
     optimizer = torch.optim.Adam(layers.parameters())
     layers(torch.arange(10)).sum().backward()
@@ -215,7 +215,7 @@ def test_max_error_holds_for_what_is_written(tmp_path, dtype):
 
 
 def test_a_dry_run_writes_nothing(writer, tmp_path):
-    """The plan is complete, the folder as it was."""
+    """The plan is complete, and the folder is unchanged."""
     path = saved(writer, tmp_path, model())
     before = sorted(tmp_path.iterdir())
     result = embcompress.factorize(path, rank=4, dry_run=True)
@@ -229,7 +229,7 @@ def test_a_dry_run_writes_nothing(writer, tmp_path):
 @given(st.integers(1, 60), st.integers(1, 20), st.sampled_from(list(TYPES)), st.data())
 @pytest.mark.parametrize("kind", [Safetensors, TorchZip])
 def test_factorize_then_expand_is_the_low_rank_product(tmp_path_factory, kind, rows, columns, dtype, data):
-    """For tables of any shape and type that can be made smaller."""
+    """It is, for tables of any shape and type that can be made smaller."""
     limit = (rows * columns - 1) // (rows + columns)
     rank = data.draw(st.integers(1, max(1, min(limit, rows, columns))))
     tensors = model(TYPES[dtype], rows, columns, seed=data.draw(st.integers(0, 99)))
@@ -251,7 +251,7 @@ def test_factorize_then_expand_is_the_low_rank_product(tmp_path_factory, kind, r
 
 
 def test_tensors_are_handed_to_torch(writer, tmp_path):
-    """All of the state dict or what is asked for, as the format's own library reads it; a graph has none."""
+    """The whole state dict or some tensors, as the format's own library reads them; a graph has none."""
     tensors = model()
     path = saved(writer, tmp_path, tensors)
     with open_checkpoint(path) as checkpoint:
@@ -281,7 +281,7 @@ def test_names_that_share_memory_share_it_in_torch(tmp_path):
 
 
 def test_names_that_metadata_note_are_read_too(tmp_path):
-    """``save_model`` stores what is shared once: the other name can be asked for."""
+    """``save_model`` stores a shared tensor once; it can be requested under its other name."""
     tied = torch.nn.ModuleDict(
         {"a": torch.nn.Linear(3, 4, bias=False), "b": torch.nn.Linear(3, 4, bias=False)}
     )

@@ -68,7 +68,7 @@ def assert_same(small, dense, atol=1e-5, **inputs):
 
 
 def assert_restored(dense, source):
-    """The graph is the source's, node by node, and all but the table is as it was."""
+    """The graph is the source's, node by node, and everything but the table is unchanged."""
     one, other = onnx.load(dense), onnx.load(source)
     for field in ("node", "input", "output", "value_info"):
         assert list(getattr(one.graph, field)) == list(getattr(other.graph, field))
@@ -110,7 +110,7 @@ def test_a_lookup_gives_the_rows_of_the_expanded_table(tmp_path, method, ids):
 @pytest.mark.parametrize("columns", [1, 2, 7, 9, 16, 33])
 @pytest.mark.parametrize("method", ["int8", "int4", "int3"])
 def test_integers_are_unpacked_whatever_their_number(tmp_path, method, columns):
-    """Numbers may straddle bytes, and the last byte may be filled up."""
+    """Numbers may straddle bytes, and the last byte may be padded."""
     values = low_rank(60, columns)
     path = saved(tmp_path / "m.onnx", model(values=values))
     result = run("factorize", path, "--method", method, "--ratio", 0.01, "-o", tmp_path / "small.onnx")
@@ -127,7 +127,7 @@ SAMPLES = coded_tables.samples(71, 21)
 @pytest.mark.parametrize("kind", SAMPLES)
 @pytest.mark.parametrize("opset", quick([11, 12, 13, 17, 21], "11", "13", "21"))
 def test_every_kind_of_parts_is_decoded(tmp_path, kind, opset):
-    """Whatever bits and classes a method chooses, the graph computes what NumPy decodes."""
+    """The graph computes what NumPy decodes, whatever bits and classes a method chooses."""
     coded = SAMPLES[kind]
     path = saved(tmp_path / "m.onnx", model(values=np.zeros_like(coded.table), opset=opset))
     parts = tuple(
@@ -150,7 +150,7 @@ def test_every_kind_of_parts_is_decoded(tmp_path, kind, opset):
 
 
 def test_the_layout_of_trellis_codes_is_that_of_the_coder():
-    """What a graph is built from stands where the coder puts it."""
+    """The graph reads each field where the coder writes it."""
     for rates in (coded_tables.PLAIN, coded_tables.HOT, (16,) * 3, (1, 1), (0, 2, 0, 14)):
         ours = trellis.GraphCode(np.array(rates))
         order = sorted((j for j in range(len(rates)) if rates[j]), key=lambda j: -rates[j])
@@ -194,7 +194,7 @@ def test_numbers_that_stand_one_by_one(tmp_path):
 
 
 def test_an_old_model_lists_its_weights_among_its_inputs(tmp_path):
-    """Before IR version 4 the checker asks for that; expanding brings it back."""
+    """Before IR version 4 the checker requires this; expanding restores it."""
     path = saved(tmp_path / "m.onnx", model(opset=9, ir=3))
     small, dense = there_and_back(path)
     assert {v.name for v in onnx.load(small).graph.input} == {
@@ -205,7 +205,7 @@ def test_an_old_model_lists_its_weights_among_its_inputs(tmp_path):
 
 
 def test_the_opset_is_kept_or_the_model_refused(tmp_path):
-    """Codes need operators that opset 10 lacks; nobody's graph is converted unasked."""
+    """Codes need operators that opset 10 lacks; graphs are not converted."""
     path = saved(tmp_path / "m.onnx", model(opset=10, ir=5))
     assert_refused(
         tmp_path, "factorize", path, "--ratio", 0.5, "--method", "int4", code=2, says="has opset 10"
@@ -245,7 +245,7 @@ INPUTS = {
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_goes_through_the_factors(tmp_path, head):
-    """A product with the table is one with either factor after the other, in less work."""
+    """A product with the table becomes products with the two factors, which is less work."""
     nodes = HEADS[head]
     given = {name: value for name, value in INPUTS.items() if any(name in n.input for n in nodes)}
     more = {"bias": np.linspace(0, 1, V, dtype=np.float32)}
@@ -259,7 +259,7 @@ def test_a_head_goes_through_the_factors(tmp_path, head):
 
 @pytest.mark.parametrize("method", quick([m for m in EVERY if m != "svd"], "int4", "screen", "screen+svd"))
 def test_a_head_has_no_form_for_codes(tmp_path, method):
-    """The refusal comes before the work, and names what does have one."""
+    """The refusal comes before the work, and names the methods that have one."""
     given = {"ids": IDS, "hidden": HIDDEN}
     made = model([GATHER, *HEADS["turned"]], ["rows", "scores"], inputs=given)
     path = saved(tmp_path / "m.onnx", made)
@@ -268,7 +268,7 @@ def test_a_head_has_no_form_for_codes(tmp_path, method):
 
 
 def test_a_copy_of_the_table_is_a_tie(tmp_path):
-    """A head of equal values goes with the table, and comes back under its name."""
+    """A head with equal values is dropped with the table, and restored under its name."""
     head = [
         helper.make_node("Transpose", ["lm_head.weight"], ["turned"]),
         helper.make_node("MatMul", ["rows", "turned"], ["scores"]),
@@ -282,7 +282,7 @@ def test_a_copy_of_the_table_is_a_tie(tmp_path):
 
 
 def test_a_transposed_copy_is_told(tmp_path):
-    """Some exporters fold the transposition of a tied head, which is then another matrix."""
+    """Some exporters fold the transpose of a tied head, which is then another matrix."""
     head = helper.make_node("MatMul", ["rows", "folded"], ["scores"])
     made = model([GATHER, head], ["scores"], more={"folded": np.ascontiguousarray(low_rank().T)})
     result = embcompress.factorize(saved(tmp_path / "m.onnx", made), rank=6, output=tmp_path / "s.onnx")
@@ -291,7 +291,7 @@ def test_a_transposed_copy_is_told(tmp_path):
 
 
 def test_uses_inside_branches(tmp_path):
-    """A subgraph may look the table up that its outer graph holds."""
+    """A subgraph may look up a table of its outer graph."""
     found = [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["a", "b", D])]
     inner = helper.make_graph([GATHER], "then", [], found)
     twice = [
@@ -337,7 +337,7 @@ def test_other_uses_are_refused(tmp_path, nodes, says):
 
 
 def test_a_table_that_is_given_out_is_refused(tmp_path):
-    """An output of the graph cannot be a table that is gone."""
+    """A table that is an output of the graph cannot be replaced."""
     made = model()
     made.graph.output.append(helper.make_tensor_value_info(NAME, TensorProto.FLOAT, [V, D]))
     path = saved(tmp_path / "m.onnx", made)
@@ -349,7 +349,7 @@ def test_a_table_that_is_given_out_is_refused(tmp_path):
 
 @pytest.mark.parametrize("method", quick(EVERY, "svd", "int4", "screen+pq"))
 def test_data_beside_the_model_stay_beside(tmp_path, method):
-    """Read from there, and written there: in one file, named after the output."""
+    """They are written to one file next to the output and named after it."""
     folder = tmp_path / "in"
     folder.mkdir()
     path = outside(folder / "m.onnx", model())
@@ -369,7 +369,7 @@ def test_data_beside_the_model_stay_beside(tmp_path, method):
 
 
 def test_data_of_constants_move_along(tmp_path):
-    """A tensor inside a node may lie beside the model too."""
+    """The data of a tensor inside a node may be in a file of its own, too."""
     constant = helper.make_node("Constant", [], ["scale"], value=numpy_helper.from_array(OTHER[0]))
     made = model([GATHER, constant, helper.make_node("Mul", ["rows", "scale"], ["scaled"])], ["scaled"])
     onnx.save(
@@ -393,7 +393,7 @@ def test_a_model_too_large_for_one_file_gets_one_beside(tmp_path, monkeypatch):
 
 
 def test_force_replaces_model_and_data(tmp_path):
-    """Data that another model might need are not replaced unasked, nor ever the input's own."""
+    """Existing data are replaced only with --force, and the input's own never."""
     path = outside(tmp_path / "m.onnx", model())
     (tmp_path / "s.onnx.data").write_bytes(b"someone's")
     options = ("factorize", path, "--rank", 4, "-o", tmp_path / "s.onnx")
@@ -437,7 +437,7 @@ def test_a_download_cache_links_model_and_data(tmp_path):
     ],
 )
 def test_data_outside_the_folder_are_refused(tmp_path, place, says):
-    """By the text of the path, by links, and by what is there; nothing is opened."""
+    """They are refused by the path's text, by links, and by the kind of file; nothing is opened."""
     folder = tmp_path / "model"
     folder.mkdir()
     (tmp_path / "secret").write_bytes(bytes(4 * V * D))
@@ -486,7 +486,7 @@ def test_a_shape_beyond_memory_is_refused(tmp_path):
 
 
 def test_a_file_that_is_cut_off_is_refused(tmp_path):
-    """At whatever byte."""
+    """It is refused at whatever byte it is cut off."""
     whole = saved(tmp_path / "whole.onnx", model()).read_bytes()
     path = tmp_path / "m.onnx"
     for length in (*range(0, 40, 3), len(whole) // 2, len(whole) - 1):
@@ -504,7 +504,7 @@ WHOLE = model([GATHER, TURN, helper.make_node("MatMul", ["rows", "turned"], ["sc
 @given(st.data())
 @pytest.mark.parametrize("small", [False, True])
 def test_any_damage_is_an_error_or_harmless(tmp_path, small, data):
-    """Whatever bytes are changed, errors are ours."""
+    """Whatever bytes are changed, errors are our own."""
     path = tmp_path / "m.onnx"
     if not path.exists():
         saved(path, WHOLE)
@@ -526,7 +526,7 @@ def test_any_damage_is_an_error_or_harmless(tmp_path, small, data):
 
 
 def test_a_graph_that_was_changed_is_not_expanded(tmp_path):
-    """Nodes that another tool has renamed or removed cannot be put back."""
+    """Nodes that another tool has renamed or removed cannot be restored."""
     small = embcompress.factorize(
         saved(tmp_path / "m.onnx", model()), rank=4, output=tmp_path / "s.onnx"
     ).output
@@ -539,7 +539,7 @@ def test_a_graph_that_was_changed_is_not_expanded(tmp_path):
 
 
 def test_kept_nodes_of_other_kinds_are_refused(tmp_path):
-    """What a stranger's metadata puts into the graph is a lookup or a product, and brings no data along."""
+    """Metadata may restore only lookups and products, and no data."""
     small = embcompress.factorize(
         saved(tmp_path / "m.onnx", model()), rank=4, output=tmp_path / "s.onnx"
     ).output
@@ -565,7 +565,7 @@ def test_names_of_the_graph_are_not_taken_twice(tmp_path):
 
 
 def test_a_file_that_is_no_model(tmp_path):
-    """What is named .onnx and is something else is refused for what it is."""
+    """A file named .onnx that is something else is refused with what it is."""
     for content, says in (
         (b"", "holds no graph"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
@@ -576,7 +576,7 @@ def test_a_file_that_is_no_model(tmp_path):
 
 
 def test_models_that_train_themselves_are_refused(tmp_path):
-    """Their other graphs name the weights too."""
+    """Their training graphs use the weights too."""
     made = model()
     made.training_info.add()
     onnx.save(made, tmp_path / "m.onnx")
@@ -626,7 +626,7 @@ def test_onnx_is_imported_for_onnx_alone(minilm):
 
 
 def test_factorizing_a_model_does_not_import_torch(tmp_path):
-    """The graph is parsed by onnx, and run by nobody."""
+    """onnx parses the graph, and nothing runs it."""
     path = saved(tmp_path / "m.onnx", model())
     run_cli = "from embcompress.cli import cli\ntry: cli(sys.argv[1:])\nexcept SystemExit: pass\n"
     loaded = loaded_by(run_cli, "factorize", path, "--rank", 4, "-o", tmp_path / "s.onnx")
@@ -643,7 +643,7 @@ def test_a_module_cannot_take_its_weights(tmp_path):
 
 
 def test_a_killed_run_leaves_no_model(tmp_path):
-    """Nothing that looks finished stands beside the input."""
+    """No file next to the input looks finished."""
     path = outside(tmp_path / "m.onnx", model(values=low_rank(20_000, 64)))
     before = contents(tmp_path)
     process = start("factorize", path, "--rank", 8, "-o", tmp_path / "s.onnx")
@@ -675,7 +675,7 @@ class Encoder(torch.nn.Module):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dynamo", [True, False])
 def test_a_model_that_torch_exported(tmp_path, dynamo):
-    """With either exporter: the transposed head stands in a node, or in a matrix of its own."""
+    """With either exporter: the transposed head is a node, or a matrix of its own."""
     torch.manual_seed(0)
     module = Encoder().eval()
     ids = torch.from_numpy(IDS)

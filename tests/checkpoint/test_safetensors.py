@@ -81,7 +81,7 @@ texts = st.dictionaries(names, st.text(st.characters(codec="utf-8"), max_size=12
 
 
 def replacing(name, *shape_of_new, dtype="F32", seed=1):
-    """An edit that puts ``X.0.weight`` in the place of ``name``, and the new values."""
+    """An edit that replaces ``name`` with ``X.0.weight``, and the new values."""
     values = np.random.default_rng(seed).standard_normal(shape_of_new).astype(np.float32)
     half = len(values) // 2
     new = NewTensor(
@@ -140,7 +140,7 @@ def test_a_table_that_shrinks_while_it_is_read_is_an_error(tmp_path):
 
 
 def test_a_file_is_recognized_by_its_header_whatever_its_suffix(tmp_path):
-    """The suffix is believed so that errors can be precise; without it the first bytes decide."""
+    """The suffix is trusted so that errors can be precise; without it the first bytes decide."""
     path = tmp_path / "weights"
     save_file({"t": table()}, path)
     assert Safetensors.recognizes(path)
@@ -271,7 +271,7 @@ def shared(tmp_path):
 
 
 def test_aliases_are_names_for_stored_tensors(shared):
-    """They are read from the metadata, have the stored tensor's rows, and are nothing stored themselves."""
+    """They are read from the metadata and have the stored tensor's rows, but are not stored themselves."""
     assert shared.aliases == {"decoder.wte": "head", "wte": "head"}
     assert {n: (i.name, i.shape) for n, i in shared.tensors.items() if n != "bias"} == {
         n: (n, (64, 16)) for n in ("head", "wte", "decoder.wte")
@@ -281,7 +281,7 @@ def test_aliases_are_names_for_stored_tensors(shared):
 
 @pytest.mark.parametrize("alias", ["\x1b[2J", "x" * 2000])
 def test_names_that_cannot_be_shown_are_no_aliases(tmp_path, alias):
-    """Metadata may hold any text; what could be no tensor's name is left in its place."""
+    """Metadata may hold any text; what cannot be a tensor's name is left there."""
     save_file({"head": table()}, tmp_path / "a.safetensors", {alias: "head"})
     with Safetensors.open(tmp_path / "a.safetensors") as checkpoint:
         assert (checkpoint.aliases, [*checkpoint.tensors]) == ({}, ["head"])
@@ -298,7 +298,7 @@ def test_names_that_cannot_be_shown_are_no_aliases(tmp_path, alias):
     ],
 )
 def test_what_is_shared_is_stored_once_under_a_name_that_stays(shared, tmp_path, removed, stays, noted):
-    """Removing names forgets them and nothing else: the bytes go with the last one."""
+    """Removing a name drops only that name; the bytes go with the last one."""
     edit = Edit(frozenset(removed), ())
     shared.write(tmp_path / "b.safetensors", edit, None)
     assert shared.size_after(edit, None) == (tmp_path / "b.safetensors").stat().st_size
@@ -311,7 +311,7 @@ def test_what_is_shared_is_stored_once_under_a_name_that_stays(shared, tmp_path,
 
 
 def test_aliases_of_new_tensors_are_noted(shared, tmp_path):
-    """A tensor may take the place of an alias; its further names are noted like the old ones."""
+    """A tensor may replace an alias; its other names are noted like the old ones."""
     values = table(5, 3)
     new = NewTensor("wte.0", DTYPES["F32"], (5, 3), "wte", lambda: iter([values]))
     edit = Edit(frozenset({"wte", "head", "decoder.wte"}), (new,), {"head.0": "wte.0"})
@@ -431,7 +431,7 @@ def test_row_01_a_few_bytes(path):
 
 
 def test_row_02_git_lfs_pointer(path):
-    """The text that stands for a large file says how to get the file."""
+    """The message for a git-lfs pointer says how to get the file."""
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 4096\n")
     assert_corrupt(path, "git lfs pull")
 
@@ -443,7 +443,7 @@ def test_row_03_header_length_of_2_to_the_63(path):
 
 
 def test_row_04_header_beyond_the_end(path):
-    """A header that would end behind the file is refused with both lengths."""
+    """A header longer than the file is refused with both lengths."""
     raw(path, {"embedding.weight": EMBEDDING}, GOOD, length=90_000)
     assert_corrupt(path, "header length 90,000, but the file has 4,")
 
@@ -456,7 +456,7 @@ def test_row_05_legitimate_header_over_100_mb(path):
 
 
 def test_row_06_truncated_data(path):
-    """A download that broke off is refused with the bytes that are there and those described."""
+    """A truncated download is refused with the bytes that are there and those described."""
     raw(path, {"embedding.weight": EMBEDDING}, GOOD[:-1])
     assert_corrupt(path, "4,095 bytes of data, the header describes 4,096")
 
@@ -482,7 +482,7 @@ def test_row_08_overlapping_or_holed_offsets(path, start, says):
 
 
 def test_row_09_duplicate_keys(path):
-    """A name that stands twice is refused, since readers differ in which one they take."""
+    """A name that occurs twice is refused, since readers differ in which one they use."""
     one = json.dumps(EMBEDDING)
     raw(path, f'{{"embedding.weight":{one},"embedding.weight":{one}}}'.encode(), GOOD)
     assert_corrupt(path, "key embedding.weight appears twice")
@@ -521,7 +521,7 @@ def test_row_11_unknown_dtype(path, dtype):
 
 
 def test_row_11_sub_byte_elements_that_fill_no_byte(path):
-    """Three elements of four bits are no whole bytes."""
+    """Three elements of four bits do not fill whole bytes."""
     raw(path, {"embedding.weight": EMBEDDING, "q": entry("F4", [3], 4096, 4098)}, GOOD + b"\0\0")
     assert_corrupt(path, "3 elements of 4 bits")
 
@@ -550,7 +550,7 @@ def test_row_11_sub_byte_tensors_are_carried(path):
     "metadata", [{"format": 1}, {"format": None}, ["pt"], "pt", {"x": {"y": "z"}}], ids=str
 )
 def test_row_12_metadata_that_is_not_strings(path, metadata):
-    """Metadata of another kind than text is refused, since it could not be carried along."""
+    """Metadata other than text is refused, since it could not be copied."""
     raw(path, {"__metadata__": metadata, "embedding.weight": EMBEDDING}, GOOD)
     assert_corrupt(path, "__metadata__ must map text to text")
 

@@ -34,7 +34,7 @@ def model():
 
 
 def refused(path) -> str:
-    """What the command line, too, says of a file that it refuses, with nothing changed and nothing left."""
+    """The error of a refused file, which the command line shows too; nothing is changed or left behind."""
     before = path.read_bytes()
     assert TorchFile.recognizes(path)
     with pytest.raises(InputError) as caught:
@@ -230,7 +230,7 @@ def test_impossible_shapes_are_refused(tmp_path, shape, what, legacy):
 
 
 def test_legacy_storage_lengths_are_checked(tmp_path):
-    """A length that is negative, huge or other than announced is refused."""
+    """A length that is negative, huge or not the announced one is refused."""
     path = saved(tmp_path / "model.pt", {"w": torch.ones(5, 7)}, legacy=True)
     raw = path.read_bytes()
     at = len(raw) - 4 * 35 - 8

@@ -185,7 +185,7 @@ def test_factorize_and_expand_give_the_best_approximation_in_the_same_format(tmp
 
 @every_case
 def test_a_compressed_file_is_read_without_this_package(tmp_path, case):
-    """The factors under the names of any other table, the tokens as bytes with a line feed between two."""
+    """The factors have the usual names, the tokens are bytes separated by line feeds."""
     embcompress.factorize(case.make(tmp_path), rank=6, output=tmp_path / "small.safetensors")
     found = load_file(tmp_path / "small.safetensors")
     assert set(found) == {"vectors.0.weight", "vectors.1.weight", "vectors.vocabulary"}
@@ -200,7 +200,7 @@ def test_a_compressed_file_is_read_without_this_package(tmp_path, case):
 
 @every_case
 def test_integers_lose_what_they_say_they_lose(tmp_path, case):
-    """The error of the expanded file is the one that was measured, and verify has nothing to object."""
+    """The error of the expanded file is the measured one, and verify accepts it."""
     path, small = case.make(tmp_path), tmp_path / "small.safetensors"
     result = embcompress.factorize(path, method="int8", ratio=0.5, output=small)
     _, matrix = case.read(embcompress.expand(small).output)
@@ -213,7 +213,7 @@ def test_integers_lose_what_they_say_they_lose(tmp_path, case):
 
 @pytest.mark.parametrize("method", quick(EVERY, "svd", "int3", "pq", "screen+int4"))
 def test_every_method_is_stored_and_expanded(tmp_path, method):
-    """Whatever the parts, the text holds what they decode to, to the last bit of a float32."""
+    """The text holds what the parts decode to, to the last bit of a float32."""
     matrix, tokens = table(800, 32), [f"t{i}" for i in range(800)]
     GLOVE.write(tmp_path / "v.txt", tokens, matrix)
     small = embcompress.factorize(tmp_path / "v.txt", method=method, **target(method)).output
@@ -244,7 +244,7 @@ def test_report_tells_what_factorize_then_does(tmp_path, case):
 
 @every_case
 def test_training_reads_the_compressed_vectors(tmp_path, case):
-    """With their own vocabulary, whatever tokenizer stands beside them."""
+    """It uses their own vocabulary, whatever tokenizer is next to them."""
     path = case.make(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     small = embcompress.factorize(path, rank=6).output
@@ -256,7 +256,7 @@ def test_training_reads_the_compressed_vectors(tmp_path, case):
 
 @every_case
 def test_max_size_bounds_the_file(tmp_path, case):
-    """Tokens and record counted."""
+    """The limit includes tokens and record."""
     result = embcompress.factorize(case.make(tmp_path), max_size=24_000)
     assert 22_000 < result.output.stat().st_size <= 24_000
 
@@ -274,7 +274,7 @@ def test_a_dry_run_writes_nothing(tmp_path, case):
 
 @every_case
 def test_outputs_are_the_same_bytes_again(tmp_path, case):
-    """Also those of gzip, which could hold name and time."""
+    """Also with gzip, which could store name and time."""
     path = case.make(tmp_path)
     found = []
     for name in "ab":
@@ -291,7 +291,7 @@ def test_outputs_are_the_same_bytes_again(tmp_path, case):
 @given(arrays(np.uint32, (3, 5)))
 @example(np.array([[0x15AE43FD, 0x95AE43FD, 0, 1, 0x80000000]] * 3, np.uint32))
 def test_numbers_as_text_read_back_to_the_same_float32(tmp_path_factory, bits):
-    """With the fewest digits, as NumPy prints them, but for one number that these are not enough for."""
+    """They have the fewest digits, as NumPy prints them, except one number that needs more."""
     matrix = bits.view(np.float32)
     matrix[~np.isfinite(matrix)] = 0.1
     path = tmp_path_factory.mktemp("any") / "v.txt"
@@ -306,7 +306,7 @@ def test_numbers_as_text_read_back_to_the_same_float32(tmp_path_factory, bits):
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_matrices_keep_their_type(tmp_path, dtype, order):
-    """In little-endian row order, whatever it was."""
+    """They are written in little-endian row order, whatever the input's."""
     matrix = np.asarray(MATRIX, dtype, order=order)
     write_npy(tmp_path / "v.npy", TOKENS, matrix)
     result = embcompress.factorize(tmp_path / "v.npy", rank=6, output=tmp_path / "small.safetensors")
@@ -323,7 +323,7 @@ def test_matrices_keep_their_type(tmp_path, dtype, order):
 @pytest.mark.parametrize("wrong", ["nan", "-inf"])
 @every_case
 def test_what_is_not_finite_is_refused_unless_it_is_to_be_zero(tmp_path, case, wrong):
-    """As in any other table."""
+    """As in any other table, NaN and infinity are refused or replaced."""
     matrix = MATRIX.copy()
     matrix[7, 3] = float(wrong)
     path = case.make(tmp_path, matrix=matrix)
@@ -392,7 +392,7 @@ def test_a_name_decides_whether_text_is_compressed(tmp_path):
     ],
 )
 def test_weights_by_the_tokens_of_the_file(tmp_path, name, text):
-    """Rows of counted tokens are kept better; the first row of a token that stands twice is meant."""
+    """Rows of counted tokens are kept better; for a repeated token its first row."""
     path = GLOVE.make(tmp_path, [*TOKENS[:-1], "of"])
     (tmp_path / name).write_text(text, encoding="utf-8")
     small = tmp_path / "small.safetensors"
@@ -439,7 +439,7 @@ def test_weights_by_the_words_of_texts(tmp_path):
     ids=range(6),
 )
 def test_words_find_their_rows(text, rows):
-    """Whole and then in parts; as they stand, in lower case, then by the lower case of a token."""
+    """A word is looked up unchanged, in lower case, then by a token's lower case; whole, then in parts."""
     tokens = ["Paris", "paris", "Rome", "OSLO", "g", "e.g.", ".", ",", "paris", "oslO"]
     assert [*VectorWords(tokens).count([text]).tokens] == rows
 
@@ -448,7 +448,7 @@ def test_words_find_their_rows(text, rows):
 
 
 def test_a_module_loads_the_compressed_vectors(tmp_path):
-    """An embedding under the name of the table; the tokens are no weight."""
+    """An embedding under the table's name gets them; the tokens are not a weight."""
     small = embcompress.factorize(GLOVE.make(tmp_path), rank=6).output
     model = embcompress.load(nn.ModuleDict({"vectors": nn.Embedding(V, D)}), small)
     found = model["vectors"](torch.arange(V)).detach().numpy()
@@ -460,7 +460,7 @@ def test_a_module_loads_the_compressed_vectors(tmp_path):
 
 
 def test_a_classifier_starts_from_the_compressed_vectors(tmp_path):
-    """train --vectors takes them like the original."""
+    """train --vectors reads them like the original."""
     tokens = ["play", "the", "weather", *TOKENS[3:]]
     small = embcompress.factorize(GLOVE.make(tmp_path, tokens), rank=6).output
     few = tmp_path / "few.csv"
@@ -472,7 +472,7 @@ def test_a_classifier_starts_from_the_compressed_vectors(tmp_path):
 
 @pytest.mark.parametrize("name", ["vectors.txt", "small.safetensors"])
 def test_vectors_are_no_model(tmp_path, name):
-    """Whatever needs one says so in a line."""
+    """Commands that need a model say so in one line."""
     path = GLOVE.make(tmp_path)
     embcompress.factorize(path, rank=6, output=tmp_path / "small.safetensors")
     path, texts = tmp_path / name, tmp_path / "t.csv"
@@ -491,7 +491,7 @@ def test_vectors_are_no_model(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["model.bin", "pytorch_model.bin"])
 def test_a_directory_has_no_word_vectors(tmp_path, name):
-    """A file of them is no weights of a model, and is refused as before."""
+    """A file of vectors does not hold the weights of a model, and is refused."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")
     write_binary(tmp_path / "m" / name, TOKENS, MATRIX)
@@ -502,7 +502,7 @@ def test_a_directory_has_no_word_vectors(tmp_path, name):
 
 
 def test_names_must_fit_the_format(tmp_path):
-    """A compressed file is no text, and text is no .bin."""
+    """A compressed file cannot be named as text, nor text as .bin."""
     path = GLOVE.make(tmp_path)
     small = embcompress.factorize(path, rank=6, output=tmp_path / "small").output
     for name, says in [("o.txt", "safetensors, and .txt means"), ("o.pt", ".pt means torch")]:
@@ -533,7 +533,7 @@ def test_what_headers_can_refuse_is_refused_before_the_file_is_read(tmp_path, mo
 
 
 def test_a_vocabulary_that_is_there_already_stays(tmp_path):
-    """Matrix and vocabulary come together, or not at all."""
+    """Matrix and vocabulary are written together, or not at all."""
     small = embcompress.factorize(CASES[-1].make(tmp_path), rank=6).output
     place, vocabulary = tmp_path / "o.npy", tmp_path / "o.vocab.txt"
     vocabulary.write_text("mine\n")
@@ -545,7 +545,7 @@ def test_a_vocabulary_that_is_there_already_stays(tmp_path):
 
 
 def test_vocabulary_and_matrix_must_both_stay_as_they_are(tmp_path):
-    """Either that changes while it is read gives no output."""
+    """If either changes while it is read, there is no output."""
     path = CASES[-1].make(tmp_path)
     vocabulary = tmp_path / "vectors.vocab.txt"
 
@@ -559,7 +559,7 @@ def test_vocabulary_and_matrix_must_both_stay_as_they_are(tmp_path):
 
 
 def test_no_room_for_the_rows(tmp_path, monkeypatch):
-    """Which place is full, and what to do."""
+    """The message says which place is full, and what to do."""
     path = GLOVE.make(tmp_path)
 
     def full(*_):
@@ -571,7 +571,7 @@ def test_no_room_for_the_rows(tmp_path, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    """Rows are kept on disk, of tokens their bytes."""
+    """Rows are kept on disk; of tokens only their bytes are in memory."""
     path = tmp_path / "v.txt"
     with path.open("w") as file:
         for i in range(10_000):
@@ -587,7 +587,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 def test_nothing_here_imports_torch(tmp_path):
-    """It would cost more than the work."""
+    """Importing it would take longer than the work."""
     path = GLOVE.make(tmp_path)
     program = (
         "import sys, embcompress\n"
@@ -632,7 +632,7 @@ GOOD = "a 1 2 3\nb 4 5 6\nc 7 8 9\n"
     ids=range(21),
 )
 def test_row_58_broken_files(tmp_path, name, content, code, says):
-    """One line with what was met and what to do, and nothing written."""
+    """One line says what is wrong and what to do, and nothing is written."""
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     for command in (("factorize", path, "--rank", 1), ("report", path)):
@@ -710,14 +710,14 @@ def _joined(*tokens):
     ids=range(13),
 )
 def test_row_58_forged_compressed_files(tmp_path, change, says):
-    """A record or a vocabulary that does not fit is refused, and no text is left behind."""
+    """A record or vocabulary that does not fit is refused, and no text is left behind."""
     small = embcompress.factorize(GLOVE.make(tmp_path), rank=6).output
     path = forged(small, tmp_path / "forged.safetensors", change)
     assert_refused(tmp_path, "expand", path, "-o", tmp_path / "o.txt", code=3, says=says)
 
 
 def test_a_suffix_that_lies_is_refused(tmp_path):
-    """The output of expanding gets no name of another format."""
+    """The output of expanding does not get the name of another format."""
     small = embcompress.factorize(GLOVE.make(tmp_path), rank=6).output
     record = '{"format": "GloVe text", "suffix": ".safetensors"}'
     path = forged(small, tmp_path / "forged.safetensors", _record(record))
@@ -725,7 +725,7 @@ def test_a_suffix_that_lies_is_refused(tmp_path):
 
 
 def test_compressed_vectors_may_be_renamed_and_copied(tmp_path):
-    """By their contents they are what they are, also without the suffix, and in new order of the header."""
+    """They are recognized by their contents, also without the suffix and with a reordered header."""
     small = embcompress.factorize(GLOVE.make(tmp_path), rank=6).output
     plain = small.rename(tmp_path / "renamed")
     assert read_glove(embcompress.expand(plain, output=tmp_path / "o.txt").output)[0] == TOKENS
@@ -734,7 +734,7 @@ def test_compressed_vectors_may_be_renamed_and_copied(tmp_path):
 
 
 def test_a_directory_beside_it_all(tmp_path):
-    """Models are opened as before."""
+    """A directory is still opened as a model."""
     path = directory(tmp_path / "m", [{"model.embed_tokens.weight": MATRIX}])
     with open_checkpoint(path) as opened:
         assert opened.format == "directory"

@@ -326,12 +326,12 @@ def own_code(path):
 @pytest.mark.parametrize(
     ("spoil", "code", "says"),
     [
-        (no_head, 2, "a BertModel labels no texts"),
+        (no_head, 2, "a BertModel does not label texts"),
         (regression, 2, "a model for regression"),
         (several, 2, "multi_label_classification"),
-        (alike, 3, "two labels one name"),
+        (alike, 3, "two labels the same name"),
         (headless_file, 2, "2 missing from the file: classifier."),
-        (no_tokenizer, 2, "brings no tokenizer"),
+        (no_tokenizer, 2, "has no tokenizer"),
         (larger_tokenizer, 3, f"token ids go up to {len(WORDS) + 1}"),
         (no_padding, 2, "no padding token"),
         (not_finite, 3, "not finite"),
@@ -367,7 +367,7 @@ def test_encoders_with_decoders_and_own_modules_are_refused(shelf, tmp_path):
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     config = tf.BartConfig(vocab_size=len(WORDS), **sizes, **heads, **named())
     path = saved(tmp_path / "model", tf.BartForSequenceClassification(config))
-    assert_refused(tmp_path, "evaluate", path, shelf / "test.csv", code=2, says="encoder with a decoder")
+    assert_refused(tmp_path, "evaluate", path, shelf / "test.csv", code=2, says="encoder-decoder")
     own = ("evaluate", shelf / "bert", shelf / "test.csv", "--model", "a.b:c")
     assert_refused(tmp_path, *own, code=2, says="leave out --model")
 

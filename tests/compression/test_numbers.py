@@ -117,7 +117,7 @@ def test_the_reference_reads_bits_as_they_are_written_down():
 
 
 def relative(dense, stand_in, weights=None):
-    """Frobenius error in float64, brought to 1 first lest squares overflow."""
+    """Frobenius error in float64, scaled to 1 first so that squares do not overflow."""
     size = np.abs(dense).max() or 1.0
     weights = np.ones(len(dense)) if weights is None else weights
     squares = weights @ np.square(dense / size).sum(axis=1)
@@ -258,7 +258,7 @@ def test_nan_is_refused_unless_it_is_asked_for(tmp_path, method):
     save_file({TABLE: dense}, tmp_path / "model.safetensors")
     says = (
         "2 of 240 rows hold NaN or infinity, the first is row 3; "
-        "repair the table first, or take them for zeros with factorize --nan zero"
+        "repair the table first, or replace them with zeros: factorize --nan zero"
     )
     arguments = ("factorize", tmp_path / "model.safetensors", "--method", method, "--ratio", "0.3")
     assert_refused(tmp_path, *arguments, code=3, says=says)

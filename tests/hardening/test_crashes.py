@@ -115,7 +115,7 @@ def older(folder, name, command):
 
 
 def check(tmp_path, made, deeds, *, over, stride=1):
-    """Strike a command; how its runs ended: exit codes with the names of what was there."""
+    """Strike a command; return its exit codes, each with the names of the files that were left."""
     (tmp_path / "place").mkdir()
     command, name = COMMANDS[made](tmp_path)
     target = tmp_path / "place" / name
@@ -148,7 +148,7 @@ def check(tmp_path, made, deeds, *, over, stride=1):
 
 
 def assert_ended_well(run, name, where):
-    """The exit code is the documented one, and unless it was killed nothing lies about."""
+    """The exit code is the documented one, and unless the command was killed no file is left behind."""
     stem = name.partition(".")[0]
     kept = {f"{name}.resume", f"{stem}.interrupted{Path(name).suffix}"}
     codes = {"SIGKILL": {-signal.SIGKILL, 0}, "SIGINT": {130, 0}}.get(run.deed, {1, 0})
@@ -174,7 +174,7 @@ QUICK = {"factorize_file": 1, "factorize_torch": 2, "factorize_shards": 3, "expa
 
 @pytest.mark.parametrize("made", QUICK)
 def test_row_32_now_and_then(tmp_path, made):
-    """Struck at some operations, over an older output, by each deed in turn."""
+    """Struck at some operations, over an older output, by each fault in turn."""
     ends, count = check(tmp_path, made, DEEDS, over=True, stride=QUICK[made])
     print(f"{made}: {count} operations, {sorted(ends)}")
     assert count >= 8
@@ -218,7 +218,7 @@ EVERY = [*itertools.product(*map(dict.fromkeys, zip(*FILLED, strict=True)))]
     [pytest.param(*case, marks=[pytest.mark.slow] * (case not in FILLED)) for case in EVERY],
 )
 def test_row_31_a_disk_that_is_really_full(tmp_path, made, size):
-    """On a file system with room for a page or a few, nothing is left; checked before, or met in writing."""
+    """On a file system with few free pages nothing is left, whether space is checked first or runs out."""
     command, name = COMMANDS[made](tmp_path)
     (tmp_path / "place").mkdir()
     before = contents(tmp_path)

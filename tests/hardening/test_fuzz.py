@@ -109,12 +109,12 @@ NAMES = (
     "embedding.weight", "model.embed_tokens.weight", "wte", "эмбеддинг.weight", "a b.weight", "x.0.weight",
     "😀", ".weight", "..", "weight", "-rf", "x" * 200, "[bold]x[/bold]", "a/b.weight", "%s{0}",
 )  # fmt: skip
-"""Of tables; more come from the whole of Unicode."""
+"""Names of tables; others are drawn from all of Unicode."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor, apart from any format."""
+    """One tensor, independent of formats."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -155,20 +155,20 @@ class Case:
 
     @property
     def tensors(self) -> dict[str, Stored]:
-        """All of them by name."""
+        """All tensors by name."""
         ties = {} if self.tie is None else {self.tie: self.table}
         return {**self.extras, self.name: self.table, **ties}
 
 
 def names():
-    """Printable ones, often odd; what is not printable is refused, which other tests see to."""
+    """Printable names, often odd; other tests check that unprintable ones are refused."""
     anything = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)
     return st.sampled_from(NAMES) | anything.filter(str.isprintable)
 
 
 @st.composite
 def tables(draw):
-    """Random values of a falling spectrum, then what may be odd about a table."""
+    """Random values with a falling spectrum, then an oddity that a table may have."""
     dtype = draw(st.sampled_from(TABLE_TYPES))
     rows, columns = draw(st.integers(1, 96)), draw(st.integers(1, 24))
     rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
@@ -211,7 +211,7 @@ def extras(draw):
 
 
 def targets():
-    """A request that may well be out of reach."""
+    """A request, which may be impossible."""
     share = st.floats(0.01, 0.99) | st.sampled_from([0.5, 0.9])
     return st.one_of(
         st.integers(1, 12).map(lambda n: {"rank": n}),
@@ -286,7 +286,7 @@ def weights(case, folder):
 
 
 def safetensors(path, tensors):
-    """Byte for byte, with no library between."""
+    """Write the format byte for byte, without a library."""
     header, at = {}, 0
     for name, tensor in tensors.items():
         header[name] = entry(tensor.dtype, tensor.shape, at, at + len(tensor.data))
@@ -295,7 +295,7 @@ def safetensors(path, tensors):
 
 
 def torch_file(path, case):
-    """With torch itself; a tie shares the table's memory, however that lies."""
+    """Write with torch itself; a tie shares the table's memory, whatever its layout."""
     old = case.form == "pt-legacy"  # which knows the types of its time only
     state = {n: t.tensor() for n, t in case.extras.items() if not (old and t.dtype in NEW_TYPES)}
     table = case.table.tensor()
@@ -314,7 +314,7 @@ def torch_file(path, case):
 
 
 def read(path):
-    """Name -> tensor, with the libraries of the formats."""
+    """Read name -> tensor with the libraries of the formats."""
     if path.is_dir():
         return {n: t for file in sorted(path.glob("*.safetensors")) for n, t in read(file).items()}
     if path.suffix == ".safetensors":
@@ -333,7 +333,7 @@ def stored(tensor):
 
 
 def strictly(text):
-    """JSON as everybody reads it: Python would let NaN and Infinity pass."""
+    """Strict JSON: Python alone would accept NaN and Infinity."""
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
@@ -345,7 +345,7 @@ def strictly(text):
 
 
 def attempt(folder, work, *args, **options):
-    """What ``work`` returns; None where it refuses in one line and leaves everything as it was."""
+    """The result of ``work``; None if it refuses in one line and changes nothing."""
     before = contents(folder)
     try:
         return work(*args, **options)
@@ -359,7 +359,7 @@ def attempt(folder, work, *args, **options):
 
 
 def check(case):
-    """All properties of one case."""
+    """Check all properties of one case."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = write(case, folder)
@@ -406,7 +406,7 @@ def check(case):
 
 
 def check_plan(plan, result, place, after):
-    """The plan is what comes of it, to the byte for the table, and what it is said to take is on the disk."""
+    """The output is as planned, the table to the byte, and has the reported size on disk."""
     (planned,), (table,) = plan.tables, result.tables
     for name in ("name", "ties", "shape", "method", "rank", "stored_dtype", "bytes_after", "ratio"):
         assert getattr(planned, name) == getattr(table, name), name
@@ -419,7 +419,7 @@ def check_plan(plan, result, place, after):
 
 
 def same_as(tensors, name):
-    """The names of the table ``name``: itself, and what holds the same values, where these are several."""
+    """The names of the table ``name``: its own, and those of tensors with the same values."""
     table = tensors[name]
     if len({*table.floats().ravel().tolist()}) == 1:
         return {name}
@@ -428,7 +428,7 @@ def same_as(tensors, name):
 
 
 def check_record(table, place, before, after):
-    """The record on the disk describes the tensors beside it, and the report tells the same."""
+    """The record on disk describes the tensors next to it, and the report agrees."""
     record = written_record(place)["tables"][0]
     dense = before[table.name]
     parts = [after[name] for name in part_names(record, record["name"])]
@@ -453,7 +453,7 @@ def part_names(record, name):
 
 
 def written_record(place):
-    """What stands under the key ``embcompress``, where the README says that it stands."""
+    """The record under the key ``embcompress``, read where the README says it is."""
     if place.is_dir():
         return strictly((place / "config.json").read_text())["quantization_config"]
     if place.suffix == ".pt":
@@ -471,7 +471,7 @@ def roundoff(*types):
 
 
 def check_product(case, table, dense, after):
-    """The factors are as good as NumPy's best in float64, and their error is the one that is told."""
+    """The factors are as good as NumPy's best in float64, and their error is the reported one."""
     stem = table.name.removesuffix(".weight")
     left, right = after[f"{stem}.0.weight"], after[f"{stem}.1.weight"]
     assert left.shape == (dense.shape[0], table.rank)
@@ -504,7 +504,7 @@ def relative(made, dense, weights=None):
 
 
 def check_expanded(folder, place, before, after, record):
-    """Dense again under the old names: the product of the parts, and the error that was told."""
+    """Expanding gives the old names, the product of the parts, and the reported error."""
     dense = folder / f"dense{place.suffix}"
     check_json(folder, "expand", place, "-o", dense, made=True)
     again, name = read(dense), record["name"]
@@ -581,5 +581,5 @@ def test_a_table_of_values_next_to_zero_comes_back(tmp_path):
 @given(cases())
 @settings(FUZZ, max_examples=600)
 def test_many_checkpoints_are_compressed_as_told_or_refused(case):
-    """The same with more of them."""
+    """The same with more cases."""
     check(case)

@@ -101,7 +101,7 @@ CODE = (
     *("torch._utils.os.system", "torch._utils._rebuild_tensor_v2.__globals__"),
     *("collections.OrderedDict.__init__", "embcompress.workflows.factorize"),
 )
-"""What runs code, or leads to it, once it is looked up or called."""
+"""Names that run code, or lead to code, once they are looked up or called."""
 
 
 def good_archive() -> dict[str, bytes]:
@@ -121,7 +121,7 @@ def with_marker(path: Path, records: Mapping[str, bytes], inner: bytes) -> Path:
 
 
 def legacy(path: Path, pickled: bytes) -> Path:
-    """The format from before torch 1.6, with a pickle of that and no storage."""
+    """The format from before torch 1.6, with the given pickle and no storage."""
     first = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
     path.write_bytes(first + pickle.dumps({"little_endian": True}, protocol=2) + pickled + b"\x80\x02].")
     return path
@@ -134,7 +134,7 @@ FULL = pytest.mark.parametrize(
 
 @FULL
 def test_row_47_every_way_of_a_pickle_to_code(tmp_path, full):
-    """Whatever opcode names or calls whatever function, in each container: refused, nothing is looked up."""
+    """Every opcode that names or calls a function is refused in each container; nothing is looked up."""
     canary = tmp_path / "ran"
     records = good_archive()
     jobs = []
@@ -157,7 +157,7 @@ def test_row_47_every_way_of_a_pickle_to_code(tmp_path, full):
 
 @FULL
 def test_row_48_every_name_that_torch_allows(tmp_path, full):
-    """Each is data or refused, named, called with a command, or in any other way."""
+    """Each name is read as data or refused, however it is named or called."""
     canary = tmp_path / "ran"
     records = good_archive()
     allowed = sorted(_weights_only_unpickler._get_allowed_globals())
@@ -194,7 +194,7 @@ def test_row_48_a_pickle_of_empty_objects(tmp_path, full):
 
 @dataclass(frozen=True)
 class Member:
-    """A record of a zip, however wrong; None stands for what would be right."""
+    """A record of a zip, however wrong; None means the correct value."""
 
     name: str
     data: bytes
@@ -228,7 +228,7 @@ def zip_of(path: Path, members: Sequence[Member]) -> Path:
 
 
 def members(**changes: Any) -> list[Member]:
-    """Those of a good file, its pickle's with ``changes``."""
+    """The members of a good file, with ``changes`` to that of its pickle."""
     return [
         Member(name, data, **(changes if name.endswith("data.pkl") else {}))
         for name, data in good_archive().items()
@@ -242,7 +242,7 @@ def deflated(count: int) -> bytes:
 
 
 def test_row_49_zip_tricks(tmp_path):
-    """What makes readers of zips disagree, unfold or look elsewhere is refused before it is read."""
+    """Zips that are ambiguous, expand, or lead elsewhere are refused before they are read."""
     bomb = deflated(1)
     pickled = next(member.data for member in members() if member.name.endswith("data.pkl"))
     cases = {
@@ -323,13 +323,13 @@ class Shell:
     ids=lambda value: str(value)[:40],
 )
 def test_row_50_headers_that_claim_terabytes(tmp_path, shape, stop):
-    """Nothing is asked for that the file does not have."""
+    """No more memory is allocated than the file has bytes."""
     path = raw(tmp_path / "m.safetensors", {"embedding.weight": entry("F32", shape, 0, stop)}, bytes(4))
     assert_harmless(tmp_path, both(path))
 
 
 def test_row_50_a_file_that_is_as_long_as_it_claims_and_holds_nothing(tmp_path):
-    """Two terabytes of a hole: what is read of it is a block at a time."""
+    """Two terabytes of a hole are read a block at a time."""
     path = tmp_path / "m.safetensors"
     header = {
         "embedding.weight": entry("F32", (1 << 30, 512), 0, 1 << 41),
@@ -383,7 +383,7 @@ def test_row_50_word_vectors_that_claim_more_than_there_is(tmp_path):
 
 
 def test_row_50_good_files_of_the_same_kinds(tmp_path):
-    """They pass in as little memory."""
+    """They pass within the same memory."""
     save_file({"embedding.weight": table()}, tmp_path / "m.safetensors")
     assert_good(
         tmp_path,
@@ -456,7 +456,7 @@ DIGITS = "9" * 1_000_000
     ids=lambda value: str(value)[:40],
 )
 def test_row_53_configurations_that_are_bombs(tmp_path, config, code):
-    """Depth and digits are limited by the parser, and values of any kind are no more than values."""
+    """The parser limits depth and digits, and values of any kind are only values."""
     path = directory(tmp_path / "model", [{"model.embed_tokens.weight": table()}])
     (path / "config.json").write_text(config)
     job = ("factorize", path, "--rank", 1, "--dry-run")
@@ -515,7 +515,7 @@ SOME_ESCAPES = pytest.mark.parametrize(
 
 @SOME_ESCAPES
 def test_row_54_names_of_tensors(tmp_path, escape):
-    """Refused where they would control a terminal, else shown as they are; in JSON too."""
+    """Names that would control a terminal are refused, others are shown unchanged; in JSON too."""
     name = f"model.{ESCAPES[escape]}.embed_tokens.weight"
     path = directory(tmp_path / "model", [{"norm.weight": table(1, 4)[0]}])
     save_file({name: table()}, path / "model.safetensors")
@@ -596,7 +596,7 @@ def onnx_file(path: Path, **changes: Any) -> Path:
 
 
 def test_row_55_data_of_onnx_models_that_lie_elsewhere(tmp_path):
-    """By the rules of all platforms, by sizes that cannot be, and by text that is no number."""
+    """Refused by the rules of all platforms, for impossible sizes, and for text that is not a number."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "w.bin").write_bytes(bytes(4 * onnx_models.V * onnx_models.D))
@@ -684,7 +684,7 @@ TOKENIZERS = {
 
 
 def test_row_57_tokenizers_that_are_broken(tmp_path):
-    """The library that reads them may fail as it likes: an error says so, and nothing is run."""
+    """However the library that reads them fails, there is one of our errors, and nothing is run."""
     good = {"version": "1.0", "model": WORDS, "pre_tokenizer": {"type": "Whitespace"}}
     (tmp_path / "corpus.txt").write_text("a b\nb c\n" * 20)
     jobs = []

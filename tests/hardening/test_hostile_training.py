@@ -68,12 +68,12 @@ def good(tmp_path_factory):
 
 
 def stamped(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Size and time of the last change of all in a folder, some of which is too large to be read."""
+    """Size and modification time of all files in a folder, some of which are too large to read."""
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
 
 
 def assert_refused(folder: Path, jobs: Sequence[Sequence[object]]) -> list[Ended]:
-    """Each of ``jobs`` fails with one line, and ``folder`` is as it was."""
+    """Each of ``jobs`` fails with one line, and ``folder`` is unchanged."""
     before = stamped(folder)
     ended = commands(folder, ROOM, jobs, DISTILLING)
     for job, end in zip(jobs, ended, strict=True):
@@ -89,7 +89,7 @@ def assert_refused(folder: Path, jobs: Sequence[Sequence[object]]) -> list[Ended
 
 
 def hole(path: Path) -> Path:
-    """A terabyte of zeros that takes no place on a disk."""
+    """A terabyte of zeros that needs no disk space."""
     path.write_bytes(b"text,label\n")
     with path.open("r+b") as file:
         file.truncate(1 << 40)
@@ -97,7 +97,7 @@ def hole(path: Path) -> Path:
 
 
 def test_row_59_texts_without_end(good, tmp_path):
-    """A record is limited wherever texts are read, and no layer is made for a label of each text."""
+    """Records are limited wherever texts are read, and a label for each text does not make a huge layer."""
     small, model, out = good / "small", good / "model", tmp_path / "out"
     quote, columns = tmp_path / "quote.csv", tmp_path / "columns.csv"
     quote.write_bytes(b'text,label\n"' + b"x\n" * (8 * MB))
@@ -149,11 +149,11 @@ RECORDS = {
     "code": ({"architecture": {"name": "module", "factory": "os:system"}}, 2, "if you trust that code"),
     "length": ({"max_length": 10**4000}, 0, ""),
 }
-"""Changes of a classifier's record, and what comes of them."""
+"""Changes to a classifier's record, and the result of each."""
 
 
 def test_row_60_records_of_classifiers_that_claim_more_than_there_is(good, tmp_path):
-    """Nothing is built that the stored weights do not fill; a number that limits is no size."""
+    """Nothing is built that the stored weights do not fill; a limit is not taken for a size."""
     with safe_open(good / "dense.safetensors", "pt") as file:
         metadata = file.metadata()
     jobs = []
@@ -188,17 +188,17 @@ CONFIGS = {
     "kernel": ({"attn_implementation": "someone/kernel"}, 0, ""),
     "experts": ({"experts_implementation": "someone/kernel"}, 3, "not supported"),
     "dotted": ({"architectures": ["os.system"]}, 2, "code that comes with a model is not run"),
-    "class": ({"architectures": ["Trainer"]}, 2, "architecture Trainer is none of transformers"),
+    "class": ({"architectures": ["Trainer"]}, 2, "has no architecture Trainer"),
     "quantized": ({"quantization_config": {"quant_method": "bitsandbytes"}}, 2, "quantized by bitsandbytes"),
     "function": ({"hidden_act": "os.system"}, 3, "os.system"),
     "dtype": ({"dtype": "system"}, 3, "system"),
     "chunks": ({"chunk_size_feed_forward": BILLION}, 0, ""),
 }
-"""Changes of a config.json, and what comes of them."""
+"""Changes to a config.json, and the result of each."""
 
 
 def with_config(source: Path, target: Path, changes: Mapping[str, object]) -> Path:
-    """A copy of a directory with changes of its config.json, and code beside it."""
+    """A copy of a directory with changes to its config.json, and code next to it."""
     shutil.copytree(source, target)
     config = json.loads((target / "config.json").read_text())
     if "num_labels" in changes:
@@ -234,7 +234,7 @@ VALUES = (-1, 0, 3, BILLION, 10**30, 1e300, True, None, "x", [], {}, [BILLION] *
 
 @pytest.mark.slow
 def test_row_61_any_value_of_any_key(good, tmp_path):
-    """An answer or one line, never a traceback."""
+    """Each gives a result or an error of one line, never a traceback."""
     config = json.loads((good / "small" / "config.json").read_text())
     jobs = []
     for key in (key for key in config if key != "quantization_config"):

@@ -146,10 +146,10 @@ SOME = (*(f"{name}, pq" for name in MODELS), *(f"t5, {method}" for method in TAR
 
 @pytest.mark.parametrize(("name", "method"), quick(EACH, *SOME))
 class TestEveryClass:
-    """Real classes, small and random, their files in shards."""
+    """Real classes with small random weights, saved in shards."""
 
     def test_outputs_are_those_of_the_dense_reconstruction(self, shelf, name, method, told):
-        """Nothing is missing, unexpected or fresh, and nothing is said; the original differs."""
+        """Nothing is missing, unexpected or fresh, and nothing is logged; the original's outputs differ."""
         path = shelf.small(name, method)
         model, report = auto(path).from_pretrained(path, output_loading_info=True)
         assert not any(report.values())
@@ -160,7 +160,7 @@ class TestEveryClass:
         assert difference > (1e-5 if method == "int8" else 1e-4)
 
     def test_what_is_saved_is_what_was_loaded(self, shelf, name, method, tmp_path):
-        """Same tensors, same record; from_pretrained, load and expand read it."""
+        """The tensors and the record are the same; from_pretrained, load and expand read them."""
         model = loaded(shelf.small(name, method))
         model.save_pretrained(tmp_path / "again", max_shard_size="10KB")
         assert len(list((tmp_path / "again").glob("model-*"))) > 1
@@ -179,7 +179,7 @@ def own_config(model):
 
 class TestWhatIsInTheModel:
     def test_the_modules_are_those_that_load_puts_in(self, shelf):
-        """Lookups that share one left factor, a head without a table; not one number more."""
+        """Lookups share one left factor, the head has no table, and there are no other weights."""
         model = loaded(shelf.small("t5", "svd"))
         dense = type(model)(type(model.config)(**own_config(model)))
         other = embcompress.load(dense, shelf.small("t5", "svd"))
@@ -191,7 +191,7 @@ class TestWhatIsInTheModel:
         assert model.num_parameters() == other.num_parameters()
 
     def test_all_that_is_derived_from_codes_is_there(self, shelf):
-        """Buffers that no file holds, Gemma's scale among them, have their values again."""
+        """Buffers that no file holds, such as Gemma's scale, get their values back."""
         model = loaded(shelf.small("gemma3", "screen+pq"))
         config = type(model.config)(**own_config(model))
         other = embcompress.load(type(model)(config), shelf.small("gemma3", "screen+pq"))
@@ -237,7 +237,7 @@ class TestOptions:
     @pytest.mark.parametrize("method", ["svd", "pq", "int4"])
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_a_dtype(self, shelf, tmp_path, method, dtype):
-        """All floats have it, codes stay bytes; what is saved says so, loads and expands."""
+        """All floats have the dtype, codes stay bytes; the saved copy records it, loads and expands."""
         model = loaded(shelf.small("gemma3", method), dtype=dtype)
         assert {p.dtype for p in model.parameters()} == {dtype}
         assert model.get_input_embeddings()(IDS).dtype == dtype
@@ -253,7 +253,7 @@ class TestOptions:
         assert_same(loaded(tmp_path / "dense"), model, atol=0.05)
 
     def test_the_ratio_of_what_is_saved_is_that_of_its_bytes(self, shelf, tmp_path):
-        """Codes take no less in half precision, the dense table would."""
+        """Codes do not shrink in half precision, the dense table does."""
         loaded(shelf.small("bert"), dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
         (record,) = tables(tmp_path / "half")
         stored = load_file(tmp_path / "half" / "model.safetensors")
@@ -262,13 +262,13 @@ class TestOptions:
         assert record.trained, "the error in the record is that of other bytes"
 
     def test_dtype_auto(self, shelf):
-        """The floats decide, not the codes."""
+        """The dtype of the floats decides, not that of the codes."""
         assert loaded(shelf.small("bert"), dtype="auto").dtype == torch.float32
 
     @pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, "auto"])
     @pytest.mark.parametrize("name", ["gemma3", "t5"])
     def test_a_device_map(self, shelf, tmp_path, name, device_map):
-        """It needs accelerate, as it always does."""
+        """Device maps work; they always need accelerate."""
         pytest.importorskip("accelerate")
         for method in ("svd", "pq"):
             model = loaded(shelf.small(name, method), device_map=device_map)
@@ -277,7 +277,7 @@ class TestOptions:
             assert kinds(tmp_path / method) == kinds(shelf.small(name, method))
 
     def test_a_table_on_disk_is_refused(self, shelf, tmp_path):
-        """Its parts are no weights that accelerate could fetch; the layers may be there."""
+        """accelerate cannot fetch the parts of a table from disk; other layers may be there."""
         pytest.importorskip("accelerate")
         path = shelf.small("bert")
         places = {"bert.embeddings": "cpu", "bert.encoder": "disk", "cls": "cpu"}
@@ -289,12 +289,12 @@ class TestOptions:
             loaded(path, device_map={"bert": "disk", "cls": "cpu"}, offload_folder=tmp_path)
 
     def test_the_configuration_of_a_loaded_model(self, shelf):
-        """It can be given to the next one."""
+        """It can be passed to the next from_pretrained."""
         model = loaded(shelf.small("bert"))
         assert_same(loaded(shelf.small("bert"), config=model.config), model)
 
     def test_sizes_of_another_model(self, shelf):
-        """Even where mismatched sizes may be ignored, a table is never started afresh."""
+        """A table is never initialized afresh, even if mismatched sizes may be ignored."""
         path = shelf.small("bert")
         config = tf.BertConfig.from_pretrained(path, vocab_size=500)
         for ignore in (False, True):
@@ -304,7 +304,7 @@ class TestOptions:
 
 class TestOtherClassesThanTheOneThatWasSaved:
     def test_the_body_alone(self, shelf, tmp_path):
-        """Names lose their prefix, in what the body saves too; nothing of the table is called unexpected."""
+        """Names lose their prefix, also when the body is saved; no part of the table is unexpected."""
         path = shelf.small("bert")
         model, report = tf.AutoModel.from_pretrained(path, output_loading_info=True)
         assert all(name.startswith("cls.") for name in report["unexpected_keys"])
@@ -321,14 +321,14 @@ class TestOtherClassesThanTheOneThatWasSaved:
         assert_same(masked.bert, model)
 
     def test_the_encoder_alone(self, shelf):
-        """T5EncoderModel takes the shared table."""
+        """T5EncoderModel loads the shared table."""
         model = tf.T5EncoderModel.from_pretrained(shelf.small("t5"))
         dense = tf.T5EncoderModel.from_pretrained(shelf.dense("t5"))
         with torch.no_grad():
             torch.testing.assert_close(model(IDS)[0], dense(IDS)[0], atol=1e-4, rtol=0)
 
     def test_a_class_without_the_table(self, shelf):
-        """It is refused, for its own table would be random."""
+        """It is refused, as its own table would be random."""
         with pytest.raises(
             UsageError, match=r"GPT2LMHeadModel has no parameter bert\.embeddings\."
         ) as caught:
@@ -347,7 +347,7 @@ class TestOtherClassesThanTheOneThatWasSaved:
 
 class TestTies:
     def test_a_head_stored_in_full_keeps_its_weight(self, tmp_path, told):
-        """Though the configuration would tie it, also when it is saved again."""
+        """It does although the configuration would tie it, and keeps it when it is saved again."""
         torch.manual_seed(0)
         model = MODELS["gpt2"]()
         model.lm_head.weight = nn.Parameter(torch.randn(V, D))
@@ -362,7 +362,7 @@ class TestTies:
         assert_same(loaded(tmp_path / "again"), small)
 
     def test_a_pytorch_bin_directory(self, tmp_path):
-        """Tied names share memory there; none of them is unexpected, and safetensors are written."""
+        """Tied names share memory in such files; none is unexpected, and safetensors files are written."""
         torch.manual_seed(0)
         model = MODELS["t5"]()
         model.config.save_pretrained(tmp_path / "original")
@@ -395,7 +395,7 @@ class TestTies:
 class TestTraining:
     @pytest.mark.parametrize(("method", "atol"), [("svd", 0), ("int4", 0), ("pq", 0.05)])
     def test_a_trained_model_saves_what_it_has_learned(self, shelf, tmp_path, method, atol):
-        """Exactly, but for a right factor in integers, which is rounded again; the record says trained."""
+        """Values are exact, but a right factor in integers is rounded again; the record says trained."""
         model = loaded(shelf.small("bert", method)).train()
         model(input_ids=IDS, labels=IDS).loss.backward()
         torch.optim.SGD(model.parameters(), 0.1).step()
@@ -429,20 +429,20 @@ class TestRefusals:
 
     @pytest.mark.parametrize("part", ["0.codes", "0.scales", "1.scales"])
     def test_a_part_that_is_missing(self, small, part):
-        """Never a random start."""
+        """It is never initialized at random."""
         name = f"bert.embeddings.word_embeddings.{part}"
         self.rewrite(small, lambda tensors: {n: t for n, t in tensors.items() if n != name})
         with pytest.raises(InputError, match=rf"word_embeddings\.{part}, a part of .*, is missing"):
             loaded(small)
 
     def test_a_part_of_another_shape(self, small):
-        """It is not broadcast, cut or started afresh."""
+        """It is not broadcast, cut or initialized afresh."""
         self.rewrite(small, lambda ts: {n: t[:-1] if n.endswith("0.codes") else t for n, t in ts.items()})
         with pytest.raises(InputError, match=r"word_embeddings\.weight"):
             loaded(small)
 
     def test_a_record_that_cannot_be_read(self, small):
-        """The configuration is input as any other."""
+        """A corrupt record in config.json is an input error."""
         config = json.loads((small / "config.json").read_text())
         config["quantization_config"]["tables"][0]["shape"] = "wide"
         (small / "config.json").write_text(json.dumps(config))
@@ -450,7 +450,7 @@ class TestRefusals:
             loaded(small)
 
     def test_a_method_without_a_module(self, small, monkeypatch):
-        """The remedy is expand."""
+        """The message tells the user to expand it."""
         from embcompress.methods.pq.method import PQ
 
         monkeypatch.setattr(PQ, "has_module", False)
@@ -458,27 +458,27 @@ class TestRefusals:
             loaded(small)
 
     def test_compressing_while_loading(self, shelf):
-        """A dense directory is not compressed on the way."""
+        """from_pretrained does not compress a dense directory."""
         config = loaded(shelf.small("bert")).config.quantization_config
         with pytest.raises(UsageError, match="run 'embcompress factorize'"):
             loaded(shelf.original("bert"), quantization_config=config)
 
     def test_a_table_that_was_taken_out_cannot_be_saved(self, shelf, tmp_path):
-        """What would be written does not fit the record."""
+        """The saved tensors would not fit the record."""
         model = loaded(shelf.small("bert"))
         model.set_input_embeddings(nn.Embedding(V, D))
         with pytest.raises(UsageError, match="is a Embedding, not a compressed table any more"):
             model.save_pretrained(tmp_path / "again")
 
     def test_resizing_is_refused_by_transformers(self, shelf):
-        """It wants an nn.Embedding, and the model stays what it was."""
+        """It requires an nn.Embedding; the model is unchanged."""
         model = loaded(shelf.small("bert"))
         with pytest.raises(TypeError, match="not an instance"):
             model.resize_token_embeddings(V + 1)
         assert_same(model, loaded(shelf.small("bert")))
 
     def test_two_devices_for_one_table(self, shelf):
-        """The check by itself: there is but one device here."""
+        """The check alone, as the test machine may have only one device."""
         from embcompress.integrations.swap import _check_places
 
         model = loaded(shelf.small("gpt2"))
@@ -522,7 +522,7 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
 
 
 def test_the_record_is_in_the_weights_too(shelf, tmp_path):
-    """So that a weight file that is taken out of its directory still describes itself."""
+    """A weight file that is taken out of its directory still describes itself."""
     model = loaded(shelf.small("bert"))
     model.save_pretrained(tmp_path / "again")
     shutil.copy(tmp_path / "again" / "model.safetensors", tmp_path / "alone.safetensors")

@@ -38,7 +38,7 @@ from embcompress.nn import FactorizedEmbedding, FactorizedHead
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("name", CASES)
 def test_the_loaded_model_computes_with_the_low_rank_table(tmp_path, name, kind):
-    """Its outputs are those of the dense model whose tables are the product of the factors."""
+    """It computes what the dense model computes with the product of the factors as its table."""
     case = CASES[name]
     trained = built(case, seed=0)
     path = write(tmp_path, kind, *compressed(trained, case.tables))
@@ -55,7 +55,7 @@ def test_the_loaded_model_computes_with_the_low_rank_table(tmp_path, name, kind)
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "bert", "mamba"])
 def test_everything_tied_to_the_table_shares_its_factors(tmp_path, name):
-    """No tied embedding and no tied head keeps numbers of its own."""
+    """No tied embedding or head keeps a weight of its own."""
     case = CASES[name]
     model = load(built(case, 1), write(tmp_path, FORMATS[0], *compressed(built(case, 0), case.tables)))
     pairs = [m for m in model.modules() if isinstance(m, (FactorizedEmbedding, FactorizedHead))]
@@ -92,7 +92,7 @@ def test_a_loaded_causal_model_generates(tmp_path):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_head_stored_in_full_is_untied(tmp_path, kind):
-    """A head whose own weights stand in the file gets them, though the model would tie it."""
+    """A head whose own weight is in the file gets it, though the model would tie it."""
     case = CASES["gpt2"]
     trained = built(case, 0)
     trained.lm_head.weight = nn.Parameter(torch.randn(V, D))
@@ -109,7 +109,7 @@ def test_a_head_stored_in_full_is_untied(tmp_path, kind):
 
 
 def test_the_bias_of_an_untied_head_stays_tied(tmp_path):
-    """BERT's decoder bias is another name of cls.predictions.bias, also after its weight is untied."""
+    """BERT's decoder bias stays the parameter cls.predictions.bias after the decoder's weight is untied."""
     case = CASES["bert"]
     trained = built(case, 0)
     trained.cls.predictions.decoder.weight = nn.Parameter(torch.randn(V, D))
@@ -128,7 +128,7 @@ def test_a_head_that_was_merged_into_the_table_is_tied_in_a_model_that_did_not_t
 
 
 def test_the_model_keeps_its_dtype_and_the_factors_take_it(tmp_path):
-    """Float32 weights loaded into a bfloat16 model give bfloat16 parameters, factors too."""
+    """Float32 weights loaded into a bfloat16 model become bfloat16 parameters, factors included."""
     case = CASES["lstm"]
     path = write(tmp_path, FORMATS[0], *compressed(built(case, 0), case.tables))
     model = load(built(case, 1).bfloat16(), path)
@@ -137,7 +137,7 @@ def test_the_model_keeps_its_dtype_and_the_factors_take_it(tmp_path):
 
 
 def test_the_model_is_moved_to_the_device(tmp_path):
-    """device says where the parameters are afterwards."""
+    """All parameters are on ``device`` afterwards."""
     case = CASES["lstm"]
     path = write(tmp_path, FORMATS[0], *compressed(built(case, 0), case.tables))
     assert {p.device.type for p in load(built(case, 1), path, device="meta").parameters()} == {"meta"}
@@ -145,7 +145,7 @@ def test_the_model_is_moved_to_the_device(tmp_path):
 
 
 def test_a_body_loads_weights_of_a_body_with_the_prefix_of_a_whole_model(tmp_path):
-    """transformers' base_model_prefix is taken off where then every name fits."""
+    """transformers' base_model_prefix is removed if every name fits without it."""
     trained = bert(tf.BertModel)
     weights, description = compressed(trained, ["embeddings.word_embeddings.weight"])
     weights["embeddings.position_ids"] = torch.arange(16)[None]  # a buffer of older files fits as well
@@ -156,7 +156,7 @@ def test_a_body_loads_weights_of_a_body_with_the_prefix_of_a_whole_model(tmp_pat
 
 
 def test_a_whole_model_takes_the_weights_of_a_body(tmp_path):
-    """The prefix is put on; what the body lacks is an error, unless strict is off."""
+    """The prefix is added; weights that the body lacks are an error unless strict is off."""
     weights, description = compressed(bert(tf.BertModel), ["embeddings.word_embeddings.weight"])
     path = write(tmp_path, FORMATS[0], weights, description)
     with pytest.raises(UsageError, match=r"2 missing from the file: classifier\.weight, classifier\.bias;"):
@@ -170,7 +170,7 @@ def test_a_whole_model_takes_the_weights_of_a_body(tmp_path):
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "anything.", "model._orig_mod."])
 @pytest.mark.parametrize("name", ["translator", "gpt2"])
 def test_a_prefix_that_a_wrapper_put_before_every_name_is_taken_off(tmp_path, name, prefix):
-    """DataParallel, torch.compile, Lightning or whatever comes: all names fit without it."""
+    """DataParallel, torch.compile, Lightning or any other wrapper: all names fit without its prefix."""
     case = CASES[name]
     trained = built(case, 0)
     path = write(tmp_path, "model.pt", *prefixed(prefix, *compressed(trained, case.tables)))
@@ -181,7 +181,7 @@ def test_a_prefix_that_a_wrapper_put_before_every_name_is_taken_off(tmp_path, na
 
 
 def test_a_prefix_that_makes_two_names_one_is_not_taken_off(tmp_path):
-    """Names are never merged: the file holds something that the model does not."""
+    """Two names never become one: the file holds a weight that the model lacks."""
     case = CASES["translator"]
     weights, description = prefixed("module.", *compressed(built(case, 0), case.tables))
     weights["generator.bias"] = torch.zeros(V + 4)
@@ -192,7 +192,7 @@ def test_a_prefix_that_makes_two_names_one_is_not_taken_off(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_body_takes_its_part_of_a_larger_model(tmp_path, prefix):
-    """With other names in the file than the body's, the table's name decides the prefix."""
+    """If the file holds more than the body, the table's name decides the prefix."""
     trained = bert(tf.BertForPreTraining)
     weights, description = compressed(trained, ["bert.embeddings.word_embeddings.weight"])
     path = write(tmp_path, FORMATS[0], *prefixed(prefix, weights, description))
@@ -206,16 +206,16 @@ def test_a_body_takes_its_part_of_a_larger_model(tmp_path, prefix):
 
 
 class TestNamesThatTransformersChanges:
-    """A name that transformers itself would not know either."""
+    """A weight whose name transformers does not know either."""
 
     def path(self, tmp_path: Path, **renamed: str) -> Path:
-        """A file of an untied Llama in which some names are others."""
+        """A file of an untied Llama with some weights renamed."""
         weights, description = compressed(built(CASES["llama-untied"], 0), CASES["llama-untied"].tables)
         weights = {renamed.get(name.split(".")[0], name): weight for name, weight in weights.items()}
         return write(tmp_path, FORMATS[0], weights, description)
 
     def test_the_remedy_leaves_nothing_random(self, tmp_path):
-        """A head under another name would stay random if strict=False were advised and followed."""
+        """A renamed head would stay random under strict=False, so the message does not advise it."""
         path = self.path(tmp_path, lm_head="embed_out.weight")
         with pytest.raises(
             MissingWeights, match=r"from_pretrained after embcompress\.register\(\)$"
@@ -224,7 +224,7 @@ class TestNamesThatTransformersChanges:
         assert "strict" not in str(caught.value)
 
     def test_strict_off_names_what_stays_as_it_was(self, tmp_path):
-        """The warning lists what the file lacks and what it has too much, and shows where load was called."""
+        """The warning lists missing and surplus weights, and points at the call of load."""
         path = self.path(tmp_path, lm_head="embed_out.weight")
         expected = r"1 missing from the file: lm_head\.weight; 1 unknown to the model: embed_out\.weight"
         with pytest.warns(UserWarning, match=expected) as caught:
@@ -232,7 +232,7 @@ class TestNamesThatTransformersChanges:
         assert [warning.filename for warning in caught] == [__file__]
 
     def test_a_warning_made_an_error_leaves_the_model_as_it_was(self, tmp_path):
-        """It comes before the first change (pytest makes every warning an error here)."""
+        """The warning comes before the first change (pytest makes every warning an error here)."""
         model = built(CASES["llama-untied"], 1)
         with pytest.raises(UserWarning, match="loaded in part"):
             load(model, self.path(tmp_path, lm_head="embed_out.weight"), strict=False)
@@ -240,7 +240,7 @@ class TestNamesThatTransformersChanges:
 
 
 class TestRefusals:
-    """Each says what is wrong in one line and leaves the model as it was."""
+    """Each error says in one line what is wrong, and leaves the model unchanged."""
 
     @pytest.fixture
     def case(self):
@@ -260,7 +260,7 @@ class TestRefusals:
         assert model.generator.weight is model.target.weight
 
     def test_a_missing_tensor(self, tmp_path, case):
-        """Names that the file lacks are listed, the first few, and counted."""
+        """The first few names that the file lacks are listed, the rest are counted."""
         weights, description = compressed(built(case, 0), case.tables)
         lacking = {name: w for name, w in weights.items() if not name.startswith("encoder")}
         path = write(tmp_path, FORMATS[0], lacking, description)
@@ -275,14 +275,14 @@ class TestRefusals:
             assert isinstance(load(built(case, 1), path, strict=False).source, FactorizedEmbedding)
 
     def test_another_shape(self, tmp_path, case):
-        """Shapes must fit even where strict is off."""
+        """Shapes must fit even if strict is off."""
         weights, description = compressed(built(case, 0), case.tables)
         weights["generator.bias"] = torch.ones(3)
         path = write(tmp_path, FORMATS[0], weights, description)
         self.refuse(case, path, r"generator\.bias \(\[3\], the model has \[64\]\)", strict=False)
 
     def test_another_vocabulary(self, tmp_path, case):
-        """A table with other rows than the model's is refused."""
+        """A table with another number of rows than the model's is refused."""
         trained = built(case, 0)
         trained.source = nn.Embedding(V - 1, D)
         path = write(tmp_path, FORMATS[0], *compressed(trained, case.tables))
@@ -304,7 +304,7 @@ class TestRefusals:
         ],
     )
     def test_a_record_that_its_parts_contradict(self, tmp_path, case, change, message):
-        """What expand refuses is refused here, a method that this version lacks above all."""
+        """What expand refuses is refused here too, such as a method that this version lacks."""
         weights, description = compressed(built(case, 0), case.tables)
         first, second = description.tables
         path = write(
@@ -313,7 +313,7 @@ class TestRefusals:
         self.refuse(case, path, message, InputError)
 
     def test_a_method_whose_parts_have_no_module(self, tmp_path, case, monkeypatch):
-        """A method may store what expand can decode and no module here computes with."""
+        """A method may store parts that expand can decode but no module computes with."""
         monkeypatch.setattr(SVD, "has_module", False)
         path = write(tmp_path, FORMATS[0], *compressed(built(case, 0), case.tables))
         self.refuse(case, path, r"method svd\) cannot be loaded; run 'embcompress expand'")
@@ -328,7 +328,7 @@ class TestRefusals:
         )
 
     def test_a_dense_checkpoint(self, tmp_path, case):
-        """What is not compressed is for load_state_dict."""
+        """A dense checkpoint is left to load_state_dict."""
         path = tmp_path / "dense.safetensors"
         save_file({"source.weight": torch.ones(V, D)}, path)
         self.refuse(case, path, "holds no compressed table; load it with load_state_dict")
@@ -344,7 +344,7 @@ class TestRefusals:
         assert type(model.source) is nn.Embedding
 
     def test_a_model_on_the_meta_device(self, tmp_path, case):
-        """load_state_dict would copy into nothing there."""
+        """load_state_dict would copy nothing there."""
         path = write(tmp_path, FORMATS[0], *compressed(built(case, 0), case.tables))
         with torch.device("meta"):
             model = case.build()
@@ -353,7 +353,7 @@ class TestRefusals:
 
 
 def test_a_head_that_is_not_shared_gives_other_outputs(tmp_path):
-    """Negative control: the comparison of outputs sees a head left with the dense table."""
+    """Negative control: comparing outputs detects a head that still has the dense table."""
     case = CASES["gpt2"]
     trained = built(case, 0)
     model = load(built(case, 1), write(tmp_path, FORMATS[0], *compressed(trained, case.tables)))
@@ -366,7 +366,7 @@ def test_a_head_that_is_not_shared_gives_other_outputs(tmp_path):
 
 
 def test_buffers_that_the_model_makes_itself_are_passed_over(tmp_path):
-    """A file that stores what is now a non-persistent buffer loads strictly, other extra names do not."""
+    """A file with a buffer that is no longer persistent loads strictly; other extra names are refused."""
     model = built(CASES["bert"], seed=1)
     weights, description = compressed(model, CASES["bert"].tables)
     weights["bert.embeddings.position_ids"] = torch.arange(16)[None]
@@ -386,7 +386,7 @@ embcompress.load(model, sys.argv[1])
 
 
 def test_a_model_of_torch_alone_needs_no_transformers(tmp_path):
-    """How transformers renames weights is asked for its own models."""
+    """transformers is imported only for its own models."""
     weights, description = compressed(nn.ModuleDict({"embedding": nn.Embedding(V, D)}), ["embedding.weight"])
     path = write(tmp_path, FORMATS[0], weights, description)
     assert not loaded_by(PLAIN, path) & {"transformers", "embcompress.loading.conversion"}

@@ -170,7 +170,7 @@ class TestBytes:
         ("rank", "bits"), [(5, (1, 4)), (7, (3, 6)), (11, (5, 8)), (6, (7, 4)), (4, (8, 8))]
     )
     def test_a_slow_reader_finds_the_same_table(self, rank, bits):
-        """Bits from the left, levels about zero, scales of float16 and float32."""
+        """Bits come from the left, levels are symmetric about zero, scales are float16 and float32."""
         table = table_of(30, 13)
         stats, layout = stats_of(table), layout_of((30, 13), rank, bits)
         parts = {suffix: part.read(0, part.shape[0]) for suffix, part in stored(stats, layout).items()}
@@ -275,7 +275,7 @@ class TestPlans:
 
     @pytest.mark.parametrize("weighted", quick({"plain": False, "weighted": True}, "weighted"))
     @pytest.mark.parametrize("rows", [150, 3000])
-    def test_more_bytes_never_foretell_more(self, rows, weighted):
+    def test_more_bytes_never_predict_a_larger_error(self, rows, weighted):
         """In fine steps of the limit, for a table that is encoded on trial and one that is sampled."""
         table = table_of(rows, 24)
         stats = stats_of(table, weights_of(rows) if weighted else None)
@@ -290,7 +290,7 @@ class TestPlans:
 
     @pytest.mark.parametrize("weighted", quick({"plain": False, "weighted": True}, "weighted"))
     @pytest.mark.parametrize(("ratio", "columns"), [(0.9, 40), (0.95, 40), (0.8, 270)])
-    def test_a_sample_foretells_the_error(self, ratio, columns, weighted):
+    def test_a_sample_predicts_the_error(self, ratio, columns, weighted):
         """With a joint fit to the sample, and with too few rows for one."""
         table = table_of(SAMPLE_ROWS + 1500, columns, 0.7)
         weights = weights_of(len(table)) if weighted else None
@@ -299,7 +299,7 @@ class TestPlans:
         measured = error_of(decoded(stats, layout), table, weights)
         assert measured == pytest.approx(layout.predicted_error, rel=layout.tolerance)
 
-    def test_a_small_table_is_foretold_exactly(self):
+    def test_a_small_table_is_predicted_exactly(self):
         """It is encoded on trial, so it does not matter if there are few rows for the rank."""
         table = table_of(60, 30)
         stats = stats_of(table)

@@ -105,7 +105,7 @@ def test_svd_beats_other_factors_of_its_rank():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_singular_values_go_where_they_are_sent(split):
-    """left: columns of the right factor are orthonormal; right: those of the left; even: equal norms."""
+    """left: orthonormal columns in the right factor; right: in the left one; even: equal norms."""
     table = table_of()
     parts, _ = at_rank(table, Settings(F32, split), 6)
     left, right = parts.values()

@@ -121,7 +121,7 @@ def test_max_error_is_met_by_the_smallest_rank(seed, error):
 
 
 def test_max_error_counts_the_rounding_of_the_stored_type():
-    """An error near bfloat16's rounding takes more components in bfloat16 than in float32."""
+    """An error near bfloat16's rounding needs more components in bfloat16 than in float32."""
     rng = np.random.default_rng(0)
     values = (rng.standard_normal((4000, 16)) * np.logspace(0, -4, 16)).astype(np.float32)
     table = Table("e.weight", Rows(values.shape, F32, lambda a, b: values[a:b]))
@@ -143,7 +143,7 @@ def test_energy_is_the_share_of_squared_singular_values(energy):
 
 
 def test_energy_past_break_even_is_refused():
-    """An error target is no excuse to make the table larger."""
+    """An error target never makes the table larger."""
     with pytest.raises(TargetError, match="break-even rank is 14"):
         plan_tables([random_table()], Target("energy", 1), SVD)
 
@@ -157,7 +157,7 @@ def test_max_size_is_shared_in_proportion():
     assert all(p.ratio == pytest.approx(2 / 3, abs=0.02) for p in plans)
 
 
-def test_float64_is_used_where_float32_cannot_foretell():
+def test_float64_is_used_where_float32_predicts_too_coarsely():
     """A steep spectrum near full rank is planned precisely, a flat one is not."""
     rng = np.random.default_rng(0)
     steep = (rng.standard_normal((500, 16)) * np.logspace(0, -7, 16)).astype(np.float32)

@@ -199,7 +199,7 @@ class TestCorruptParts:
 
 
 def test_values_beyond_float32_are_not_coded():
-    """A float64 table whose squares leave float32's range has no layout, and nothing is infinite."""
+    """A float64 table whose squares exceed float32's range has no layout, and nothing is infinite."""
     table = gaussian(600, 16).astype(np.float64) * 1e60
     stats = stats_of(table)
     assert PQ.fit(stats, stats.rows.nbytes // 10, Settings(F32)) is None

@@ -186,7 +186,7 @@ def test_a_table_of_one_row():
             SCREEN.cheapest(stats, 0.5, AS_F32)
 
 
-def test_a_narrower_type_is_foretold_and_its_range_kept():
+def test_a_narrower_type_is_predicted_and_its_range_kept():
     """Rounding of kept rows is part of the error; values beyond float16 are refused."""
     table, weights = table_of(2000, decay=0.2), zipf(2000)
     stats = stats_of(table, weights)

@@ -1,4 +1,4 @@
-"""Directories of many architectures are opened as transformers opens them, dense and compressed."""
+"""Directories of many architectures, dense and compressed, are opened as transformers opens them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_it_is_the_model_that_transformers_opens(saved):
 
 @pytest.mark.parametrize("saved", ["qwen3"], indirect=True)
 def test_the_weights_are_those_of_the_checkpoint(saved, tmp_path):
-    """Whatever their file is called; config.json cannot have others loaded than are looked at and trained."""
+    """Whatever the weight file is called; config.json cannot name other files to load than those checked."""
     path, _ = saved
     embcompress.factorize(path, rank=8, output=tmp_path / "small")
     expected = open_pretrained(tmp_path / "small").model.state_dict()
@@ -105,7 +105,7 @@ def test_the_weights_are_those_of_the_checkpoint(saved, tmp_path):
 
 @pytest.mark.parametrize("saved", ["albert"], indirect=True)
 def test_names_of_labels_are_no_counts(saved):
-    """Whatever a label is called, its number is no number of layers."""
+    """A label's number is not taken for a count, whatever the label is called."""
     path, _ = saved
     config = json.loads((path / "config.json").read_text())
     names = {"My Group": 200_000, "layers": 1}
@@ -122,7 +122,7 @@ def test_names_of_labels_are_no_counts(saved):
     ],
 )
 def test_lists_and_masks_without_end_are_refused(saved, changes, says):
-    """A list that is made long by a number, and masks that grow with its square."""
+    """A number can make a list long, and masks grow with its square."""
     path, _ = saved
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, **changes}))
@@ -131,10 +131,10 @@ def test_lists_and_masks_without_end_are_refused(saved, changes, says):
 
 
 def test_a_model_of_no_tokens_is_refused(tmp_path):
-    """There is no table, and nothing to compare texts by."""
+    """It has no table of tokens."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     tf.ViTModel(tf.ViTConfig(**sizes, image_size=8, patch_size=4)).save_pretrained(tmp_path / "model")
-    with pytest.raises(UsageError, match=r"begins with no nn\.Embedding of tokens|architecture"):
+    with pytest.raises(UsageError, match=r"does not begin with an nn\.Embedding of tokens|architecture"):
         open_pretrained(tmp_path / "model")
 
 
@@ -143,7 +143,7 @@ def test_a_model_of_no_tokens_is_refused(tmp_path):
     ("error", "expected"), [(RuntimeError("not enough memory"), MemoryError), (ValueError("bad"), InputError)]
 )
 def test_what_runs_out_of_memory_is_not_called_broken(saved, monkeypatch, error, expected):
-    """An error of a model that runs names the directory; one of memory is one of the machine."""
+    """An error in the forward pass names the directory; running out of memory is the machine's fault."""
     opened, tokens = open_pretrained(saved[0]), torch.ones(1, 2, dtype=torch.int64)
 
     def fail(*_args, **_options):

@@ -1,4 +1,4 @@
-"""Recovery without labels that is stopped, killed and resumed: to the bit, or refused."""
+"""Recovery without labels is stopped, killed and resumed: exact to the bit, or refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def strike(at):
 
 
 def distiller(shelf, name="bert", kind="svd", **recipe):
-    """A run on few texts, and its models anew."""
+    """A run on few texts, with fresh models."""
     student, teacher = (open_pretrained(shelf / path) for path in (f"{name}-{kind}", name))
     data = encoded(student, (shelf / "train.txt").read_text().splitlines()[:112], 16)
     made = DistilRecipe(**{**SHORT, **recipe})
@@ -59,13 +59,13 @@ def distiller(shelf, name="bert", kind="svd", **recipe):
 
 
 def go(run, stop_after=None):
-    """Train on; whether it came to its end."""
+    """Train on; return whether the end was reached."""
     log = Log()
     return run.run(log, lambda: log.steps == stop_after, lambda: None)
 
 
 def through_a_file(state):
-    """What a state is after it was on disk."""
+    """Return the state as it comes back from disk."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -77,7 +77,7 @@ def timeless(checks):
 
 
 def equal(one, other):
-    """Whether two runs came to the same, to the bit."""
+    """Whether the results of two runs are equal to the bit."""
     one, other = one.result, other.result
     return (
         one.steps == other.steps
@@ -116,7 +116,7 @@ def test_after_whatever_step_it_goes_on_to_the_bit(shelf, settings):
 
 
 def test_a_state_saved_after_any_step_is_whole(shelf):
-    """What ``save`` may keep leads to the same end after a kill; that of the end has nothing left to do."""
+    """A run resumed from any saved state after a kill ends the same; the last state leaves nothing to do."""
     whole, states = distiller(shelf), []
 
     def save():
@@ -134,7 +134,7 @@ def test_a_state_saved_after_any_step_is_whole(shelf):
 
 
 def test_without_a_part_of_the_state_it_would_not(shelf):
-    """Each part is needed: with that of a run that has not begun, the outcome is another."""
+    """Each part of the state is needed: taking it from a run that has not started changes the outcome."""
     whole, stopped = distiller(shelf, batch_size=16), distiller(shelf, batch_size=16)
     assert go(whole)
     assert not go(stopped, stop_after=4)  # where no check is due, which would hide what is missing
@@ -150,7 +150,7 @@ def test_without_a_part_of_the_state_it_would_not(shelf):
 
 
 def test_minutes_go_on_counting(shelf, monkeypatch):
-    """A run that is limited by time has after a pause what was left of it, however long the pause was."""
+    """A run with a time limit has after a pause the time that was left, however long the pause was."""
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(distillation, "time", clock)
 
@@ -188,7 +188,7 @@ def command(shelf, output, *more, kind="bert-svd"):
 
 
 def interrupted(shelf, output, at=20, **options):
-    """Have a run stopped after step ``at``."""
+    """Stop a run after step ``at``."""
     with pytest.raises(Interrupted, match="same command and --resume") as stop:
         tune(shelf, output, epochs=2, options={"watcher": strike(at), **options})
     return str(stop.value)
@@ -196,7 +196,7 @@ def interrupted(shelf, output, at=20, **options):
 
 @pytest.mark.parametrize("at", quick([1, 10, 46], "10", "46"))
 def test_interrupted_and_resumed_it_writes_the_same_bytes(shelf, tmp_path, at):
-    """Also when it is stopped twice; nothing but the output is left."""
+    """The result is the same even if it is stopped twice, and nothing but the output is left."""
     tune(shelf, tmp_path / "whole", epochs=2)
     place = tmp_path / "tuned-0.9"
     says = interrupted(shelf, place, at)
@@ -211,11 +211,11 @@ def test_interrupted_and_resumed_it_writes_the_same_bytes(shelf, tmp_path, at):
 
 
 def test_an_unfinished_run_is_neither_overwritten_nor_taken_for_another(shelf, tmp_path):
-    """Refused in one line: begun anew, or gone on with by another recipe, with other texts or models."""
+    """Refused in one line: starting again, or resuming with another recipe, other texts or models."""
     place = tmp_path / "tuned"
     interrupted(shelf, place)
     assert_refused(tmp_path, *command(shelf, place), code=2,
-                   says="an unfinished run waits in tuned.resume; go on with --resume, or begin")  # fmt: skip
+                   says="an unfinished run waits in tuned.resume; go on with --resume, or start")  # fmt: skip
     again = (*command(shelf, place), "--resume")
     for says, *more in (
         ("epochs (2, now 3)", "--epochs", "3"),
@@ -237,7 +237,7 @@ def test_an_unfinished_run_is_neither_overwritten_nor_taken_for_another(shelf, t
 
 
 def test_there_must_be_a_run_to_go_on_with(shelf, tmp_path):
-    """Else it is refused, as it is with a state that cannot be read."""
+    """Otherwise it is refused, as is a state that cannot be read."""
     place = tmp_path / "tuned"
     again = command(shelf, place, "--resume")
     assert_refused(tmp_path, *again, code=2, says=f"{place}.resume does not exist; leave out --resume")
@@ -253,7 +253,7 @@ def test_there_must_be_a_run_to_go_on_with(shelf, tmp_path):
 
 
 def test_force_begins_anew_and_loses_nothing_before_its_end(shelf, tmp_path):
-    """What an earlier run had kept stands aside until the new one is published, then it is gone."""
+    """What an earlier run kept is renamed until the new output is published, then deleted."""
     tune(shelf, tmp_path / "whole", epochs=2)
     place = tmp_path / "tuned"
     interrupted(shelf, place, 20)
@@ -269,7 +269,7 @@ def test_force_begins_anew_and_loses_nothing_before_its_end(shelf, tmp_path):
 
 
 def test_publishing_that_fails_loses_no_training(shelf, tmp_path, monkeypatch):
-    """The state of the end is kept until the output is there, and --resume only writes."""
+    """The final state is kept until the output is written, and --resume then only writes it."""
     monkeypatch.setattr(snapshots, "_PAUSE", 0.0)
     monkeypatch.setattr(snapshots, "_TIMES", 0.0)
     tune(shelf, tmp_path / "whole", epochs=2)

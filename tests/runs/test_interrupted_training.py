@@ -1,4 +1,4 @@
-"""Training that is stopped, killed or resumed: row 32 for runs that last, with real signals."""
+"""Training is stopped, killed and resumed with real signals: row 32 for long runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ RECIPE = (
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """The working directory: texts, and a module that waits; go is there for runs of this process."""
+    """The working directory: texts, and a module that waits until the file ``go`` exists."""
     weather(tmp_path / "train.csv")
     weather(tmp_path / "dev.csv", 18, 1)
     (tmp_path / "waits_in_training.py").write_text(OWN)
@@ -80,7 +80,7 @@ def command_line(command, output, *more):
 
 
 def waiting_run(place, *args):
-    """A process that has come to its eighth step and waits there."""
+    """A process that has reached its eighth step and waits there."""
     threads = str(torch.get_num_threads())
     environment = {"OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
@@ -119,7 +119,7 @@ def timeless(history):
 
 @pytest.mark.parametrize("command", quick(COMMANDS, "train"))
 def test_ctrl_c_and_resume(place, command):
-    """130 and the kept file; refused or resumed by the same command only, to the bit as without a pause."""
+    """Exit code 130 and a kept state; only the same command resumes it, exact to the bit."""
     (place / "go").touch()
     if command != "train":
         succeed(*command_line("train", "dense.pt"), *STILL, "-q")
@@ -163,7 +163,7 @@ def test_ctrl_c_and_resume(place, command):
 
 
 def test_a_second_ctrl_c_stops_at_once(place):
-    """In the middle of a step; nothing is kept, and it says so."""
+    """It ends in the middle of a step; nothing is kept, and the message says so."""
     before = contents(place)
     process = waiting_run(place, *command_line("train", "model.pt"))
     process.send_signal(signal.SIGINT)
@@ -181,7 +181,7 @@ def test_a_second_ctrl_c_stops_at_once(place):
 
 
 def test_force_begins_anew(place):
-    """What an interrupted run left is neither used nor kept from finishing."""
+    """Files of an interrupted run are not used, and do not prevent a run from finishing."""
     (place / "go").touch()
     succeed(*command_line("train", "whole.pt"), "-q")
     (place / "model.pt.resume").write_bytes(b"of another run")
@@ -191,7 +191,7 @@ def test_force_begins_anew(place):
 
 
 def test_a_run_that_was_begun_anew_by_mistake_takes_nothing(place):
-    """--force and Ctrl-C: what an earlier run had kept stands aside until a run comes to its end."""
+    """With --force, what an earlier run kept is renamed, and stays until a run is finished."""
     (place / "go").touch()
     succeed(*command_line("train", "whole.pt"), "-q")
     given = {path.name for path in place.iterdir()}
@@ -217,7 +217,7 @@ def test_a_state_that_cannot_be_read_is_refused(place):
 
 
 def test_force_takes_the_kept_weights_away(place):
-    """Beside a finished output they would be taken for something newer."""
+    """Next to a finished output they would look newer than it."""
     (place / "go").touch()
     (place / "model.pt.resume").write_bytes(b"of another run")
     (place / "model.interrupted.pt").write_bytes(b"of another run")

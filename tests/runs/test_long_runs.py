@@ -1,4 +1,4 @@
-"""Long runs: killed again and again at random moments they come to the same end, and memory does not grow."""
+"""Long runs that are killed at random moments end with the same result, and memory does not grow."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ COMMANDS = {made.__name__: made for made in (finetune_file, finetune_directory, 
 
 @pytest.mark.parametrize("made", COMMANDS)
 def test_killed_twenty_times_it_ends_the_same(tmp_path, made):
-    """SIGKILL after random times, gone on from what was kept: the bytes of the run that was not killed."""
+    """Killed after random times and resumed, a run writes the same bytes as one that was not killed."""
     command, suffix = COMMANDS[made](tmp_path)
     (tmp_path / "place").mkdir()
     target = tmp_path / "place" / f"output{suffix}"
@@ -162,7 +162,7 @@ print(json.dumps(sizes))
 
 @pytest.mark.parametrize("what", ["finetune", "distil"])
 def test_memory_does_not_grow(tmp_path, what):
-    """From the first quarter of the steps on, within a few pages: nothing is kept of a step."""
+    """Memory grows by no more than a few pages after the first quarter of the steps."""
     if what == "distil":
         distil(tmp_path)
         texts = [f"w{i % 90} w{i // 90} w{i % 7}" for i in range(3000)]

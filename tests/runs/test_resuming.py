@@ -1,4 +1,4 @@
-"""Runs that are stopped and resumed to the bit; Ctrl-C; what a recipe and a device may be."""
+"""Resuming is exact to the bit; Ctrl-C; valid recipes and devices."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RESUMED = {
 
 
 class TestResuming:
-    """A run that was stopped goes on to the bit."""
+    """A stopped run that is resumed ends the same to the bit."""
 
     @pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
     def test_after_whatever_step(self, settings):
@@ -61,7 +61,7 @@ class TestResuming:
 
     @pytest.mark.parametrize("name", [*OPTIMIZERS, *SCHEDULES])
     def test_stopped_after_every_step(self, name):
-        """Whatever joins the registries may be stopped again and again, in memory or by a file."""
+        """Every optimizer and schedule can be stopped again and again, its state in memory or in a file."""
         settings = {"optimizer" if name in OPTIMIZERS else "schedule": name}
         whole = trainer(**settings)
         assert run(whole)
@@ -79,7 +79,7 @@ class TestResuming:
         "part", ["random", "model", "optimizer", "schedule", "loss_sum", "seen", "highest", "best_state"]
     )
     def test_without_a_part_of_the_state_it_would_not(self, part):
-        """Each part is needed: with that of a trainer that has not begun, the outcome is another."""
+        """Each part of the state is needed: one from a trainer that has not started changes the outcome."""
         whole, stopped = trainer(schedule="clr"), trainer(schedule="clr")
         assert run(whole)
         assert whole.best.epoch == 2
@@ -91,7 +91,7 @@ class TestResuming:
         assert not equal(resumed, whole)
 
     def test_the_state_saved_after_an_epoch_is_whole(self):
-        """What ``save`` may keep leads to the same end after a kill."""
+        """A run resumed from any saved state after a kill ends the same."""
         whole, states = trainer(), []
         assert whole.run(Watcher(), lambda: False, lambda: states.append(through_a_file(whole.state_dict())))
         assert len(states) == 3
@@ -103,10 +103,10 @@ class TestResuming:
 
 
 class TestInterrupts:
-    """Ctrl-C waits for the end of a step, the second one does not."""
+    """The first Ctrl-C waits for the end of a step, the second does not."""
 
     def test_the_first_is_noted_the_second_raises(self):
-        """And the handler that was there is there again."""
+        """The earlier handler is restored."""
         old = signal.getsignal(signal.SIGINT)
         with Interrupts() as interrupts:
             assert not interrupts()
@@ -129,14 +129,14 @@ class TestInterrupts:
             signal.signal(signal.SIGINT, old)
 
     def test_errors_pass_and_the_handler_comes_back(self):
-        """Whatever ends the block."""
+        """The handler is restored, whatever ends the block."""
         old = signal.getsignal(signal.SIGINT)
         with pytest.raises(ZeroDivisionError), Interrupts():
             raise ZeroDivisionError
         assert signal.getsignal(signal.SIGINT) is old
 
     def test_a_handler_that_is_not_pythons_own_gives_way_to_the_usual_one(self, monkeypatch):
-        """Python cannot set such a one again; ours must not stay and swallow every Ctrl-C."""
+        """Python cannot restore such a handler; ours must not stay and swallow every Ctrl-C."""
         set_to = []
         monkeypatch.setattr(signal, "signal", lambda _, handler: set_to.append(handler))
         with Interrupts():
@@ -145,7 +145,7 @@ class TestInterrupts:
         assert set_to[1] == signal.SIG_DFL
 
     def test_in_a_thread_it_changes_nothing(self):
-        """Only the main thread may set handlers; asking for one there would raise."""
+        """Only the main thread may set handlers; setting one elsewhere would raise."""
         old, seen = signal.getsignal(signal.SIGINT), []
 
         def work():
@@ -158,7 +158,7 @@ class TestInterrupts:
         assert seen == [(False, True)]
 
     def test_a_run_stops_after_the_step_it_is_in(self):
-        """And goes on from there to the bit."""
+        """It resumes from there, exact to the bit."""
 
         class Press(Log):
             def step(self, *told):
@@ -209,7 +209,7 @@ class TestRecipe:
         ],
     )
     def test_what_the_registries_refuse_is_refused_before_training(self, settings, said):
-        """When the trainer is made, or before anything is read."""
+        """They are refused when the trainer is made, or before anything is read."""
         check_recipe(RECIPE)
         for early in (lambda: trainer(**settings), lambda: check_recipe(replace(RECIPE, **settings))):
             with refused(UsageError, said):

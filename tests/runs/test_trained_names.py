@@ -1,4 +1,4 @@
-"""What was trained is written by the names in the files, all of it, also where a model names it otherwise."""
+"""Everything that was trained is written under the names in the files, even if the model uses other names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tensors(path):
 
 
 def assert_all_written(before, after):
-    """Every tensor is another than before training, but for the guards, which are empty."""
+    """Every tensor has changed in training, except the guards, which are empty."""
     assert before.keys() == after.keys()
     assert {n for n in before if torch.equal(before[n], after[n])} == {
         n for n in before if not len(before[n])
@@ -59,7 +59,7 @@ def texts(tmp_path_factory):
 @pytest.mark.parametrize("body", [False, True], ids=["whole", "body"])
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_distil_writes_what_it_has_trained(tmp_path, texts, name, body):
-    """Experts, which are one tensor in the model, and a head of another name; of a body saved alone too."""
+    """Experts that are one tensor in the model, and a renamed head; also for a body saved alone."""
     kind, config = LANGUAGE[name]
     original, small, tuned = (tmp_path / part for part in ("original", "small", "tuned"))
     original.mkdir()
@@ -90,7 +90,7 @@ def test_distil_writes_what_it_has_trained(tmp_path, texts, name, body):
     [(tf.Qwen3MoeForSequenceClassification, qwen3_moe), (tf.GPTNeoXForSequenceClassification, gpt_neox)],
 )
 def test_finetune_writes_what_it_has_trained(tmp_path, kind, config):
-    """The accuracy of what was written is that of the epoch which was kept."""
+    """The accuracy of the written model is that of the epoch that was kept."""
     torch.manual_seed(0)
     saved(tmp_path / "model", kind(config(len(WEATHER_WORDS), pad_token_id=0, **named())))
     weather(tmp_path / "texts.csv")
@@ -117,12 +117,12 @@ def test_a_trained_tensor_without_a_name_is_never_dropped(tmp_path):
         kept = with_names(source, state)
         assert "cls.predictions.bias" in kept
         assert "cls.predictions.decoder.bias" not in kept
-        with pytest.raises(UsageError, match=r"small: adapter\.weight, which is trained, has no name"):
+        with pytest.raises(UsageError, match=r"small: adapter\.weight is trained but has no name"):
             with_names(source, {**state, "adapter.weight": torch.ones(2)})
 
 
 def test_merged_weights_without_a_way_back_are_refused_before_training(tmp_path, texts, monkeypatch):
-    """transformers can load what it cannot write for some classes; what is not merged can be trained."""
+    """transformers can load some classes that it cannot write; weights it does not merge can be trained."""
     kind, config = LANGUAGE["qwen3_moe"]
     original, small = tmp_path / "original", tmp_path / "small"
     original.mkdir()
@@ -134,7 +134,7 @@ def test_merged_weights_without_a_way_back_are_refused_before_training(tmp_path,
 
     monkeypatch.setattr("transformers.core_model_loading.MergeModulelist.reverse_op", property(no_way))
     recipe = DistilRecipe(epochs=1, learning_rate=1e-3, batch_size=16)
-    with pytest.raises(UsageError, match=r"experts\.\w+ into the form of files .* --train norms"):
+    with pytest.raises(UsageError, match=r"experts\.\w+ back for the files .* --train norms"):
         embcompress.distil(small, original, texts, output=tmp_path / "tuned", recipe=recipe)
     assert not (tmp_path / "tuned").exists()
     recipe = DistilRecipe(epochs=1, learning_rate=1e-3, batch_size=16, train="norms")

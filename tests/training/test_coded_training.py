@@ -1,4 +1,4 @@
-"""Training on with a coded table: its codes stay, its floats are trained, and it is written as it was."""
+"""Training with a coded table: its codes are fixed, its floats are trained, and its form is kept."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ KINDS = {
     "lplr": (lambda t: lplr(len(t), t.shape[1], 4), {*RIGHT}),
     "int4": (lambda t: integer_of(t, 4), set()),
 }
-"""What codes a table, and which of its stored parts are trained."""
+"""Methods that code a table, and which of the stored parts are trained."""
 kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.split("+")[-1] in METHODS])
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """Texts, and dense classifiers; not to be written to."""
+    """Texts and dense classifiers, which tests must not change."""
     folder = tmp_path_factory.mktemp("shelf")
     for name, count, seed in (("train", 60, 0), ("dev", 18, 1), ("test", 30, 2)):
         weather(folder / f"{name}.csv", count, seed)
@@ -105,7 +105,7 @@ def changed(before, after):
 @kinds
 @pytest.mark.parametrize("name", ["dan.pt", "dan.safetensors", "lstm.pt"])
 def test_a_coded_classifier_stays_what_it_was(shelf, made, kind, name):
-    """Names, types, shapes, codes and the record are kept; floats are trained, and it is said."""
+    """Names, types, shapes, codes and the record are kept; floats are trained, and the record says so."""
     small = made(kind, name)
     tuned = small.with_stem("tuned")
     found = result("finetune", small, shelf / "train.csv", "-o", tuned, *QUICK)
@@ -124,7 +124,7 @@ def test_a_coded_classifier_stays_what_it_was(shelf, made, kind, name):
 
 @kinds
 def test_what_is_measured_is_what_is_written(shelf, made, kind):
-    """The accuracy told is that of the file, and of the dense table it expands to."""
+    """The reported accuracy is that of the written file, and of the dense table it expands to."""
     small = made(kind)
     tuned, wide = small.with_stem("tuned"), small.with_stem("wide")
     dev = ("--dev", shelf / "dev.csv")
@@ -137,7 +137,7 @@ def test_what_is_measured_is_what_is_written(shelf, made, kind):
 
 
 def test_the_right_factor_is_written_in_as_many_bits(shelf, made):
-    """As quantize rounds what was trained."""
+    """The trained factor is rounded as ``quantize`` rounds."""
     small = made("pq")
     tuned = small.with_stem("tuned")
     succeed("finetune", small, shelf / "train.csv", "-o", tuned, *QUICK)
@@ -154,7 +154,7 @@ def test_the_right_factor_is_written_in_as_many_bits(shelf, made):
 
 @kinds
 def test_only_factors_leaves_all_else_alone(shelf, made, kind):
-    """--only-factors trains the floats of the table; integers alone have none, which is told."""
+    """--only-factors trains the floats of the table; the message says so if there are only integers."""
     small = made(kind)
     tuned = small.with_stem("tuned")
     args = ("finetune", small, shelf / "train.csv", "-o", tuned, "--only-factors", *QUICK)
@@ -167,7 +167,7 @@ def test_only_factors_leaves_all_else_alone(shelf, made, kind):
 
 @kinds
 def test_finetuning_never_loses_to_its_input(shelf, made, kind):
-    """Where no epoch is better on dev, all is written as it was, the integers of the right factor too."""
+    """If no epoch is better on dev, everything is written unchanged, also the right factor's integers."""
     small = made(kind)
     tuned = small.with_stem("tuned")
     ruin = ("--epochs", "2", "--optimizer", "sgd", "--learning-rate", "1000")
@@ -177,7 +177,7 @@ def test_finetuning_never_loses_to_its_input(shelf, made, kind):
 
 
 def test_training_mends_a_spoiled_table(shelf, tmp_path):
-    """Codebooks and right factor alone win back what was lost; where they are held still, nothing does."""
+    """Training codebooks and right factor alone recovers the loss; with both frozen, nothing does."""
     good = train(tmp_path / "good.pt", shelf / "train.csv", "--epochs", "12", "--hidden", "24")
     spoiled = coded(good, tmp_path / "spoiled.pt", pq_of(-tensors(good)[TABLE].numpy()))
     dev = ("--dev", shelf / "dev.csv", "--only-factors")
@@ -190,7 +190,7 @@ def test_training_mends_a_spoiled_table(shelf, tmp_path):
 
 
 def test_a_frozen_table_is_not_trained(made):
-    """Negative control: without gradients the same run leaves the table alone, and mends nothing."""
+    """Negative control: without gradients the same run leaves the table unchanged and repairs nothing."""
     model = open_classifier(made("pq")).model
     model.requires_grad_(False)
     assert not any(p.requires_grad for p in model.embedding.parameters())
@@ -199,7 +199,7 @@ def test_a_frozen_table_is_not_trained(made):
 
 
 def test_what_outgrows_its_stored_type_is_refused(shelf, made):
-    """A codebook beyond float16 is out of reach, exit code 4, and nothing is written."""
+    """A codebook beyond float16's range: exit code 4, and nothing is written."""
     small = made("pq")
     told = result("evaluate", small, shelf / "test.csv")["labels"][0]["label"]
     wanted = "hot" if told != "hot" else "wet"
@@ -233,7 +233,7 @@ class TestTraining:
     @pytest.mark.parametrize("architecture", [DAN, LSTM], ids=["dan", "lstm"])
     @pytest.mark.parametrize("only", [False, True])
     def test_a_stopped_run_goes_on_to_the_bit(self, name, architecture, only):
-        """From a state that was on disk, into a model that was begun otherwise."""
+        """The state comes from disk and goes into a model with other initial values."""
         settings = {"make": lambda start: small_model(architecture, SMALL[name], start), "only_factors": only}
         whole, log = trainer(**settings), Log()
         assert run_trainer(whole, log=log)
@@ -248,7 +248,7 @@ class TestTraining:
     @pytest.mark.parametrize("name", SMALL)
     @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
     def test_only_floats_move(self, name, optimizer):
-        """With weight decay as well; everything else in the table stays to the bit."""
+        """Also with weight decay; everything else in the table is unchanged to the bit."""
         model = small_model(DAN, SMALL[name])
         before = copied(model)
         recipe = replace(RECIPE, optimizer=optimizer, weight_decay=0.1)
@@ -257,7 +257,7 @@ class TestTraining:
         assert moved == {"embedding.1.weight"} | ({CODEBOOKS} & before.keys())
 
     def test_a_bag_trains_as_the_sum_of_its_rows_does(self):
-        """The gradients of a DAN's bag are those of rows looked up and averaged without padding."""
+        """A DAN's bag has the gradients of rows that are looked up and averaged without padding."""
         model = small_model(DAN, SMALL["pq"])
         other = copy.deepcopy(model)
         ids = torch.tensor([[5, 6, 0], [7, 0, 0]])
@@ -269,7 +269,7 @@ class TestTraining:
             torch.testing.assert_close(one.grad, two.grad)
 
     def test_integers_have_nothing_to_train(self):
-        """Which --only-factors says."""
+        """--only-factors says that there is nothing to train."""
         model = small_model(DAN, integer_of(SMALL["pq"].table, 4))
         with refused(UsageError, "integers"):
             Trainer(model, TRAIN, DEV, replace(RECIPE, only_factors=True), CPU)

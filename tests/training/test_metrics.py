@@ -30,7 +30,7 @@ def predictions(draw):
 @example((3, np.array([1, 1]), np.array([1, 1])))  # one label alone occurs
 @example((3, np.array([0, 0]), np.array([0, 2])))  # one is predicted and never true
 def test_scores_are_those_of_scikit_learn(drawn):
-    """Whatever is true and predicted: a share of nothing is 0, and labels that never occur do not count."""
+    """For any labels: a share of nothing is 0, and labels that never occur do not count."""
     count, true, predicted = drawn
     confusion = Confusion.of(LABELS[:count], true, predicted)
     expected = metrics.confusion_matrix(true, predicted, labels=range(count))
@@ -48,7 +48,7 @@ def test_scores_are_those_of_scikit_learn(drawn):
 
 
 def test_rows_are_true_labels():
-    """One text of label 0 taken for label 2: not the other way round, and not in the other's recall."""
+    """A text of label 0 predicted as label 2 counts in that cell, and lowers the recall of label 0 only."""
     confusion = Confusion.of(LABELS[:3], np.array([0, 0, 2]), np.array([2, 0, 2]))
     assert confusion.counts.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
     joy, fear, rage = confusion.scores
@@ -58,7 +58,7 @@ def test_rows_are_true_labels():
 
 
 def test_macro_f1_counts_labels_alike_and_accuracy_texts():
-    """A classifier that always says the frequent label is right for 90 % and has not half of that F1."""
+    """A classifier that always predicts the frequent label has 90 % accuracy and less than half that F1."""
     true, always = np.array([0] * 90 + [1] * 10), np.zeros(100, np.int64)
     confusion = Confusion.of(LABELS[:2], true, always)
     assert confusion.accuracy == 0.9
@@ -67,7 +67,7 @@ def test_macro_f1_counts_labels_alike_and_accuracy_texts():
 
 
 def test_scores_are_plain_numbers():
-    """They go into JSON: no NumPy scalar among them."""
+    """They can be written as JSON: none is a NumPy scalar."""
     confusion = Confusion.of(LABELS[:2], np.array([0, 1]), np.array([0, 0]))
     (score, _) = confusion.scores
     assert {type(x) for x in (score.precision, score.recall, score.f1, confusion.accuracy)} == {float}

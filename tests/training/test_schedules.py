@@ -34,7 +34,7 @@ def walked(
     epochs_per_decay=1,
     number=Fraction,
 ):
-    """The steps of the authors' CALR one after the other, in Fractions (exact) or in floats."""
+    """The authors' CALR step by step, in Fractions (exact) or in floats."""
     top, decay, step_size = number(max_lr), number(decay), number(step_size)
     upper, lower = top, top * decay**window
     rates = []
@@ -53,12 +53,12 @@ def walked(
 
 
 def sgd(groups=1, rate=123.0):
-    """An optimizer whose own learning rate would be noticed if it were used."""
+    """An optimizer whose own learning rate would show if it were used."""
     return torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(2))]} for _ in range(groups)], lr=rate)
 
 
 def rates_of(scheduler, iterations):
-    """The rate of every optimizer step, as the optimizer has it when it steps."""
+    """The optimizer's learning rate at each of its steps."""
     seen = []
     hook = scheduler.optimizer.register_step_pre_hook(
         lambda optimizer, *_: seen.append([group["lr"] for group in optimizer.param_groups])
@@ -71,7 +71,7 @@ def rates_of(scheduler, iterations):
 
 
 def through_a_file(*states):
-    """What is left of state dicts after saving, and loading data only."""
+    """State dicts as they come back after saving, with only data loaded."""
     file = io.BytesIO()
     torch.save(states, file)
     file.seek(0)
@@ -79,7 +79,7 @@ def through_a_file(*states):
 
 
 def close_to(exact, max_lr):
-    """A rate may be off by roundings of the largest number in its formula, no more."""
+    """A rate may differ only by rounding errors of the largest number in its formula."""
     return pytest.approx([float(rate) for rate in exact], rel=1e-12, abs=1e-15 * max_lr)
 
 
@@ -118,7 +118,7 @@ def test_calr_peaks_where_the_paper_peaks(window, exponents):
 
 
 def test_calr_starts_above_the_lower_bound():
-    """Iterations count from 1, and rise before they fall: not from the bound, not from the top."""
+    """Iterations count from 1, and rates rise first: the run starts neither at the bound nor at the top."""
     assert rates_of(CALR(sgd(), 1.0, 100, step_size=4, decay=0.5, window=1), 9) == [
         *[0.625, 0.75, 0.875, 1.0],
         *[0.875, 0.75, 0.625, 0.5],
@@ -138,7 +138,7 @@ def test_calr_scales_its_step_to_the_epoch(iterations_per_epoch, step_size):
 
 @pytest.mark.parametrize(("max_lr", "decay"), [(1.0, 0.1), (0.01, 0.9), (0.1, 0.75)])
 def test_calr_restarts_in_time_where_floats_do_not(max_lr, decay):
-    """Comparing rounded bounds, as the published code does, lengthens a window: here it must lose."""
+    """Comparing rounded bounds, as the published code does, makes a window too long in this case."""
     exact = close_to(walked(60, max_lr, 3, 2, decay), max_lr)
     assert rates_of(CALR(sgd(), max_lr, 3, 2, decay), 60) == exact
     assert walked(60, max_lr, 3, 2, decay, number=float) != exact
@@ -152,7 +152,7 @@ def test_calr_without_decay_is_constant():
 @settings(deadline=None, max_examples=30)
 @given(st.floats(1e-12, 1), st.floats(1e-3, 1e3), st.integers(1, 10))
 def test_calr_stays_within_its_bounds(decay, step_size, window):
-    """No rounding takes a rate below zero or above the top, however far apart the bounds are."""
+    """Rounding never makes a rate negative or larger than the top, however far apart the bounds are."""
     for rate in rates_of(CALR(sgd(), 0.7, 4, step_size, decay, window), 60):
         assert 0 <= rate <= 0.7 * (1 + 1e-15)
 
@@ -185,7 +185,7 @@ def test_calr_moves_parameters_by_its_rates():
 @pytest.mark.parametrize("done", [1, 7, 17, 30])
 @pytest.mark.parametrize("loaded_first", ["optimizer", "scheduler"])
 def test_calr_resumes_bit_for_bit(done, loaded_first):
-    """A saved run goes on with the very same rates, in whatever order its parts are loaded."""
+    """A resumed run has exactly the same rates, in whatever order its parts are loaded."""
 
     def scheduler():
         return CALR(sgd(groups=2), [0.1, 0.7], 5, 1.7, 0.3, window=3, restart_window=2)
@@ -217,7 +217,7 @@ def test_calr_continues_from_last_epoch():
 
 
 def test_calr_takes_numpy_numbers_and_tensor_rates():
-    """What the state holds is plain numbers, and a learning rate kept in a tensor stays in it."""
+    """The state holds plain numbers, and a learning rate that is a tensor stays one."""
     optimizer = sgd()
     rate = optimizer.param_groups[0]["lr"] = torch.tensor(1.0, dtype=torch.float64)
     scheduler = CALR(optimizer, np.float64(0.1), np.int64(5), np.float32(2.5), window=np.int32(5))
@@ -292,7 +292,7 @@ def weights(seed=0):
 
 
 class TestSchedules:
-    """What the training loop relies on, for whatever joins the registry."""
+    """What the training loop relies on, for every entry of the registry."""
 
     def test_name_is_its_key(self, schedule):
         """The registry finds a schedule under its own name, with a line for the help text."""
@@ -313,7 +313,7 @@ class TestSchedules:
         assert len(rates) == 1
 
     def test_an_earlier_schedule_leaves_no_trace(self, schedule):
-        """A second phase of training runs at its own rates, not at what the first began with."""
+        """A second phase of training has its own rates, not those of the first."""
         fresh = rates_of(schedule.build(sgd(), RUN), 20)
         for earlier in SCHEDULES.values():
             optimizer = sgd()
@@ -352,7 +352,7 @@ class TestSchedules:
             assert rates_of(schedule.build(sgd(), RUN, {option: value}), 200) != default
 
     def test_options_out_of_range_are_usage_errors(self, schedule):
-        """A value without meaning is named, whichever option it is."""
+        """The message names the invalid value, for every option."""
         for option in schedule.options:
             with refused(UsageError, schedule.name, option, "-1"):
                 schedule.build(sgd(), RUN, {option: -1})
@@ -364,7 +364,7 @@ class TestSchedules:
 
 
 def test_calr_of_the_registry_passes_its_options_on():
-    """Counts that come as whole floats are counts; others are refused."""
+    """Whole floats are accepted as counts; other floats are refused."""
     options = {"decay": 0.5, "window": 3.0, "restart_window": 2, "epochs_per_decay": 2.0, "step_size": 2.5}
     rates = rates_of(SCHEDULES["calr"].build(sgd(), RUN, options), 200)
     assert rates == close_to(walked(200, 0.02, 7, 2.5, 0.5, 3, 2, 2), 0.02)
@@ -419,7 +419,7 @@ def test_unknown_names_are_usage_errors():
 
 
 class TestOptimizers:
-    """What the training loop relies on, for whatever joins the registry."""
+    """What the training loop relies on, for every entry of the registry."""
 
     def test_name_is_its_key(self, entry):
         """The registry finds an optimizer under its own name, with a line for the help text."""
@@ -445,7 +445,7 @@ class TestOptimizers:
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-6)
 
     def test_weight_decay_shrinks_and_nothing_else_moves(self, entry):
-        """Without gradients, decay makes weights smaller and no decay leaves them as they are."""
+        """Without gradients, decay shrinks weights, and no decay leaves them unchanged."""
         for decay in (0.0, 0.1):
             weight = weights()
             optimizer = entry.build([weight], entry.learning_rate, decay)
@@ -486,7 +486,7 @@ class TestOptimizers:
         assert not torch.equal(late, weights(1))
 
     def test_fused_kernels_only_where_there_are_some(self, entry):
-        """On a device of another kind, and for complex numbers, the plain form is taken."""
+        """On other devices and for complex numbers the plain form is used."""
         for elsewhere in (torch.empty(2, device="meta"), torch.empty(2, dtype=torch.complex64)):
             optimizer = entry.build([weights(), nn.Parameter(elsewhere)], 0.1, 0.0)
             assert not optimizer.defaults.get("fused")
@@ -494,7 +494,7 @@ class TestOptimizers:
 
     @pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
     def test_works_on_the_accelerator(self, entry):
-        """What the registry chooses there can step, and steps as on the CPU."""
+        """The form that the registry chooses there works, and steps as on the CPU."""
         here, there = weights(), nn.Parameter(weights().detach().to(torch.accelerator.current_accelerator()))
         for weight in (here, there):
             quadratic_steps(weight, entry.build([weight], 0.01, 0.1), None, 5)

@@ -53,7 +53,7 @@ OTHER = {
     "only_factors": ("false", True),
     "seed": (1, 8),
 }
-"""Every field of a recipe: its value in RECIPE as a message has it, and another one."""
+"""Every field of a recipe: its value in RECIPE as messages show it, and another value."""
 
 
 def print_of(model=None, train=TRAIN, dev=DEV, recipe=RECIPE):
@@ -63,7 +63,7 @@ def print_of(model=None, train=TRAIN, dev=DEV, recipe=RECIPE):
 
 @pytest.fixture
 def stopped(tmp_path):
-    """A run stopped after step 7, whose state is beside small.pt."""
+    """A run stopped after step 7; its state is next to small.pt."""
     begun = trainer()
     kept = Snapshots(tmp_path / "small.pt", print_of())
     run(begun, stop_after=7)
@@ -72,7 +72,7 @@ def stopped(tmp_path):
 
 
 def refused(folder, print_, kind, code, *says):
-    """The state beside small.pt is refused in one line; neither it nor the trainer is changed."""
+    """The state next to small.pt is refused in one line; neither it nor the trainer is changed."""
     before, model = contents(folder), fresh(DAN, 99)
     start, other = copied(model), Trainer(model, TRAIN, DEV, RECIPE, CPU)
     with pytest.raises(kind) as caught:
@@ -92,7 +92,7 @@ class TestSnapshots:
     """The state on disk: whole, of this run, or refused."""
 
     def test_a_run_goes_on_from_the_file(self, tmp_path, stopped):
-        """It ends to the bit as one that was never stopped."""
+        """It ends as a run that was never stopped, to the bit."""
         whole, resumed = trainer(), trainer(start=99)
         assert run(whole)
         assert stopped.path == snapshot_path(tmp_path / "small.pt") == tmp_path / "small.pt.resume"
@@ -104,7 +104,7 @@ class TestSnapshots:
     @pytest.mark.usefixtures("stopped")
     @pytest.mark.parametrize("name", OTHER)
     def test_another_recipe_is_refused(self, tmp_path, name):
-        """Whatever field differs is named with both values."""
+        """The message names the field that differs, and both values."""
         assert OTHER.keys() == {field.name for field in fields(Recipe)}
         old, new = OTHER[name]
         print_ = print_of(recipe=replace(RECIPE, **{name: new}))
@@ -126,22 +126,22 @@ class TestSnapshots:
         ],
     )
     def test_other_texts_or_another_model_are_refused(self, tmp_path, change, said):
-        """Without a digest, which would help nobody."""
+        """The message shows no digest, which would help nobody."""
         refused(tmp_path, print_of(**change), UsageError, 2, f"the unfinished run differs in {said}; give")
 
     def test_several_differences_are_all_named(self, tmp_path, stopped):
-        """So that one correction is enough."""
+        """One message names them all, so that one correction is enough."""
         print_ = print_of(fresh(DAN, 1), recipe=replace(RECIPE, epochs=9, seed=7))
         assert stopped.path.exists()
         refused(tmp_path, print_, UsageError, 2, "the starting model", "epochs (3, now 9)", "seed (1, now 7)")
 
     def test_texts_cut_otherwise_are_others(self):
-        """One text of the ids 7 8 1 1 is not two of one id each, whatever the labels."""
+        """One text with the ids 7 8 1 1 differs from two texts with one id each, whatever the labels."""
         one, two = dataset([[7, 8, 1, 1]], [2]), dataset([[7], [8]], [4, 2])
         assert print_of(train=one) != print_of(train=two)
 
     def test_options_may_be_any_mapping(self):
-        """As the type of the field says."""
+        """Any mapping works, as the type of the field promises."""
         frozen = replace(RECIPE, schedule_options=MappingProxyType({"window": 3.0}))
         assert print_of(recipe=frozen) == print_of(recipe=replace(RECIPE, schedule_options={"window": 3.0}))
 
@@ -156,7 +156,7 @@ class TestSnapshots:
         refused(tmp_path, print_of(), UsageError, 2, f"{tmp_path / 'small.pt.resume'} does not exist", "-o")
 
     def test_files_that_are_no_state_are_refused(self, tmp_path, stopped):
-        """Cut off, of another kind, or a pickle that calls something: exit code 3, and nothing is run."""
+        """Truncated, of another kind, or a pickle that calls something: exit code 3, and nothing is run."""
         whole = stopped.path.read_bytes()
         called = pickle.dumps(SimpleNamespace(), protocol=2).replace(b"types\nSimpleNamespace", b"os\ngetcwd")
         for content in (whole[: len(whole) // 2], b"<html>", b"PK\x03\x04", called):
@@ -191,7 +191,7 @@ class TestSnapshots:
         ids=str,
     )
     def test_a_state_of_another_form_is_refused(self, tmp_path, stopped, part, value):
-        """As another version may have written it."""
+        """Another version may have written it."""
         state = torch.load(stopped.path, weights_only=True)
         (state if part in state else state["trainer"])[part] = value
         torch.save(state, stopped.path)
@@ -226,7 +226,7 @@ class TestSnapshots:
         ids=repr,
     )
     def test_a_whole_archive_of_a_broken_pickle_is_refused(self, tmp_path, stopped, content):
-        """Its checksums are right, what it holds is not."""
+        """The checksums are right, the contents are not."""
         other = tmp_path / "other"
         with zipfile.ZipFile(stopped.path) as old, zipfile.ZipFile(other, "w") as new:
             for name in old.namelist():
@@ -235,7 +235,7 @@ class TestSnapshots:
         refused(tmp_path, print_of(), InputError, 3, "cannot be read (", "--force")
 
     def test_a_changed_byte_is_noticed(self, tmp_path, stopped):
-        """Weights of a damaged file are not trained on as if nothing had been; stray bytes do no harm."""
+        """Weights from a damaged file are not trained on; stray bytes do no harm."""
         whole, refusals = stopped.path.read_bytes(), 0
         good = torch.load(stopped.path, weights_only=True)["trainer"]
         for place in np.random.default_rng(0).integers(0, whole.index(b"PK\x01\x02"), 150):
@@ -257,7 +257,7 @@ class TestSnapshots:
         refused(tmp_path, print_of(), InputError, 3, "cannot be read", "CRC-32", "--force")
 
     def test_it_is_saved_whole_or_not_at_all(self, tmp_path, stopped, monkeypatch):
-        """A disk that is full halfway leaves the older state, which still goes on, and nothing else."""
+        """If the disk fills up during saving, only the older state is left, and it can be resumed."""
         before, save = contents(tmp_path), torch.save
         later = trainer()
         run(later, stop_after=9)
@@ -278,13 +278,13 @@ class TestSnapshots:
 
     @pytest.fixture
     def clock(self, monkeypatch):
-        """What the snapshots take for the time, set by the test."""
+        """The clock of the snapshots, set by the test."""
         clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
         monkeypatch.setattr(snapshots, "time", clock)
         return clock
 
     def test_it_is_saved_now_and_then(self, tmp_path, clock):
-        """Not at every epoch: a kill may cost 20 seconds, saving must not cost more than training."""
+        """Not at every epoch: a kill may cost 20 seconds, but saving must not take longer than training."""
         kept, saved = Snapshots(tmp_path / "small.pt", print_of()), []
         for now in (101, 119, 121, 122, 140, 142):
             clock.now = now
@@ -294,7 +294,7 @@ class TestSnapshots:
         assert saved == [False, False, True, False, False, True]
 
     def test_the_end_of_a_long_run_is_saved(self, tmp_path, clock):
-        """Until the output is written, whenever it was saved last; a short one is as soon run again."""
+        """Its state is kept until the output is written; a short run is quick to repeat."""
         kept = Snapshots(tmp_path / "small.pt", print_of())
         clock.now = 119.0
         kept.save_at_end(trainer(), Watcher())
@@ -307,7 +307,7 @@ class TestSnapshots:
         assert kept.path.exists()
 
     def test_a_full_disk_does_not_end_training(self, tmp_path, clock, monkeypatch):
-        """It is told, what was there stays, and it is tried again later; Ctrl-C must not pass over it."""
+        """It warns, the older state stays, and saving is tried again later; after Ctrl-C it is an error."""
         told = []
         watcher = SimpleNamespace(warn=told.append)
         kept = Snapshots(tmp_path / "small.pt", print_of())

@@ -62,7 +62,7 @@ class TestPlainLoop:
     @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
     @pytest.mark.parametrize("schedule", ["calr", "cosine"])
     def test_it_equals_a_loop_written_out(self, kind, optimizer, schedule):
-        """Weights are the same to the bit; losses and accuracy on dev are those counted one by one."""
+        """Weights are the same to the bit; losses and dev accuracy equal those counted text by text."""
         model = fresh(kind)
         make = {
             "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.02),
@@ -113,7 +113,7 @@ class TestPlainLoop:
         assert not same(other.state_dict(), states[-1])
 
     def test_the_watcher_is_told_every_step(self):
-        """Epoch, step, total and the mean loss so far; each epoch after its steps."""
+        """It gets epoch, step, total and the mean loss so far; and each epoch after its steps."""
         log = Log()
         trainer = trained(fresh(DAN), TRAIN, DEV, RECIPE, log)
         assert trainer.total_steps == 15
@@ -124,7 +124,7 @@ class TestPlainLoop:
 
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_rates_are_those_of_the_schedule(self, schedule):
-        """What a step used is what the watcher hears of it; an epoch records its highest."""
+        """The watcher gets the rate that the step used; an epoch records its highest."""
         log = Log()
         with optimizer_steps() as steps:
             trained(fresh(DAN), TRAIN, DEV, replace(RECIPE, schedule=schedule), log)
@@ -154,7 +154,7 @@ class TestPlainLoop:
 
     @pytest.mark.parametrize("optimizer", OPTIMIZERS)
     def test_the_usual_rate_is_the_optimizers(self, optimizer):
-        """Without one of the user's."""
+        """It is used unless the user gives a rate."""
         recipe = replace(RECIPE, epochs=1, optimizer=optimizer, learning_rate=None, schedule="constant")
         with optimizer_steps() as steps:
             trained(fresh(DAN), TRAIN, DEV, recipe)
@@ -162,7 +162,7 @@ class TestPlainLoop:
 
     @pytest.mark.parametrize("ends", ["ends", "stopped", "fails"])
     def test_the_callers_random_numbers_are_untouched(self, ends):
-        """Not moved by a run that ends, is stopped or fails; nor do they change what comes out."""
+        """A run that ends, is stopped or fails does not advance them; nor do they change the result."""
 
         def fail():
             raise OSError("disk full")
@@ -189,7 +189,7 @@ class TestPlainLoop:
         assert not same(finals[0], fresh(DAN).state_dict())
 
     def test_mixed_precision_learns(self):
-        """Its steps are others, its weights and scores in float32; it finds what there is to learn."""
+        """Its steps differ, its weights and scores are float32; it learns as well."""
         recipe = Recipe(epochs=15, batch_size=10, learning_rate=0.05, schedule="constant")
         mixed = Runtime(torch.device("cpu"), mixed=True)
         for kind in (record("dan"), record("lstm", bidirectional=True)):
@@ -217,10 +217,10 @@ def scripted(script, **settings):
 
 
 class TestBestEpoch:
-    """What is kept is the epoch that is best on dev."""
+    """The epoch that is best on dev is kept."""
 
     def test_accuracy_first_then_the_lower_loss_then_the_earlier(self):
-        """A lower loss alone does not make an epoch better, a higher accuracy alone does."""
+        """Higher accuracy decides; a lower loss counts only at equal accuracy."""
         script = [
             [1.0, 1.0, -1.0, -1.0],
             [0.1, 0.1, 0.1, -9.0],  # more accurate, at a much higher loss
@@ -237,7 +237,7 @@ class TestBestEpoch:
         assert len(set(numbers)) == 5
 
     def test_the_start_is_kept_when_training_hurts(self):
-        """A model that is taught wrong labels is given back as it came, to the bit."""
+        """A model that is trained on wrong labels is returned unchanged, to the bit."""
         data = separable(60, 0)
         recipe = Recipe(epochs=4, batch_size=10, learning_rate=0.05, schedule="constant")
         model = fresh(record("dan"))
@@ -262,7 +262,7 @@ class TestBestEpoch:
         ],
     )
     def test_patience_counts_epochs_since_the_best(self, patience, accuracies, epochs):
-        """So many without a better dev result end the run; an equal one is not better."""
+        """That many epochs without a better dev result end the run; an equal result is not better."""
         script = [[1.0 if i < hits else -1.0 for i in range(4)] for hits in accuracies]
         trainer, _, _ = scripted(script, patience=patience)
         assert len(trainer.history) == epochs
@@ -281,7 +281,7 @@ class TestBestEpoch:
         assert trainer.best.epoch == 0
 
     def test_an_epoch_is_ready_for_json(self):
-        """Numbers stay; what is none, and what a diverging run has, are null."""
+        """Finite numbers stay; missing ones and those of a diverged run are null."""
         epoch = Epoch(3, float("nan"), float("inf"), 0.5, None, 1.5)
         assert json.loads(json.dumps(epoch.to_dict(), allow_nan=False)) == {
             "epoch": 3,
@@ -303,7 +303,7 @@ class TestBestEpoch:
 
 
 class Tied(nn.Module):
-    """One table in two places, the scores are those of its first rows."""
+    """One table in two places; scores come from its first rows."""
 
     def __init__(self, bias=False):
         super().__init__()
@@ -318,7 +318,7 @@ class Tied(nn.Module):
 
 @pytest.fixture
 def seeded():
-    """Fixes the first weights of ``Tied``."""
+    """Seeds the initial weights of ``Tied``."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         yield
@@ -329,7 +329,7 @@ class TestWhatIsTrained:
     """Frozen, tied, clipped and padding parts of a model."""
 
     def test_tied_weights_stay_tied(self):
-        """In the best state, through a file, and in the model that goes on from it."""
+        """They do in the best state, in a file, and in the model that is resumed from it."""
         trainer = Trainer(Tied(), TRAIN, DEV, RECIPE, CPU)
         run(trainer, stop_after=7)
         state = through_a_file(trainer.state_dict())
@@ -343,7 +343,7 @@ class TestWhatIsTrained:
             assert best["embedding.weight"].data_ptr() != model.embedding.weight.data_ptr()
 
     def test_a_part_of_a_tensor_is_no_tie(self):
-        """A buffer that shows a part of a weight, and empty ones, are copied as what they are."""
+        """A buffer that is a view of part of a weight, and empty buffers, are copied separately."""
         model = Tied()
         model.register_buffer("first", model.embedding.weight.detach()[:2])
         model.register_buffer("none", torch.empty(0, 3))
@@ -354,7 +354,7 @@ class TestWhatIsTrained:
             assert best[name].dtype == value.dtype
 
     def test_only_factors_are_trained(self):
-        """All else stays as it is, to the bit; without the switch it moves."""
+        """Everything else is unchanged to the bit; without the switch it changes."""
         for only in (True, False):
             model = factorized(DAN)
             before = copied(model)
@@ -369,7 +369,7 @@ class TestWhatIsTrained:
             Trainer(fresh(DAN), TRAIN, DEV, replace(RECIPE, only_factors=True), CPU)
 
     def test_the_bias_of_a_tied_head_is_no_factor(self):
-        """It is not a part of the table."""
+        """The bias is not part of the table, so it is not trained."""
         model = Tied(bias=True)
         swap(model, "embedding.weight", 2)
         before = model.head.bias.detach().clone()
@@ -379,7 +379,7 @@ class TestWhatIsTrained:
     @pytest.mark.parametrize("make", [fresh, factorized])
     @pytest.mark.parametrize("optimizer", OPTIMIZERS)
     def test_the_padding_row_stays_exactly_zero(self, make, optimizer):
-        """Dense or as a factor, with decay, and though a text holds the padding id itself."""
+        """In a dense table and in a factor, with decay, and even if a text holds the padding id."""
         for kind in (DAN, LSTM):
             model = make(kind)
             name = "embedding.weight" if make is fresh else "embedding.0.weight"
@@ -391,7 +391,7 @@ class TestWhatIsTrained:
             assert (table[used] != before[used]).any(dim=1).all()
 
     def test_clip_bounds_the_gradient(self):
-        """No step uses a longer one, short ones are used as they are; left out, some are longer."""
+        """No step uses a longer gradient, short ones are unchanged; without clipping some are longer."""
         recipe = replace(RECIPE, optimizer="sgd", schedule="constant")
         with optimizer_steps() as free:
             trained(fresh(DAN), TRAIN, DEV, recipe)
@@ -408,7 +408,7 @@ class TestScoring:
     """Scores of many texts."""
 
     def test_scores_come_in_the_order_of_the_texts(self):
-        """Over several batches, whatever the lengths, each is that of its text alone."""
+        """Over several batches, whatever the lengths, each score is that of the text alone."""
         rows = random_texts(600, 5, longest=40)
         data = dataset(rows, [0] * 600)
         for kind in (DAN, LSTM):
@@ -422,7 +422,7 @@ class TestScoring:
             assert not torch.allclose(scores[::7].flip(0), alone, rtol=1e-5, atol=1e-4)
 
     def test_nothing_is_dropped(self):
-        """Scores are the same every time, where those in training differ."""
+        """Scores are the same every time, unlike in training."""
         model, (tokens, lengths) = fresh(DAN), side_by_side(ROWS)
         assert torch.equal(scores_of(model, TRAIN, CPU), scores_of(model.train(), TRAIN, CPU))
         model.train()

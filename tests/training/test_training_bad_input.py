@@ -1,4 +1,4 @@
-"""What train, finetune, evaluate and compress must survive: one line, an exit code, nothing lost or left."""
+"""Bad input to train, finetune, evaluate and compress: one line, an exit code, nothing lost or left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shelf(tmp_path_factory):
 
 @pytest.fixture
 def good(shelf):
-    """Texts without a fault."""
+    """Valid texts."""
     return shelf / "train.csv"
 
 
@@ -44,12 +44,12 @@ def dense(request, shelf, tmp_path):
 
 @pytest.fixture
 def model(shelf, tmp_path):
-    """A copy of the DAN, for what does not depend on its format."""
+    """A copy of the DAN, for tests that do not depend on its format."""
     return Path(shutil.copy(shelf / "dan.pt", tmp_path / "model.pt"))
 
 
 def call(command, model, texts, *more):
-    """A command on these files; what it writes would stand beside ``model``."""
+    """A command on these files; its output would go next to ``model``."""
     output = ("-o", model.with_stem("out"))
     small = ("--arch", "dan", "--hidden", "4", *QUICK)
     return {
@@ -85,7 +85,7 @@ TEXTS = {
 @pytest.mark.parametrize("fault", TEXTS)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_rows_41_to_45_faulty_texts(model, command, fault):
-    """Each command names the file and its fault, and leaves all as it was."""
+    """Each command names the file and its fault, and changes nothing."""
     content, code, says = TEXTS[fault]
     texts = model.with_name("texts.csv")
     texts.write_bytes(content)
@@ -109,7 +109,7 @@ def test_faulty_dev_and_test_texts(model, good, command, option, fault):
 
 
 def test_row_44_labels_that_were_not_learned(model, good):
-    """A label the classifier does not know is named with its line, in whatever file it stands."""
+    """The message names a label that the classifier does not know, and its line, in any of the files."""
     strange = model.with_name("strange.csv")
     strange.write_text("text,label\nsnow,cold\nsun,Hot\n")
     says = f"{strange}: line 3: label 'Hot' is not among the 3 known: 'cold', 'hot', 'wet'; 'hot' differs by"
@@ -137,7 +137,7 @@ def test_texts_of_which_none_can_be_held_out(model):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_texts_that_are_not_there(model, command):
-    """An absent file and a directory are usage errors."""
+    """A missing file and a directory are usage errors."""
     absent = model.with_name("absent.csv")
     assert_refused(model.parent, *call(command, model, absent), code=2, says=f"{absent}: does not exist")
     absent.mkdir()
@@ -194,7 +194,7 @@ CHECKPOINTS = {
 @pytest.mark.parametrize("fault", CHECKPOINTS)
 @pytest.mark.parametrize("command", ["finetune", "compress", "evaluate"])
 def test_faulty_checkpoints(monkeypatch, model, good, command, fault):
-    """Each command names the file and its fault; no code of it is run, and all is left as it was."""
+    """Each command names the file and its fault; no code in it is run, and nothing is changed."""
     monkeypatch.chdir(model.parent)
     spoil, code, says = CHECKPOINTS[fault]
     spoil(model)
@@ -204,7 +204,7 @@ def test_faulty_checkpoints(monkeypatch, model, good, command, fault):
 
 
 def test_a_compressed_classifier_is_not_compressed_again(model, good):
-    """compress wants the dense one; finetune takes it."""
+    """compress needs the dense one; finetune accepts it."""
     small = model.with_stem("small")
     succeed("factorize", model, "--rank", "3", "-o", small)
     assert_refused(model.parent, *call("compress", small, good), code=2, says="compressed already")
@@ -212,7 +212,7 @@ def test_a_compressed_classifier_is_not_compressed_again(model, good):
 
 
 def test_only_factors_of_a_dense_classifier(model, good):
-    """There are none to train."""
+    """There are no factors to train."""
     args = call("finetune", model, good, "--only-factors")
     assert_refused(model.parent, *args, code=2, says="the model has none; factorize it first")
 
@@ -240,7 +240,7 @@ def test_only_factors_of_a_dense_classifier(model, good):
     ],
 )
 def test_requests_that_cannot_be_met(model, good, options, code, says):
-    """Each has its exit code and says the limit; nothing is written."""
+    """Each has its exit code and a message with the limit; nothing is written."""
     args = ("compress", model, good, "-o", model.with_stem("out"), *options)
     assert_refused(model.parent, *args, code=code, says=says)
 
@@ -261,7 +261,7 @@ def test_an_existing_output_is_kept_without_force(dense, good, command):
 
 @pytest.mark.parametrize("command", WRITING)
 def test_an_existing_history_or_plot_is_kept_without_force(model, good, command):
-    """They may be the only ones of a long run."""
+    """They may be the only ones of a long run, so they are not replaced."""
     for option, name in (("--history", "run.jsonl"), ("--plot", "run.png")):
         model.with_name(name).write_text("precious")
         args = call(command, model, good, option, model.with_name(name))
@@ -271,7 +271,7 @@ def test_an_existing_history_or_plot_is_kept_without_force(model, good, command)
 
 
 def test_an_input_is_never_the_output(model, good):
-    """Neither checkpoint nor texts nor dev nor test texts are written over, --force or not."""
+    """Checkpoint, texts, dev and test texts are not overwritten, with or without --force."""
     texts, dev = (Path(shutil.copy(good, model.with_name(f"{name}.pt"))) for name in ("texts", "dev"))
     cases = [
         *(("train", texts, "--dev", dev, "-o", place) for place in (texts, dev)),
@@ -285,7 +285,7 @@ def test_an_input_is_never_the_output(model, good):
 
 @pytest.mark.parametrize("name", ["model", "model.onnx", "model.PT"])
 def test_a_new_classifier_needs_the_suffix_of_a_format(good, tmp_path, name):
-    """train has no input whose format it could take."""
+    """train has no input whose format it could use."""
     says = "choose from .safetensors, .pt"
     assert_refused(tmp_path, "train", good, "-o", tmp_path / name, code=2, says=says)
 
@@ -304,7 +304,7 @@ def test_the_format_stays(dense, good, command):
 @pytest.mark.parametrize("command", WRITING)
 @pytest.mark.parametrize("victim", ["texts.csv", "dev.csv", "out.pt"])
 def test_a_history_never_replaces_an_input_or_the_output(model, good, command, victim):
-    """--force is for what earlier runs wrote; the texts would be lost without a word."""
+    """--force is for the output of earlier runs; otherwise the texts would be lost."""
     texts, dev = (Path(shutil.copy(good, model.with_name(name))) for name in ("texts.csv", "dev.csv"))
     more = ("--dev", dev, "--history", model.with_name(victim), "-q", "--force")
     assert_refused(model.parent, *call(command, model, texts, *more), code=2, says=victim)
@@ -312,7 +312,7 @@ def test_a_history_never_replaces_an_input_or_the_output(model, good, command, v
 
 @pytest.mark.parametrize(("option", "name"), [("--plot", "p.png"), ("--history", "h.jsonl")])
 def test_history_and_plot_need_a_directory(model, good, option, name):
-    """Said before the training, not after it."""
+    """The error comes before the training."""
     args = call("finetune", model, good, option, model.parent / "absent" / name)
     assert_refused(model.parent, *args, code=2, says="there is no directory")
 
@@ -333,7 +333,7 @@ def test_row_33_weights_that_are_not_finite(model, good):
 
 
 def test_a_run_that_diverges_writes_json(model, good):
-    """A loss that is not finite is null; any parser reads history and result."""
+    """A loss that is NaN or infinite is null; any JSON parser reads history and result."""
     history, leap = model.with_name("h.jsonl"), ("--optimizer", "sgd", "--learning-rate", "1e30")
     done = succeed(*call("finetune", model, good, *leap, "--history", history, "--json"))
 
@@ -345,7 +345,7 @@ def test_a_run_that_diverges_writes_json(model, good):
 
 
 def test_compress_plans_before_it_works(monkeypatch, model, good):
-    """A target that cannot be met is told before the dense classifier is measured."""
+    """A target that cannot be met is refused before the dense classifier is measured."""
     monkeypatch.setattr(compressing, "measure", lambda *_: pytest.fail("work before the plan"))
     for options in ((), ("--rank", "9")):
         done = run("compress", model, good, *options)
@@ -353,13 +353,13 @@ def test_compress_plans_before_it_works(monkeypatch, model, good):
 
 
 def test_compress_names_the_users_output(model, good):
-    """Not the file in the staging place that nobody has heard of."""
+    """Messages name the user's output, not a staging file."""
     done = run("compress", model, good, "--rank", "2", "-o", model.with_name("out.safetensors"))
     assert_one_line(done.stderr, f"Error: {model.with_name('out.safetensors')}: the output has the format")
 
 
 def test_a_new_file_has_the_usual_permissions(good, tmp_path):
-    """As every other file of this user, in both formats."""
+    """It has the permissions of the user's other new files, in both formats."""
     mask = os.umask(0o022)
     try:
         for suffix in SUFFIXES:

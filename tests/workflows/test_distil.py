@@ -345,8 +345,8 @@ def test_bad_input_is_refused_in_a_line(shelf, tmp_path):
     file = small / "model.safetensors"
     absent = tmp_path / "absent"
     refused = [
-        (2, "no Hugging Face directory", small, ("--teacher", shelf), texts),
-        (2, "no Hugging Face directory", file, teacher, texts),
+        (2, "not a Hugging Face directory", small, ("--teacher", shelf), texts),
+        (2, "not a Hugging Face directory", file, teacher, texts),
         (2, "does not exist", small, teacher, ("--texts", absent)),
         (3, "holds 2 distinct texts", small, teacher, ("--texts", few)),
         (3, "holds 0 distinct texts", small, teacher, ("--texts", nothing)),
@@ -384,17 +384,17 @@ def test_models_that_cannot_be_built_are_refused(shelf, tmp_path):
         args = ("--teacher", shelf / "bert", "--texts", shelf / "test.txt")
         assert_refused(tmp_path, "evaluate", path, *args, code=code, says=says)
 
-    refused(changed("own", architectures=["MyOwnModel"]), 2, "architecture MyOwnModel is none of")
+    refused(changed("own", architectures=["MyOwnModel"]), 2, "has no architecture MyOwnModel")
     refused(changed("other", architectures=["BertForMaskedLM"]), 2, "missing from the file")
     refused(changed("unknown", model_type="nonsense"), 3, "transformers cannot load it")
     code = changed("code", model_type="nonsense", auto_map={"AutoConfig": "code.Config"})
     (code / "code.py").write_text("raise SystemExit('the code of a directory was run')")
     refused(code, 3, "transformers cannot load it")
-    refused(changed("decoder", is_encoder_decoder=True), 2, "encoder with a decoder")
+    refused(changed("decoder", is_encoder_decoder=True), 2, "encoder-decoder")
     bare = changed("bare")
     for file in bare.glob("tokenizer*"):
         file.unlink()
-    refused(bare, 2, "brings no tokenizer")
+    refused(bare, 2, "has no tokenizer")
     beyond = changed("beyond")
     text = (beyond / "tokenizer.json").read_text()
     (beyond / "tokenizer.json").write_text(text.replace('"w5": 9,', '"w5": 5000,'))

@@ -262,7 +262,7 @@ def test_tables_of_different_rows_cannot_share_weights(tmp_path, counts):
     tables = {"src_embedding.weight": values(), "tgt_embedding.weight": values(500)}
     save_file(tables, tmp_path / "m.safetensors")
     command = ("report", tmp_path / "m.safetensors", "--weights", counts)
-    assert_refused(tmp_path, *command, code=2, says="take one with --key")
+    assert_refused(tmp_path, *command, code=2, says="choose one with --key")
     assert "weighted by" in succeed(*command, "--key", "src_embedding.weight").stdout
 
 

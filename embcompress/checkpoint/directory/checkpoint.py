@@ -95,7 +95,7 @@ class Directory(Checkpoint):
         return self._part_of(name).bytes_of(name)
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        """Those of each weight file that holds one of them; see the base class."""
+        """The tensors, collected from the weight files that hold them."""
         state: dict[str, Any] = {}
         for part in self._parts.values():
             wanted = None if names is None else [name for name in names if name in part.tensors]

@@ -108,7 +108,7 @@ class OnnxFile(Checkpoint):
         return self._pieces(extent)
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:  # noqa: ARG002
-        """Refuse: the weights of a graph are no state dict.
+        """Refuse, as the weights of a graph are not a state dict.
 
         Raises:
             UsageError: always.

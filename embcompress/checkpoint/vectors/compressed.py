@@ -59,7 +59,7 @@ class CompressedVectors(Safetensors):
         return Form(Safetensors.format, self.path.suffix)
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        """Without the tokens, which are no weights; see the base class."""
+        """The stored tensors; by default without the tokens, which are not weights."""
         weights = [name for name in self.tensors if name != VOCABULARY]
         return super().torch_state(weights if names is None else names)
 

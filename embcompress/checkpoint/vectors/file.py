@@ -112,7 +112,7 @@ class VectorFile(Checkpoint):
         return super().bytes_of(name) if name == TABLE else self._joined()
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        """Without the tokens, which are no weights; see the base class."""
+        """The stored tensors; by default without the tokens, which are not weights."""
         return super().torch_state([TABLE] if names is None else names)
 
     def _joined(self) -> Iterator[bytes]:

@@ -168,7 +168,7 @@ def _read_header(path: Path) -> _Header:
             shape, is_fortran, dtype = _VERSIONS[version](file)
             # NumPy lets through integers that are not sizes (True) or too long to print (hexadecimal).
             if not all(type(size) is int and size < 1 << 63 for size in shape):
-                raise ValueError("a size that is no integer below 2^63")
+                raise ValueError("a size that is not an integer below 2^63")
         except OSError:
             raise
         except Exception as error:  # a broken header can make NumPy raise almost anything

@@ -1,1 +1,1 @@
-"""Rows of scaled integers."""
+"""The methods int8, int4 and int3: rows of scaled integers."""
