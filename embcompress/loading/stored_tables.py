@@ -1,7 +1,7 @@
-"""The compressed tables of a checkpoint, opened for a model: check → read → modules → their places.
+"""Reads the compressed tables of a checkpoint for a model: check → read → make modules → find their places.
 
-Both ``load`` and the integration with transformers open tables here, so that they refuse the same
-checkpoints in the same words.
+Both ``load`` and the integration with transformers read tables here, so that they refuse the same
+checkpoints with the same messages.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class StoredTable:
     """A compressed table that was read.
 
     Attributes:
-        record: what the checkpoint says of it.
-        parts: what is stored.
-        contents: the modules that hold the parts, or the rank of two float factors, which have none of
-            their own.
+        record: its record in the checkpoint.
+        parts: the stored tensors by suffix.
+        contents: the modules that hold coded parts; for two float factors, which need no special modules,
+            their rank.
     """
 
     record: TableRecord
@@ -42,7 +42,7 @@ class Stored:
 
     Attributes:
         tables: the compressed ones.
-        others: all else by name, without the guards; nothing where only tables were asked for.
+        others: everything else by name, without guards; empty if only tables were asked for.
     """
 
     tables: tuple[StoredTable, ...]
@@ -54,11 +54,11 @@ def read_stored(checkpoint: Checkpoint, records: Sequence[TableRecord], *, other
 
     Args:
         checkpoint: holds their parts.
-        records: of the tables.
+        records: the records of the tables to read.
         others: whether everything else is read too.
 
     Raises:
-        UsageError: no module holds what a method stores, or the format gives no tensors.
+        UsageError: a method has no torch module, or the format has no state dict.
         InputError: the parts are not what the records say, or contradict each other.
     """
     for record in records:
@@ -80,10 +80,10 @@ def read_stored(checkpoint: Checkpoint, records: Sequence[TableRecord], *, other
             where = f"{checkpoint.path}: {record.name}"
             raise InputError(f"{where}: {error.message}", remedy=error.remedy) from None
         tables.append(StoredTable(record, parts, coded or record.rank or 0))
-    # Tied names hold parts too where that costs nothing, and the guard makes stock loaders refuse the file.
-    gone = {part_name(name, s) for r in records for name in (r.name, *r.ties) for s in r.parts}
-    gone |= {r.name for r in records if tuple(getattr(state.get(r.name), "shape", ())) == (0,)}
-    return Stored(tuple(tables), {name: value for name, value in state.items() if name not in gone})
+    # Parts may be stored under tied names too. A guard, an empty tensor, makes stock loaders refuse the file.
+    excluded = {part_name(name, s) for r in records for name in (r.name, *r.ties) for s in r.parts}
+    excluded |= {r.name for r in records if tuple(getattr(state.get(r.name), "shape", ())) == (0,)}
+    return Stored(tuple(tables), {name: value for name, value in state.items() if name not in excluded})
 
 
 def places_of(
@@ -93,13 +93,13 @@ def places_of(
     renamed: Callable[[str], str],
     where: object,
 ) -> list[str]:
-    """The parameters of a model that are a table of a checkpoint, the one that stands for it first.
+    """Names of a table's parameters in a model: first the table's own name, then its ties.
 
     Args:
-        record: of the table.
-        model: for messages.
-        parameters: of the model by name, each under all of its names.
-        renamed: how a name in the checkpoint becomes one in the model.
+        record: the table's record.
+        model: the model, for messages.
+        parameters: the model's parameters by name, each under all of its names.
+        renamed: turns a name in the checkpoint into one in the model.
         where: the checkpoint, for messages.
 
     Raises:
