@@ -71,7 +71,9 @@ source = click.argument("path", type=INPUT)
 output = click.option("-o", "--output", type=ANY_PATH, help="Where to write.")
 force = click.option("--force", is_flag=True, help="Replace an existing output.")
 resume = click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
-keys = click.option("--key", "keys", multiple=True, metavar="NAME", help="Table to use; repeats.")
+keys = click.option(
+    "--key", "keys", multiple=True, metavar="NAME", help="Table to use; may be given several times."
+)
 device = click.option(
     "--device",
     type=click.Choice(DEVICES),

@@ -1,4 +1,4 @@
-"""What was written, opened again and measured before it is published."""
+"""Opens a written output again and checks it, before it is published."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from embcompress.progress import Progress
 
 
 def check_tables(stage: Path, plan: OutputPlan, progress: Progress) -> tuple[TableRecord, ...]:
-    """Measure the error of each table on what was written, and take the SHA-256 of its parts.
+    """Measure the error of each written table, and compute the SHA-256 of its parts.
 
     Args:
         stage: the written output, not published yet.
-        plan: what was to be written.
+        plan: the plan that was carried out.
         progress: called as ``progress("verify", rows done, rows in all)``.
 
     Returns:
-        A record a table with both.
+        One record per table, with both.
 
     Raises:
         TargetError: the type of the factors holds their values worse than predicted, or the error is
@@ -47,14 +47,12 @@ def check_tables(stage: Path, plan: OutputPlan, progress: Progress) -> tuple[Tab
 
 
 def _measured(written: Checkpoint, plan: OutputPlan, progress: Progress) -> Iterator[TableRecord]:
-    """The predicted record of each table with its measured errors."""
-    for table, record in zip(plan.tables, plan.description.tables, strict=True):
-        stats = table.stats
-        stand_in = decoded(written, record, precise=stats.precise)
-        errors = measured_errors(
-            table.table.rows, stand_in, progress, precise=stats.precise, weights=stats.weights
-        )
-        _check_error(table, errors.weighted.relative, plan.request.target)
+    """The planned record of each table, with measured errors in the place of the predicted ones."""
+    for table_plan, record in zip(plan.tables, plan.description.tables, strict=True):
+        rows, stats = table_plan.table.rows, table_plan.stats
+        approximation = decoded(written, record, precise=stats.precise)
+        errors = measured_errors(rows, approximation, progress, precise=stats.precise, weights=stats.weights)
+        _check_error(table_plan, errors.weighted.relative, plan.request.target)
         weighted = None if stats.weights is None else errors.weighted.relative
         yield replace(record, relative_error=errors.plain.relative, weighted_error=weighted)
 
@@ -63,15 +61,16 @@ def _check_error(plan: TablePlan, error: float, target: Target) -> None:
     """Compare the measured error of a table with the predicted one, and with the one asked for.
 
     Args:
-        plan: of the table.
-        error: relative Frobenius error; weighted if rows are.
-        target: what is asked for.
+        plan: the plan of the table.
+        error: relative Frobenius error, weighted if the rows have weights.
+        target: what the user asks for.
 
     Raises:
         TargetError, EmbcompressError: see :func:`check_tables`.
     """
     layout, name = plan.layout, plan.table.name
-    # Four roundoffs more, for tables with no error but rounding, also where values are next to zero.
+    # Four roundoffs are added for tables whose only error is rounding, and four of the smallest float32
+    # numbers for tables whose values are near zero.
     allowed = (1 + layout.tolerance) * layout.predicted_error + 4 * layout.dtype.unit_roundoff
     allowed += 4 * DTYPES["F32"].smallest / plan.stats.typical if plan.stats.typical else 0
     if error > allowed:

@@ -1,4 +1,4 @@
-"""Turn replacements of tables into the edit of a checkpoint and its record."""
+"""Builds the edit of a checkpoint, and the record of it, from tables and their replacements."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Replacement:
 
     Attributes:
         table: the table.
-        method: the method that stores it.
-        layout: shapes and dtypes of the parts.
-        contents: blocks of each part by its suffix; None if only sizes matter.
-        form: the native form of the parts, which another library reads; None for our own.
+        method: the method that it is stored with.
+        layout: the parts that are stored.
+        contents: contents of each part by suffix; None if only sizes matter.
+        form: the model library's own form, in which the parts are stored; None for this package's form.
     """
 
     table: Table
@@ -40,14 +40,14 @@ class Replacement:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the stored parts."""
+        """Names of the parts."""
         if self.form is not None:
             return self.form.names(self.table)
         return tuple(part_name(self.table.name, suffix) for suffix in self.layout.suffixes)
 
 
 def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
-    """Make the edit that replaces each table and its ties with its parts, and adds a guard if one is needed.
+    """The edit that puts parts in the place of each table, points ties at them, and adds guards if needed.
 
     Raises:
         UsageError: a part would get the name of a tensor that stays.
@@ -80,7 +80,7 @@ def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
 def edit_behind(
     original: Checkpoint, written: Checkpoint, described: Description, tables: Sequence[Table]
 ) -> Edit:
-    """Reconstruct the edit that turned ``original`` into ``written``, with the parts read from ``written``.
+    """The edit that made ``written`` from ``original``; its new parts are those that ``written`` holds.
 
     Args:
         original: the source.
@@ -89,8 +89,8 @@ def edit_behind(
         tables: the dense tables in ``original``, one for each table in the record.
 
     Raises:
-        UsageError: this edit of the source is not possible.
-        InputError: a part is missing or cannot be read as one.
+        UsageError: the source cannot be edited in this way.
+        InputError: a part is missing, or is not a readable matrix.
     """
     replacements = []
     for record, table in zip(described.tables, tables, strict=True):
@@ -108,12 +108,17 @@ def edit_behind(
 
 
 def describe(source: Checkpoint, records: Sequence[TableRecord], command: str | None) -> Description:
-    """Make the record before the work is done: its errors are predictions, its hashes placeholders."""
+    """The record before the work: errors are predicted, and the source is not hashed yet."""
     return Description(__version__, {f.name: NO_DIGEST for f in source.weight_files}, tuple(records), command)
 
 
 def sketch(new: Replacement, weighting: str | None) -> TableRecord:
-    """The longest record that a table could get, for reserving space; ``weighting`` names its row weights."""
+    """A record as long as any that the table can get, to compute sizes with.
+
+    Args:
+        new: the table and its replacement.
+        weighting: what its rows are weighted by; None if all count alike.
+    """
     rows = new.table.rows
     return TableRecord(
         name=new.table.name,

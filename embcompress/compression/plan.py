@@ -32,9 +32,9 @@ class OutputPlan:
     Attributes:
         source: the checkpoint it is made from.
         request: what the user asks for.
-        storage: how the parts of tables are stored.
-        weighting: how rows are weighted; None for all alike.
-        tables: one plan a table.
+        storage: the layout in which the parts of tables are stored.
+        weighting: how rows are weighted; None if all count alike.
+        tables: one plan per table.
         edit: what is replaced by what.
         description: the output's record, with predicted errors.
         size: bytes of its weight files.
@@ -58,26 +58,26 @@ class OutputPlan:
         size: int | None = None,
         notes: Sequence[str] = (),
     ) -> FactorizeResult:
-        """What the user is told.
+        """The result that the user sees.
 
         Args:
             place: where the output is, or would be.
-            measured: a record a table with the errors of the written parts; None where nothing was written.
+            measured: one record per table, with the errors of the written parts; None if nothing was written.
             size: bytes of the written weight files; None for what was planned.
-            notes: what the user should know besides the plan's notes.
+            notes: further notes, after those of the plan.
         """
         records = measured or (None,) * len(self.tables)
         return FactorizeResult(
             source=self.source.path,
             output=place,
             written=measured is not None,
-            tables=tuple(self._told(*each) for each in zip(self.tables, records, strict=True)),
+            tables=tuple(self._table_result(*each) for each in zip(self.tables, records, strict=True)),
             size_before=self.source.size,
             size_after=self.size if size is None else size,
             notes=(*self.notes, *notes),
         )
 
-    def _told(self, plan: TablePlan, measured: TableRecord | None) -> TableResult:
+    def _table_result(self, plan: TablePlan, measured: TableRecord | None) -> TableResult:
         table, layout = plan.table, plan.layout
         return TableResult(
             name=table.name,
@@ -105,7 +105,8 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
     Args:
         source: the checkpoint to be compressed.
         request: what the user asks for.
-        progress: called as ``progress(stage, done, total)``, later also while the plan is carried out.
+        progress: called as ``progress(stage, done, total)``; called again later, when the output is written
+            and the tables are encoded.
 
     Raises:
         UsageError: the request does not fit the checkpoint.
@@ -127,8 +128,8 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         advance=Steps(progress, "spectrum", sum(table.rows.shape[0] for table in tables)),
         weights=None if weighting is None else weighting.weights,
     )
-    coded = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
-    edit = replacing(source, [_replacement(plan, storage, coded) for plan in plans])
+    encoding = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
+    edit = replacing(source, [_replacement(plan, storage, encoding) for plan in plans])
     records = [_record(plan, storage, weighting) for plan in plans]
     description = describe(source, records, command_line(request))
     size = source.size_after(edit, description)
@@ -143,7 +144,7 @@ def _tables(source: Checkpoint, request: Request) -> tuple[Table, ...]:
 
 
 def _filled(table: Table) -> Table:
-    """The table with zeros for what is not finite, counted in one pass over it."""
+    """The table with its NaN and infinite numbers read as zeros; one pass counts them."""
     count = count_nonfinite(table.rows)
     return replace(table, rows=filled_up(table.rows), nonfinite=count) if count else table
 
@@ -162,7 +163,9 @@ def _budget(
     storage: StorageLayout,
     weighting: Weighting | None,
 ) -> int:
-    """Bytes for all parts together that keep the weight files within ``max_size``; 0 for other targets.
+    """Most bytes that all parts together may take under ``max_size``; 0 for other targets.
+
+    What everything else takes is computed from a trial edit, which has the longest possible records.
 
     Raises:
         TargetError: the input is small enough already, or everything but the tables is too large.
@@ -176,16 +179,16 @@ def _budget(
             remedy="nothing needs to be done; ask for less to make it smaller still",
         )
     method = request.chosen_method or max(METHODS.values(), key=lambda m: len(m.suffixes))
-    largest = []
+    trial = []
     for table in tables:
         settings = Settings(
             request.float_type or table.rows.dtype, request.split_scale, mirrored=storage.mirrored
         )
         widest = method.widest(table.rows.shape, settings)
-        largest.append(Replacement(table, method, widest, form=storage.form))
-    records = [sketch(new, weighting.origin if weighting else None) for new in largest]
-    whole = source.size_after(replacing(source, largest), describe(source, records, command_line(request)))
-    rest = whole - sum(new.layout.nbytes for new in largest)
+        trial.append(Replacement(table, method, widest, form=storage.form))
+    records = [sketch(new, weighting.origin if weighting else None) for new in trial]
+    size = source.size_after(replacing(source, trial), describe(source, records, command_line(request)))
+    rest = size - sum(new.layout.nbytes for new in trial)
     if rest >= max_size:
         raise TargetError(
             f"max_size {max_size:,}: all but the tables takes {rest:,} bytes",
@@ -200,7 +203,7 @@ def _replacement(plan: TablePlan, storage: StorageLayout, advance: Advance) -> R
 
 
 def _record(plan: TablePlan, storage: StorageLayout, weighting: Weighting | None) -> TableRecord:
-    """The record of a table, with its predicted error in the place of the measured one."""
+    """The record of a table; until the error is measured, it holds the predicted one."""
     new = Replacement(plan.table, plan.method, plan.layout, form=storage.form)
     error = plan.layout.predicted_error
     return replace(

@@ -1,4 +1,4 @@
-"""Load a compressed checkpoint into a PyTorch model: open → match names → plan the swap → check → fill."""
+"""Load a compressed checkpoint into a PyTorch model: read → match names → build modules → check → install."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def load(
     """Load a checkpoint written by this package into the model it was made from.
 
     The modules that hold a compressed table, and those tied to it, are replaced by factorized ones.
-    Then every tensor is copied in, as ``load_state_dict`` does: the model keeps its dtypes, float
-    factors get the dtype of the table they replace, and codes stay bytes. A tied weight that the file
-    leaves out gets the values of its tie; one that the file stores in full is untied. Everything is
-    checked first: after an error the model is unchanged.
+    Then every tensor is copied in, as ``load_state_dict`` does it: the model keeps its dtypes, float
+    factors take the dtype of the table they replace, and codes stay bytes. A tied name that the file
+    leaves out gets the weights it is tied to; one that the file stores in full is untied. Everything
+    is checked first: after an error the model is unchanged.
 
     Args:
         model: built as for the dense checkpoint; changed in place.
         path: a .safetensors or PyTorch file, or a Hugging Face directory.
         strict: whether the names in the file and in the model must be the same; shapes always must.
-            If not, a warning lists the names that differ; weights that the file lacks are left alone.
-        device: the device that the model is moved to afterwards; None leaves it where it is.
+            If not, a warning lists the names that differ; what the file lacks keeps the model's values.
+        device: where the model is moved afterwards; None leaves it where it is.
 
     Returns:
         ``model``.
@@ -69,7 +69,7 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
     if any(tensor.is_meta for tensor in model.parameters()):
         raise UsageError("the model has parameters on the meta device", remedy="build it on a real device")
     with open_checkpoint(path) as checkpoint:
-        stored = read_stored(checkpoint, _swapped(checkpoint, needed=needs_tables), others=True)
+        stored = read_stored(checkpoint, _tables_to_swap(checkpoint, needed=needs_tables), others=True)
     naming = _naming(stored, model)
     weights = naming.converted(stored.others, path)
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -80,11 +80,11 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
         parts = module_parts(table.parts, table.record.shape[1])
         weights |= {part_name(main, suffix): part for suffix, part in parts.items()}
 
-    expected = _state(model, modules)
-    # Older files store buffers (BERT's position_ids) that newer classes compute themselves.
-    own = {name for name, _ in model.named_buffers()} - expected.keys()
-    weights = _with_ties({n: value for n, value in weights.items() if n not in own}, expected)
-    # Some transformers classes compute weights and never store them (Marian's positions).
+    expected = _expected_state(model, modules)
+    # Older files store buffers (BERT's position_ids) that newer classes make themselves.
+    unsaved = {name for name, _ in model.named_buffers()} - expected.keys()
+    weights = _with_ties({n: value for n, value in weights.items() if n not in unsaved}, expected)
+    # Some classes of transformers make weights themselves and never store them (Marian's positions).
     never_stored = getattr(model, "_keys_to_ignore_on_save", None) or ()
     weights = {name: expected[name] for name in never_stored if name in expected} | weights
     misfit = _misfit(weights, expected)
@@ -96,13 +96,13 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
     model.load_state_dict(weights, strict=strict)
 
 
-def _swapped(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
-    """The compressed tables of a checkpoint for which modules must be swapped.
+def _tables_to_swap(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
+    """The compressed tables of a checkpoint whose modules must be replaced.
 
-    Tables in a native form need no swap: the model's own class has modules for the factors.
+    Tables in a native form need nothing: their configuration already makes the model build the factors.
 
     Raises:
-        UsageError: a compressed table is needed and there is none.
+        UsageError: a compressed table is needed, and there is none.
     """
     description = checkpoint.description
     if needed and (description is None or not description.tables):
@@ -114,21 +114,21 @@ def _swapped(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]
 
 
 class Naming(Protocol):
-    """How the weights in a file are renamed and merged for a model."""
+    """How the names in a file map to the names in a model."""
 
     def renamed(self, name: str) -> str:
-        """Return the name in the model of a weight that is called ``name`` in the file."""
+        """The name in the model for a name in the file."""
 
     def merges(self, name: str) -> bool:
-        """Whether the weight ``name`` of the file becomes part of a merged tensor."""
+        """Whether the weight called ``name`` in the file is merged with others into one of the model's."""
 
     def converted(self, weights: Mapping[str, Any], where: object) -> dict[str, Any]:
-        """Rename and merge weights; ``where`` names the file in messages."""
+        """The weights of a file, by their names in the model."""
 
 
 @dataclass(frozen=True)
 class _Renaming:
-    """Renames every weight and merges none."""
+    """One function renames every name; no weights are merged."""
 
     renamed: Callable[[str], str]
 
@@ -140,13 +140,13 @@ class _Renaming:
 
 
 def _naming(stored: Stored, model: nn.Module) -> Naming:
-    """Choose how names in the file become names in the model.
+    """Find how the names in the file map to those in the model.
 
-    Names may stay the same, gain or lose a prefix, or be renamed by transformers. A transformers model
-    keeps its body under ``base_model_prefix``, which the body alone lacks; data parallelism, compilation
-    and trainers put a prefix of their own before all names. The first of these ways that maps every name
-    to one of the model's is chosen. If none does, as the file may hold more than the model, the first
-    that maps every table is.
+    Names may be the same, have a prefix on one side only, or be renamed by transformers. A transformers
+    model keeps its body under ``base_model_prefix``, and the body alone has no such prefix; data
+    parallelism, compilation and trainers add a prefix of their own to all names. The first mapping that
+    gives every name in the file one in the model is taken. The file may hold more than the model, so
+    without such a mapping it is the first that finds every table.
     """
     tables = [table.record.name for table in stored.tables]
     if not tables:
@@ -160,38 +160,39 @@ def _naming(stored: Stored, model: nn.Module) -> Naming:
         *(_Renaming(methodcaller("removeprefix", prefix)) for prefix in prefixes),
     ]
     everything = {*stored.others, *tables}
-    own = model.state_dict().keys() | {name for name, _ in model.named_buffers()}
+    in_model = model.state_dict().keys() | {name for name, _ in model.named_buffers()}
 
-    def fits(way: Naming, names: Collection[str]) -> bool:
-        return own >= {*map(way.renamed, names)} and _is_distinct(way, everything)
+    def fits(naming: Naming, names: Collection[str]) -> bool:
+        return in_model >= {*map(naming.renamed, names)} and _keeps_distinct(naming, everything)
 
-    if found := next((way for way in plain if fits(way, everything)), None):
+    if found := next((naming for naming in plain if fits(naming, everything)), None):
         return found
-    theirs = [*_of_transformers(model, ["", *prefixes])]
-    tried = [(way, everything) for way in theirs] + [(way, {*tables}) for way in (*theirs, *plain)]
-    return next((way for way, names in tried if fits(way, names)), plain[0])
+    theirs = [*_transformers_namings(model, ["", *prefixes])]
+    tried = [(naming, everything) for naming in theirs]
+    tried += [(naming, {*tables}) for naming in (*theirs, *plain)]
+    return next((naming for naming, names in tried if fits(naming, names)), plain[0])
 
 
-def _is_distinct(way: Naming, names: Collection[str]) -> bool:
-    """Whether names that are not merged stay distinct."""
-    kept = [way.renamed(name) for name in names if not way.merges(name)]
+def _keeps_distinct(naming: Naming, names: Collection[str]) -> bool:
+    """Whether names stay distinct, except those whose weights are merged."""
+    kept = [naming.renamed(name) for name in names if not naming.merges(name)]
     return len({*kept}) == len(kept)
 
 
-def _of_transformers(model: nn.Module, prefixes: Collection[str]) -> Iterator[Naming]:
-    """The conversions of ``from_pretrained``, one a prefix; none unless ``model`` is one of transformers."""
+def _transformers_namings(model: nn.Module, prefixes: Collection[str]) -> Iterator[Naming]:
+    """What ``from_pretrained`` of a transformers model does to names, after each prefix is removed."""
     library = sys.modules.get("transformers.modeling_utils")
     if library is None or not isinstance(model, library.PreTrainedModel):
         return
-    with contextlib.suppress(ImportError):  # an older version, which renames nothing or does it elsewhere
+    with contextlib.suppress(ImportError):  # other versions rename nothing, or do it elsewhere
         from embcompress.loading.conversion import Conversion
 
         for prefix in prefixes:
             yield Conversion(model, prefix)
 
 
-def _state(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """The state dict that ``model`` would have with ``modules`` in it; values are the tensors themselves."""
+def _expected_state(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """The state dict that ``model`` will have once ``modules`` are installed, with their current values."""
     state = {
         name: value
         for name, value in model.state_dict(keep_vars=True).items()
@@ -203,26 +204,26 @@ def _state(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Any]
 
 
 def _with_ties(weights: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
-    """``weights``, with a missing name filled from another name of the same parameter."""
+    """``weights`` and, for each name it lacks, the value of another name of the same parameter."""
     stored = {id(value): weights[name] for name, value in expected.items() if name in weights}
     missing = {name: stored[id(value)] for name, value in expected.items() if id(value) in stored}
     return {**missing, **weights}
 
 
 def _shape(value: object) -> list[int] | None:
-    """The shape of a tensor; None for other values, since state dicts may hold anything."""
+    """Sizes of a tensor; None for anything else, since state dicts may hold any object."""
     return list(value.shape) if isinstance(value, Tensor) else None
 
 
 def _remedy(model: nn.Module) -> str:
-    """What the user can do when the names in a file differ from those in ``model``."""
-    if hasattr(model, "from_pretrained"):  # with strict=False, weights that are missing would stay random
+    """What the user can do if the names in a file are not those of ``model``."""
+    if hasattr(model, "from_pretrained"):  # with strict=False, missing weights would stay random
         return f"{RIGHT_MODEL}, or open its directory with from_pretrained after embcompress.register()"
     return f"{RIGHT_MODEL}, or strict=False to leave differing names alone"
 
 
 def _misfit(weights: Mapping[str, Any], expected: Mapping[str, Any]) -> Misfit:
-    """Compare shapes and names."""
+    """The shapes and names that differ."""
     shapes = [
         f"{name} ({_shape(value)}, the model has {_shape(expected[name])})"
         for name, value in weights.items()

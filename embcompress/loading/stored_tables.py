@@ -1,7 +1,7 @@
-"""The compressed tables of a checkpoint, opened for a model: check → read → modules → their places.
+"""Reads the compressed tables of a checkpoint for a model: check → read → make modules → find their places.
 
-Both ``load`` and the transformers integration read tables here, so both refuse the same checkpoints with the
-same messages.
+Both ``load`` and the integration with transformers read tables here, so that they refuse the same
+checkpoints with the same messages.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class StoredTable:
     """A compressed table that has been read.
 
     Attributes:
-        record: the checkpoint's record of it.
+        record: its record in the checkpoint.
         parts: the stored tensors by suffix.
-        contents: the modules that hold the parts; for two float factors, which need no modules of their
-            own, their rank.
+        contents: the modules that hold coded parts; for two float factors, which need no special modules,
+            their rank.
     """
 
     record: TableRecord
@@ -41,8 +41,8 @@ class Stored:
     """The contents of a checkpoint.
 
     Attributes:
-        tables: the compressed tables.
-        others: all other tensors by name, without the guards; empty if only tables were read.
+        tables: the compressed ones.
+        others: everything else by name, without guards; empty if only tables were asked for.
     """
 
     tables: tuple[StoredTable, ...]
@@ -53,13 +53,13 @@ def read_stored(checkpoint: Checkpoint, records: Sequence[TableRecord], *, other
     """Check and read the compressed tables of a checkpoint.
 
     Args:
-        checkpoint: holds the parts.
-        records: the records of the tables.
-        others: whether to read everything else too.
+        checkpoint: holds their parts.
+        records: the records of the tables to read.
+        others: whether everything else is read too.
 
     Raises:
-        UsageError: a method has no module for its parts, or the format holds no state dict.
-        InputError: the parts contradict the records or each other.
+        UsageError: a method has no torch module, or the format has no state dict.
+        InputError: the parts are not what the records say, or contradict each other.
     """
     for record in records:
         decoded(checkpoint, record)  # reads no rows; makes the checks that expand makes
@@ -80,10 +80,10 @@ def read_stored(checkpoint: Checkpoint, records: Sequence[TableRecord], *, other
             where = f"{checkpoint.path}: {record.name}"
             raise InputError(f"{where}: {error.message}", remedy=error.remedy) from None
         tables.append(StoredTable(record, parts, coded or record.rank or 0))
-    # Tied names hold parts too where that costs no bytes; the guard makes stock loaders refuse the file.
-    gone = {part_name(name, s) for r in records for name in (r.name, *r.ties) for s in r.parts}
-    gone |= {r.name for r in records if tuple(getattr(state.get(r.name), "shape", ())) == (0,)}
-    return Stored(tuple(tables), {name: value for name, value in state.items() if name not in gone})
+    # Parts may be stored under tied names too. A guard, an empty tensor, makes stock loaders refuse the file.
+    excluded = {part_name(name, s) for r in records for name in (r.name, *r.ties) for s in r.parts}
+    excluded |= {r.name for r in records if tuple(getattr(state.get(r.name), "shape", ())) == (0,)}
+    return Stored(tuple(tables), {name: value for name, value in state.items() if name not in excluded})
 
 
 def places_of(
@@ -93,13 +93,13 @@ def places_of(
     renamed: Callable[[str], str],
     where: object,
 ) -> list[str]:
-    """Find the parameters of a model that hold a table of a checkpoint; the table's own name comes first.
+    """Names of a table's parameters in a model: first the table's own name, then its ties.
 
     Args:
-        record: the record of the table.
+        record: the table's record.
         model: the model, for messages.
         parameters: the model's parameters by name, each under all of its names.
-        renamed: maps a name in the checkpoint to a name in the model.
+        renamed: turns a name in the checkpoint into one in the model.
         where: the checkpoint, for messages.
 
     Raises:

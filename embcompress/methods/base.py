@@ -1,11 +1,11 @@
 """The protocol of methods: how a table is planned, encoded and decoded.
 
-A method is one folder in ``methods/`` and one line in the registry (``methods/__init__.py``). The folder
-holds
+A method is one folder in ``methods/`` and one line in ``METHODS`` of ``choices.py``, from which the registry
+(``methods/__init__.py``) is built. The folder holds
 
 - ``method.py``: a subclass of :class:`Method`, which plans, encodes and decodes with NumPy;
-- ``module.py`` (optional): looks rows up in the stored parts with torch, see :func:`Method.module`;
-- ``graph.py`` (optional): does the same in an ONNX graph, see :func:`Method.graph`.
+- ``module.py`` (optional): looks rows up in the stored parts with torch, see :meth:`Method.module`;
+- ``graph.py`` (optional): does the same in an ONNX graph, see :meth:`Method.graph`.
 
 The last two are imported only when they are needed. Contract tests run over the registry.
 """
@@ -36,7 +36,7 @@ Blocks = Callable[[], Iterator[NDArray[Any]]]
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of a compression besides its size.
+    """Options of a compression other than its target.
 
     Attributes:
         dtype: element type of float factors; methods that store codes ignore it.
@@ -86,7 +86,7 @@ Read = Callable[[int, int], NDArray[Any]]
 """``read(start, stop)`` returns those rows of a table, (stop-start)×d floats."""
 
 Fit = Callable[[int], TableLayout | None]
-"""From a number of bytes to the layout with the smallest predicted error; None if nothing fits."""
+"""``fit(limit)`` returns the layout with the smallest predicted error in ``limit`` bytes, or None."""
 
 
 class Method(abc.ABC):
@@ -97,10 +97,10 @@ class Method(abc.ABC):
         parts: everything that the method may store for a table, in stored order. The NumPy decoder, the torch
             module, the ONNX graph, ``verify`` and ``finetune`` all use this list.
         seed: seed of its random numbers; None if it uses none.
-        margin: how far below a target error the predicted error must be, as a fraction of the target; for
-            methods that predict from a sample.
-        by_spectrum: whether errors are predicted from the spectrum, which must then be measured in float64
-            if they are small.
+        margin: how far below a target error the predicted error must be, as a fraction of the target;
+            methods that predict from a sample need this.
+        by_spectrum: whether errors are predicted from the spectrum. If they are small, the spectrum is
+            measured again in float64.
         by_rows: whether each row is coded independently, in the same number of bytes, without the spectrum.
         exact: whether rows are stored unchanged, except for rounding to the element type.
         is_factors: whether exactly two float factors are stored, and no codes.
@@ -163,29 +163,30 @@ class Method(abc.ABC):
         best = fit(stats.rows.nbytes - 1)
         wanted = error * (1 - self.margin)
         if best is None or best.predicted_error > wanted:
-            least = (
+            reason = (
                 "finds nothing smaller than the table"
                 if best is None
                 else f"predicts {best.predicted_error:.3g} at best"
             )
             raise TargetError(
-                f"{stats.name}: error {error:.3g} was requested, {self.name} {least}",
+                f"{stats.name}: error {error:.3g} was requested, {self.name} {reason}",
                 remedy="allow more, or choose another --method",
             )
-        low, high, above = self.least(stats.rows.shape, settings) - 1, best.nbytes, 1.0
+        # ``low`` bytes are too few, with error ``low_error``; ``high`` bytes are enough for ``best``.
+        low, high, low_error = self.least(stats.rows.shape, settings) - 1, best.nbytes, 1.0
         for turn in itertools.count():
             if high - low <= max(1, high // 1000):
                 return best
             # Errors fall roughly exponentially with bytes: alternate steps along that line with bisection.
             share = 0.5
-            if turn % 2 == 0 and 0 < best.predicted_error < wanted < above:
-                share = math.log(above / wanted) / math.log(above / best.predicted_error)
+            if turn % 2 == 0 and 0 < best.predicted_error < wanted < low_error:
+                share = math.log(low_error / wanted) / math.log(low_error / best.predicted_error)
             middle = low + max(1, min(high - low - 1, round(share * (high - low))))
             found = fit(middle)
             if found is not None and found.predicted_error <= wanted:
                 best, high = found, min(middle, found.nbytes)
             else:
-                low, above = middle, found.predicted_error if found else above
+                low, low_error = middle, found.predicted_error if found else low_error
         raise AssertionError("unreachable")
 
     def for_energy(self, stats: TableStats, energy: float, settings: Settings) -> TableLayout:
@@ -199,12 +200,12 @@ class Method(abc.ABC):
         return self.cheapest(stats, math.sqrt(1 - energy), settings)
 
     def widest(self, shape: tuple[int, int], settings: Settings) -> TableLayout:
-        """A layout with the longest record that a (V, d) table can have; its bytes mean nothing."""
+        """A layout whose record is as long as any of a (V, d) table; its sizes and errors are made up."""
         parts = tuple(Part(suffix, settings.dtype, shape) for suffix in self.suffixes)
         return TableLayout(parts, min(shape), settings.dtype, -1 / 3e-10, -1 / 3e-10, 0.0)
 
     def limits(self, rows: Rows, settings: Settings) -> str:
-        """Remedy for a target that is out of reach: what can be requested instead."""
+        """What the user can request instead of a target that is out of reach; the remedy of an error."""
         least = self.least(rows.shape, settings)
         if least >= rows.nbytes:
             return "leave it dense, or choose another --method"
@@ -244,9 +245,9 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
-        """Do the work of :meth:`decoder`, which has checked the element types.
+        """Return the reader of :meth:`decoder`, which calls this after it has checked the element types.
 
-        Parts as large as the table are read only for the rows that are asked for.
+        Parts with a row per token are not held in memory: the reader reads the rows that are asked for.
         """
 
     @abc.abstractmethod
@@ -254,13 +255,13 @@ class Method(abc.ABC):
         """Floating-point operations of one token's lookup (multiply-add = 2, a gather = 0)."""
 
     def around(self, inner: Method) -> Method | None:
-        """This method with ``inner`` to store what it keeps; None where it wraps no other."""
+        """This method with ``inner`` to store the rows that it keeps; None if it does not wrap others."""
         return None
 
     @property
     def has_module(self) -> bool:
         """Whether there is a ``module.py``, so that torch can look rows up in the stored parts."""
-        return self._find("module")
+        return self._has("module")
 
     def module(self) -> ModuleType:
         """Import ``module.py`` from the method's folder; this imports torch.
@@ -268,10 +269,10 @@ class Method(abc.ABC):
         The module has a function ``coded_table(method, parts, shape, kept=None)`` that returns the torch
         modules of a table; see :mod:`embcompress.methods.modules`.
         """
-        return importlib.import_module(self._sibling("module"))
+        return importlib.import_module(self._module_name("module"))
 
     def graph(self) -> Any:
-        """Return how an ONNX graph computes with the stored parts, from ``graph.py``; this imports onnx.
+        """Import ``graph.py``, and onnx with it, and return what adds the lookup to an ONNX graph.
 
         Returns:
             A ``TableGraph``; see ``checkpoint/onnx/building.py``.
@@ -279,19 +280,19 @@ class Method(abc.ABC):
         Raises:
             UsageError: the method has no ``graph.py``.
         """
-        if not self._find("graph"):
+        if not self._has("graph"):
             raise UsageError(
                 f"method {self.name} cannot be used in an ONNX graph",
                 remedy="choose another --method",
             )
-        return importlib.import_module(self._sibling("graph")).table_graph(self)
+        return importlib.import_module(self._module_name("graph")).table_graph(self)
 
-    def _sibling(self, name: str) -> str:
+    def _module_name(self, name: str) -> str:
         """Full name of a module in the method's folder."""
         return f"{type(self).__module__.rpartition('.')[0]}.{name}"
 
-    def _find(self, name: str) -> bool:
-        return importlib.util.find_spec(self._sibling(name)) is not None
+    def _has(self, name: str) -> bool:
+        return importlib.util.find_spec(self._module_name(name)) is not None
 
 
 class RankedMethod(Method):

@@ -45,8 +45,8 @@ def _(report: Report) -> None:
 
 def _show_dense(console: Console, table: DenseTable) -> None:
     console.print(
-        f"\n[bold]{safe(table.name)}[/]  {shape_text(table.shape)} {table.dtype}, "
-        f"{human_bytes(table.nbytes)}, {table.share:.1%} of the weights"
+        f"\n[bold]{safe(table.name)}[/]  {shape_text(table.shape)} {table.dtype}\n"
+        f"  {human_bytes(table.nbytes)}, {table.share:.1%} of the weights"
     )
     if table.ties:
         console.print(f"  also {safe(', '.join(table.ties))}")
@@ -70,6 +70,7 @@ def _show_dense(console: Console, table: DenseTable) -> None:
         else (f"  {option.ratio:g}", "–", "below rank 1")
         for option in table.options
     ]
+    console.print("  low-rank factors")
     print_table(console, ("  ratio", "rank", "table", "model", "error", "FLOPs a token"), options)
     _show_comparisons(console, table)
 
@@ -77,7 +78,8 @@ def _show_dense(console: Console, table: DenseTable) -> None:
 def _show_comparisons(console: Console, table: DenseTable) -> None:
     """A row for each ratio and a narrow column for each method, since there may be many."""
     names = methods_of(table.comparisons)
-    console.print(f"\n  {'weighted ' if table.weighting else ''}error of each method at the same bytes")
+    weighted = "weighted " if table.weighting else ""
+    console.print(f"\n  predicted {weighted}error of each method at the same bytes")
     rows = [
         (
             f"  {comparison.ratio:g}",

@@ -188,17 +188,17 @@ def _(result: Verification) -> None:
     if result.differences:
         return
     for table in result.tables:
-        console.print(f"[bold]{safe(table.name)}[/]  {_verified(table)}")
+        console.print(f"[bold]{safe(table.name)}[/]\n  {_verified(table)}")
     if result.against is not None and result.tensors:
         console.print(f"{result.tensors:,} other tensors, byte for byte those of {safe(result.against)}")
     if result.against is not None:
-        console.print(f"{result.others:,} files and other entries, as they should be")
+        console.print(f"{result.others:,} files, settings and other entries as expected")
     console.print(f"[bold]{safe(result.path)}[/] is as it was written")
 
 
 def _verified(table: VerifiedTable) -> str:
     """What was checked of a table, in one line."""
-    said = [f"{safe(table.method)}, {table.parts} parts{' by their SHA-256' if table.sealed else ''}"]
+    said = [f"{safe(table.method)}, {table.parts} parts{' match their SHA-256' if table.sealed else ''}"]
     if table.measured_error is not None:
         said.append(f"error {human_error(table.measured_error)} as recorded")
     if table.measured_weighted_error is not None:

@@ -109,7 +109,7 @@ def test_an_output_as_it_was_written(tmp_path, kind):
     original, small = made(tmp_path, kind)
     text = succeed("verify", small, "--against", original).stdout
     carried = "4 other tensors, byte for byte those of"
-    for says in (f"{TABLE}  svd, 2 parts by their SHA-256, error", "as recorded", carried):
+    for says in (f"{TABLE}\n  svd, 2 parts match their SHA-256, error", "as recorded", carried):
         assert says in text
     assert f"{small} is as it was written" in text
     told = json.loads(succeed("verify", small, "--against", original, "--json").stdout)
@@ -140,7 +140,7 @@ def test_without_the_original_it_says_what_was_not_checked(tmp_path):
     _, small = made(tmp_path, "safetensors")
     done = succeed("verify", small)
     assert "note: errors and tensors that are no tables are not checked: give the original" in done.stderr
-    assert "2 parts by their SHA-256\n" in done.stdout
+    assert "2 parts match their SHA-256\n" in done.stdout
 
 
 def test_torch_is_not_imported(tmp_path):

@@ -1,25 +1,25 @@
 """Transform coding with trellis-coded coefficients: close to the rate–distortion bound, without training.
 
-The spectrum of a transformer's table is flat, so truncation is the worst way to spend bytes. Here a row
-becomes its coefficients E_i V_r in the basis of the (weighted) spectrum, and each component gets as many bits
-as reverse water-filling gives it. Then the right factor is refitted to the coded left one by weighted least
-squares, as in LPLR (arXiv:2310.11028, algorithm 1), and is rounded to a few bits itself. Decoding takes a
-gather and one product.
+The spectrum of a transformer's table is flat, so truncation is the worst way to spend bytes. Here a row E_i
+is stored as its coefficients E_i V_r, where V_r are the top eigenvectors of the (weighted) Gram matrix, and
+reverse water-filling decides how many bits each component gets. The right factor is then refitted to the
+coded left one by weighted least squares, as in LPLR (arXiv:2310.11028, algorithm 1), and is rounded to a few
+bits itself. Decoding takes a gather and one product.
 
 The name comes from product quantization (Jégou, Douze & Schmid 2011), the first version of this method:
-k-means codebooks of 256 vectors, one byte per group of components. Each change below measured better on
-all-MiniLM-L6-v2 at equal bytes. The numbers are weighted signal-to-error ratios, with weights from the token
-counts of three text classification sets; the Gaussian bound is 20.8 dB at ratio 0.9, 11.2 at 0.95 and 7.2 at
-0.97:
+k-means codebooks of 256 vectors, one byte per group of components. Each later change in this list was better
+on all-MiniLM-L6-v2 at equal bytes. The numbers are weighted signal-to-error ratios at ratios 0.9, 0.95 and
+0.97, with weights from the token counts of three text classification sets; the Gaussian bound is 20.8, 11.2
+and 7.2 dB:
 
 - one byte per group by k-means, as in the first version: 15.3, 7.9 and 4.5 dB;
 - trellis-coded quantization (``linalg/trellis.py``; a few kilobytes of codebooks instead of 200), bits by
   greedy marginal gain, half bits for pairs of components: 18.0, 9.2 and 5.8 dB;
-- the right factor refitted: 0.1 to 0.2 dB more; rounded to 5 … 8 bits instead of float16: 0.6 dB more;
+- a refitted right factor: 0.1 to 0.2 dB more; rounding it to 5 … 8 bits instead of float16: 0.6 dB more;
 - a second class of rows with more bytes, for frequent tokens: 0.9 to 1.1 dB more. A third would add 0.1 dB.
 
 These did not help: a scale per token (0.15 dB more at 0.9, less at 0.95 and 0.97), a second pass of the coder
-over the residual (its gap to the bound counts twice), tail-biting trellises.
+over the residual (the coder falls short of the bound in each pass), tail-biting trellises.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ _U8, _F16, _F32, _I32 = (DTYPES[name] for name in ("U8", "F16", "F32", "I32"))
 
 
 @dataclass(frozen=True)
-class _Coder:
-    """What is decided before the table is encoded.
+class _TableCode:
+    """The plan and the trained codes; ``fit`` hands them to ``encode`` in the layout's ``state``.
 
     Attributes:
-        plan: classes, rates and sizes.
+        plan: classes of rows, rates and sizes.
         classes: the code of each class of rows.
     """
 
@@ -62,12 +62,14 @@ class _Coder:
 class PQ(Method):
     """Stores trellis-coded rows and a right factor in integers.
 
-    The parts, for c classes of rows, r components, H rows in the second class and Z rows of zeros:
+    There may be a second class of rows, the *hot* ones, which get more bytes than the others. The parts, for
+    c classes, r components, H hot rows and Z rows of zeros:
 
-    - ``0.codes`` (V×m bytes): the bits of each row; see ``linalg/trelliscode.py``;
-    - ``0.extra`` (H×e bytes): the remaining bits of rows of the second class, if there is one;
-    - ``0.hot`` (⌈V/8⌉×1 bytes): one bit per row, whether it is in the second class;
-    - ``0.rates`` (c×r bytes): twice the bits of each component;
+    - ``0.codes`` (V×m bytes): the bits of each row, of hot rows the first m bytes (see
+      ``linalg/trelliscode.py``);
+    - ``0.extra`` (H×e bytes): the remaining bits of hot rows, if there are any;
+    - ``0.hot`` (⌈V/8⌉×1 bytes): one bit per row, whether it is hot;
+    - ``0.rates`` (c×r bytes): twice the bits of each component, since there are half bits;
     - ``0.codebooks`` (1×n, float16): flat, one class after the other;
     - ``0.scales`` (c×r, float32): scales of the coefficients;
     - ``0.zeros`` (Z×1, int32): indices of the rows of zeros, if there are any;
@@ -88,23 +90,23 @@ class PQ(Method):
     )
 
     def least(self, shape: tuple[int, int], settings: Settings) -> int:
-        """Bytes with one component of one bit."""
+        """Fewest bytes that a table can take: one component of one bit."""
         return smallest(shape)
 
     def predict_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
-        """Estimate the error by the model of the coder, which assumes Gaussian components."""
-        found = plans(stats, limit)
+        """Estimate the error with a model of the coder that assumes Gaussian components."""
+        candidates = plans(stats, limit)
         total = stats.spectrum.total
-        if not found or not total:
-            return 0.0 if found else None
-        return math.sqrt(min(plan.distortion for plan in found) / total)
+        if not candidates or not total:
+            return 0.0 if candidates else None
+        return math.sqrt(min(plan.distortion for plan in candidates) / total)
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
-        """Plan classes and rates by a model of the coder, then measure the error on a sample of rows."""
-        found = plans(stats, limit)
-        if not found:
+        """Plan classes and rates with a model of the coder, then measure the error on a sample of rows."""
+        candidates = plans(stats, limit)
+        if not candidates:
             return None
-        plan = min(found, key=lambda p: p.distortion)
+        plan = min(candidates, key=lambda p: p.distortion)
         sample, rank = stats.sample, plan.rank
         basis = stats.spectrum.vectors[:, :rank].astype(np.float32)
         coefficients = sample.rows @ basis
@@ -114,12 +116,12 @@ class PQ(Method):
             members = np.flatnonzero(plan.classes[sample.places] == index)
             code, decoded[members] = trained(rates, coefficients[members], sample.weights[members])
             classes.append(code)
-        wanted: NDArray[Any] = basis.T
+        factor: NDArray[Any] = basis.T
         if len(sample.rows) == stats.rows.shape[0]:  # with fewer rows it would overfit the sample
             refit = _Refit(basis, max(float(code.scales.max()) for code in classes))
             refit.add(decoded, sample.rows, sample.weights)
-            wanted = refit.right()
-        right = quantize(wanted, plan.bits, np.float32)
+            factor = refit.right()
+        right = quantize(factor, plan.bits, np.float32)
         approximation = decoded @ dequantize(right.codes, right.scales, plan.bits)
         return TableLayout(
             parts=_parts(stats, plan, classes),
@@ -128,20 +130,20 @@ class PQ(Method):
             bits=8 * float(plan.row_bytes @ plan.counts) / (rank * stats.rows.shape[0]),
             predicted_error=sample.relative_error(approximation),
             tolerance=0.15,
-            state=_Coder(plan, tuple(classes)),
+            state=_TableCode(plan, tuple(classes)),
         )
 
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> Mapping[str, Blocks]:
-        """Encode all parts in one pass, when the first of them is needed."""
+        """Encode all parts together, when the first of them is read."""
 
         @cache
-        def made() -> dict[str, NDArray[Any]]:
-            return _coded(stats, layout.state, advance)
+        def contents() -> dict[str, NDArray[Any]]:
+            return _encode_table(stats, layout.state, advance)
 
         def blocks(suffix: str) -> Blocks:
-            return lambda: iter([made()[suffix]])
+            return lambda: iter([contents()[suffix]])
 
         return {suffix: blocks(suffix) for suffix in layout.suffixes}
 
@@ -154,13 +156,13 @@ class PQ(Method):
 
 
 def _parts(stats: TableStats, plan: TrellisPlan, classes: Sequence[RowCode]) -> tuple[Part, ...]:
-    """The parts of a table with such a plan."""
+    """The parts that a plan stores."""
     rows, columns = stats.rows.shape
     count, rank = len(classes), plan.rank
     parts = [Part("0.codes", _U8, (rows, int(plan.row_bytes[0])))]
     if count > 1:
-        further = int(plan.row_bytes[1] - plan.row_bytes[0])
-        parts.append(Part("0.extra", _U8, (int(plan.counts[1]), further)))
+        extra = int(plan.row_bytes[1] - plan.row_bytes[0])
+        parts.append(Part("0.extra", _U8, (int(plan.counts[1]), extra)))
         parts.append(Part("0.hot", _U8, (-(-rows // 8), 1)))
     parts.append(Part("0.rates", _U8, (count, rank)))
     parts.append(Part("0.codebooks", _F16, (1, sum(code.codebooks.size for code in classes))))
@@ -172,9 +174,9 @@ def _parts(stats: TableStats, plan: TrellisPlan, classes: Sequence[RowCode]) -> 
     return tuple(parts)
 
 
-def _coded(stats: TableStats, coder: _Coder, advance: Advance) -> dict[str, NDArray[Any]]:
+def _encode_table(stats: TableStats, table_code: _TableCode, advance: Advance) -> dict[str, NDArray[Any]]:
     """Encode the table in one pass; returns the contents of all parts by suffix."""
-    plan, classes = coder.plan, coder.classes
+    plan, classes = table_code.plan, table_code.classes
     rows, rank = stats.rows.shape[0], plan.rank
     basis = stats.spectrum.vectors[:, :rank].astype(np.float32)
     codes = np.empty((rows, plan.row_bytes[0]), np.uint8)
@@ -195,7 +197,7 @@ def _coded(stats: TableStats, coder: _Coder, advance: Advance) -> dict[str, NDAr
         fit.add(decoded, block, stats.weights_of(start, stop))
         advance(stop - start)
     right = quantize(fit.right(), plan.bits, np.float32)
-    made: dict[str, NDArray[Any]] = {
+    contents: dict[str, NDArray[Any]] = {
         "0.codes": codes,
         "0.rates": np.stack([2 * code.rates for code in classes]).astype(np.uint8),
         "0.codebooks": np.concatenate([code.codebooks for code in classes])[None],
@@ -205,36 +207,36 @@ def _coded(stats: TableStats, coder: _Coder, advance: Advance) -> dict[str, NDAr
         "1.scales": right.scales[:, None],
     }
     if extra:
-        made |= {"0.extra": np.concatenate(extra), "0.hot": np.packbits(plan.classes)[:, None]}
-    return made
+        contents |= {"0.extra": np.concatenate(extra), "0.hot": np.packbits(plan.classes)[:, None]}
+    return contents
 
 
 class _Refit:
     """Finds the right factor R that minimizes Σ_i w_i ‖E_i − L_i R‖² for the coded left factor L.
 
     Args:
-        basis: the right factor for components that L does not determine, transposed (d×r).
+        basis: the transpose (d×r) of the right factor to fall back on, for components that L lacks.
         unit: typical size of the coefficients; everything is divided by it so that squares do not overflow.
     """
 
     def __init__(self, basis: NDArray[np.float32], unit: float) -> None:
         self._basis, self._unit = basis, np.float32(unit)
-        self._left = np.zeros((basis.shape[1], basis.shape[1]))
-        self._both = np.zeros((basis.shape[1], basis.shape[0]))
+        self._gram = np.zeros((basis.shape[1], basis.shape[1]))
+        self._cross = np.zeros((basis.shape[1], basis.shape[0]))
 
     def add(self, left: NDArray[np.float32], rows: NDArray[np.float32], weights: NDArray[np.float64]) -> None:
         """Add a block of rows: products in float32, sums in float64, as in ``linalg/gram.py``."""
         left = left / self._unit
         weighted = (left * weights.astype(np.float32)[:, None]).T
-        self._left += weighted @ left
-        self._both += weighted @ (rows / self._unit)
+        self._gram += weighted @ left
+        self._cross += weighted @ (rows / self._unit)
 
     def right(self) -> NDArray[np.float64]:
         """The right factor (r×d)."""
-        # The ridge is so small that it matters only for components that L lacks.
-        ridge = 1e-6 * self._left.trace() / len(self._left) or 1.0
-        wanted = self._both + ridge * self._basis.T
-        found: NDArray[np.float64] = np.linalg.solve(self._left + ridge * np.eye(len(self._left)), wanted)
+        # The ridge is so small that it matters only for components that L lacks: it gives them the basis.
+        ridge = 1e-6 * self._gram.trace() / len(self._gram) or 1.0
+        wanted = self._cross + ridge * self._basis.T
+        found: NDArray[np.float64] = np.linalg.solve(self._gram + ridge * np.eye(len(self._gram)), wanted)
         return found
 
 

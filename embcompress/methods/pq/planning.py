@@ -1,4 +1,4 @@
-"""Plans a trellis-coded table: classes of rows, rates and sizes, by a model of the coder."""
+"""Plans a trellis-coded table with a model of the coder: classes of rows, rates and sizes."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ RIGHT_BITS = tuple(_NOISE)
 
 
 @dataclass(frozen=True)
-class _Classing:
-    """Classes of rows, and what all plans for them share.
+class _RowClasses:
+    """One way to divide the rows into classes, and what all plans for it share.
 
     Attributes:
         classes: class of each row (V), 0 or 1.
@@ -100,17 +100,17 @@ def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
     squares = np.square(sample.rows @ stats.spectrum.vectors.astype(np.float32), dtype=np.float64)
     squares *= sample.weights[:, None]
     found, zeros = [], np.flatnonzero(stats.energies == 0)
-    for classes in _classings(stats):
+    for classes in _class_choices(stats):
         counts = np.bincount(classes)
         member = classes[sample.places]
         variances = np.stack([squares[member == index].sum(axis=0) for index in range(len(counts))])
-        classing = _Classing(classes, counts, variances, zeros, stats.rows.shape[1])
+        split = _RowClasses(classes, counts, variances, zeros, stats.rows.shape[1])
         promising = _promising_rank(stats, limit, variances.sum(axis=0))
         # Rows that get more bytes than others may make more components worthwhile than all rows together.
         ranks = {min(factor * promising, variances.shape[1]) for factor in (1, 2, variances.shape[1])}
         choices = _right_choices(stats.rows.shape[1])
         for rank, pairs, bits in itertools.product(sorted(ranks), (True, False), choices):
-            plan = _plan(classing, limit, rank, pairs=pairs, bits=bits)
+            plan = _plan(split, limit, rank, pairs=pairs, bits=bits)
             if plan is not None:
                 found.append(plan)
     return found
@@ -128,8 +128,8 @@ def _right_choices(columns: int) -> list[int]:
     return [bits for bits in _NOISE if widest(columns, packed_width(columns, bits)) == bits]
 
 
-def _classings(stats: TableStats) -> Iterator[NDArray[np.uint8]]:
-    """Classes of the rows: one class, then, if it may help, two with the rows of most energy apart."""
+def _class_choices(stats: TableStats) -> Iterator[NDArray[np.uint8]]:
+    """First one class of all rows; then, if it may help, the rows of most energy in a second, hot class."""
     energies = stats.energies
     alike = np.zeros(len(energies), np.uint8)
     yield alike
@@ -143,7 +143,7 @@ def _classings(stats: TableStats) -> Iterator[NDArray[np.uint8]]:
         yield hot
 
 
-def _plan(classing: _Classing, limit: int, rank: int, *, pairs: bool, bits: int) -> TrellisPlan | None:
+def _plan(split: _RowClasses, limit: int, rank: int, *, pairs: bool, bits: int) -> TrellisPlan | None:
     """Rates of at most ``rank`` components within ``limit`` bytes; None if not even the shortest rows fit.
 
     The bytes of everything but the rows depend on the number of components and their rates, which depend on
@@ -151,34 +151,34 @@ def _plan(classing: _Classing, limit: int, rank: int, *, pairs: bool, bits: int)
     small table this may fail, since the codebooks of long rows leave no room for the rows; then shorter ones
     are tried.
     """
-    width = packed_width(classing.columns, bits)
-    most = limit - _overhead(classing, [np.ones(rank) for _ in classing.counts], width)
-    tried = _coded(classing, most, rank, width, pairs=pairs)
+    width = packed_width(split.columns, bits)
+    most = limit - _overhead(split, [np.ones(rank) for _ in split.counts], width)
+    tried = _allocated(split, most, rank, width, pairs=pairs)
     for _ in range(_ROUNDS - 1):
         if tried is None or (tried.rank == rank and tried.nbytes <= limit):
             break
         rank = tried.rank
-        tried = _coded(classing, limit - _overhead(classing, tried.rates, width), rank, width, pairs=pairs)
-    if len(classing.counts) == 1 and (tried is None or tried.nbytes > limit):
-        budgets = np.linspace(most, _LEAST_ROW * int(classing.counts[0]), _SHORTER).astype(int)
-        shorter = (_coded(classing, budget, rank, width, pairs=pairs) for budget in budgets)
-        shortest = _measured(classing, (np.ones(1),), width)
+        tried = _allocated(split, limit - _overhead(split, tried.rates, width), rank, width, pairs=pairs)
+    if len(split.counts) == 1 and (tried is None or tried.nbytes > limit):
+        budgets = np.linspace(most, _LEAST_ROW * int(split.counts[0]), _SHORTER).astype(int)
+        shorter = (_allocated(split, budget, rank, width, pairs=pairs) for budget in budgets)
+        shortest = _sized(split, (np.ones(1),), width)
         found = (one for one in (*shorter, shortest) if one is not None and one.nbytes <= limit)
         tried = next(found, None)
     if tried is None or tried.nbytes > limit:
         return None
     left = sum(
         distortion(of_class[: tried.rank], rates) + of_class[tried.rank :].sum()
-        for of_class, rates in zip(classing.variances, tried.rates, strict=True)
+        for of_class, rates in zip(split.variances, tried.rates, strict=True)
     )
-    noise = _NOISE[bits] * float(classing.variances.sum())
+    noise = _NOISE[bits] * float(split.variances.sum())
     return TrellisPlan(
-        classing.classes, classing.counts, tried.rates, tried.row_bytes, classing.zeros, bits, left + noise
+        split.classes, split.counts, tried.rates, tried.row_bytes, split.zeros, bits, left + noise
     )
 
 
 @dataclass(frozen=True)
-class _Coded:
+class _Allocation:
     """Rates of each class, and the sizes that follow.
 
     Attributes:
@@ -196,9 +196,9 @@ class _Coded:
         return len(self.rates[0])
 
 
-def _coded(classing: _Classing, budget: int, rank: int, width: int, *, pairs: bool) -> _Coded | None:
+def _allocated(split: _RowClasses, budget: int, rank: int, width: int, *, pairs: bool) -> _Allocation | None:
     """Rates if all rows together have ``budget`` bytes; None if those are too few, or two classes useless."""
-    counts, variances = classing.counts, classing.variances[:, :rank]
+    counts, variances = split.counts, split.variances[:, :rank]
     lengths = _row_lengths(variances, counts, budget)
     if lengths is None:
         return None
@@ -206,21 +206,21 @@ def _coded(classing: _Classing, budget: int, rank: int, width: int, *, pairs: bo
         _rates(v, 8 * length - MEMORY, pairs=pairs) for v, length in zip(variances, lengths, strict=True)
     ]
     used = 1 + max(int(np.flatnonzero(each)[-1]) for each in found)
-    coded = _measured(classing, tuple(each[:used] for each in found), width)
+    coded = _sized(split, tuple(each[:used] for each in found), width)
     if len(counts) > 1 and coded.row_bytes[1] <= coded.row_bytes[0]:
         return None  # all rows have the most bits there are: one class is as good
     return coded
 
 
-def _measured(classing: _Classing, rates: tuple[NDArray[np.float64], ...], width: int) -> _Coded:
+def _sized(split: _RowClasses, rates: tuple[NDArray[np.float64], ...], width: int) -> _Allocation:
     """Sizes at these rates, with ``width`` bytes per component for the right factor."""
     row_bytes = np.array([code_of(each).row_bytes for each in rates])
-    return _Coded(rates, row_bytes, _overhead(classing, rates, width) + int(row_bytes @ classing.counts))
+    return _Allocation(rates, row_bytes, _overhead(split, rates, width) + int(row_bytes @ split.counts))
 
 
-def _overhead(classing: _Classing, rates: Sequence[NDArray[np.float64]], width: int) -> int:
+def _overhead(split: _RowClasses, rates: Sequence[NDArray[np.float64]], width: int) -> int:
     """Bytes of everything except the rows."""
-    return classing.nbytes + len(rates[0]) * width + _fixed_bytes(rates)
+    return split.nbytes + len(rates[0]) * width + _fixed_bytes(rates)
 
 
 def _promising_rank(stats: TableStats, limit: int, variances: NDArray[np.float64]) -> int:
