@@ -1,8 +1,9 @@
 """Ctrl-C at any moment ends a command in one line, also while libraries are being imported.
 
 Python raises KeyboardInterrupt wherever it happens to be. During an import it often comes back as another
-exception: dataclasses make a RuntimeError of it, NumPy an ImportError, and C++ may lose the cause. What is
-raised in a destructor is printed and forgotten. So the signal itself is noted.
+exception (dataclasses make a RuntimeError of it, NumPy an ImportError), or a library goes on without the
+module that it could not import. So the first Ctrl-C during an import waits until the import is done; a
+second one does not. What is raised in a destructor would be printed and forgotten, and is repeated.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from types import FrameType
 EXIT_CODE = 130
 MESSAGE = "interrupted; no unfinished output was left"
 
-_AGAIN = 0.05
-"""Seconds after which an interrupt that was lost is repeated."""
+_PAUSE = 0.02
+"""Seconds after which an interrupt that could not be raised is tried again."""
+
+_IMPORTING = "<frozen importlib._bootstrap>"
+"""File name of the frames of Python's import system."""
 
 _noted: list[int] = []
 """The signals that came; a list, since a handler must take no lock."""
@@ -31,32 +35,20 @@ def watch() -> None:
     default = sys.unraisablehook
 
     def unraisable(lost: sys.UnraisableHookArgs) -> None:
-        if not _noted:
+        if lost.exc_value is not None and is_interrupt(lost.exc_value, noted=False):
+            signal.setitimer(signal.ITIMER_REAL, _PAUSE)
+        elif not _noted:
             default(lost)
-        elif lost.exc_value is not None and is_interrupt(lost.exc_value, noted=False):
-            _repeat()
 
-    signal.signal(signal.SIGINT, _strike)
     sys.unraisablehook = unraisable
-
-
-def _strike(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - every handler gets both
-    _noted.append(number)
-    raise KeyboardInterrupt
-
-
-def _repeat() -> None:
-    """Send the signal again a moment later, when the destructor that it was raised in is left."""
-    import threading
-
-    again = threading.Timer(_AGAIN, signal.raise_signal, (signal.SIGINT,))
-    again.daemon = True
-    again.start()
+    signal.signal(signal.SIGALRM, lambda _, frame: _interrupt(frame))
+    signal.signal(signal.SIGINT, _strike)
 
 
 def ignore() -> None:
     """From now on nothing is left to interrupt."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def is_interrupt(error: BaseException, *, noted: bool = True) -> bool:
@@ -67,6 +59,23 @@ def is_interrupt(error: BaseException, *, noted: bool = True) -> bool:
         noted: whether any exception counts once a signal was noted: the cause may be lost.
     """
     return (noted and bool(_noted)) or any(isinstance(one, KeyboardInterrupt) for one in _chain(error))
+
+
+def _strike(number: int, frame: FrameType | None) -> None:
+    _noted.append(number)
+    if len(_noted) > 1:
+        raise KeyboardInterrupt
+    _interrupt(frame)
+
+
+def _interrupt(frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, or try again in a moment if ``frame`` is within an import."""
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTING:
+            signal.setitimer(signal.ITIMER_REAL, _PAUSE)
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _chain(error: BaseException) -> list[BaseException]:
