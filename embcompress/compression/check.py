@@ -50,7 +50,7 @@ def _measured(written: Checkpoint, plan: OutputPlan, progress: Progress) -> Iter
     """The predicted record of each table with its measured errors."""
     for table, record in zip(plan.tables, plan.description.tables, strict=True):
         stats = table.stats
-        stand_in = decoded(written, record, precise=stats.precise)
+        stand_in = decoded(written, record, precise=stats.precise, finite=False)
         errors = measured_errors(
             table.table.rows, stand_in, progress, precise=stats.precise, weights=stats.weights
         )

@@ -62,7 +62,7 @@ def read_stored(checkpoint: Checkpoint, records: Sequence[TableRecord], *, other
         InputError: the parts are not what the records say, or contradict each other.
     """
     for record in records:
-        decoded(checkpoint, record)  # nothing is read yet: this is the check that expanding makes
+        decoded(checkpoint, record)  # the check that expanding makes
         if not has_module(record.method):
             raise UsageError(
                 f"{checkpoint.path}: the parts of {record.name} (method {record.method}) cannot be loaded",
