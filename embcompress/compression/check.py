@@ -50,7 +50,7 @@ def _measured(written: Checkpoint, plan: OutputPlan, progress: Progress) -> Iter
     """The planned record of each table, with measured errors in the place of the predicted ones."""
     for table_plan, record in zip(plan.tables, plan.description.tables, strict=True):
         rows, stats = table_plan.table.rows, table_plan.stats
-        approximation = decoded(written, record, precise=stats.precise)
+        approximation = decoded(written, record, precise=stats.precise, finite=False)
         errors = measured_errors(rows, approximation, progress, precise=stats.precise, weights=stats.weights)
         _check_error(table_plan, errors.weighted.relative, plan.request.target)
         weighted = None if stats.weights is None else errors.weighted.relative

@@ -103,6 +103,7 @@ class Method(abc.ABC):
             measured again in float64.
         by_rows: whether each row is coded independently, in the same number of bytes, without the spectrum.
         exact: whether rows are stored unchanged, except for rounding to the element type.
+        has_rank: whether it keeps a number of components, which is in the record.
         is_factors: whether exactly two float factors are stored, and no codes.
     """
 
@@ -113,6 +114,7 @@ class Method(abc.ABC):
     by_spectrum: bool = False
     by_rows: bool = False
     exact: bool = False
+    has_rank: bool = False
     is_factors: bool = False
 
     @property
@@ -240,7 +242,7 @@ class Method(abc.ABC):
         Raises:
             InputError: the parts do not belong to such a table.
         """
-        check_elements(self.parts, {suffix: part.dtype for suffix, part in parts.items()})
+        check_elements(self.parts, {suffix: (part.dtype, part.shape) for suffix, part in parts.items()})
         return self.decode(parts, shape, rank)
 
     @abc.abstractmethod

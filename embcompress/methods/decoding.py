@@ -13,20 +13,26 @@ from embcompress.checkpoint.rows import part_rows
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
 from embcompress.methods import method_for
-from embcompress.methods.parts import REMAKE, check_suffixes
+from embcompress.methods.parts import REMAKE, check_elements, check_finite, check_suffixes
 from embcompress.rows import Rows, wide
 
 
-def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = False) -> Rows:
-    """Decode a compressed table, block by block as it is read.
+def decoded(
+    checkpoint: Checkpoint, record: TableRecord, *, precise: bool = False, finite: bool = True
+) -> Rows:
+    """Check the stored parts of a table, and decode it, block by block as it is read.
+
+    Every command and ``load`` check parts here, so that all refuse the same files in the same words.
 
     Args:
         checkpoint: the checkpoint that holds its parts.
         record: the record of the table.
         precise: decode in float64.
+        finite: read all floats first, and refuse NaN and infinity.
 
     Raises:
-        InputError: a part is missing or does not fit the record, or this version lacks the method.
+        InputError: a part is missing, does not fit the record or is not finite, or this version lacks the
+            method.
     """
     method = method_for(record.method, str(checkpoint.path))
     for name in record.part_names:
@@ -34,10 +40,17 @@ def decoded(checkpoint: Checkpoint, record: TableRecord, *, precise: bool = Fals
             raise InputError(f"{checkpoint.path}: {name}, a part of {record.name}, is missing", remedy=REMAKE)
     try:
         check_suffixes(method.parts, record.parts)
-        read = [part_rows(checkpoint, name) for name in record.part_names]
+        stored = {s: checkpoint.tensors[n] for s, n in zip(record.parts, record.part_names, strict=True)}
+        check_elements(
+            method.parts,
+            {s: (i.dtype if i.layout == "dense" else None, i.shape) for s, i in stored.items()},
+        )
+        parts = {suffix: part_rows(checkpoint, info.name) for suffix, info in stored.items()}
         if precise:
-            read = [wide(part) if part.dtype.is_table else part for part in read]
-        decode = method.decoder(dict(zip(record.parts, read, strict=True)), record.shape, record.rank)
+            parts = {s: wide(part) if part.dtype.is_table else part for s, part in parts.items()}
+        decode = method.decoder(parts, record.shape, record.rank)
+        if finite:
+            check_finite(method.parts, parts)
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {record.name}: {error.message}", remedy=error.remedy) from None
 

@@ -89,9 +89,7 @@ def coded_table(method: str, parts: Parts, shape: tuple[int, int]) -> TableModul
     """
     entry = method_for(method)
     types = {s: BY_TORCH_NAME.get(str(part.dtype).removeprefix("torch.")) for s, part in parts.items()}
-    check_elements(entry.parts, types)
-    for suffix, part in parts.items():
-        require(part.dim() == 2, f"{suffix} is of shape {list(part.shape)}")
+    check_elements(entry.parts, {s: (types[s], tuple(part.shape)) for s, part in parts.items()})
     found: TableModules | None = entry.module().coded_table(entry, parts, shape)
     return found
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from embcompress.dtypes import DType
 from embcompress.errors import InputError
 from embcompress.rows import Rows
@@ -87,23 +89,60 @@ def check_suffixes(specs: Collection[PartSpec], present: Collection[str]) -> Non
         raise InputError(f"has the parts {[*present]}, its method stores {needed}", remedy=REMAKE)
 
 
-def check_elements(specs: Collection[PartSpec], types: Mapping[str, DType | None]) -> None:
-    """Refuse parts of the wrong element types.
+def check_elements(
+    specs: Collection[PartSpec], found: Mapping[str, tuple[DType | None, tuple[int, ...]]]
+) -> None:
+    """Refuse parts of the wrong element types, and those that are no matrix or hold nothing.
 
     Args:
         specs: everything that the method may store.
-        types: element type of each part by suffix; None for a type that is not in ``DTYPES``.
+        found: element type and shape of each part by suffix; the type is None if it is not in ``DTYPES``, or
+            not stored densely.
 
     Raises:
-        InputError: with the type of the first wrong part, and what was expected.
+        InputError: with the type or shape of the first wrong part, and what was expected.
     """
     for spec in specs:
-        dtype = types.get(spec.suffix)
-        if spec.suffix in types and not (dtype and spec.elements.include(dtype)):
-            found = "an unknown type" if dtype is None else dtype.name
+        if spec.suffix not in found:
+            continue
+        dtype, shape = found[spec.suffix]
+        if not (dtype and spec.elements.include(dtype)):
+            kind = "an unknown type" if dtype is None else dtype.name
             raise InputError(
-                f"part {spec.suffix} is of {found}, expected {spec.elements.value}", remedy=REMAKE
+                f"part {spec.suffix} is of {kind}, expected {spec.elements.value}", remedy=REMAKE
             )
+        if len(shape) != 2 or 0 in shape:
+            raise InputError(
+                f"part {spec.suffix} is of shape {[*shape]}, expected a matrix that holds something",
+                remedy=REMAKE,
+            )
+
+
+def check_finite(specs: Collection[PartSpec], parts: Parts) -> None:
+    """Refuse floats that are NaN or infinite; reads all float parts, block by block.
+
+    Raises:
+        InputError: with the first part that holds one.
+    """
+    for spec in specs:
+        if spec.suffix in parts and spec.elements in (Elements.FLOATS, Elements.SCALES):
+            for start, stop in parts[spec.suffix].spans():
+                bad = ~np.isfinite(parts[spec.suffix].read(start, stop)).all(axis=1)
+                if bad.any():
+                    row = start + int(bad.argmax())
+                    raise InputError(
+                        f"part {spec.suffix} holds NaN or infinity in row {row:,}", remedy=REMAKE
+                    )
+
+
+def check_rank(parts: Parts, shape: tuple[int, int], rank: int | None) -> None:
+    """Refuse a rank above min(V, d), which no table has, so that coefficients take no more than rows.
+
+    Raises:
+        InputError: as :func:`check_shapes`.
+    """
+    if rank is None or rank > min(shape):
+        raise _unfit(parts, shape, rank)
 
 
 def check_shapes(
@@ -122,8 +161,12 @@ def check_shapes(
     """
     if all(parts[suffix].shape == wanted for suffix, wanted in expected.items()):
         return
+    raise _unfit(parts, shape, rank)
+
+
+def _unfit(parts: Parts, shape: tuple[int, int], rank: int | None) -> InputError:
     found = ", ".join(f"{suffix} {list(part.shape)}" for suffix, part in parts.items())
     of_rank = "" if rank is None else f" of rank {rank}"
-    raise InputError(
+    return InputError(
         f"parts {found} are not those of a table {list(shape)}{of_rank}, as its record says", remedy=REMAKE
     )

@@ -86,6 +86,7 @@ class CodedEmbedding(FactorizedEmbedding):
         """
         padding, mode = self.options.padding_idx, str(self.options.mode)
         rows: Tensor = self.lookup(ids.flatten())
+        weights = None if weights is None else weights.to(rows.dtype)
         bags = partial(
             F.embedding_bag,
             torch.arange(ids.numel(), device=ids.device, dtype=ids.dtype).view_as(ids),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embcompress.nn.lookup import CodedLookup
+from embcompress.nn.lookup import CodedLookup, within
 
 Lookup = nn.Embedding | nn.EmbeddingBag
 
@@ -65,7 +65,20 @@ class FactorizedPair(nn.Sequential):
         It exists for code that reads the dtype, device or values of a layer's weight, and is not a parameter:
         gradients flow through it to the factors, but writing to it has no effect.
         """
-        return self.left if self.right is None else self.left @ self.right
+        return self._projected(self.left)
+
+    def _projected(self, rows: Tensor) -> Tensor:
+        """Rows of the table (n×d), or bags of them, from rows of left (n×r)."""
+        if self.projection is None:
+            return within(rows, self._dtype)
+        if isinstance(self.lookup, CodedLookup) and self.projection.weight.dtype == torch.float16:
+            rows = F.linear(rows.float(), self.projection.weight.float(), self.projection.bias)
+            return within(rows, torch.float16)
+        return within(self.projection(rows))
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        return self.lookup.dtype if isinstance(self.lookup, CodedLookup) else None
 
     @property
     def rank(self) -> int:
@@ -131,9 +144,7 @@ class FactorizedEmbedding(FactorizedPair):
 
         The arguments are those of the lookup; a bag also takes ``offsets`` and ``per_sample_weights``.
         """
-        output = self._look_up(*args, **kwargs)
-        if self.projection is not None:
-            output = self.projection(output)
+        output = self._projected(self._look_up(*args, **kwargs))
         if self.scale is None:
             return output
         return output * (self.scale.to(output.dtype) if isinstance(self.scale, Tensor) else self.scale)

@@ -51,6 +51,11 @@ class IntegerRows(CodedLookup):
         """The codes, one row each."""
         return self.codes
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the scales, which is that of the model."""
+        return self.scales.dtype
+
     def derive(self) -> None:
         super().derive()
         if self.bits is not None:
@@ -65,6 +70,8 @@ class IntegerRows(CodedLookup):
     def rows(self, numbers: Tensor) -> Tensor:
         integers = unpacked(self.codes.index_select(0, numbers), self.embedding_dim, self._bits)
         scales = self.scales.index_select(0, numbers)
+        if scales.dtype == torch.float16:
+            scales = scales.float()
         return integers.to(scales.dtype).sub_((2**self._bits - 1) / 2) * scales
 
     def extra_repr(self) -> str:

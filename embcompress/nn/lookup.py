@@ -63,9 +63,18 @@ class CodedLookup(nn.Module, abc.ABC):
     def stored(self) -> Tensor:
         """The part with one row for each row of the left factor."""
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Type of the table that rows stand for; None if it is that of the rows."""
+        return None
+
     @abc.abstractmethod
     def rows(self, numbers: Tensor) -> Tensor:
-        """Decode the rows (n×width) of the left factor with these indices (n)."""
+        """Decode the rows (n×width) of the left factor with these indices (n).
+
+        Where the table is float16 they may be float32: coefficients can exceed its range where the numbers of
+        the table do not.
+        """
 
     def derive(self) -> None:
         """Check the parts against each other, and compute what is derived from them.
@@ -95,7 +104,8 @@ class CodedLookup(nn.Module, abc.ABC):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Multiply ``hidden`` (…×width) by the rows of all tokens (…×V)."""
-        scores = torch.cat([F.linear(hidden, block) for block in self._blocks()], dim=-1)
+        blocks = (F.linear(hidden.to(block.dtype), block).to(hidden.dtype) for block in self._blocks())
+        scores = torch.cat([*blocks], dim=-1)
         return scores if self.kept is None else scores.index_select(-1, self._numbers(self._tokens()))
 
     def _tokens(self) -> Tensor:
@@ -154,6 +164,22 @@ class FloatRows(CodedLookup):
 
     def rows(self, numbers: Tensor) -> Tensor:
         return F.embedding(numbers, self.weight)
+
+
+def within(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers of a table in its type; what exceeds the range of float16 or bfloat16 becomes its largest number.
+
+    ``expand`` writes the same. NaN stays.
+
+    Args:
+        values: rows of the table.
+        dtype: its type; None for that of the rows.
+    """
+    dtype = dtype or values.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        largest = torch.finfo(dtype).max
+        values = values.clamp(-largest, largest)
+    return values.to(dtype)
 
 
 def require(whether: bool, otherwise: str) -> None:

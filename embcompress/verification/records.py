@@ -8,7 +8,7 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.compression.digests import digest_of
 from embcompress.dtypes import DTYPES
-from embcompress.errors import EmbcompressError
+from embcompress.errors import InputError
 from embcompress.methods.decoding import decoded
 from embcompress.reports.verification import Difference
 from embcompress.tables import Table
@@ -32,12 +32,20 @@ def record_differences(written: Checkpoint, described: Description) -> Iterator[
 
 def part_differences(written: Checkpoint, record: TableRecord) -> Iterator[Difference]:
     """Parts that are missing, have another shape or type, or other bytes than those written."""
-    present = [name for name in record.part_names if name in written.tensors]
+    found = [*_byte_differences(written, record)]
     if has_one_table(record):
         try:
             decoded(written, record)
-        except EmbcompressError as error:
-            yield Difference(record.name, error.message)
+        except InputError as error:
+            if not found and record.digests and written.tensors.keys() >= {*record.part_names}:
+                raise  # it is what was written, and no table: refused as everywhere else
+            where = f"{written.path}: {record.name}: "
+            found.insert(0, Difference(record.name, error.message.removeprefix(where)))
+    yield from found
+
+
+def _byte_differences(written: Checkpoint, record: TableRecord) -> Iterator[Difference]:
+    present = [name for name in record.part_names if name in written.tensors]
     if len(present) == len(record.part_names):
         taken = sum(written.tensors[name].nbytes for name in present)
         ratio = 1 - taken / DTYPES[record.dtype].nbytes(record.shape[0] * record.shape[1])

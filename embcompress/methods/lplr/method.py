@@ -46,7 +46,7 @@ from embcompress.methods.lplr.planning import (
     nbytes,
     sketch,
 )
-from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_shapes
+from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_rank, check_shapes
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 _ROUNDED = {4: 0.0109, 6: 0.0008, 8: 0.00005}
@@ -64,6 +64,7 @@ class LPLR(Method):
     """
 
     name = "lplr"
+    has_rank = True
     parts = (
         PartSpec("0.codes", Elements.BYTES),
         PartSpec("0.scales", Elements.FLOATS),
@@ -144,6 +145,7 @@ class LPLR(Method):
     def decode(self, parts: Parts, shape: tuple[int, int], rank: int | None) -> Read:
         """Return a reader of left rows times the right factor; the numbers of bits are read at once."""
         codes, scales, right_codes, right_scales, widths = (parts[suffix] for suffix in self.suffixes)
+        check_rank(parts, shape, rank)
         check_shapes(parts, {self.suffixes[-1]: (1, 2)}, shape, rank)
         left, right = (int(bits) for bits in widths.read(0, 1)[0])
         if left not in LEFT_BITS or right not in RIGHT_BITS:

@@ -12,7 +12,7 @@ from embcompress.linalg.bits import Bits
 from embcompress.linalg.integers import unpacked_rows
 from embcompress.linalg.packing import packed_width, widest
 from embcompress.linalg.trelliscode import code_of
-from embcompress.methods.parts import REMAKE, Parts, check_shapes
+from embcompress.methods.parts import REMAKE, Parts, check_rank, check_shapes
 from embcompress.methods.pq.planning import RIGHT_BITS
 from embcompress.methods.pq.row_code import RowCode
 from embcompress.rows import Rows
@@ -26,6 +26,7 @@ class TrellisTable:
     """
 
     def __init__(self, parts: Parts, shape: tuple[int, int], rank: int) -> None:
+        check_rank(parts, shape, rank)
         rows, columns = shape
         self._codes, self._extra = parts["0.codes"], parts.get("0.extra")
         if ("0.hot" in parts) != ("0.extra" in parts):
@@ -46,9 +47,6 @@ class TrellisTable:
             check_shapes(parts, expected, shape, rank)
             hot = Bits(_whole(parts["0.hot"])[:, 0], rows)
         check_shapes(parts, expected, shape, rank)
-        for suffix in ("0.codebooks", "0.scales", "1.scales"):
-            if not np.isfinite(_whole(parts[suffix])).all():
-                raise _corrupt(f"{suffix}: a value is not finite")
         rates = _whole(parts["0.rates"]) / 2
         try:
             codes = [code_of(each) for each in rates]

@@ -77,6 +77,7 @@ class PQ(Method):
     """
 
     name = "pq"
+    has_rank = True
     parts = (
         PartSpec("0.codes", Elements.BYTES),
         PartSpec("0.extra", Elements.BYTES, optional=True),

@@ -8,7 +8,9 @@ in an array made from the codebooks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -87,6 +89,19 @@ class TrellisRows(CodedLookup):
         """The codes, one row each."""
         return self.codes
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the codebooks, which is that of the model."""
+        return self.codebooks.dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert tensors, but keep scales in float32: float16 is too narrow for some."""
+        scales = self.scales
+        super()._apply(fn, recurse)
+        if self.scales.dtype in (torch.float16, torch.bfloat16):
+            self.scales = scales.to(self.scales.device)
+        return self
+
     def derive(self) -> None:
         super().derive()
         classes, device = len(self.rates), self.codes.device
@@ -153,7 +168,7 @@ class TrellisRows(CodedLookup):
         coefficients = values.index_select(0, symbols.flatten()).view(symbols.shape) * scales
         if self.zeros is not None and nth_hot is not None:
             coefficients = coefficients * (nth_hot != _ZERO)
-        return coefficients.T
+        return coefficients.T if self.dtype == torch.float16 else coefficients.T.to(self.dtype)
 
     def _symbols(self, kind: int, byte_pairs: Tensor) -> Tensor:
         """Symbol of each component (width×n) in one class, from pairs of neighbouring bytes of the rows."""

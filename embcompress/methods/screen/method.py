@@ -111,6 +111,7 @@ class Screen(Method):
             self.name = f"{Screen.name}+{inner.name}"
         self.parts = (PartSpec(KEPT, Elements.BYTES), *self.inner.parts)
         self.seed, self.by_spectrum = self.inner.seed, self.inner.by_spectrum
+        self.has_rank = self.inner.has_rank
 
     def around(self, inner: Method) -> Method | None:
         """A screen before the rows of ``inner``; none before another screen."""

@@ -19,7 +19,7 @@ from embcompress.dtypes import DType
 from embcompress.errors import InputError, TargetError
 from embcompress.linalg.spectrum import Spectrum
 from embcompress.methods.base import Blocks, RankedMethod, Read, Settings, TableLayout
-from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_shapes
+from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_rank, check_shapes
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 from embcompress.rows import Rows
 
@@ -39,6 +39,7 @@ class SVD(RankedMethod):
     """
 
     name = "svd"
+    has_rank = True
     parts = (
         PartSpec("0.weight", Elements.FLOATS, trainable=True),
         PartSpec("1.weight", Elements.FLOATS, trainable=True),
@@ -174,6 +175,7 @@ class SVD(RankedMethod):
             InputError: the shapes do not fit the record, or a second right factor is stored whose values
                 differ from the first, because they were trained separately.
         """
+        check_rank(parts, shape, rank)
         left, right = (parts[suffix] for suffix in self.suffixes[:2])
         sizes = ((shape[0], rank or 0), (shape[1], rank or 0), (rank or 0, shape[1]))
         expected = {s: size for s, size in zip(self.suffixes, sizes, strict=True) if s in parts}
