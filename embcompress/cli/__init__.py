@@ -14,6 +14,7 @@ import sys
 import click
 
 from embcompress.cli.boundary import Boundary
+from embcompress.cli.streams import make_stderr_patient
 from embcompress.version import __version__
 
 COMMANDS = (
@@ -54,4 +55,5 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for a bar, not a traceback
+    make_stderr_patient()
     cli(prog_name="embcompress")

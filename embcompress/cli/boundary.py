@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from typing import Any
 
 import click
 
+from embcompress.cli.streams import drop_stdout, say, stdout_is_full
 from embcompress.errors import EmbcompressError, printable
 
 _INTERRUPTED = 130
@@ -26,6 +26,15 @@ _REMEDIES = {
 class Boundary(click.Group):
     """A group in which every expected error becomes one line on stderr and its exit code."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; where its help cannot be printed, it is an error like others."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            drop_stdout()
+            say(f"Error: stdout: {error.strerror or error}")
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command inside the error boundary."""
         try:
@@ -36,12 +45,14 @@ class Boundary(click.Group):
             _fail(ctx, "interrupted; no unfinished output was left", _INTERRUPTED)
         except BrokenPipeError:
             # Whoever read our output is gone; Python would complain again when it flushes.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_stdout()
             ctx.exit(1)
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             reason = error.strerror or str(error)
             remedy = _REMEDIES.get(error.errno or 0, "")
+            if not place and stdout_is_full():
+                place, remedy = "stdout: ", ""
             _fail(ctx, printable(f"{place}{reason}{'; ' if remedy else ''}{remedy}"), 1)
         except MemoryError:
             _fail(ctx, _NO_MEMORY, 1)
@@ -52,5 +63,5 @@ class Boundary(click.Group):
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:
-    click.echo(f"Error: {message}", err=True)
+    say(f"Error: {message}")
     ctx.exit(code)

@@ -53,10 +53,10 @@ class Directory(Checkpoint):
         self.weight_files = tuple(f for p in parts.values() for f in p.weight_files)
         self._layout = layout
         self._parts = parts
-        self.carried, left_out = carried_files(path, layout)
+        self.carried, self.left_out = carried_files(path, layout)
         self.notes = tuple(note for p in parts.values() for note in p.notes)
-        if left_out:
-            self.notes += (f"left out, because they hold other weights: {', '.join(left_out)}",)
+        if self.left_out:
+            self.notes += (f"left out, because they hold other weights: {', '.join(self.left_out)}",)
         layout.check(path, parts)
         self.description = self._find_description()
 
@@ -202,6 +202,10 @@ class Directory(Checkpoint):
             write_config(target / CONFIG, description)
         if (target / CARD).exists():
             write_card(target, description)
+
+    @property
+    def descriptors(self) -> Mapping[Path, int]:
+        return {file: fd for part in self._parts.values() for file, fd in part.descriptors.items()}
 
     def close(self) -> None:
         for part in self._parts.values():
