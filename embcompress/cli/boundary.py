@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from embcompress.cli.streams import drop_stdout, say, stdout_is_full
+from embcompress.cli.streams import STDOUT, say
 from embcompress.errors import EmbcompressError, printable
 
 _INTERRUPTED = 130
@@ -31,8 +31,7 @@ class Boundary(click.Group):
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
-            drop_stdout()
-            say(f"Error: stdout: {error.strerror or error}")
+            say(f"Error: {_told(error)}")
             sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -44,22 +43,22 @@ class Boundary(click.Group):
         except KeyboardInterrupt:
             _fail(ctx, "interrupted; no unfinished output was left", _INTERRUPTED)
         except BrokenPipeError:
-            # Whoever read our output is gone; Python would complain again when it flushes.
-            drop_stdout()
-            ctx.exit(1)
+            ctx.exit(1)  # whoever read our output is gone
         except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            reason = error.strerror or str(error)
-            remedy = _REMEDIES.get(error.errno or 0, "")
-            if not place and stdout_is_full():
-                place, remedy = "stdout: ", ""
-            _fail(ctx, printable(f"{place}{reason}{'; ' if remedy else ''}{remedy}"), 1)
+            _fail(ctx, _told(error), 1)
         except MemoryError:
             _fail(ctx, _NO_MEMORY, 1)
         except RuntimeError as error:
             if "can't start new thread" not in str(error):
                 raise
             _fail(ctx, _NO_MEMORY, 1)  # usually none is left for the thread's stack
+
+
+def _told(error: OSError) -> str:
+    """An error of the system in one line, with its file and what can be done."""
+    place = f"{error.filename}: " if error.filename else ""
+    remedy = _REMEDIES.get(error.errno or 0, "") if error.filename != STDOUT else ""
+    return printable(f"{place}{error.strerror or error}{'; ' if remedy else ''}{remedy}")
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:

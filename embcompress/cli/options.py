@@ -28,7 +28,7 @@ from embcompress.choices import (
     SPLITS,
     TEXT_COLUMN,
 )
-from embcompress.cli.streams import drop_stdout
+from embcompress.cli.streams import STDOUT
 from embcompress.errors import EmbcompressError, printable
 
 if TYPE_CHECKING:
@@ -192,11 +192,10 @@ class Terminal:
         except BrokenPipeError:
             raise
         except OSError as error:
-            drop_stdout()
             written = getattr(result, "output", None) if getattr(result, "written", True) else None
             stands = "" if written is None else f"; the output is complete: {written}"
             raise EmbcompressError(
-                f"stdout: {error.strerror or error}, so the result is not shown{stands}"
+                f"{STDOUT}: {error.strerror or error}, so the result is not shown{stands}"
             ) from None
 
     def _print(self, result: Result, view: str) -> None:

@@ -1,62 +1,59 @@
-"""Streams that cannot be written to: a full disk behind ``> file``, or a reader that is gone."""
+"""Standard streams that may be full, as ``> file`` on a full disk is, or whose reader is gone."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 from typing import Any
 
 import click
 
+STDOUT, STDERR = "stdout", "stderr"
 
-class _Patient(io.FileIO):
-    """Standard error that never fails: no note or progress line is worth losing an output for."""
 
-    failed = False
+class _Stream(io.FileIO):
+    """A standard stream that fails once at most: Python writes again what is left at exit."""
+
+    def __init__(self, fd: int, label: str) -> None:
+        super().__init__(fd, "wb", closefd=False)
+        self._label = label
+        self.failed = False
 
     def write(self, data: Any, /) -> int:
-        """Write, or drop what cannot be written."""
+        """Write, or drop what cannot be written.
+
+        Raises:
+            OSError: for the first time on standard output, with its name. On standard error it never is:
+                no note or progress line is worth losing an output for.
+        """
         try:
-            return super().write(data) or 0
-        except OSError:
-            type(self).failed = True
+            return len(data) if self.failed else super().write(data) or 0
+        except OSError as error:
+            self.failed = True
+            if self._label == STDOUT:
+                error.filename = STDOUT
+                raise
             return len(data)
 
 
-def make_stderr_patient() -> None:
-    """Let writes to standard error fail silently from here on."""
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        stream = io.BufferedWriter(_Patient(sys.stderr.fileno(), "wb", closefd=False))
-        sys.stderr = io.TextIOWrapper(
-            stream, sys.stderr.encoding, sys.stderr.errors, line_buffering=True, write_through=True
-        )
+def guard_streams() -> None:
+    """Put a :class:`_Stream` below ``sys.stdout`` and ``sys.stderr``."""
+    for label in (STDOUT, STDERR):
+        old = getattr(sys, label)
+        if isinstance(old, io.TextIOWrapper):
+            # An ASCII terminal shows ? for a bar, not a traceback.
+            errors = "replace" if label == STDOUT else old.errors
+            raw = io.BufferedWriter(_Stream(old.fileno(), label))
+            setattr(
+                sys, label, io.TextIOWrapper(raw, old.encoding, errors, line_buffering=old.line_buffering)
+            )
 
 
 def say(message: str) -> None:
     """Print an error to standard error, or to standard output if the former is full."""
     click.echo(message, err=True)
-    if _Patient.failed:
-        try:
+    raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
+    if isinstance(raw, _Stream) and raw.failed:
+        with contextlib.suppress(OSError):
             click.echo(message)
-        except OSError:
-            drop_stdout()
-
-
-def stdout_is_full() -> bool:
-    """Whether standard output holds something that it cannot get rid of; it is then dropped."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        drop_stdout()
-        return True
-    return False
-
-
-def drop_stdout() -> None:
-    """Send standard output nowhere, since Python would complain again when it flushes at exit."""
-    with contextlib.suppress(OSError):  # a stream of a test has no descriptor
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)

@@ -27,9 +27,10 @@ def check_replaceable(path: Path) -> None:
     try:
         with Directory.open(path) as model:
             is_ours, left_out = model.description is not None, model.left_out
-    except EmbcompressError as error:
+    except EmbcompressError:
+        first = min(entry.name for entry in path.iterdir())
         raise UsageError(
-            f"{path}: is a directory that holds no model, which --force does not replace ({error.message})",
+            f"{path}: holds {first} and no model that can be read; --force does not replace it",
             remedy=_REMEDY,
         ) from None
     if left_out and not is_ours:
