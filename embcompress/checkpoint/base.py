@@ -142,6 +142,11 @@ class Checkpoint(abc.ABC):
         """Every stored copy of the record, by the name of the place that holds it."""
         return {} if self.description is None else {self.path.name: self.description}
 
+    @property
+    def descriptors(self) -> Mapping[Path, int]:
+        """Descriptors of those weight files that are kept open, so that what is hashed is what is read."""
+        return {}
+
     def bytes_of(self, name: str) -> Iterator[bytes]:
         """The bytes of a dense tensor in row-major order, in pieces of a few megabytes.
 

@@ -7,13 +7,12 @@ Everything heavy is imported inside the commands, so that ``--help`` answers at 
 from __future__ import annotations
 
 import importlib
-import io
 import os
-import sys
 
 import click
 
 from embcompress.cli.boundary import Boundary
+from embcompress.cli.streams import guard_streams
 from embcompress.version import __version__
 
 COMMANDS = (
@@ -52,6 +51,5 @@ def main() -> None:
     # OpenBLAS threads spin for 20 ms after each product, on the cores that hash and copy the input
     # meanwhile; 2**4 cycles is the shortest they can. It must be set before NumPy is loaded.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for a bar, not a traceback
+    guard_streams()
     cli(prog_name="embcompress")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from typing import Any
 
 import click
 
+from embcompress.cli.streams import STDOUT, say
 from embcompress.errors import EmbcompressError, Interrupted, printable
 from embcompress.interruption import EXIT_CODE, MESSAGE, is_interrupt
 
@@ -26,6 +26,14 @@ _REMEDIES = {
 class Boundary(click.Group):
     """A group in which every expected error becomes one line on stderr and its exit code."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; where its help cannot be printed, it is an error like others."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            say(f"Error: {_told(error)}")
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command inside the error boundary."""
         try:
@@ -35,14 +43,9 @@ class Boundary(click.Group):
         except KeyboardInterrupt:
             _fail(ctx, MESSAGE, EXIT_CODE)
         except BrokenPipeError:
-            # Whoever read our output is gone; Python would complain again when it flushes.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(1)
+            ctx.exit(1)  # whoever read our output is gone
         except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            reason = error.strerror or str(error)
-            remedy = _REMEDIES.get(error.errno or 0, "")
-            _fail(ctx, printable(f"{place}{reason}{'; ' if remedy else ''}{remedy}"), 1)
+            _fail(ctx, _told(error), 1)
         except MemoryError:
             _fail(ctx, _NO_MEMORY, 1)
         except RuntimeError as error:
@@ -62,6 +65,13 @@ class Boundary(click.Group):
             raise
 
 
+def _told(error: OSError) -> str:
+    """An error of the system in one line, with its file and what can be done."""
+    place = f"{error.filename}: " if error.filename else ""
+    remedy = _REMEDIES.get(error.errno or 0, "") if error.filename != STDOUT else ""
+    return printable(f"{place}{error.strerror or error}{'; ' if remedy else ''}{remedy}")
+
+
 def _fail(ctx: click.Context, message: str, code: int) -> None:
-    click.echo(f"Error: {message}", err=True)
+    say(f"Error: {message}")
     ctx.exit(code)

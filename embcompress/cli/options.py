@@ -28,7 +28,8 @@ from embcompress.choices import (
     SPLITS,
     TEXT_COLUMN,
 )
-from embcompress.errors import printable
+from embcompress.cli.streams import STDOUT
+from embcompress.errors import EmbcompressError, printable
 
 if TYPE_CHECKING:
     from embcompress.reports.terminal import TerminalProgress
@@ -184,7 +185,22 @@ class Terminal:
         Args:
             result: what a workflow returned.
             view: the module of ``reports`` that shows it to a person.
+
+        Raises:
+            EmbcompressError: standard output cannot be written to; what the workflow wrote stands.
         """
+        try:
+            self._print(result, view)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            written = getattr(result, "output", None) if getattr(result, "written", True) else None
+            stands = "" if written is None else f"; the output is complete: {written}"
+            raise EmbcompressError(
+                f"{STDOUT}: {error.strerror or error}, so the result is not shown{stands}"
+            ) from None
+
+    def _print(self, result: Result, view: str) -> None:
         for note in () if self.quiet else result.notes:
             click.echo(f"note: {printable(note, 2000)}", err=True)
         if self.as_json:

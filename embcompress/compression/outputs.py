@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.description import Description
+from embcompress.checkpoint.directory.replacing import check_replaceable
 from embcompress.checkpoint.files import FILE_FORMATS
 from embcompress.checkpoint.vectors.base import suffix_of
 from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
 from embcompress.errors import UsageError
+from embcompress.progress import Progress
+from embcompress.storage.permissions import keep_permissions, permissions_of
+from embcompress.storage.targets import check_target, is_same
 
 BAD_DISK = (
     "run the command again; if it fails again, write to another disk with -o, and check this disk and the "
@@ -43,6 +48,43 @@ def output_path(output: str | Path | None, source: Path, label: str, suffix: str
         return source.with_name(f"{source.name}-{label}")
     stem = Path(source.stem).stem if source.suffix.lower() == ".gz" else source.stem
     return source.with_name(f"{stem}-{label}{source.suffix if suffix is None else suffix}")
+
+
+def check_output(place: Path, sources: tuple[Path, ...], *, force: bool) -> None:
+    """Refuse an output that must not be written, before any work is done.
+
+    Args:
+        place: the output.
+        sources: files and directories that are read; the output is a directory if the first one is.
+        force: whether an existing output may be replaced.
+
+    Raises:
+        UsageError: see ``storage.targets.check_target`` and ``checkpoint.directory.replacing``.
+    """
+    check_target(place, sources, force=force)
+    if place.is_dir():
+        check_replaceable(place)
+
+
+def write_copy(
+    source: Checkpoint, target: Path, edit: Edit, description: Description | None, progress: Progress
+) -> tuple[str, ...]:
+    """Write an edited copy as :meth:`Checkpoint.write` does, with the permissions of the source.
+
+    Args:
+        source: what is copied.
+        target: in a staging directory; does not exist yet.
+        edit: what changes.
+        description: the record of the copy.
+        progress: called as ``progress("write", done, total)``.
+
+    Returns:
+        Warnings for the user, one sentence each.
+    """
+    warnings = source.write(target, edit, description, progress)
+    mask = permissions_of(source.weight_files)
+    keep_permissions(target, mask, source.path if source.path.is_dir() else None)
+    return warnings
 
 
 def check_format(place: Path, source: Checkpoint, *, dense: bool = False) -> None:
@@ -80,7 +122,7 @@ def check_side_file(path: Path, taken: Iterable[Path], *, replace: bool) -> None
     Raises:
         UsageError: with the reason.
     """
-    if path.resolve() in {other.resolve() for other in taken}:
+    if any(is_same(path, other) for other in taken):
         raise UsageError(f"{path}: is an input or the output", remedy="name another file")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: there is no directory {path.parent}", remedy="make it first")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,15 +44,16 @@ def check_holds(original: Checkpoint, record: TableRecord) -> None:
 
 
 @contextlib.contextmanager
-def hashed(files: tuple[Path, ...]) -> Iterator[Future[Mapping[str, str]]]:
-    """SHA-256 of each file by its name, computed in another thread while the block works.
+def hashed(source: Checkpoint) -> Iterator[Future[Mapping[str, str]]]:
+    """SHA-256 of each weight file by its name, computed in another thread while the block works.
 
+    What is hashed is the file that was opened, also if another one has taken its name since.
     Leaving the block early stops the hashing, so that an error is not held up by it.
     """
     stop = threading.Event()
 
     def run() -> Mapping[str, str]:
-        return {file.name: _sha256(file, stop) for file in files}
+        return {file.name: _sha256(file, source.descriptors.get(file), stop) for file in source.weight_files}
 
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -60,31 +62,44 @@ def hashed(files: tuple[Path, ...]) -> Iterator[Future[Mapping[str, str]]]:
             stop.set()
 
 
-def _sha256(path: Path, stop: threading.Event) -> str:
+def _sha256(path: Path, fd: int | None, stop: threading.Event) -> str:
+    """SHA-256 of an open file, or of the one at ``path`` where ``fd`` is None."""
     digest = hashlib.sha256()
     chunk = memoryview(bytearray(_HASH_CHUNK))
-    with path.open("rb", buffering=0) as file:
-        while (count := file.readinto(chunk)) and not stop.is_set():
+    own = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if fd is None else None
+    try:
+        offset, file = 0, fd if own is None else own
+        assert file is not None
+        while (count := os.preadv(file, [chunk], offset)) and not stop.is_set():
             digest.update(chunk[:count])
+            offset += count
+    finally:
+        if own is not None:
+            os.close(own)
     return digest.hexdigest()
 
 
-Stamps = tuple[tuple[int, int], ...]
-"""Size and time of modification of each weight file, in bytes and nanoseconds."""
+Stamps = tuple[tuple[int, ...], ...]
+"""Device, inode, size, and times of modification and of change (in nanoseconds) of each weight file."""
 
 
 def stamps(source: Checkpoint) -> Stamps:
-    """What tells later whether the weight files were written to meanwhile."""
-    return tuple((s.st_size, s.st_mtime_ns) for s in (f.stat() for f in source.weight_files))
+    """What tells later whether the weight files were written to or replaced since they were opened."""
+    open_files = source.descriptors
+    return _stamps(os.stat(open_files.get(file, file)) for file in source.weight_files)
+
+
+def _stamps(found: Iterable[os.stat_result]) -> Stamps:
+    return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found)
 
 
 def check_unchanged(source: Checkpoint, before: Stamps) -> None:
-    """Refuse to publish what was made from weight files that were written to while they were read.
+    """Refuse to publish what was made from weight files that changed while they were read.
 
     Raises:
-        InputError: their stamps are no longer ``before``.
+        InputError: they were written to, or others have taken their names.
     """
-    if stamps(source) != before:
+    if _stamps(file.stat() for file in source.weight_files) != before:
         raise InputError(
             f"{source.path}: changed while it was read", remedy="run again when nothing writes to it"
         )

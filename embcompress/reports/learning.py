@@ -118,6 +118,11 @@ class CompressResult:
     after: EvaluateResult
     notes: tuple[str, ...]
 
+    @property
+    def output(self) -> Path:
+        """The classifier that was written."""
+        return self.tuned.output
+
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data, ready for JSON."""
         steps = ("factorized", "tuned", "before", "without_training", "after")

@@ -50,6 +50,7 @@ class Task:
         dev: texts that choose the epoch.
         recipe: how it is trained.
         place: the output; what is kept of an unfinished run is written next to it.
+        sources: files of the model it starts from, whose permissions that keeps.
     """
 
     model: nn.Module
@@ -57,6 +58,7 @@ class Task:
     dev: Dataset
     recipe: Recipe
     place: Path
+    sources: tuple[Path, ...] = ()
 
 
 def learn(task: Task, session: Session, write: Callable[[Path, Learned], object]) -> Learned:
@@ -88,7 +90,8 @@ def learn(task: Task, session: Session, write: Callable[[Path, Learned], object]
             task.place, learned, write
         )
 
-    carry_out(trainer, Snapshots(task.place, begun_with), train, session.watcher, resume=session.resume)
+    snapshots = Snapshots(task.place, begun_with, task.sources)
+    carry_out(trainer, snapshots, train, session.watcher, resume=session.resume)
     return _learned(trainer)
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from embcompress.choices import DEFAULT_DEVICE
-from embcompress.compression.outputs import check_side_file
+from embcompress.compression.outputs import check_output, check_side_file
 from embcompress.paths import make_paths
 from embcompress.reports.plots import check_plot
 from embcompress.runs.unfinished import check_unfinished
-from embcompress.storage.targets import check_target
 from embcompress.training.devices import Runtime, runtime
 from embcompress.training.loop import check_recipe
 from embcompress.training.records import Recipe, Watcher
@@ -62,7 +61,7 @@ class Session:
         Raises:
             UsageError: with the reason.
         """
-        check_target(place, tuple(sources), force=self.force)
+        check_output(place, tuple(sources), force=self.force)
         check_recipe(recipe)
         self.runtime()
         if self.plot is not None:
@@ -70,7 +69,7 @@ class Session:
             check_side_file(self.plot, (*sources, place), replace=self.force)
         if self.history is not None:
             check_side_file(self.history, (*sources, place), replace=self.force or self.resume)
-        check_unfinished(place, resume=self.resume, force=self.force)
+        check_unfinished(place, tuple(sources), resume=self.resume, force=self.force)
 
 
 USUAL_SESSION: Final = Session()

@@ -13,6 +13,7 @@ from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import part_name
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.compression.digests import seal, unsealed
+from embcompress.compression.outputs import write_copy
 from embcompress.compression.sources import hashed
 from embcompress.dtypes import DTYPES, DType, Floats
 from embcompress.errors import TargetError, UsageError
@@ -50,12 +51,12 @@ def write_trained(
         TargetError: a trained value is NaN or too large for the stored type.
     """
     description = source.description
-    with hashed(source.weight_files) as digests:
+    with hashed(source) as digests:
         values = _rounded(source, with_names(source, state))
         if description is not None:
             tables = tuple(unsealed(replace(t, trained=t.trained or trained)) for t in description.tables)
             description = replace(description, source=sources or digests.result(), tables=tables)
-        source.write(target, with_values(source, values), description, progress)
+        write_copy(source, target, with_values(source, values), description, progress)
     if description is not None:
         seal(target)
     return values

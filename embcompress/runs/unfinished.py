@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from embcompress.checkpoint.files import FILE_FORMATS
+from embcompress.compression.outputs import check_output
 from embcompress.errors import Interrupted, UsageError
-from embcompress.storage.staging import discard, staged
+from embcompress.storage.staging import discard, rename, staged
+from embcompress.storage.targets import check_target
 from embcompress.training.interrupts import Interrupts
 from embcompress.training.snapshots import Resumable, Snapshots, Warned, snapshot_path
 
@@ -18,17 +19,24 @@ second argument whenever its state may be saved. Returns None at the end, otherw
 it got and what was kept."""
 
 
-def check_unfinished(place: Path, *, resume: bool, force: bool) -> None:
-    """Refuse to start again if there is an unfinished run to resume.
+def check_unfinished(place: Path, sources: tuple[Path, ...], *, resume: bool, force: bool) -> None:
+    """Refuse to start again if there is an unfinished run to resume, or if its files cannot go.
 
     Args:
         place: the output of the run.
+        sources: all files that are read; the output is a directory if the first one is.
         resume: continue the unfinished run.
         force: start again.
 
     Raises:
-        UsageError: there is an unfinished run, and neither ``resume`` nor ``force`` is set.
+        UsageError: there is an unfinished run, and neither ``resume`` nor ``force`` is set; or
+            something that must not be replaced is where such a run keeps its state or its weights.
     """
+    state, weights = snapshot_path(place), _interrupted(place)
+    for path in (state, _old(state)):
+        check_target(path, (), force=True)
+    for path in (weights, _old(weights)):
+        check_output(path, sources, force=True)
     if not (resume or force) and snapshot_path(place).exists():
         raise UsageError(
             f"{place}: an unfinished run waits in {snapshot_path(place).name}",
@@ -97,4 +105,4 @@ def _set_aside(place: Path) -> None:
     for kept in (snapshot_path(place), _interrupted(place)):
         if kept.exists():
             discard(_old(kept))  # a directory cannot be renamed over one that is not empty
-            os.replace(kept, _old(kept))
+            rename(kept, _old(kept))

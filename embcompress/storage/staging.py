@@ -8,6 +8,7 @@ holder dies, distinguishes a live run from the leftovers of a killed one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -18,10 +19,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from embcompress.errors import EmbcompressError, UsageError
-from embcompress.storage.targets import check_removable, remove_tree
+from embcompress.storage.permissions import restrict
+from embcompress.storage.targets import check_no_mount, check_target, remove_tree
 
 _OLD = "replaced"
 """Name inside the staging directory of a directory that is being replaced, until the new one is in place."""
+
+_COPYING, _COPY = "copying", "copied"
+"""Names inside the staging directory of a copy of a directory that cannot be renamed, and of a whole copy.
+
+While the second exists, what stands at the directory's own place is a part of it that is being removed."""
 
 _DISCARDED = "discarded"
 """Name inside the staging directory of a directory being removed, so that it disappears all at once."""
@@ -45,16 +52,22 @@ def check_space(target: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def staged(target: Path, *, force: bool) -> Iterator[Path]:
+def staged(target: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Yield a path to write the output to, and rename it to ``target`` when the block ends without error.
 
     Files that are written next to the yielded path are published next to ``target``; their writer syncs
     them. Everything under the yielded path is synced to disk before the rename. If the block raises, or
     is interrupted, all that was written is removed and ``target`` is unchanged.
 
+    Args:
+        target: path of the output.
+        force: whether an existing output may be replaced.
+        inputs: files that must not be replaced by those next to the output.
+
     Raises:
         EmbcompressError: another run is writing the same target.
-        UsageError: the target was created in the meantime, and ``force`` is not set.
+        UsageError: the target was created in the meantime, and ``force`` is not set; or what would be
+            replaced must not be (see :func:`check_target`).
         OSError: the output cannot be written.
     """
     place = target.absolute()
@@ -68,11 +81,10 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
         _sync(stage / place.name)
         if place.exists() and not force:
             raise UsageError(f"{target}: was created in the meantime", remedy="pass --force to replace it")
-        taken = next((published(f) for f in _companions(stage, place) if published(f).exists()), None)
-        if taken is not None and not force:
-            raise UsageError(f"{taken}: exists already", remedy="pass --force to replace it, or another -o")
-        if place.is_dir():
-            check_removable(place)  # it may have been mounted meanwhile
+        for file in _companions(stage, place):
+            check_target(published(file), inputs, force=force)
+        if place.exists():
+            check_no_mount(place)  # it may have been mounted meanwhile
         with _interrupts_wait():
             _publish(stage, place)
     except OSError as error:
@@ -83,7 +95,7 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
         if lock is not None:
             with _interrupts_wait():
                 # The outcome is decided; the next run sweeps up anything left here.
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, UsageError):
                     _sweep(stage, place)
                     stage.rmdir()
                 os.close(lock)
@@ -104,15 +116,33 @@ def discard(target: Path) -> None:
     if not (stage.is_dir() or place.is_dir()):
         return
     with contextlib.suppress(EmbcompressError), _interrupts_wait():
+        if place.exists():
+            check_no_mount(place)
         lock = _lock(stage)
         try:
             _sweep(stage, place)
             if place.exists():
-                os.rename(place, stage / _DISCARDED)
+                _move(place, stage / _DISCARDED, stage)
                 _sweep(stage, place)
             stage.rmdir()
         finally:
             os.close(lock)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file or directory that has no staging directory, replacing a file or empty directory.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV or not source.is_dir():
+            raise
+        with staged(target, force=True) as stage:
+            shutil.copytree(source, stage, symlinks=True)
+        discard(source)
 
 
 @contextlib.contextmanager
@@ -153,7 +183,7 @@ def synced_in_background(path: Path) -> Iterator[None]:
 def _lock(stage: Path) -> int:
     """Make the staging directory and lock it; the caller closes the returned descriptor."""
     while True:
-        stage.mkdir(exist_ok=True)
+        stage.mkdir(0o700, exist_ok=True)  # what is in it may have to be as private as the input
         try:
             lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:  # its last holder has just removed it
@@ -170,8 +200,15 @@ def _lock(stage: Path) -> int:
                 remedy="wait for it, or name another output with -o",
             ) from None
         if same:
-            return lock
+            break
         os.close(lock)
+    try:
+        check_no_mount(stage)
+        restrict(stage, 0o700)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _companions(stage: Path, place: Path) -> list[Path]:
@@ -189,16 +226,41 @@ def _publish(stage: Path, place: Path) -> None:
     if place.is_dir():
         # A directory cannot be renamed over a non-empty one. If the process is killed between the
         # two renames, the next run puts the old one back (_sweep).
-        os.rename(place, stage / _OLD)
+        _move(place, stage / _OLD, stage)
     os.replace(stage / place.name, place)
     _sync_directory(place.parent)
 
 
+def _move(source: Path, target: Path, stage: Path) -> None:
+    """Rename a directory; where the file system cannot (an overlay, for one of a lower layer), copy it.
+
+    Killed at any moment, a whole directory is at ``source``, at ``target`` or at the name ``_COPY``.
+    """
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(source, stage / _COPYING, symlinks=True)
+        _sync(stage / _COPYING)
+        os.rename(stage / _COPYING, stage / _COPY)
+        _sync_directory(stage)
+        files = [path for path in source.rglob("*") if path.is_file() and not path.is_symlink()]
+        if files:  # without its largest file nobody takes the rest for a whole model
+            max(files, key=lambda path: path.stat().st_size).unlink()
+        remove_tree(source)
+        os.rename(stage / _COPY, target)
+
+
 def _sweep(stage: Path, place: Path) -> None:
     """Empty the staging directory; a replaced directory is put back if its successor is missing."""
-    old = stage / _OLD
+    old, copy = stage / _OLD, stage / _COPY
+    if copy.exists() and (not place.exists() or _is_rest(place, copy)):
+        if place.exists():
+            remove_tree(place)
+        os.rename(copy, place)
     if old.exists() and not place.exists():
-        os.rename(old, place)
+        _move(old, place, stage)
     for entry in stage.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             remove_tree(entry)
@@ -206,8 +268,23 @@ def _sweep(stage: Path, place: Path) -> None:
             entry.unlink()
 
 
+def _is_rest(place: Path, copy: Path) -> bool:
+    """Whether everything in a directory is in its copy too, unchanged: it was about to be removed."""
+
+    def known(path: Path) -> bool:
+        there = copy / path.relative_to(place)
+        if path.is_dir() or not os.path.lexists(there):
+            return there.is_dir()
+        one, other = path.lstat(), there.lstat()
+        return (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+
+    return place.is_dir() and all(map(known, place.rglob("*")))
+
+
 def _sync(path: Path) -> None:
-    """Sync a file, or everything under a directory, to disk."""
+    """Sync a file, or everything under a directory, to disk. Links are not followed."""
+    if path.is_symlink():
+        return
     if path.is_dir():
         for entry in path.iterdir():
             _sync(entry)

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from embcompress.errors import EmbcompressError, UsageError
+from embcompress.errors import UsageError
 
 _ANOTHER = "name another output with -o"
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -33,58 +33,58 @@ def check_target(target: Path, sources: tuple[Path, ...], *, force: bool) -> Non
     if target.is_symlink():
         raise UsageError(f"{target}: is a symbolic link", remedy="name the file it should be with -o")
     place = target.resolve()
-    above = {_identity(parent) for parent in place.parents}
     for source in (s.resolve() for s in sources):
-        here = _identity(source)
-        if place == source or (here is not None and here == _identity(place)):
+        if is_same(place, source):
             raise UsageError(f"{target}: is the input itself", remedy=_ANOTHER)
-        if source in place.parents or (here is not None and here in above):
+        if any(is_same(parent, source) for parent in place.parents):
             raise UsageError(
                 f"{target}: lies inside the input {source}", remedy="name a place outside with -o"
             )
-        if place.exists() and _identity(place) in {_identity(parent) for parent in source.parents}:
+        if any(is_same(place, parent) for parent in source.parents):
             raise UsageError(f"{target}: holds the input", remedy=_ANOTHER)
     if not place.parent.is_dir():
         raise UsageError(f"{target}: there is no directory {place.parent}", remedy="make it first")
     if not target.exists():
         return
     if not (target.is_file() or target.is_dir()):
-        raise UsageError(f"{target}: is a {_kind(target)}, no file that can be replaced", remedy=_ANOTHER)
-    if target.is_dir() != sources[0].is_dir():
+        raise UsageError(f"{target}: is a {_kind(target)}, which is never replaced", remedy=_ANOTHER)
+    if target.is_dir() != (bool(sources) and sources[0].is_dir()):
         kind, other = ("directory", "file") if target.is_dir() else ("file", "directory")
         raise UsageError(f"{target}: is a {kind}, the output would be a {other}", remedy=_ANOTHER)
     if not force:
         raise UsageError(f"{target}: exists already", remedy="pass --force to replace it, or another -o")
-    check_removable(target)
+    check_no_mount(target)
 
 
-def check_removable(target: Path) -> None:
-    """Refuse to remove what holds another file system.
+def check_no_mount(place: Path) -> None:
+    """Refuse to replace or remove what is or holds another file system.
 
     Raises:
         UsageError: with the first mount point found.
     """
-    mounted = next(_mounts_in(target), None)
+    mounted = next(_mounts_in(place), None)
     if mounted is not None:
         raise UsageError(
-            f"{mounted}: is a mount point, which --force does not remove",
-            remedy="unmount it, or name another output with -o",
+            f"{mounted}: is a mount point, which is never replaced or removed",
+            remedy=f"unmount it, or {_ANOTHER}",
         )
 
 
 def remove_tree(place: Path) -> None:
-    """Remove a directory with everything in it. Links are removed, not followed; no device is crossed.
+    """Remove a directory with everything in it. Links are removed, not followed; no mount is entered.
 
     Raises:
-        EmbcompressError: a part of it is another file system; nothing in there is touched.
+        UsageError: it is or holds a mount point; nothing was removed.
         OSError: something cannot be removed.
     """
-    mounted = next(_mounts_in(place), None)
-    if mounted is not None:
-        raise EmbcompressError(
-            f"{mounted}: is a mount point and stays", remedy="unmount it, and remove it yourself"
-        )
+    check_no_mount(place)
     shutil.rmtree(place)
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two paths name the same file or directory, or the same place for one."""
+    here = _identity(one)
+    return one.resolve() == other.resolve() or (here is not None and here == _identity(other))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -103,19 +103,18 @@ def _kind(path: Path) -> str:
 
 
 def _mounts_in(target: Path) -> Iterator[Path]:
-    """Mount points at or below a path: those of another device, and on Linux bind mounts too."""
+    """Mount points at or below a path: directories of another device, and on Linux bind mounts too.
+
+    The device of a file tells nothing: on an overlay it is that of the layer the file is in.
+    """
     place = target.resolve()
     for mounted in _listed_mounts():
         if mounted == place or place in mounted.parents:
             yield mounted
-    if not place.is_dir():
-        return
-    device = place.stat().st_dev
-    for folder, folders, files in os.walk(place):
-        for name in (*folders, *files):
-            path = Path(folder, name)
-            if path.lstat().st_dev != device:
-                yield path
+    device = place.parent.stat().st_dev
+    for folder, _, _ in os.walk(place):
+        if os.lstat(folder).st_dev != device:
+            yield Path(folder)
 
 
 def _listed_mounts() -> Iterator[Path]:

@@ -12,7 +12,7 @@ only the order of the texts is random, and it follows from the seed and the epoc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,7 +27,15 @@ from embcompress.pretrained.models import Pretrained
 from embcompress.pretrained.tokens import Tokens
 from embcompress.training.devices import Runtime
 from embcompress.training.likeness import batches_within, differences, measure, most_tokens
-from embcompress.training.recovery import Check, DistilRecipe, DistilWatcher, Likeness
+from embcompress.training.recovery import Check, DistilRecipe, DistilWatcher
+from embcompress.training.resumed import (
+    check_count,
+    check_keys,
+    check_number,
+    check_optimizer,
+    check_tensors,
+    records_from,
+)
 
 State = dict[str, Tensor]
 
@@ -126,8 +134,7 @@ class Distiller:
         teacher.model.to(runtime.device).requires_grad_(False)
         self._named = choose_trained(student.model, recipe.train)
         self._trained = [*{id(p): p for p in self._named.values()}.values()]
-        fused = runtime.device.type in {"cpu", "cuda", "mps"}
-        self._optimizer = torch.optim.AdamW(self._trained, recipe.highest_rate, weight_decay=0.0, fused=fused)
+        self._optimizer = self._optimizer_of(self._trained)
         self._spent = 0.0  # seconds of training before the last stop
         self._began: float | None = None  # start of the current stretch of training, None between stretches
         self._step, self._loss, self._seen = 0, 0.0, 0
@@ -136,6 +143,10 @@ class Distiller:
         self._checks: list[Check] = []
         self._best: Check | None = None
         self._state: State = {}
+
+    def _optimizer_of(self, parameters: Sequence[Tensor]) -> torch.optim.AdamW:
+        fused = self._runtime.device.type in {"cpu", "cuda", "mps"}
+        return torch.optim.AdamW([*parameters], self._recipe.highest_rate, weight_decay=0.0, fused=fused)
 
     def run(self, watcher: DistilWatcher, stop: Callable[[], bool], save: Callable[[], None]) -> bool:
         """Train to the end, or until ``stop`` returns true after a step.
@@ -270,15 +281,48 @@ class Distiller:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Return to the state of another run with the same arguments."""
+        """Return to the state of another run with the same arguments.
+
+        Raises:
+            ValueError: it is not such a state; nothing was changed.
+        """
+        checks = self._check(state)
         nn.ParameterList(self._trained).load_state_dict(state["trained"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._step = state["step"]
         self._spent, self._began = state["seconds"], None
         self._loss, self._seen = state["loss"], state["seen"]
         self._variance, self._looked = state["variance"], state["looked"]
-        self._checks = [
-            Check(**{**check, "held_out": Likeness(**check["held_out"])}) for check in state["checks"]
-        ]
+        self._checks = checks
         self._best = None if state["best"] is None else self._checks[state["best"]]
         self._state = state["best_state"]
+
+    def _check(self, state: Mapping[str, Any]) -> list[Check]:
+        """Refuse what cannot be the state of a run with the same arguments: its file may be a stranger's.
+
+        Returns:
+            Its checks.
+
+        Raises:
+            ValueError: with the entry.
+        """
+        check_keys(state, self.state_dict().keys(), "the state")
+        checks = records_from(Check, state["checks"], _CHECKS + 2, "checks")
+        if checks:
+            check_count(state["best"], 0, len(checks) - 1, "best")
+        elif state["best"] is not None:
+            raise ValueError("there is a best check, and no check")
+        steps = self._epoch_steps() * self._recipe.most_epochs
+        check_count(state["step"], 0, steps, "step")
+        check_count(state["seen"], 0, steps * self._recipe.batch_size, "seen")
+        check_count(state["looked"], 0, _CHECKS, "looked")
+        for name in ("seconds", "loss", "variance"):
+            check_number(state[name], name)
+        check_tensors(state["trained"], nn.ParameterList(self._trained).state_dict(), "trained")
+        check_tensors(state["best_state"], self._named if checks else {}, "best_state")
+        parameter = nn.Parameter(torch.zeros(1, device=self._runtime.device))
+        stepped = self._optimizer_of([parameter])
+        parameter.grad = torch.ones_like(parameter)
+        stepped.step()
+        check_optimizer(state["optimizer"], self._optimizer, stepped)
+        return checks

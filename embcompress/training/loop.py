@@ -26,10 +26,23 @@ from embcompress.nn import FactorizedPair
 from embcompress.training.devices import Runtime
 from embcompress.training.optimizers import optimizer_for
 from embcompress.training.records import Epoch, Recipe, Watcher
+from embcompress.training.resumed import (
+    check_count,
+    check_keys,
+    check_number,
+    check_optimizer,
+    check_random,
+    check_settings,
+    check_tensors,
+    records_from,
+)
 from embcompress.training.schedules import Run, schedule_for
 from embcompress.training.scoring import Dataset, accuracy_of, scores_of, tensors_of
 
 State = dict[str, Tensor]
+
+_MOVING = ("last_epoch", "_step_count", "_last_lr")
+"""What changes in the state of a schedule."""
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -196,7 +209,12 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Return to the state of another trainer with the same arguments."""
+        """Return to the state of another trainer with the same arguments.
+
+        Raises:
+            ValueError: it is not such a state; nothing was changed.
+        """
+        self._check(state)
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
@@ -207,6 +225,42 @@ class Trainer:
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.best = None if state["best"] is None else self.history[state["best"]]
         self.best_state = state["best_state"]
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        """Refuse what cannot be the state of a run with the same arguments: its file may be a stranger's.
+
+        Raises:
+            ValueError: with the entry.
+        """
+        check_keys(state, self.state_dict().keys(), "the state")
+        history = records_from(Epoch, state["history"], self._recipe.epochs + 1, "history")
+        step = check_count(state["step"], 0, self.total_steps, "step")
+        if history:
+            check_count(step, (len(history) - 1) * self._steps, len(history) * self._steps, "step")
+            check_count(state["best"], 0, len(history) - 1, "best")
+        elif step or state["best"] is not None:
+            raise ValueError("there are steps without an epoch")
+        check_count(state["seen"], 0, len(self._train), "seen")
+        for name in ("rate", "loss_sum", "seconds", "highest"):
+            check_number(state[name], name)
+        check_random(state["random"])
+        model = self._model.state_dict()
+        check_tensors(state["model"], model, "model")
+        check_tensors(state["best_state"], model if history else {}, "best_state")
+        parameter = nn.Parameter(torch.zeros(1))
+        stepped, _ = _optimizer_and_schedule(self._recipe, [parameter], 1)
+        parameter.grad = torch.ones(1)
+        stepped.step()
+        check_optimizer(state["optimizer"], self._optimizer, stepped)
+        own = self._schedule.state_dict()
+        schedule = check_settings(state["schedule"], own, _MOVING, "schedule")
+        check_count(schedule["last_epoch"], step, step, "schedule: last_epoch")
+        check_count(schedule["_step_count"], step + 1, step + 1, "schedule: _step_count")
+        rates = schedule["_last_lr"]
+        if not isinstance(rates, list) or len(rates) != len(self._optimizer.param_groups):
+            raise ValueError("schedule: _last_lr is no rate a group")
+        for rate in rates:
+            check_number(rate, "schedule: _last_lr")
 
 
 def _copied(state: Mapping[str, Tensor]) -> State:

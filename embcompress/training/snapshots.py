@@ -13,13 +13,16 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from embcompress.checkpoint.pytorch.archive import read_archive
 from embcompress.errors import InputError, UsageError, reason_of
 from embcompress.pretrained.tokens import Tokens
+from embcompress.storage.permissions import keep_permissions, permissions_of
 from embcompress.storage.regular import opened
 from embcompress.storage.staging import staged
 from embcompress.storage.zipstore import check_record, read_directory
 from embcompress.training.records import Recipe
 from embcompress.training.recovery import DistilRecipe
+from embcompress.training.resumed import tensors_of
 from embcompress.training.scoring import Dataset
 
 _PAUSE = 20.0
@@ -27,6 +30,12 @@ _PAUSE = 20.0
 
 _TIMES = 20.0
 """Least ratio of training time to saving time, for models so large that saving takes seconds."""
+
+
+_ROOM = 64 << 20
+_COPIES = 8
+"""A state takes at most so many times the bytes of the tensors in training, and the room above: weights, the
+best of them, and moments."""
 
 
 class Resumable(Protocol):
@@ -91,12 +100,13 @@ class Snapshots:
     Args:
         place: the output of the run.
         print_: its fingerprint.
+        sources: files of the model it starts from, whose permissions the state keeps.
     """
 
-    def __init__(self, place: Path, print_: Fingerprint) -> None:
+    def __init__(self, place: Path, print_: Fingerprint, sources: tuple[Path, ...] = ()) -> None:
         self.place = place
         self.path = snapshot_path(place)
-        self._print = print_
+        self._print, self._sources = print_, sources
         self._began = self._saved = time.monotonic()
         self._took = 0.0
 
@@ -119,6 +129,7 @@ class Snapshots:
         began = time.monotonic()
         with staged(self.path, force=True) as stage:
             torch.save({"fingerprint": self._print, "trainer": trainer.state_dict()}, stage)
+            keep_permissions(stage, permissions_of(self._sources))
         self._saved = time.monotonic()
         self._took = self._saved - began
 
@@ -134,7 +145,8 @@ class Snapshots:
                 f"--resume: there is no unfinished run, {self.path} does not exist",
                 remedy="leave out --resume, or name the output of the unfinished run with -o",
             )
-        saved = _read(self.path)
+        own = sum(value.nbytes for value in tensors_of(trainer.state_dict()))
+        saved = _read(self.path, _COPIES * own + _ROOM)
         if different := _differences(saved["fingerprint"], self._print):
             raise UsageError(
                 f"--resume: the unfinished run differs in {different}",
@@ -151,10 +163,14 @@ def snapshot_path(place: Path) -> Path:
     return place.with_name(f"{place.name}.resume")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, limit: int) -> dict[str, Any]:
+    """Read a state whose tensors take at most ``limit`` bytes."""
     try:
         with opened(path) as file:
-            # torch itself does not compare checksums.
+            # Our own reader refuses what unfolds in memory; torch itself checks no checksums either.
+            size = sum(extent.size for extent in read_archive(file.fileno(), path).storages.values())
+            if size > limit:
+                raise ValueError(f"holds {size:,} bytes of tensors, a state of this run at most {limit:,}")
             for name, extent in read_directory(file.fileno(), str(path)).items():
                 check_record(file.fileno(), name, extent, str(path))
             file.seek(0)
@@ -162,6 +178,8 @@ def _read(path: Path) -> dict[str, Any]:
         if not isinstance(saved, dict) or {*map(type, saved.values())} != {dict}:
             raise ValueError("holds no state of a run")
         if saved.keys() != {"fingerprint", "trainer"}:
+            raise ValueError("holds no state of a run")
+        if {type(text) for pair in saved["fingerprint"].items() for text in pair} - {str}:
             raise ValueError("holds no state of a run")
     except Exception as error:  # after a wrong byte torch's unpickler may raise anything
         raise _unreadable(path, error) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.choices import DEFAULT_DEVICE, TEXT_COLUMN
-from embcompress.compression.outputs import check_format, output_path
+from embcompress.compression.outputs import check_format, check_output, output_path
 from embcompress.compression.sources import check_unchanged, compressed, stamps
 from embcompress.pretrained.models import open_pretrained
 from embcompress.progress import Progress, silent
@@ -17,7 +17,6 @@ from embcompress.runs.learning import check_read_back
 from embcompress.runs.trained import with_names, write_trained
 from embcompress.runs.unfinished import carry_out, check_unfinished, forget, keep_best
 from embcompress.storage.staging import check_space, staged
-from embcompress.storage.targets import check_target
 from embcompress.training.devices import runtime
 from embcompress.training.distillation import Distilled, Distiller, State, held_out
 from embcompress.training.likeness import measure
@@ -77,8 +76,9 @@ def distil(
     student_path, teacher_path, file = Path(path), Path(teacher), Path(texts)
     where = runtime(device)
     place = output_path(output, student_path, "tuned")
-    check_target(place, (student_path, teacher_path, file), force=force)
-    check_unfinished(place, resume=resume, force=force)
+    inputs = (student_path, teacher_path, file)
+    check_output(place, inputs, force=force)
+    check_unfinished(place, inputs, resume=resume, force=force)
     with open_checkpoint(student_path) as source:
         before = stamps(source)
         compressed(source, remedy="run 'embcompress factorize' first")
@@ -110,7 +110,9 @@ def distil(
             return f"interrupted after step {found.steps:,}; {kept}"
 
         with staged(place, force=force) as stage:
-            carry_out(distiller, Snapshots(place, begun_with), learn, watcher, resume=resume)
+            carry_out(
+                distiller, Snapshots(place, begun_with, source.weight_files), learn, watcher, resume=resume
+            )
             done = distiller.result
             written = write(stage, done)
             check_unchanged(source, before)

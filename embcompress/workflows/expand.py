@@ -10,7 +10,7 @@ from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.rows import rows_of
 from embcompress.checkpoint.tensors import NewTensor
-from embcompress.compression.outputs import BAD_DISK, check_format, output_path
+from embcompress.compression.outputs import BAD_DISK, check_format, check_output, output_path, write_copy
 from embcompress.compression.residuals import measured_errors
 from embcompress.compression.sources import check_unchanged, compressed, stamps
 from embcompress.dtypes import DTYPES
@@ -22,7 +22,6 @@ from embcompress.progress import Progress, silent
 from embcompress.reports.results import ExpandResult
 from embcompress.rows import Rows, keep_freed_memory, within
 from embcompress.storage.staging import check_space, staged
-from embcompress.storage.targets import check_target
 
 
 def expand(
@@ -50,15 +49,16 @@ def expand(
         before = stamps(source)
         suffix = source.form(dense=True).suffix
         place = output_path(output, source.path, "dense", suffix)
-        check_target(place, (source.path, *source.weight_files), force=force)
+        inputs = (source.path, *source.weight_files)
+        check_output(place, inputs, force=force)
         check_format(place, source, dense=True)
         records = compressed(source, remedy="it is dense already").tables
         source.check_integrity(progress)
         tables = [(record, _decoded(source, record)) for record in records]
         edit = _edit(source, tables)
         check_space(place, source.size_after(edit, None))
-        with staged(place, force=force) as stage:
-            notes = source.write(stage, edit, None, progress)
+        with staged(place, force=force, inputs=inputs) as stage:
+            notes = write_copy(source, stage, edit, None, progress)
             with open_checkpoint(stage, progress) as written:
                 for record, rows in tables:
                     _check(rows, rows_of(written, record.name), record, progress)

@@ -9,7 +9,7 @@ from pathlib import Path
 from embcompress.checkpoint import open_checkpoint
 from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.check import check_tables, check_whole
-from embcompress.compression.outputs import check_format, output_path
+from embcompress.compression.outputs import check_format, check_output, output_path, write_copy
 from embcompress.compression.plan import plan_output
 from embcompress.compression.request import Request, target_of
 from embcompress.compression.sources import check_unchanged, hashed, stamps
@@ -18,7 +18,6 @@ from embcompress.data.counting import Counts
 from embcompress.progress import Progress, silent
 from embcompress.reports.results import FactorizeResult
 from embcompress.storage.staging import check_space, staged, synced_in_background
-from embcompress.storage.targets import check_target
 
 
 def factorize(
@@ -117,7 +116,7 @@ def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
         suffix = source.form(dense=False).suffix
         place = output_path(request.output, source.path, request.label, suffix)
         inputs = (source.path, *source.weight_files, *request.weights.files)
-        check_target(place, inputs, force=request.force or request.dry_run)
+        check_output(place, inputs, force=request.force or request.dry_run)
         check_format(place, source)
         source.check_editable()
         source.check_integrity(progress)
@@ -127,8 +126,8 @@ def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
             return plan.result(place)
 
         check_space(place, plan.size)
-        with hashed(source.weight_files) as digests, staged(place, force=request.force) as stage:
-            notes = source.write(stage, plan.edit, plan.description, progress)
+        with hashed(source) as digests, staged(place, force=request.force, inputs=inputs) as stage:
+            notes = write_copy(source, stage, plan.edit, plan.description, progress)
             with synced_in_background(stage):
                 tables = check_tables(stage, plan, progress)
             description = replace(plan.description, source=digests.result(), tables=tables)

@@ -100,8 +100,8 @@ def retrain(what: Retraining, stage: Path, session: Session, progress: Progress)
     record = opened.record
     split = what.texts.split(what.recipe.seed, record)
     train, dev = dataset(record, split.train), dataset(record, split.dev)
-    task = Task(opened.model, train, dev, what.recipe, what.place)
     with open_checkpoint(what.path) as source:
+        task = Task(opened.model, train, dev, what.recipe, what.place, source.weight_files)
         before = stamps(source)
         with_names(source, opened.stored_state(opened.model.state_dict()))  # or it would all be for nothing
         check_format(what.place, source)

@@ -150,7 +150,7 @@ def _with_original(
         found += table_differences(record, table)
     notes = [*_age_notes(described), *_pair_notes(described, weighting)]
     weights = None if weighting is None else weighting.weights
-    with hashed(original.weight_files) as digests:
+    with hashed(original) as digests:
         tensors, others = _rest(original, written, described, tables, found, progress)
         measured = [measured_again(original, written, r, weights, progress) for r in described.tables]
         foreign = source_differences(described, digests.result())

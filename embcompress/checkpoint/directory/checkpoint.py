@@ -54,7 +54,7 @@ class Directory(Checkpoint):
         self._layout = layout
         self._parts = parts
         carried = carried_files(path, layout)
-        self.carried = carried.files
+        self.carried, self.left_out = carried.files, (*carried.other_weights, *carried.irregular)
         self.notes = (*(note for p in parts.values() for note in p.notes), *carried.notes)
         layout.check(path, parts)
         self.description = self._find_description()
@@ -201,6 +201,10 @@ class Directory(Checkpoint):
             write_config(target / CONFIG, description)
         if (target / CARD).exists():
             write_card(target, description)
+
+    @property
+    def descriptors(self) -> Mapping[Path, int]:
+        return {file: fd for part in self._parts.values() for file, fd in part.descriptors.items()}
 
     def close(self) -> None:
         for part in self._parts.values():

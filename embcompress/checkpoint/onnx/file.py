@@ -32,6 +32,7 @@ from embcompress.storage import zipstore
 from embcompress.storage.rawio import read_exact, sha256_of, write_all
 from embcompress.storage.regular import first_bytes, open_regular
 from embcompress.storage.staging import published
+from embcompress.storage.targets import is_same
 
 _AMEND_ROOM = 128
 """Bytes by which the record of a table may grow when measured figures are filled in."""
@@ -168,7 +169,7 @@ class OnnxFile(Checkpoint):
         layout = self._planned(edit, description, filled=True)
         data = target.with_name(target.name + DATA_SUFFIX)
         place = published(data)
-        if layout.outside and place.resolve() in {file.resolve() for file in self.weight_files}:
+        if layout.outside and any(is_same(place, file) for file in self.weight_files):
             raise UsageError(
                 f"{place}: holds data of the input, and would be overwritten with data of the output",
                 remedy="give the output another name with -o",
@@ -262,6 +263,10 @@ class OnnxFile(Checkpoint):
             write_all(fd, tail({METADATA_KEY: description.to_json()}))
         finally:
             os.close(fd)
+
+    @property
+    def descriptors(self) -> Mapping[Path, int]:
+        return self._fds
 
     def close(self) -> None:
         """Close all files; a second call does nothing."""

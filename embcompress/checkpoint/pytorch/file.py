@@ -195,6 +195,10 @@ class TorchFile(Checkpoint):
         finally:
             os.close(fd)
 
+    @property
+    def descriptors(self) -> Mapping[Path, int]:
+        return {self.path: self._fd}
+
     def close(self) -> None:
         """Close the file; further calls do nothing."""
         if self._fd >= 0:

@@ -202,6 +202,10 @@ class Safetensors(Checkpoint):
         finally:
             os.close(fd)
 
+    @property
+    def descriptors(self) -> Mapping[Path, int]:
+        return {self.path: self._fd}
+
     def close(self) -> None:
         """Close the file; further calls do nothing."""
         if self._fd >= 0:
