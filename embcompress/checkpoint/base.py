@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.description import Description
@@ -176,11 +177,27 @@ class Checkpoint(abc.ABC):
         for name in self.tensors if names is None else names:
             info = self.tensors[name]
             assert info.dtype is not None
-            elements = bytearray(b"".join(self.bytes_of(name)))
-            dtype = getattr(torch, info.dtype.torch)
-            flat = torch.frombuffer(elements, dtype=dtype) if elements else torch.empty(0, dtype=dtype)
-            state[name] = flat.reshape(info.shape)
+            dtype = getattr(torch, info.dtype.torch or "none", None)
+            if dtype is None:
+                raise UsageError(f"{self.path}: {name} is {info.dtype.name}, which this torch does not have")
+            value = torch.empty(info.nbytes, dtype=torch.uint8)
+            if info.nbytes:
+                self.read_into(name, value.numpy())
+            # An element of torch holds two of four bits.
+            shape = info.shape if info.dtype.bits >= 8 else (*info.shape[:-1], info.shape[-1] // 2)
+            state[name] = value.view(dtype).reshape(shape)
         return state
+
+    def read_into(self, name: str, out: NDArray[np.uint8]) -> None:
+        """Fill ``out`` with the bytes of a dense tensor in row-major order.
+
+        Raises:
+            InputError: the bytes cannot be read.
+        """
+        done = 0
+        for piece in self.bytes_of(name):
+            out[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+            done += len(piece)
 
     def remainder(
         self,
@@ -267,6 +284,9 @@ class Checkpoint(abc.ABC):
         The new description has the same tables; only measured figures and hashes differ, and
         :meth:`write` has left room for them.
         """
+
+    def suspend(self) -> None:  # noqa: B027 - a format may need its files all the time
+        """Give the open files back to the system until something is read again."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -14,6 +14,7 @@ from embcompress.classifiers.base import Architecture
 from embcompress.classifiers.opened import OpenedClassifier
 from embcompress.classifiers.record import ClassifierRecord
 from embcompress.data.encoded import Encoded
+from embcompress.data.labelled import LABEL_LIMIT
 from embcompress.data.tokenizing import Tokenizer
 from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.blueprint import Blueprint, blueprint
@@ -138,6 +139,11 @@ def _labelling(path: Path) -> Blueprint:
             f"{path}: a {name} does not label texts",
             remedy="give the directory of an AutoModelForSequenceClassification; "
             "'embcompress distil' needs no labels",
+        )
+    if config.num_labels > LABEL_LIMIT:
+        raise InputError(
+            f"{path}: config.json gives {config.num_labels:,} labels, limit {LABEL_LIMIT:,}",
+            remedy="give a model with fewer",
         )
     if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
         what = config.problem_type or "regression"

@@ -10,6 +10,7 @@ from typing import Any
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.classifiers import CLASSIFIERS
 from embcompress.classifiers.base import MODULE, Architecture
+from embcompress.data.labelled import LABEL_LIMIT
 from embcompress.data.tokenizing import RECORD_KEY, RecordedTokenizer, Tokenizer, tokenizer_from_dict
 from embcompress.errors import InputError, UsageError
 
@@ -108,6 +109,8 @@ def _parse(raw: object) -> ClassifierRecord:
     labels, max_length = raw["labels"], raw["max_length"]
     if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(x, str) for x in labels):
         raise TypeError("labels are not a list of two or more texts")
+    if len(labels) > LABEL_LIMIT:
+        raise ValueError(f"{len(labels):,} labels, limit {LABEL_LIMIT:,}")
     if len({*labels}) < len(labels):
         raise ValueError("a label appears twice")
     if type(max_length) is not int or max_length < 1:

@@ -16,6 +16,9 @@ from embcompress.data.csvlines import Lines, records, shown
 from embcompress.errors import InputError, UsageError
 from embcompress.storage.regular import opened
 
+LABEL_LIMIT = 10_000
+"""Most labels of a classifier: it has a score for each label and text, and counts every pair of labels."""
+
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _TAB_NAMES = ("tab", "\\t")
 """Names of the tab, which is hard to type in a shell."""
@@ -72,7 +75,8 @@ def read_csv(
 
     Raises:
         UsageError: there is no such file or column, or the file has another delimiter.
-        InputError: the file is not UTF-8 CSV, or has a record beyond a limit or a label that is not allowed.
+        InputError: the file is not UTF-8 CSV, has a record or a number of labels beyond a limit, or a label
+            that is not allowed.
     """
     path = Path(path)
     wanted = {"--text-column": text_column, "--label-column": label_column}
@@ -97,6 +101,11 @@ def read_csv(
             label = row[label_at]
             if label not in seen:
                 _check_label(label, known_labels, lines)
+                if len(seen) == LABEL_LIMIT:
+                    raise lines.error(
+                        f"label {shown(label)} is one more than {LABEL_LIMIT:,}, the limit",
+                        "name the column of labels with --label-column, or put rare labels under one name",
+                    )
             texts.append(row[text_at])
             labels.append(seen.setdefault(label, label))
             begins.append(lines.begin)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from transformers import PreTrainedModel
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.directory.checkpoint import Directory
 from embcompress.checkpoint.directory.shards import ShardLayout
-from embcompress.checkpoint.files import open_file
 from embcompress.errors import UsageError
 from embcompress.integrations.hidden_modules import HiddenModules
 from embcompress.integrations.names import Names, patterns
@@ -131,11 +129,8 @@ def begin_swap(
 
 def _opened(files: Sequence[str]) -> Directory:
     """Open some or all weight files of a folder as one checkpoint."""
-    with ExitStack() as undo:
-        parts = {Path(name).name: undo.enter_context(open_file(Path(name))) for name in files}
-        checkpoint = Directory(Path(files[0]).parent, ShardLayout(tuple(parts), None, ()), parts)
-        undo.pop_all()
-    return checkpoint
+    names = tuple(Path(name).name for name in files)
+    return Directory.of_files(Path(files[0]).parent, ShardLayout(names, None, ()))
 
 
 def checksum(parts: Parts) -> int:

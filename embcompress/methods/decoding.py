@@ -31,10 +31,17 @@ def decoded(
         finite: read all floats first, and refuse NaN and infinity.
 
     Raises:
-        InputError: a part is missing, does not fit the record or is not finite, or this version lacks the
-            method.
+        InputError: a part is missing, does not fit the record or is not finite, the dense table is there too,
+            or this version lacks the method.
     """
     method = method_for(record.method, str(checkpoint.path))
+    dense = checkpoint.tensors.get(record.name)
+    if record.native is None and dense is not None and dense.shape != (0,):  # that of the guard
+        raise InputError(
+            f"{checkpoint.path}: {record.name}: holds a tensor of shape {list(dense.shape)} under this name, "
+            "beside the parts of the compressed table",
+            remedy=REMAKE,
+        )
     for name in record.part_names:
         if name not in checkpoint.tensors:
             raise InputError(f"{checkpoint.path}: {name}, a part of {record.name}, is missing", remedy=REMAKE)

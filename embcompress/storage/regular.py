@@ -45,6 +45,52 @@ def opened(path: Path) -> io.BufferedReader:
     return os.fdopen(open_regular(path), "rb")
 
 
+class Source:
+    """A regular file that can be given back to the system between two reads: it allows only so many.
+
+    Args:
+        path: the file.
+        fd: its descriptor, which is closed with this object.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path, self._fd, self._closed = path, fd, False
+        self._stamp = _stamp(fd)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, opened again if necessary; -1 once the source is closed.
+
+        Raises:
+            InputError: the file is no longer the one that was opened first.
+        """
+        if self._fd < 0 and not self._closed:
+            fd = open_regular(self._path)
+            if _stamp(fd) != self._stamp:
+                os.close(fd)
+                raise InputError(
+                    f"{self._path}: changed while it was read", remedy="run again when nothing writes to it"
+                )
+            self._fd = fd
+        return self._fd
+
+    def suspend(self) -> None:
+        """Close the file until it is read again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def close(self) -> None:
+        """Close the file; further calls do nothing."""
+        self.suspend()
+        self._closed = True
+
+
+def _stamp(fd: int) -> tuple[int, ...]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def read_limited(path: Path, limit: int, remedy: str = "download it again") -> bytes:
     """The contents of a small file.
 

@@ -122,7 +122,7 @@ def test_row_59_texts_without_end(good, tmp_path):
     for end in ended:
         assert end.code == 3
         assert re.search("line [12]: .* limit", end.stderr), end
-    assert "no label has 2 texts (labels: 100,000)" in last.stderr
+    assert "line 10002: label '10000' is one more than 10,000, the limit" in last.stderr
 
 
 # ---- classifiers
@@ -144,7 +144,7 @@ RECORDS = {
     "labels": (
         {"labels": [str(number) for number in range(200_000)]},
         3,
-        "record says [200000, ",
+        "200,000 labels, limit 10,000",
     ),
     "code": ({"architecture": {"name": "module", "factory": "os:system"}}, 2, "if you trust that code"),
     "length": ({"max_length": 10**4000}, 0, ""),

@@ -35,6 +35,8 @@ from embcompress.errors import InputError, UsageError
 from embcompress.progress import Progress, silent
 
 _COMPARE_ROWS = 4096
+_MOST_OPEN = 64
+"""Weight files of a directory that are open at a time; many systems allow a process 1,024 or 256 in all."""
 
 
 class Directory(Checkpoint):
@@ -53,6 +55,8 @@ class Directory(Checkpoint):
         self.weight_files = tuple(f for p in parts.values() for f in p.weight_files)
         self._layout = layout
         self._parts = parts
+        self._holders = {tensor: name for name, part in parts.items() for tensor in part.tensors}
+        self._open: dict[str, Checkpoint] = {}
         carried = carried_files(path, layout)
         self.carried, self.left_out = carried.files, (*carried.other_weights, *carried.irregular)
         self.notes = (*(note for p in parts.values() for note in p.notes), *carried.notes)
@@ -72,10 +76,17 @@ class Directory(Checkpoint):
     @classmethod
     def open(cls, path: Path) -> Self:
         layout = find_layout(path)
+        return cls.of_files(path, layout)
+
+    @classmethod
+    def of_files(cls, path: Path, layout: ShardLayout) -> Self:
+        """Open the weight files of ``path`` that are in ``layout``."""
         parts: dict[str, Checkpoint] = {}
         try:
             for name in layout.files:
                 parts[name] = open_file(path / name)
+                if len(layout.files) > _MOST_OPEN:
+                    parts[name].suspend()
             return cls(path, layout, parts)
         except BaseException:
             for part in parts.values():
@@ -97,10 +108,10 @@ class Directory(Checkpoint):
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
         """The tensors, collected from the weight files that hold them."""
         state: dict[str, Any] = {}
-        for part in self._parts.values():
+        for file, part in self._parts.items():
             wanted = None if names is None else [name for name in names if name in part.tensors]
             if wanted is None or wanted:
-                state |= part.torch_state(wanted)
+                state |= self._part(file).torch_state(wanted)
         return state
 
     def remainder(
@@ -111,7 +122,7 @@ class Directory(Checkpoint):
         found: dict[str, object] = {}
         for name, part_edit in own.items():
             changed = part_edit if part_edit is not None and part_edit.remove else None
-            remainder = self._parts[name].remainder(changed, description)
+            remainder = self._part(name).remainder(changed, description)
             found |= {f"{name} {key}": value for key, value in remainder.items()}
         for new in edit.add if edit else ():
             if new.file is not None:
@@ -139,8 +150,8 @@ class Directory(Checkpoint):
 
     def check_integrity(self, progress: Progress = silent) -> None:
         """Check each weight file, and that a second set of weights holds the same values."""
-        for part in self._parts.values():
-            part.check_integrity(progress)
+        for name in self._parts:
+            self._part(name).check_integrity(progress)
         for name in self._layout.others:
             with open_file(self.path / name) as other:
                 self._compare(name, other)
@@ -171,7 +182,7 @@ class Directory(Checkpoint):
         for name, own in self._restricted(edit).items():
             made(target / name)
             if own.remove:
-                warnings += self._parts[name].write(target / name, own, description, progress)
+                warnings += self._part(name).write(target / name, own, description, progress)
             else:
                 copy_file(self.path / name, target / name)
         for relative in self.carried:
@@ -204,6 +215,8 @@ class Directory(Checkpoint):
 
     @property
     def descriptors(self) -> Mapping[Path, int]:
+        if len(self._parts) > _MOST_OPEN:
+            return {}  # shards are closed in turn
         return {file: fd for part in self._parts.values() for file, fd in part.descriptors.items()}
 
     def close(self) -> None:
@@ -211,7 +224,17 @@ class Directory(Checkpoint):
             part.close()
 
     def _part_of(self, name: str) -> Checkpoint:
-        return next(part for part in self._parts.values() if name in part.tensors)
+        return self._part(self._holders[name])
+
+    def _part(self, name: str) -> Checkpoint:
+        """The weight file ``name``, to be read; of many, those that were read last stay open."""
+        part = self._parts[name]
+        if len(self._parts) > _MOST_OPEN:
+            self._open.pop(name, None)
+            self._open[name] = part
+            if len(self._open) > _MOST_OPEN:
+                self._open.pop(next(iter(self._open))).suspend()
+        return part
 
     def _quant_method(self) -> object:
         """The ``quant_method`` of config.json: who wrote the record; None if there is none."""

@@ -25,10 +25,10 @@ from embcompress.checkpoint.pytorch.pickle_nodes import NO_REPLACEMENTS
 from embcompress.checkpoint.pytorch.state import StateDict, find_state_dict
 from embcompress.checkpoint.pytorch.tensors import View, describe, is_tensor, parse_view, unwrap
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
-from embcompress.errors import InputError
+from embcompress.errors import InputError, reason_of
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import read_exact
-from embcompress.storage.regular import open_regular, opened
+from embcompress.storage.regular import Source, open_regular, opened
 from embcompress.storage.zipstore import ZipWriter, check_record, pieces, read_directory
 
 _FOLDER: Final = "archive"
@@ -55,7 +55,7 @@ class TorchFile(Checkpoint):
         self.size = os.fstat(fd).st_size
         self.weight_files = (path,)
         self.config: Mapping[str, Any] = {}
-        self._fd = fd
+        self._source = Source(path, fd)
         self._archive = archive
         self._state = find_state_dict(archive.root, str(path))
         self.container = self._state.keys
@@ -138,7 +138,17 @@ class TorchFile(Checkpoint):
         """As torch reads them, what shares memory still sharing it."""
         import torch
 
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # the file was checked, so it has changed since
+            if "memory" in str(error):
+                raise MemoryError from error
+            raise InputError(
+                f"{self.path}: torch cannot load it ({reason_of(error)})",
+                remedy="make sure that nothing else writes to it, and run again",
+            ) from None
         for key in self.container:
             state = state[key]
         return dict(state) if names is None else {name: state[name] for name in names}
@@ -199,11 +209,16 @@ class TorchFile(Checkpoint):
     def descriptors(self) -> Mapping[Path, int]:
         return {self.path: self._fd}
 
+    @property
+    def _fd(self) -> int:
+        return self._source.fd
+
+    def suspend(self) -> None:
+        self._source.suspend()
+
     def close(self) -> None:
         """Close the file; further calls do nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._source.close()
 
 
 def _notes(state: StateDict) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from embcompress.checkpoint.safetensors.header import (
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import copy_range, read_exact, write_all
-from embcompress.storage.regular import first_bytes, open_regular
+from embcompress.storage.regular import Source, first_bytes, open_regular
 from embcompress.storage.zipstore import Extent, pieces
 
 NEW_METADATA = {"format": "pt"}
@@ -55,7 +55,7 @@ class Safetensors(Checkpoint):
         self.weight_files = (path,)
         self.config: Mapping[str, Any] = {}
         self.notes: tuple[str, ...] = ()
-        self._fd = fd
+        self._source = Source(path, fd)
         self._header = header
         text = header.metadata.get(METADATA_KEY)
         self.description = None if text is None else parse_description(text, str(path))
@@ -93,12 +93,15 @@ class Safetensors(Checkpoint):
         return pieces(self._fd, Extent(self._offset(name), self.tensors[name].nbytes, None), str(self.path))
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        """As the safetensors library reads them; all are those under the names they are stored by."""
-        from safetensors import safe_open
+        """By default all tensors under the names they are stored by, without aliases.
 
-        with safe_open(self.path, "pt") as file:
-            wanted = self._header.tensors if names is None else names
-            return {name: file.get_tensor(self.aliases.get(name, name)) for name in wanted}
+        The bytes are read, whereas the safetensors library maps the file into memory. If a mapped file is
+        cut short meanwhile, the process is killed.
+        """
+        return super().torch_state(self._header.tensors if names is None else names)
+
+    def read_into(self, name: str, out: NDArray[np.uint8]) -> None:
+        read_exact(self._fd, self._offset(name), out, str(self.path))
 
     def remainder(
         self,
@@ -206,11 +209,16 @@ class Safetensors(Checkpoint):
     def descriptors(self) -> Mapping[Path, int]:
         return {self.path: self._fd}
 
+    @property
+    def _fd(self) -> int:
+        return self._source.fd
+
+    def suspend(self) -> None:
+        self._source.suspend()
+
     def close(self) -> None:
         """Close the file; further calls do nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._source.close()
 
 
 def write_new(target: Path, tensor: NewTensor) -> None:
