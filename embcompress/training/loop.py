@@ -254,8 +254,8 @@ class Trainer:
         check_optimizer(state["optimizer"], self._optimizer, stepped)
         own = self._schedule.state_dict()
         schedule = check_settings(state["schedule"], own, _MOVING, "schedule")
-        check_count(schedule["last_epoch"], step, step, "schedule: last_epoch")
-        check_count(schedule["_step_count"], step + 1, step + 1, "schedule: _step_count")
+        check_count(schedule["last_epoch"], 0, self.total_steps, "schedule: last_epoch")
+        check_count(schedule["_step_count"], 0, self.total_steps + 1, "schedule: _step_count")
         rates = schedule["_last_lr"]
         if not isinstance(rates, list) or len(rates) != len(self._optimizer.param_groups):
             raise ValueError("schedule: _last_lr is no rate a group")

@@ -537,15 +537,13 @@ def test_row_30_an_existing_output_needs_force(tmp_path, model):
 
 
 def test_row_30_force_replaces_no_folder_that_is_no_model(tmp_path, model):
-    """A folder without config.json may hold anything; --force does not remove it."""
+    """A folder without a model may hold anything; --force does not remove it, config.json or not."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/first.jpg").write_bytes(b"jpg")
-    assert_refused(
-        tmp_path,
-        *("factorize", model, "--rank", 4, "-o", tmp_path / "photos", "--force"),
-        code=2,
-        says="without config.json",
-    )
+    command = ("factorize", model, "--rank", 4, "-o", tmp_path / "photos", "--force")
+    assert_refused(tmp_path, *command, code=2, says="photos: holds first.jpg and no model")
+    (tmp_path / "photos/config.json").write_text("{}")
+    assert_refused(tmp_path, *command, code=2, says="photos: holds config.json and no model")
 
 
 def test_row_30_force_replaces_no_other_kind(tmp_path, model):

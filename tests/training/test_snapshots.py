@@ -187,8 +187,23 @@ class TestSnapshots:
             ("optimizer", {"state": {}, "param_groups": []}),
             ("history", [{"epoch": 0}]),
             ("history", 3),
+            ("history", [{"epoch": "0" * 99}] * 10**5),
+            ("best", 10**9),
+            ("best_state", {}),
+            ("best_state", {"a" * 10**6: torch.zeros(1)}),
+            ("best_state", {"embedding.weight": torch.zeros(1).expand(10**6, 10**6)}),
+            ("random", torch.zeros(7, dtype=torch.uint8)),
+            ("random", "seed"),
+            ("step", -3),
+            ("step", 10**30),
+            ("step", True),
+            ("seen", 2.5),
+            ("rate", "fast"),
+            ("loss_sum", None),
+            ("schedule", {"last_epoch": "now"}),
+            ("a stranger's", "entry"),
         ],
-        ids=str,
+        ids=lambda value: str(value)[:20],
     )
     def test_a_state_of_another_form_is_refused(self, tmp_path, stopped, part, value):
         """Another version may have written it."""
@@ -199,6 +214,50 @@ class TestSnapshots:
         with refused_with(InputError, "small.pt.resume", "--force"):
             stopped.restore(trainer())
         assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        ("part", "name", "value"),
+        [
+            ("schedule", "get_lr", 3),
+            ("schedule", "last_epoch", "now"),
+            ("schedule", "_last_lr", [[]]),
+            ("schedule", "base_lrs", None),
+            ("optimizer", "lr", "fast"),
+            ("optimizer", "betas", (0.9,)),
+            ("optimizer", "fused", "yes"),
+            ("optimizer", "params", [3]),
+            ("moments", "exp_avg", torch.zeros(1)),
+            ("moments", "exp_avg", torch.zeros(1, dtype=torch.float64).expand(10**6, 10**6)),
+            ("moments", "step", 3),
+            ("moments", "stranger", torch.zeros(1)),
+        ],
+        ids=lambda value: str(value)[:20],
+    )
+    def test_odd_settings_inside_a_state_are_refused(self, stopped, part, name, value):
+        """A stranger's file must not reach into a schedule or an optimizer."""
+        state = torch.load(stopped.path, weights_only=True)
+        inside = state["trainer"]["schedule" if part == "schedule" else "optimizer"]
+        inside = inside["param_groups"][0] if part == "optimizer" else inside
+        inside = inside["state"][0] if part == "moments" else inside
+        inside[name] = value
+        torch.save(state, stopped.path)
+        with pytest.raises(InputError, match=r"cannot be read \(.*start again with --force"):
+            stopped.restore(trainer())
+
+    @pytest.mark.parametrize("print_", [{3: "x"}, {"recipe.seed": [1] * 10**5}, {None: None}], ids=str)
+    def test_odd_fingerprints_are_refused(self, tmp_path, stopped, print_):
+        """Names and values are text."""
+        torch.save({"fingerprint": print_, "trainer": {}}, stopped.path)
+        refused(tmp_path, print_of(), InputError, 3, "holds no state of a run")
+
+    def test_more_bytes_than_a_run_has_are_not_read(self, tmp_path, stopped):
+        """A hole of a terabyte costs nothing on disk, and would fill the memory."""
+        torch.save({"fingerprint": {}, "trainer": {"model": torch.zeros(1 << 25)}}, stopped.path)
+        refused(tmp_path, print_of(), InputError, 3, "holds 134,217,728 bytes of tensors, a state of this run")
+        stopped.path.unlink()
+        os.mkfifo(stopped.path)
+        with pytest.raises(InputError, match="is no regular file"):
+            stopped.restore(trainer())
 
     def test_nothing_in_it_is_run(self, tmp_path, stopped):
         """A file that would call something when it is unpickled is refused, and calls nothing."""
