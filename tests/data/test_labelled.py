@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embcompress.data.csvlines import FIELD_LIMIT, RECORD_LIMIT
-from embcompress.data.labelled import LabelledTexts, label_set, read_csv, split_off
+from embcompress.data.labelled import LABEL_LIMIT, LabelledTexts, label_set, read_csv, split_off
 from embcompress.errors import InputError, UsageError
 
 INTENTS = Path(__file__).parents[2] / "examples" / "data" / "intents_train.csv"
@@ -562,3 +562,12 @@ def test_row_45_line_ends(tmp_path):
     large = "text,label\r" + "some words,x\r" * 90_000
     refused(write(tmp_path, large), InputError, "line 1", "1,048,576 bytes", "CR but no LF", says[1])
     assert read_csv(write(tmp_path, GOOD.replace("\n", "\r\n"))) == read_csv(write(tmp_path, GOOD))
+
+
+def test_row_64_more_labels_than_a_classifier_can_have(tmp_path):
+    """As many as the limit are read; one more is refused with its line, before anything is made of them."""
+    rows = [f"a,{number}\n" for number in range(LABEL_LIMIT + 1)]
+    path = write(tmp_path, "text,label\n" + "".join(rows[:-1]) + rows[0])
+    assert len({*read_csv(path).labels}) == LABEL_LIMIT
+    path = write(tmp_path, "text,label\n" + "".join(rows))
+    refused(path, InputError, "line 10002: label '10000'", "10,000, the limit", "--label-column")
