@@ -1,4 +1,4 @@
-"""One bit per row: which rows are set, and how many are before a row, without an array as long as the rows."""
+"""One bit per row: which rows are set, and how many of them are before a row."""
 
 from __future__ import annotations
 

@@ -130,7 +130,9 @@ def check_finite(specs: Collection[PartSpec], parts: Parts) -> None:
                 bad = ~np.isfinite(parts[spec.suffix].read(start, stop)).all(axis=1)
                 if bad.any():
                     row = start + int(bad.argmax())
-                    raise InputError(f"part {spec.suffix} holds NaN or infinity in row {row:,}", remedy=REMAKE)
+                    raise InputError(
+                        f"part {spec.suffix} holds NaN or infinity in row {row:,}", remedy=REMAKE
+                    )
 
 
 def check_rank(parts: Parts, shape: tuple[int, int], rank: int | None) -> None:
