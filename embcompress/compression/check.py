@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -72,6 +73,11 @@ def _check_error(plan: TablePlan, error: float, target: Target) -> None:
     # Four roundoffs are added for tables whose only error is rounding, and four of the smallest float32
     # numbers for tables whose values are near zero.
     allowed = (1 + layout.tolerance) * layout.predicted_error + 4 * layout.dtype.unit_roundoff
+    # Products of r and d terms round as well, by about √n·u (Higham & Mary 2019, theorem 3.1). It matters
+    # only where the factors have no more roundoff than the arithmetic.
+    arithmetic = DTYPES["F64" if plan.stats.precise else "F32"].unit_roundoff
+    if layout.dtype.unit_roundoff <= arithmetic:
+        allowed += 4 * math.sqrt(plan.table.rows.shape[1]) * arithmetic
     allowed += 4 * DTYPES["F32"].smallest / plan.stats.typical if plan.stats.typical else 0
     if error > allowed:
         message = (

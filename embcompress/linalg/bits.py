@@ -1,4 +1,4 @@
-"""Bits that say which rows are marked, looked at in blocks so that memory grows by their bytes."""
+"""One bit per row: which rows are set, and how many of them are before a row."""
 
 from __future__ import annotations
 

@@ -51,6 +51,13 @@ class Target:
         elif not 0 < self.value < 1 and not (self.kind == "energy" and self.value == 1):
             raise UsageError(f"{self.kind} {self.value}", remedy="give a fraction between 0 and 1")
 
+    @property
+    def error(self) -> float:
+        """Largest relative error that it allows; 1 if it is not about errors."""
+        if self.kind == "max_error":
+            return self.value
+        return math.sqrt(1 - self.value) if self.kind == "energy" else 1.0
+
 
 @dataclass(frozen=True)
 class TablePlan:
@@ -132,8 +139,13 @@ def plan_tables(
     plans = []
     for table, settings, limit in zip(tables, wanted, limits, strict=True):
         stats = measure(table.rows, table.name, advance=advance, weights=weights)
-        plan = _plan(table, stats, target, method, settings, limit)
-        if plan.method.by_spectrum and plan.layout.predicted_error < PRECISE_BELOW:
+        plan: TablePlan | None = None
+        try:
+            plan = _plan(table, stats, target, method, settings, limit)
+        except TargetError:
+            if target.error >= PRECISE_BELOW:
+                raise  # a more exact spectrum would change nothing
+        if plan is None or (plan.method.by_spectrum and plan.layout.predicted_error < PRECISE_BELOW):
             stats = measure(table.rows, table.name, precise=True, advance=advance, weights=weights)
             plan = _plan(table, stats, target, method, settings, limit)
         if not plan.rivals:
@@ -202,11 +214,10 @@ def _best_plan(table: Table, stats: TableStats, target: Target, settings: Settin
     if limit:
         layouts = fits(stats, limit, settings)
     else:
-        error = target.value if target.kind == "max_error" else float(np.sqrt(1 - target.value))
         layouts = {}
         for name, method in METHODS.items():
             with contextlib.suppress(TargetError):
-                layouts[name] = method.cheapest(stats, error, settings)
+                layouts[name] = method.cheapest(stats, target.error, settings)
     if not layouts:
         raise TargetError(
             f"{table.name} {list(table.rows.shape)}: no method reaches the target",

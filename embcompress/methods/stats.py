@@ -14,7 +14,7 @@ from embcompress.dtypes import DTYPES, Floats
 from embcompress.errors import InputError
 from embcompress.linalg.gram import gram
 from embcompress.linalg.residual import row_squares
-from embcompress.linalg.spectrum import Spectrum, spectrum
+from embcompress.linalg.spectrum import Spectrum, refined, spectrum
 from embcompress.rows import Rows
 
 SAMPLE_ROWS = 2048
@@ -113,7 +113,7 @@ def measure(
     Args:
         rows: the table.
         name: its name, for error messages.
-        precise: compute the Gram matrix in float64.
+        precise: compute the Gram matrix in float64, and small eigenvalues, if any, in a second pass.
         advance: called with the number of rows read.
         weights: of the rows (V); None if all count alike.
 
@@ -123,11 +123,15 @@ def measure(
     roots = None if weights is None else np.sqrt(weights)
     energies = np.empty(rows.shape[0])
 
-    def blocks() -> Iterator[Floats]:
+    def weighted() -> Iterator[Floats]:
         for start, stop in rows.spans():
             block = rows.read(start, stop)
             if roots is not None:
                 block = _scaled(block.astype(np.float64) if precise else block, roots[start:stop, None])
+            yield block
+
+    def blocks() -> Iterator[Floats]:
+        for (start, stop), block in zip(rows.spans(), weighted(), strict=True):
             energies[start:stop] = row_squares(block)
             yield block
             if advance:
@@ -144,7 +148,9 @@ def measure(
         raise InputError(f"{name}: values beyond 1e150 cannot be squared", remedy="scale the table first")
     if found.matrix.trace() < _LEAST and any(block.any() for block in rows.blocks()):
         raise InputError(f"{name}: values below 1e-140 cannot be squared", remedy="scale the table first")
-    return TableStats(name, rows, weights, energies, spectrum(found.matrix, rows.shape[0]), precise)
+    count = rows.shape[0]
+    spectrum_of = refined(found.matrix, count, weighted) if precise else spectrum(found.matrix, count)
+    return TableStats(name, rows, weights, energies, spectrum_of, precise)
 
 
 def _scaled(block: NDArray[Any], factors: NDArray[np.float64]) -> NDArray[Any]:

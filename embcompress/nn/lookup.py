@@ -167,7 +167,7 @@ class FloatRows(CodedLookup):
 
 
 def within(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers of a table in its type; what exceeds the range of float16 or bfloat16 becomes its largest number.
+    """Numbers of a table in its type; beyond the range of float16 or bfloat16 they become its largest.
 
     ``expand`` writes the same. NaN stays.
 

@@ -193,14 +193,20 @@ def _(result: Verification) -> None:
         console.print(f"{result.tensors:,} other tensors, byte for byte those of {safe(result.against)}")
     if result.against is not None:
         console.print(f"{result.others:,} files, settings and other entries as expected")
-    console.print(f"[bold]{safe(result.path)}[/] is as it was written")
+    if result.unchecked:
+        console.print(f"not checked: {safe(', '.join(result.unchecked))}")
+    if result.is_complete:
+        console.print(f"[bold]{safe(result.path)}[/] is as it was written")
+    else:
+        console.print(f"what was compared of [bold]{safe(result.path)}[/] is as it should be")
 
 
 def _verified(table: VerifiedTable) -> str:
     """What was checked of a table, in one line."""
     said = [f"{safe(table.method)}, {table.parts} parts{' match their SHA-256' if table.sealed else ''}"]
     if table.measured_error is not None:
-        said.append(f"error {human_error(table.measured_error)} as recorded")
+        ending = "after training, by its record" if table.trained else "as recorded"
+        said.append(f"error {human_error(table.measured_error)} {ending}")
     if table.measured_weighted_error is not None:
         said.append(f"weighted {human_error(table.measured_weighted_error)}")
     return ", ".join(said)

@@ -43,6 +43,7 @@ class VerifiedTable:
         weighting: how rows were weighted, None for all alike.
         weighted_error: weighted error in the record.
         measured_weighted_error: weighted error measured again; None if it was not.
+        trained: whether its record says that it was trained afterwards; errors are then not compared.
     """
 
     name: str
@@ -56,11 +57,12 @@ class VerifiedTable:
     weighting: str | None
     weighted_error: float | None
     measured_weighted_error: float | None
+    trained: bool
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Whether an output is as it was written, and everything but its tables as in its original.
+    """Whether an output is as it was written, and all but its tables as in its original.
 
     Attributes:
         path: the output.
@@ -70,6 +72,9 @@ class Verification:
         others: how many files, metadata entries and other data were compared.
         differences: everything that is not as it should be, one entry each.
         notes: what was not checked and why, one sentence each.
+        uncompared: how many other tensors have no values that they were found to equal: there is no original,
+            or they differ from it and the record says that weights were trained.
+        unchecked: everything that was compared with nothing, a few words each.
     """
 
     path: Path
@@ -79,6 +84,13 @@ class Verification:
     others: int
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
+    uncompared: int
+    unchecked: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all tensors were compared: with the original, or with the SHA-256 that was recorded."""
+        return not self.uncompared and all(t.sealed and not t.trained for t in self.tables)
 
     @property
     def is_right(self) -> bool:

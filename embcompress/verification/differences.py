@@ -27,11 +27,15 @@ class Compared:
         count: how many tensors or entries were compared.
         differences: one each.
         notes: what the user should know, one sentence each.
+        changed: how many tensors have other values, where that is no difference.
+        skipped: how many tensors were compared by type and shape alone.
     """
 
     count: int
     differences: tuple[Difference, ...]
     notes: tuple[str, ...] = ()
+    changed: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class _Expected:
 
 
 def tensor_differences(
-    original: Checkpoint, written: Checkpoint, edit: Edit, progress: Progress, *, by_value: bool
+    original: Checkpoint, written: Checkpoint, edit: Edit, progress: Progress, *, trained: bool
 ) -> Compared:
     """Compare what ``written`` holds with ``original`` after ``edit``.
 
@@ -59,7 +63,7 @@ def tensor_differences(
         written: the result.
         edit: what was replaced by what; the contents of new tensors are not compared.
         progress: called as ``progress(stage, done, total)``.
-        by_value: also compare the bytes of the other tensors, not only their types and shapes.
+        trained: whether other values are counted, and are no difference; types and shapes must be the same.
     """
     expected = _expected(original, written, edit)
     found: list[Difference] = []
@@ -72,15 +76,21 @@ def tensor_differences(
             found.append(Difference(name, kind_of(info), wanted.kind))
         elif written.aliases.get(name) != wanted.alias:
             found.append(Difference(name, _memory(written.aliases.get(name)), _memory(wanted.alias)))
-        elif by_value and wanted.bytes is not None:
+        elif wanted.bytes is not None:
             same[name] = wanted.bytes
     extra = (name for name in written.tensors if name not in expected)
     found += [Difference(name, kind_of(written.tensors[name]), "absent") for name in extra]
     advance = Steps(progress, "compare", sum(same.values()))
+    changed = 0
     for name, count in same.items():
-        found += _byte_difference(name, original.bytes_of(name), written.bytes_of(name))
+        different = _byte_difference(name, original.bytes_of(name), written.bytes_of(name))
+        found += () if trained else different
+        changed += len(different)
         advance(count)
-    return Compared(len(same), tuple(found))
+    added = {new.name for new in edit.add}
+    carried = (name for name, wanted in expected.items() if wanted.alias is None and name not in added)
+    skipped = sum(name not in same for name in carried)
+    return Compared(len(same) - changed, tuple(found), changed=changed if trained else 0, skipped=skipped)
 
 
 def _expected(original: Checkpoint, written: Checkpoint, edit: Edit) -> Mapping[str, _Expected]:

@@ -70,7 +70,7 @@ def measured_again(
 ) -> Measured:
     """Compare the errors of a table with the recorded ones, and its zero rows with those of the original.
 
-    A table that was trained afterwards has no recorded error, and is not measured.
+    A table that its record calls trained has no recorded error: it is measured, and compared with nothing.
 
     Args:
         original: holds the dense table.
@@ -79,13 +79,11 @@ def measured_again(
         weights: of each row (V); None if they are not known.
         progress: called as ``progress(stage, done, total)``.
     """
-    if record.trained:
-        return Measured()
     precise = record.relative_error < PRECISE_BELOW
     dense, zeros = rows_of(original, record.name), _Zeros()
     if record.nonfinite:
         count, dense = count_nonfinite(dense), filled_up(dense)
-        if count != record.nonfinite:
+        if count != record.nonfinite and not record.trained:
             return _wrong(
                 record,
                 f"{count:,} numbers of the original are NaN or infinite",
@@ -102,10 +100,12 @@ def measured_again(
             )
     except EmbcompressError as error:
         return _wrong(record, error.message)
+    plain, weighted = errors.plain.relative, errors.weighted.relative if weights is not None else None
+    if record.trained:
+        return Measured(plain, weighted)
     # Values next to zero are rounded to multiples of the smallest one; a table may hold no others.
     typical = math.sqrt(errors.plain.table / math.prod(dense.shape))
     slack = _ROUNDING + (4 * DTYPES["F32"].smallest / typical if typical else 0)
-    plain, weighted = errors.plain.relative, errors.weighted.relative if weights is not None else None
     found = [
         Difference(record.name, f"{what} {measured:.6g}", f"{recorded:.6g} by its record")
         for what, measured, recorded in (

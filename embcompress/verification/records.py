@@ -9,9 +9,11 @@ from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.compression.digests import digest_of
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
+from embcompress.methods import method_for
 from embcompress.methods.decoding import decoded
 from embcompress.reports.verification import Difference
 from embcompress.tables import Table
+from embcompress.version import __version__
 
 
 def record_differences(written: Checkpoint, described: Description) -> Iterator[Difference]:
@@ -28,6 +30,19 @@ def record_differences(written: Checkpoint, described: Description) -> Iterator[
         yield Difference(
             "record in config.json", "is missing: other loaders would not notice the compression"
         )
+
+
+def field_differences(described: Description, record: TableRecord) -> Iterator[Difference]:
+    """A rank or seed that the method does not have; seeds are known of this version alone."""
+    try:
+        method = method_for(record.method, "its record")
+    except InputError:
+        return  # reported by ``part_differences``
+    if record.rank is not None and not method.has_rank:
+        yield Difference(record.name, f"rank {record.rank} by its record", f"none with {method.name}")
+    if described.version == __version__ and record.seed != method.seed:
+        seed = "none" if method.seed is None else str(method.seed)
+        yield Difference(record.name, f"seed {record.seed} by its record", f"{seed} with {method.name}")
 
 
 def part_differences(written: Checkpoint, record: TableRecord) -> Iterator[Difference]:

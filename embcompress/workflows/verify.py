@@ -21,11 +21,13 @@ from embcompress.tables import Table, locate
 from embcompress.verification.differences import Compared, other_differences, tensor_differences
 from embcompress.verification.measurements import Measured, measured_again, measured_alone
 from embcompress.verification.records import (
+    field_differences,
     part_differences,
     record_differences,
     source_differences,
     table_differences,
 )
+from embcompress.version import __version__
 
 _NOTHING = Compared(0, ())
 
@@ -72,6 +74,7 @@ def verify(
             return _without_record(written, against)
         own = [*record_differences(written, described)]
         for record in described.tables:
+            own += field_differences(described, record)
             own += part_differences(written, record)
         if against is None:
             return _alone(written, described, own, progress)
@@ -89,7 +92,7 @@ def _without_record(written: Checkpoint, against: str | Path | None) -> Verifica
         with open_checkpoint(against) as original:
             if written.tensors.keys() - original.tensors.keys():
                 gone = Difference("record", "is missing: nothing says what the new tensors are")
-                return Verification(written.path, original.path, (), 0, 0, (gone,), ())
+                return Verification(written.path, original.path, (), 0, 0, (gone,), (), 0, ())
     raise UsageError(f"{written.path}: holds no compressed table", remedy="there is nothing to verify")
 
 
@@ -109,7 +112,8 @@ def _alone(
         *_age_notes(described),
         "errors and tensors that are no tables are not checked: give the original with --against",
     )
-    return _verification(written, described, own, measured, notes=notes)
+    rest = _carried(written, described)
+    return _verification(written, described, own, measured, notes=notes, skipped=rest)
 
 
 def _with_original(
@@ -167,6 +171,17 @@ def _with_original(
         against=original.path,
         tensors=tensors.count,
         others=others.count,
+        changed=tensors.changed,
+        skipped=tensors.skipped,
+    )
+
+
+def _carried(written: Checkpoint, described: Description) -> int:
+    """How many tensors are no parts, and hold something of their own."""
+    parts = {name for record in described.tables for name in record.part_names}
+    return sum(
+        name not in parts and name not in written.aliases and info.nbytes > 0
+        for name, info in written.tensors.items()
     )
 
 
@@ -194,7 +209,7 @@ def _rest(
     tensors = _NOTHING
     try:
         edit = edit_behind(original, written, described, tables)
-        tensors = tensor_differences(original, written, edit, progress, by_value=not _is_trained(described))
+        tensors = tensor_differences(original, written, edit, progress, trained=_is_trained(described))
         return tensors, other_differences(original, written, edit, described)
     except (UsageError, InputError) as error:
         if not found:
@@ -266,7 +281,10 @@ def _pair_notes(described: Description, weighting: Weighting | None) -> Iterator
                 "same weights with --weights or --corpus"
             )
     if _is_trained(described):
-        yield "weights were trained afterwards: errors and the values of other tensors are not compared"
+        yield (
+            "its record says that weights were trained afterwards, which cannot be checked: errors and other "
+            "values than the original's are not compared with anything"
+        )
 
 
 def _verification(
@@ -279,8 +297,18 @@ def _verification(
     against: Path | None = None,
     tensors: int = 0,
     others: int = 0,
+    changed: int = 0,
+    skipped: int = 0,
 ) -> Verification:
     """What the user is told; ``measured`` has an entry a table, and is None where nothing was measured."""
+    unsealed = [f"the parts of {record.name}" for record in described.tables if not record.digests]
+    unchecked = [
+        *unsealed,
+        *([f"{_plural(changed)} with other values"] if changed else []),
+        *([_plural(skipped)] if skipped else []),
+        *(["the seeds in its record"] if described.version != __version__ else []),
+        *(["the command line in its record"] if described.command is not None else []),
+    ]
     measured = measured or [Measured()] * len(described.tables)
     return Verification(
         path=written.path,
@@ -297,6 +325,7 @@ def _verification(
                 measured_error=one.plain,
                 weighting=record.weighting,
                 weighted_error=record.weighted_error,
+                trained=record.trained,
                 measured_weighted_error=one.weighted,
             )
             for record, one in zip(described.tables, measured, strict=True)
@@ -305,4 +334,10 @@ def _verification(
         others=others,
         differences=(*found, *(each for one in measured for each in one.differences)),
         notes=notes,
+        uncompared=changed + skipped,
+        unchecked=tuple(unchecked),
     )
+
+
+def _plural(count: int) -> str:
+    return f"{count:,} other tensor{'s' if count != 1 else ''}"

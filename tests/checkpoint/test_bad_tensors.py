@@ -565,4 +565,5 @@ def test_row_40_factors_that_are_not_finite(tmp_path, path):
     """NaN in a stored factor does not become a dense table."""
     small = tmp_path / "small.safetensors"
     damaged(path, small, lambda tensors, _: tensors["embedding.0.weight"].__setitem__((3, 1), np.nan))
-    assert_refused(tmp_path, "expand", small, code=1, says="NaN or infinity")
+    says = "part 0.weight holds NaN or infinity in row 3"
+    assert_refused(tmp_path, "expand", small, code=3, says=says)

@@ -29,26 +29,36 @@ class Net(nn.Module):
         self.fc = nn.Linear(columns, 2, bias=False)
 
 
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file."""
+    return safetensors.torch.load_file(path)
+
+
 def parts_of(path: Path) -> dict[str, Tensor]:
     """The stored parts of the table, by suffix."""
-    with safe_open(path, framework="pt") as held:
-        return {
-            name.removeprefix("embedding."): held.get_tensor(name) for name in held.keys() if name != CARRIED
-        }
+    return {n.removeprefix("embedding."): part for n, part in tensors_of(path).items() if n != CARRIED}
 
 
-def resealed(path: Path, output: Path, parts: Mapping[str, Tensor], **fields: Any) -> Path:
+def resealed(
+    path: Path,
+    output: Path,
+    parts: Mapping[str, Tensor],
+    *,
+    carried: Mapping[str, Tensor] | None = None,
+    **fields: Any,
+) -> Path:
     """``path`` with other parts, and with a record that says of them what ``factorize`` would.
 
     Args:
         path: a compressed file.
         output: where to write.
         parts: by suffix; those not named stay.
+        carried: other tensors by name; those not named stay.
         fields: of the table's record, set to other values.
     """
     with safe_open(path, framework="pt") as held:
         described = parse_description(json.loads(held.metadata()["embcompress"]), str(path))
-        tensors = {name: held.get_tensor(name) for name in held.keys()}
+    tensors = tensors_of(path) | dict(carried or {})
     tensors |= {f"embedding.{suffix}": part.contiguous() for suffix, part in parts.items()}
     (record,) = described.tables
     stored = [tensors[part_name(TABLE, suffix)] for suffix in record.parts]

@@ -16,6 +16,7 @@ from helpers.checkpoints import assert_refused, directory, run, succeed, table
 from helpers.quick import quick
 from helpers.refusals import refused
 from helpers.registry import EVERY, METHODS
+from helpers.resealing import resealed
 from helpers.verifying import FORMATS, flipped, made, places, some, weight_files
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
@@ -240,7 +241,7 @@ def test_an_output_of_an_older_version(tmp_path):
     assert zero == f"{TABLE}: row 0 is not zero (1 such rows), should be zero"
     held[LEFT][7, 1] = np.nan
     rewrite(small, held)
-    assert lines(small) == [f"{TABLE}: row 7 decodes to NaN or infinity"]
+    assert lines(small) == [f"{TABLE}: part 0.weight holds NaN or infinity in row 7"]
     assert any("NaN or infinity" in line for line in lines(small, original))
 
 
@@ -520,7 +521,9 @@ def test_what_was_trained_afterwards(tmp_path):
     succeed("finetune", small, texts, "-o", tuned, *QUICK)
     found = embcompress.verify(tuned, against=dense)
     assert found.is_right
-    assert (found.tensors, found.tables[0].measured_error) == (0, None)
+    assert found.tensors + found.uncompared > 0
+    assert not found.is_complete
+    assert found.tables[0].measured_error > 0
     assert any("were trained afterwards" in note for note in found.notes)
     assert any("trained from small.safetensors" in note for note in found.notes)
     name = next(name for name in places(tuned) if name.endswith("embedding.0.weight"))
@@ -528,6 +531,54 @@ def test_what_was_trained_afterwards(tmp_path):
     with flipped(file, start, 0):
         assert [line.partition(":")[0] for line in lines(tuned, dense)] == [name]
         assert lines(tuned)
+
+
+def test_a_claim_of_training_is_not_taken_from_the_file(tmp_path):
+    """Errors and other values are measured all the same, and nothing else is said to be right."""
+    original, small = tmp_path / "model.safetensors", tmp_path / "small.safetensors"
+    save_file({TABLE: table(), "fc.weight": table(4, 16), "fc.bias": table(1, 4)[0]}, original)
+    embcompress.factorize(original, rank=4, output=small)
+    held = load_file(small)
+    tensors = {"fc.weight": torch.zeros(4, 16), "fc.bias": torch.from_numpy(held["fc.bias"])}
+    forged = resealed(small, tmp_path / "forged.safetensors", {}, carried=tensors, trained=True)
+    found = embcompress.verify(forged, against=original)
+    assert (found.is_right, found.is_complete, found.tensors, found.uncompared) == (True, False, 1, 1)
+    assert found.unchecked == ("1 other tensor with other values",)
+    assert found.tables[0].trained
+    assert found.tables[0].measured_error == pytest.approx(found.tables[0].recorded_error, rel=1e-6)
+    done = succeed("verify", forged, "--against", original)
+    assert "as it was written" not in done.stdout
+    assert "after training, by its record" in done.stdout
+    assert "not checked: 1 other tensor with other values" in done.stdout
+    assert "which cannot be checked" in done.stderr
+
+
+def test_without_the_original_nothing_is_said_of_other_tensors(tmp_path):
+    """They were compared with nothing, and neither was the command line."""
+    original, small = made(tmp_path, "safetensors")
+    succeed("factorize", original, "--rank", 6, "-o", small, "--force")
+    told = json.loads(succeed("verify", small, "--json").stdout)
+    assert told["unchecked"] == ["4 other tensors", "the command line in its record"]
+    assert told["uncompared"] == 4
+    text = succeed("verify", small).stdout
+    assert "as it was written" not in text
+    assert f"what was compared of {small} is as it should be" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "says"),
+    [
+        ("int8", {"rank": 3}, "rank 3 by its record, should be none with int8"),
+        ("int8", {"seed": 3}, "seed 3 by its record, should be none with int8"),
+        ("lplr", {"seed": 3}, "seed 3 by its record, should be 0 with lplr"),
+    ],
+)
+def test_a_rank_or_seed_that_the_method_does_not_have(tmp_path, method, fields, says):
+    original, small = tmp_path / "model.safetensors", tmp_path / "small.safetensors"
+    save_file({TABLE: table(400), "fc.weight": table(4, 16)}, original)
+    embcompress.factorize(original, method=method, ratio=0.6, output=small)
+    forged = resealed(small, tmp_path / "forged.safetensors", {}, **fields)
+    assert lines(forged) == [f"{TABLE}: {says}"]
 
 
 @pytest.mark.usefixtures("registered")
