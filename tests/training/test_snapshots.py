@@ -253,7 +253,9 @@ class TestSnapshots:
     def test_more_bytes_than_a_run_has_are_not_read(self, tmp_path, stopped):
         """A hole of a terabyte costs nothing on disk, and would fill the memory."""
         torch.save({"fingerprint": {}, "trainer": {"model": torch.zeros(1 << 25)}}, stopped.path)
-        refused(tmp_path, print_of(), InputError, 3, "holds 134,217,728 bytes of tensors, a state of this run")
+        refused(
+            tmp_path, print_of(), InputError, 3, "holds 134,217,728 bytes of tensors, a state of this run"
+        )
         stopped.path.unlink()
         os.mkfifo(stopped.path)
         with pytest.raises(InputError, match="is no regular file"):
