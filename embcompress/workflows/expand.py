@@ -59,6 +59,7 @@ def expand(
         check_space(place, source.size_after(edit, None))
         with staged(place, force=force, inputs=inputs) as stage:
             notes = write_copy(source, stage, edit, None, progress)
+            check_unchanged(source, before)  # or it would be compared with something else
             with open_checkpoint(stage, progress) as written:
                 for record, rows in tables:
                     _check(rows, rows_of(written, record.name), record, progress)

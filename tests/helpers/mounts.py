@@ -18,11 +18,12 @@ def with_mounts(folder: Path, mounts: str, *command: object) -> subprocess.Compl
 
     The test is skipped where mounting is not allowed.
     """
-    if os.geteuid() or shutil.which("unshare") is None:
+    unshare, shell = shutil.which("unshare"), shutil.which("sh")
+    if os.geteuid() or unshare is None or shell is None:
         pytest.skip("mounting needs root and unshare")
     script = f'cd "$0" && {{ {mounts}; }} || exit 77; exec "$@"'
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-ec", script, str(folder), sys.executable, *map(str, command)],
+        [unshare, "-m", shell, "-ec", script, str(folder), sys.executable, *map(str, command)],
         env={**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"},
         capture_output=True,
         text=True,

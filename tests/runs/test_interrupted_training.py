@@ -233,3 +233,14 @@ def test_leftovers_of_a_state_cut_short_are_swept(place):
         (place / f".{name}.embcompress" / name).write_bytes(b"half")
     succeed(*command_line("train", "model.pt"), "-q")
     assert [path for path in place.iterdir() if path.name.endswith(".embcompress")] == []
+
+
+@pytest.mark.parametrize("name", ["model.interrupted.pt", "model.interrupted.old.pt", "model.pt.resume"])
+def test_row_62_what_a_run_keeps_takes_nobodys_place(place, name):
+    """A folder of the user's is neither replaced nor removed, nor is an input of that name."""
+    (place / name).mkdir()
+    (place / name / "first.jpg").write_bytes(b"jpg")
+    result = run(*command_line("train", "model.pt"), "-q", "--force")
+    assert result.exit_code == 2
+    assert f"{name}: is a directory, the output would be a file" in result.stderr
+    assert (place / name / "first.jpg").exists()

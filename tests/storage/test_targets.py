@@ -130,7 +130,7 @@ def test_links_are_removed_not_followed(tmp_path):
 
 
 MOUNTS = {
-    "another device": ("mount -t tmpfs none small/in; echo x > small/in/a.jpg", "small/in: is a mount point"),
+    "another device": ("mount -t tmpfs none small/in; echo photo > small/in/x", "small/in: is a mount point"),
     "a bind mount": ("mount --bind photos small/in", "small/in: is a mount point"),
     "the target": ("mount --bind photos small", "small: "),
     "a file": ("mount --bind photos/first.jpg small/config.json", "small/config.json: is a mount point"),

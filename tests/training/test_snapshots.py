@@ -205,8 +205,8 @@ class TestSnapshots:
         ],
         ids=lambda value: str(value)[:20],
     )
-    def test_a_state_of_another_form_is_refused(self, tmp_path, stopped, part, value):
-        """Another version may have written it."""
+    def test_row_65_a_state_of_another_form_is_refused(self, tmp_path, stopped, part, value):
+        """As another version may have written it."""
         state = torch.load(stopped.path, weights_only=True)
         (state if part in state else state["trainer"])[part] = value
         torch.save(state, stopped.path)
@@ -233,7 +233,7 @@ class TestSnapshots:
         ],
         ids=lambda value: str(value)[:20],
     )
-    def test_odd_settings_inside_a_state_are_refused(self, stopped, part, name, value):
+    def test_row_65_odd_settings_inside_a_state_are_refused(self, stopped, part, name, value):
         """A stranger's file must not reach into a schedule or an optimizer."""
         state = torch.load(stopped.path, weights_only=True)
         inside = state["trainer"]["schedule" if part == "schedule" else "optimizer"]
@@ -245,15 +245,17 @@ class TestSnapshots:
             stopped.restore(trainer())
 
     @pytest.mark.parametrize("print_", [{3: "x"}, {"recipe.seed": [1] * 10**5}, {None: None}], ids=str)
-    def test_odd_fingerprints_are_refused(self, tmp_path, stopped, print_):
+    def test_row_65_odd_fingerprints_are_refused(self, tmp_path, stopped, print_):
         """Names and values are text."""
         torch.save({"fingerprint": print_, "trainer": {}}, stopped.path)
         refused(tmp_path, print_of(), InputError, 3, "holds no state of a run")
 
-    def test_more_bytes_than_a_run_has_are_not_read(self, tmp_path, stopped):
+    def test_row_65_more_bytes_than_a_run_has_are_not_read(self, tmp_path, stopped):
         """A hole of a terabyte costs nothing on disk, and would fill the memory."""
         torch.save({"fingerprint": {}, "trainer": {"model": torch.zeros(1 << 25)}}, stopped.path)
-        refused(tmp_path, print_of(), InputError, 3, "holds 134,217,728 bytes of tensors, a state")
+        refused(
+            tmp_path, print_of(), InputError, 3, "holds 134,217,728 bytes of tensors, a state of this run"
+        )
         stopped.path.unlink()
         os.mkfifo(stopped.path)
         with pytest.raises(InputError, match="is no regular file"):
