@@ -97,7 +97,7 @@ class TrellisRows(CodedLookup):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or convert tensors, but keep scales in float32: float16 is too narrow for some."""
         scales = self.scales
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.scales.dtype in (torch.float16, torch.bfloat16):
             self.scales = scales.to(self.scales.device)
         return self
