@@ -295,3 +295,31 @@ def test_numbers_whose_squares_vanish_are_refused(tmp_path, size):
     singular = np.linalg.svd(mixed, compute_uv=False)
     optimum = np.sqrt((singular[4:] ** 2).sum() / (singular**2).sum())
     assert result.tables[0].relative_error == pytest.approx(optimum, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        1e-4,
+        pytest.param(1e-6, marks=pytest.mark.slow),
+        1e-8,
+        pytest.param(1e-10, marks=pytest.mark.slow),
+        1e-12,
+    ],
+)
+def test_low_rank_with_noise(tmp_path, kind, noise):
+    """The error of tables of low rank is predicted, whatever the noise; a Gram matrix alone ends at 1e-8."""
+    rng = np.random.default_rng(0)
+    dense = rng.standard_normal((300, 4)) @ rng.standard_normal((4, 24)) / 2
+    dense += noise * rng.standard_normal(dense.shape).astype(np.float32)
+    held = torch.from_numpy(dense).to(getattr(torch, kind))
+    path, small = tmp_path / "model.safetensors", tmp_path / "small.safetensors"
+    save_file({"embedding.weight": held}, path)
+    rounded = np.linalg.norm(held.double().numpy() - dense) / np.linalg.norm(dense)
+    reachable = 3 * max(noise, rounded, {"float64": 1e-13, "float32": 1e-7}.get(kind, 0.01))
+    targets = [{"ratio": 0.5}, {"max_error": reachable}, {"energy": 1 - 1e-6}]
+    for method, more in (("svd", [{"rank": 4}, {"rank": 5}]), ("auto", [])):
+        for target in (*targets, *more):
+            result = embcompress.factorize(path, method=method, output=small, force=True, **target)
+            assert result.tables[0].relative_error <= target.get("max_error", 1)

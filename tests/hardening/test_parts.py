@@ -91,14 +91,14 @@ def wrong_parts(method, parts, *, few):
 
 
 @pytest.mark.parametrize("method", ["svd", "pq", "screen+int4"])
-def test_row_62_parts_are_refused_alike_some(shelf, tmp_path, method):
+def test_row_66_parts_are_refused_alike_some(shelf, tmp_path, method):
     """A sample of the whole grid below."""
     check(shelf(method), tmp_path, method, few=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", EVERY)
-def test_row_62_parts_are_refused_alike(shelf, tmp_path, method):
+def test_row_66_parts_are_refused_alike(shelf, tmp_path, method):
     """Each part in each type and in odd shapes: the same code and words from all, and never a traceback."""
     check(shelf(method), tmp_path, method, few=False)
 
@@ -112,7 +112,7 @@ def check(small, folder, method, *, few):
         assert found[0] is None or found[0][0] == 3
 
 
-def test_row_62_words_of_the_command_line(shelf, tmp_path):
+def test_row_66_words_of_the_command_line(shelf, tmp_path):
     """The part, what it is and what it should be; the same line and exit code from each command."""
     zeros = parts_of(shelf("pq"))["0.zeros"]
     path = resealed(shelf("pq"), tmp_path / "damaged.safetensors", {"0.zeros": zeros.to(torch.float32)})
@@ -196,7 +196,7 @@ def large(size):
 
 @needs_proc
 @pytest.mark.parametrize("size", [2 * MB, pytest.param(16 * MB, marks=pytest.mark.slow)])
-def test_row_63_memory_of_claims_of_bits(tmp_path, size):
+def test_row_67_memory_of_claims_of_bits(tmp_path, size):
     """A hole of bits unfolds to no more than 32 bytes per byte; nor does any other part of bytes."""
     cases = large(size)
     if size == 2 * MB:
@@ -211,7 +211,7 @@ def test_row_63_memory_of_claims_of_bits(tmp_path, size):
 
 
 @pytest.mark.parametrize("name", ["screen", "screen+int8", "int8", "lplr", "pq"])
-def test_row_63_the_bound_is_no_refusal_of_good_parts(tmp_path, name):
+def test_row_67_the_bound_is_no_refusal_of_good_parts(tmp_path, name):
     """The sparse files decode to the zeros that they hold."""
     shape, rank, parts = large(1 << 10)[name]
     path = tmp_path / "sparse.safetensors"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embcompress.linalg.gram import gram
 from embcompress.linalg.residual import residual
-from embcompress.linalg.spectrum import Spectrum, spectrum
+from embcompress.linalg.spectrum import Spectrum, refined, spectrum
 
 
 def blocks_of(table, rows=7):
@@ -194,6 +194,30 @@ def test_residual_is_the_relative_frobenius_error(scale):
     expected = np.linalg.norm(wide - far) / np.linalg.norm(wide)
     found = residual(zip(blocks_of(table), blocks_of(other - table), strict=True)).plain.relative
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(60, 12), (9, 12)])
+@pytest.mark.parametrize("noise", [1e-6, 1e-9, 1e-12])
+def test_small_singular_values_are_exact_when_refined(shape, noise):
+    """Errors of every rank are those of what the vectors leave, far below what a Gram matrix shows."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((shape[0], 3)) @ rng.standard_normal((3, shape[1]))
+    table += noise * rng.standard_normal(shape)
+    found = refined(gram(blocks_of(table), shape[1]).matrix, shape[0], lambda: blocks_of(table))
+    np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(found.limit), atol=1e-13)
+    for rank in range(found.limit):
+        left = table - table @ found.vectors[:, :rank] @ found.vectors[:, :rank].T
+        error = np.linalg.norm(left) / np.linalg.norm(table)
+        assert found.relative_errors()[rank] == pytest.approx(error, rel=1e-2, abs=1e-15)
+
+
+def test_a_spectrum_without_small_values_is_not_refined():
+    """The table is not read again, and its vectors are bit for bit the same."""
+    table = np.random.default_rng(0).standard_normal((60, 12))
+    matrix = gram(blocks_of(table), 12).matrix
+    found = refined(matrix, 60, lambda: pytest.fail("read again"))
+    np.testing.assert_array_equal(found.vectors, spectrum(matrix, 60).vectors)
+    assert refined(np.zeros((3, 3)), 5, lambda: pytest.fail("read again")).total == 0
 
 
 def test_residual_of_a_zero_table():

@@ -26,9 +26,13 @@ from helpers.compressed_models import (
     prefixed,
     write,
 )
+from helpers.quick import quick
+from helpers.registry import EVERY
+from helpers.resealing import CARRIED, TABLE, Net
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from embcompress import expand, factorize
 from embcompress.errors import InputError, MissingWeights, UsageError
 from embcompress.loading.load import load
 from embcompress.methods.svd.method import SVD
@@ -390,3 +394,29 @@ def test_a_model_of_torch_alone_needs_no_transformers(tmp_path):
     weights, description = compressed(nn.ModuleDict({"embedding": nn.Embedding(V, D)}), ["embedding.weight"])
     path = write(tmp_path, FORMATS[0], weights, description)
     assert not loaded_by(PLAIN, path) & {"transformers", "embcompress.loading.conversion"}
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("method", quick(EVERY, "pq", "lplr", "int4", "screen+int4"))
+def test_load_equals_expand_at_the_end_of_a_type(tmp_path, method, kind):
+    """Where an approximation exceeds the range of float16, both clip it; elsewhere both round to the same."""
+    dtype, ids = getattr(torch, kind), torch.arange(400)
+    generator = torch.Generator().manual_seed(0)
+    dense = (torch.randn(400, 16, generator=generator) * 0.5 ** torch.arange(16) * 5e4).clamp(-65504, 65504)
+    dense[:60] = dense[:60].sign() * 65504
+    path, small, back = (tmp_path / f"{name}.safetensors" for name in ("model", "small", "back"))
+    save_file({TABLE: dense.to(dtype), CARRIED: torch.ones(2, 16)}, path)
+    size = {"dtype": "bfloat16", "rank": 6} if method == "svd" else {"ratio": 0.4}
+    if method == "screen+svd":
+        size["dtype"] = "bfloat16"
+    factorize(path, method=method, output=small, **size)
+    expand(small, output=back)
+    expected = load_file(back)[TABLE]
+    model = load(Net(400, 16, dtype), small)
+    for found in (model.embedding(ids), model.embedding.weight):
+        assert found.dtype == dtype
+        assert found.isfinite().all()
+        within = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 2e-2}[kind] * 65504
+        torch.testing.assert_close(found.detach(), expected, rtol=0, atol=within)
+    if kind == "float16" and method in ("pq", "lplr", "int4", "screen+int4"):
+        assert (expected.abs() == 65504).sum() > 100

@@ -543,7 +543,7 @@ def test_a_claim_of_training_is_not_taken_from_the_file(tmp_path):
     forged = resealed(small, tmp_path / "forged.safetensors", {}, carried=tensors, trained=True)
     found = embcompress.verify(forged, against=original)
     assert (found.is_right, found.is_complete, found.tensors, found.uncompared) == (True, False, 1, 1)
-    assert found.unchecked == ("1 other tensor with other values",)
+    assert found.unchecked[0] == "1 other tensor with other values"
     assert found.tables[0].trained
     assert found.tables[0].measured_error == pytest.approx(found.tables[0].recorded_error, rel=1e-6)
     done = succeed("verify", forged, "--against", original)
