@@ -153,6 +153,13 @@ class Method(abc.ABC):
         layout = self.fit(stats, limit, settings)
         return None if layout is None else layout.predicted_error
 
+    def quick_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
+        """Estimate the error of :meth:`fit` from a small trial; None if :meth:`fit` itself is as quick.
+
+        With it, slow methods are passed over where they are clearly worse than others.
+        """
+        return None
+
     def cheapest(self, stats: TableStats, error: float, settings: Settings) -> TableLayout:
         """Find the smallest layout whose predicted error is at most ``error`` (0 to 1).
 

@@ -23,7 +23,7 @@ from embcompress.data.tokenizing import tokenizer_of
 from embcompress.dtypes import DTYPES
 from embcompress.methods import METHODS
 from embcompress.methods.base import Settings
-from embcompress.methods.planning import bytes_for_ratio, fits
+from embcompress.methods.planning import bytes_for_ratio
 from embcompress.methods.stats import measure
 from embcompress.rows import Rows
 
@@ -82,7 +82,9 @@ def main() -> None:
     for name, table, weights in tables(args):
         stats = measure(rows_of(table), name, weights=weights)
         for ratio in RATIOS:
-            layouts = fits(stats, bytes_for_ratio(stats.rows, ratio), Settings(DTYPES["F32"]))
+            limit = bytes_for_ratio(stats.rows, ratio)
+            planned = {n: m.fit(stats, limit, Settings(DTYPES["F32"])) for n, m in METHODS.items()}
+            layouts = {n: layout for n, layout in planned.items() if layout is not None}
             if not layouts:
                 continue
             found = {n: measured(METHODS[n], stats, layout, table, weights) for n, layout in layouts.items()}

@@ -15,6 +15,7 @@ from embcompress.errors import InputError, TargetError, UsageError
 from embcompress.methods import METHODS
 from embcompress.methods.base import Settings
 from embcompress.methods.planning import Target, bytes_for_ratio, plan_tables
+from embcompress.methods.stats import measure
 from embcompress.rows import Rows
 from embcompress.tables import Table
 
@@ -38,6 +39,22 @@ def random_table(rows=200, columns=16, seed=0, name="embedding.weight"):
     values = np.random.default_rng(seed).standard_normal((rows, columns)) * np.logspace(0, -2, columns)
     values = values.astype(np.float32)
     return Table(name, Rows(values.shape, F32, lambda start, stop: values[start:stop]))
+
+
+def kinds_of_table(kind, rows=3000, columns=24):
+    """Tables of which different methods are the best."""
+    rng = np.random.default_rng(4)
+    values = rng.standard_normal((rows, columns))
+    if kind == "decaying":
+        values /= 1 + np.arange(columns)
+    elif kind == "low rank":
+        values = values[:, :3] @ values[:3]
+    elif kind == "clusters":
+        values = values[rng.integers(0, 20, rows)] + 0.05 * rng.standard_normal((rows, columns))
+    elif kind == "few rows":
+        values[rng.random(rows) > 0.05] = values[0]
+    values = values.astype(np.float32)
+    return Table(kind, Rows(values.shape, F32, lambda start, stop: values[start:stop]))
 
 
 @pytest.mark.parametrize(("ratio", "rank"), [(0.5, 189), (0.75, 94), (0.9, 37)])
@@ -223,6 +240,25 @@ class TestAuto:
             with contextlib.suppress(TargetError):
                 (other,) = plan_tables([table], Target("max_error", error), method)
                 assert plan.layout.nbytes <= 1.015 * other.layout.nbytes
+
+    @pytest.mark.parametrize("ratio", [0.5, 0.75, 0.9])
+    @pytest.mark.parametrize(
+        "kind", quick(["flat", "decaying", "low rank", "clusters", "few rows"], "decaying", "few rows")
+    )
+    def test_quick_estimates_pass_over_no_method_that_is_the_best(self, kind, ratio):
+        """The choice is that of fitting every method, and an error is shown of each method that fits."""
+        table = kinds_of_table(kind)
+        stats, settings = measure(table.rows, table.name), Settings(F32)
+        fitted = {n: m.fit(stats, bytes_for_ratio(table.rows, ratio), settings) for n, m in METHODS.items()}
+        layouts = {name: layout for name, layout in fitted.items() if layout is not None}
+        least = min(layout.predicted_error for layout in layouts.values())
+        alike = [n for n, layout in layouts.items() if layout.predicted_error <= 1.015 * least]
+        (plan,) = plan_tables([table], Target("ratio", ratio), None)
+        assert plan.method.name == min(alike, key=lambda n: METHODS[n].flops((3000, 24), layouts[n].rank))
+        assert plan.layout.nbytes == layouts[plan.method.name].nbytes
+        assert list(plan.rivals) == list(layouts)
+        fits = {name: layout.predicted_error for name, layout in layouts.items()}
+        assert all(shown == fits[name] or shown > 1.3 * least for name, shown in plan.rivals.items())
 
     def test_a_rank_is_no_target_for_it(self):
         """A rank means nothing to methods without one."""

@@ -128,6 +128,11 @@ class LPLR(Method):
         rounded = refitted[:, None] + right
         return float(np.sqrt((cut + (1 - cut) * rounded)[fits].min()))
 
+    def quick_error(self, stats: TableStats, limit: int, settings: Settings) -> float | None:
+        """Estimate the error from trials with an eighth of the rows."""
+        rough = Planner(stats, rough=True).best(limit) if stats.fits_float32 else None
+        return None if rough is None else rough.error
+
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> Mapping[str, Blocks]:

@@ -40,6 +40,9 @@ _EACH, _STEPS = 32, 6
 _VALUES, _LEAST_ROWS = 1 << 20, 256
 """Most numbers in the sketch of a trial, and its fewest rows, which take precedence at large ranks."""
 
+_ROUGH_VALUES = 1 << 14
+"""The same for a quick estimate."""
+
 _ENOUGH = 8
 """Rows per component from which on a trial makes the joint fit of all components."""
 
@@ -63,13 +66,19 @@ class FactorPlan:
 
 
 class Planner:
-    """Finds plans for a table, and remembers its trials."""
+    """Finds plans for a table, and remembers its trials.
 
-    def __init__(self, stats: TableStats) -> None:
+    Args:
+        stats: the table.
+        rough: make each trial with few rows, for a quick estimate.
+    """
+
+    def __init__(self, stats: TableStats, *, rough: bool = False) -> None:
         self._stats, (count, _) = stats, stats.rows.shape
-        small = count <= SAMPLE_ROWS and count * stats.spectrum.limit <= _VALUES
+        values, most = (_ROUGH_VALUES, _LEAST_ROWS) if rough else (_VALUES, SAMPLE_ROWS)
+        small = count <= most and count * stats.spectrum.limit <= _VALUES
         # Each trial holds a rotation, so only a few are kept.
-        trial = lru_cache(4)(lambda rank: (_Whole if small else _Trial)(stats, rank))
+        trial = lru_cache(4)(lambda rank: _Whole(stats, rank) if small else _Trial(stats, rank, values))
         self._tried = cache(lambda rank, left: np.array(trial(rank).shares(LEFT_BITS[left])))
 
     def best(self, limit: int) -> FactorPlan | None:
@@ -188,9 +197,9 @@ class _Trial:
     joint fit, otherwise r of 1×1, one per component, since a joint fit would overfit the sample.
     """
 
-    def __init__(self, stats: TableStats, rank: int) -> None:
+    def __init__(self, stats: TableStats, rank: int, values: int) -> None:
         sample, eigenvalues, self._rank = stats.sample, stats.spectrum.eigenvalues, rank
-        every = -(-len(sample.rows) // max(_LEAST_ROWS, _VALUES // rank))
+        every = -(-len(sample.rows) // max(_LEAST_ROWS, values // rank))
         rows, weights = sample.rows[::every], sample.weights[::every]
         self._joint = len(rows) >= _ENOUGH * rank
         basis, self._rotation = (factor.astype(np.float32) for factor in sketch(stats, rank))
