@@ -96,13 +96,13 @@ class Retraining:
 
 def retrain(what: Retraining, stage: Path, session: Session, progress: Progress) -> TrainingResult:
     """Everything between opening and publishing: read, train, write to ``stage``, and check."""
-    opened = open_classifier(what.path, factory=what.factory)
-    record = opened.record
-    split = what.texts.split(what.recipe.seed, record)
-    train, dev = dataset(record, split.train), dataset(record, split.dev)
     with open_checkpoint(what.path) as source:
-        task = Task(opened.model, train, dev, what.recipe, what.place, source.weight_files)
         before = stamps(source)
+        opened = open_classifier(what.path, factory=what.factory)
+        record = opened.record
+        split = what.texts.split(what.recipe.seed, record)
+        train, dev = dataset(record, split.train), dataset(record, split.dev)
+        task = Task(opened.model, train, dev, what.recipe, what.place, source.weight_files)
         with_names(source, opened.stored_state(opened.model.state_dict()))  # or it would all be for nothing
         check_format(what.place, source)
         check_space(what.place, source.size)
