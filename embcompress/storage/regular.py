@@ -13,6 +13,8 @@ from pathlib import Path
 
 from embcompress.errors import InputError
 
+_STEP = 1 << 16
+
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -106,7 +108,10 @@ def read_limited(path: Path, limit: int, remedy: str = "download it again") -> b
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         _check_size(path, size, limit, remedy)
-        found = file.read(limit + 1)  # it may have grown, and some file systems state no size
+        found = file.read(size + 1)  # at once, as a rule: asking for the limit would take its memory
+        # The file may have grown, and some file systems state no size.
+        while len(found) <= limit and (more := file.read(_STEP)):
+            found += more
     _check_size(path, len(found), limit, remedy)
     return found
 

@@ -75,7 +75,7 @@ def test_a_type_that_torch_lacks_is_refused(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 @pytest.mark.parametrize("left", [0.02, 0.5, 0.98])
-def test_row_65_a_file_that_is_cut_short_after_it_was_opened(tmp_path, suffix, left):
+def test_row_71_a_file_that_is_cut_short_after_it_was_opened(tmp_path, suffix, left):
     """An error of one line; a mapped file would kill the process."""
     path = tmp_path / f"model.{suffix}"
     state = {"a": torch.randn(1000, 64), "b": torch.randn(1000, 64)}
@@ -147,13 +147,13 @@ def check_many(folder, count):
     assert run.returncode == 0, run.stderr
 
 
-def test_row_66_more_shards_than_a_process_may_open(tmp_path):
+def test_row_72_more_shards_than_a_process_may_open(tmp_path):
     """Of many shards only some are open at a time."""
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] > 256
     check_many(tmp_path, 300)
 
 
 @pytest.mark.slow
-def test_row_66_five_thousand_shards(tmp_path):
+def test_row_72_five_thousand_shards(tmp_path):
     """As they were when an index was made for each tensor."""
     check_many(tmp_path, 5000)

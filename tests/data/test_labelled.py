@@ -564,7 +564,7 @@ def test_row_45_line_ends(tmp_path):
     assert read_csv(write(tmp_path, GOOD.replace("\n", "\r\n"))) == read_csv(write(tmp_path, GOOD))
 
 
-def test_row_64_more_labels_than_a_classifier_can_have(tmp_path):
+def test_row_70_more_labels_than_a_classifier_can_have(tmp_path):
     """As many as the limit are read; one more is refused with its line, before anything is made of them."""
     rows = [f"a,{number}\n" for number in range(LABEL_LIMIT + 1)]
     path = write(tmp_path, "text,label\n" + "".join(rows[:-1]) + rows[0])

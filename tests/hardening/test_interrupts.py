@@ -87,7 +87,7 @@ def clear(folder):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def test_row_62_six_moments_of_two_commands(folder):
+def test_row_68_six_moments_of_two_commands(folder):
     """One line, exit code 130, and nothing left."""
     assert check(folder, COMMANDS["factorize"], (0.05, 0.3, 0.55)) >= 1
     assert check(folder, COMMANDS["evaluate"], (0.1, 0.3, 0.5)) >= 1
@@ -95,7 +95,7 @@ def test_row_62_six_moments_of_two_commands(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_row_62_fifty_moments(folder, command):
+def test_row_68_fifty_moments(folder, command):
     """From the first line of ours to the last."""
     assert check(folder, COMMANDS[command], [(i + 0.5) / 50 for i in range(50)]) >= 10
 

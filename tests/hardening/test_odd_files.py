@@ -10,8 +10,8 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.checkpoints import directory, table
-from helpers.hostile import COUNTING, ROOM, assert_harmless, commands, needs_proc
+from helpers.checkpoints import assert_one_line, directory, table
+from helpers.hostile import COUNTING, READING, ROOM, commands, needs_proc
 
 pytestmark = needs_proc
 
@@ -36,11 +36,22 @@ def put(path, kind):
                 file.truncate(TERABYTE)
 
 
+def assert_refused(folder, jobs, *, code=3, modules=READING):
+    """Each of ``jobs`` fails with ``code`` and one line, and no name comes or goes."""
+    before = sorted(folder.rglob("*"))
+    ended = commands(folder, ROOM, jobs, modules)
+    for job, end in zip(jobs, ended, strict=True):
+        assert end.code == code, (job, end)
+        assert_one_line(end.stderr, "")
+    assert sorted(folder.rglob("*")) == before
+    return ended
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A directory with every small file that is read, and its compressed copy."""
     path = tmp_path_factory.mktemp("models")
-    model = directory(path / "model", [{"a.weight": table()}, {"b": np.ones(3, np.float32)}])
+    model = directory(path / "model", [{"embedding.weight": table()}, {"b": np.ones(3, np.float32)}])
     (model / "README.md").write_text("# Mine\n")
     (model / "modules.json").write_text("[]")
     (path / "texts.txt").write_text("words\n")
@@ -50,7 +61,7 @@ def models(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "modules.json"])
-def test_row_63_small_files_of_a_directory(models, tmp_path, name):
+def test_row_69_small_files_of_a_directory(models, tmp_path, name):
     """Refused in one line, before anything is read that is not a file."""
     jobs, said = [], []
     for kind in ODD:
@@ -59,19 +70,17 @@ def test_row_63_small_files_of_a_directory(models, tmp_path, name):
             if name == "model.safetensors.index.json" and kind != "endless":
                 continue  # then it counts as absent, as for transformers
             put(path / name, kind)
-            jobs += [("report", path)]
-            jobs += (
-                [("factorize", path, "--rank", 2)]
-                if source == "model"
-                else [("expand", path), ("verify", path)]
+            done = (
+                (("report",), ("factorize", "--rank", 2)) if source == "model" else (("expand",), ("verify",))
             )
+            jobs += [(*job, path) for job in done]
             said += [SAYS[kind]] * (len(jobs) - len(said))
-    for says, end in zip(said, assert_harmless(tmp_path, jobs), strict=True):
+    for says, end in zip(said, assert_refused(tmp_path, jobs), strict=True):
         assert f"{name}: " in end.stderr
         assert says in end.stderr
 
 
-def test_row_63_files_that_are_only_carried(models, tmp_path):
+def test_row_69_files_that_are_only_carried(models, tmp_path):
     """They are left out without being opened, and the user is told."""
     jobs = []
     for kind in ("pipe", "device"):
@@ -89,39 +98,31 @@ def test_row_63_files_that_are_only_carried(models, tmp_path):
     assert not (tmp_path / "pipe small" / "notes.txt").exists()
 
 
-def test_row_63_tokenizers(models, tmp_path):
+def test_row_69_tokenizers(models, tmp_path):
     """With which tokens are counted."""
     jobs = []
     for kind in ODD:
         path = shutil.copytree(models / "model", tmp_path / kind)
         put(path / "tokenizer.json", kind)
-        jobs.append(
-            ("factorize", path, "--rank", 2, "--corpus", models / "texts.txt", "-o", tmp_path / "out")
-        )
-    for kind, end in zip(ODD, assert_harmless(tmp_path, jobs, modules=COUNTING), strict=True):
+        jobs.append(("factorize", path, "--rank", 2, "--corpus", models / "texts.txt"))
+    for kind, end in zip(ODD, assert_refused(tmp_path, jobs, modules=COUNTING), strict=True):
         assert "tokenizer.json: " in end.stderr
         assert SAYS[kind] in end.stderr
 
 
-def test_row_63_files_that_the_user_names(models, tmp_path):
+def test_row_69_files_that_the_user_names(models, tmp_path):
     """A wrong name is a wrong request; an endless array of counts is a wrong file."""
     jobs, model = [], models / "model"
     for kind in ("pipe", "device"):
-        for option, name in (
-            ("--weights", "counts.csv"),
-            ("--weights", "counts.npy"),
-            ("--corpus", "texts.csv"),
-        ):
+        for name in ("counts.csv", "counts.npy"):
             (tmp_path / kind).mkdir(exist_ok=True)
             put(tmp_path / kind / name, kind)
-            jobs.append(
-                ("factorize", model, "--rank", 2, option, tmp_path / kind / name, "-o", tmp_path / "out")
-            )
+            jobs.append(("factorize", model, "--rank", 2, "--weights", tmp_path / kind / name))
         jobs.append(("report", tmp_path / kind / "counts.npy"))
-    for end in assert_harmless(tmp_path, jobs, codes=(2,), modules=COUNTING):
+    for end in assert_refused(tmp_path, jobs, code=2, modules=COUNTING):
         assert "is not a regular file" in end.stderr
     put(tmp_path / "counts.npy", "endless")
-    job = ("factorize", model, "--rank", 2, "--weights", tmp_path / "counts.npy", "-o", tmp_path / "out")
+    job = ("factorize", model, "--rank", 2, "--weights", tmp_path / "counts.npy")
     (end,) = commands(tmp_path, ROOM, [job], COUNTING)
     assert end.code == 3, end
     assert "1,099,511,627,776 bytes, limit" in end.stderr

@@ -12,7 +12,7 @@ import embcompress
 from embcompress.errors import InputError
 
 
-def test_row_67_a_full_table_in_the_place_of_the_guard(tmp_path):
+def test_row_73_a_full_table_in_the_place_of_the_guard(tmp_path):
     """Nothing says which of the two is meant, so all who read tables refuse it."""
     case = CASES["bert"]
     model = built(case, seed=1)
