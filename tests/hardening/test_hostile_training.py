@@ -182,7 +182,11 @@ CONFIGS = {
     },
     **{key: ({key: BILLION}, 3, COUNT) for key in ("num_hidden_layers", "num_labels", "num_attention_heads")},
     "layers": ({"num_hidden_layers": 99_000}, 3, MORE),
-    "labels": ({"id2label": {str(number): str(number) for number in range(200_000)}}, 2, "another shape"),
+    "labels": (
+        {"id2label": {str(number): str(number) for number in range(200_000)}},
+        3,
+        "200,000 labels, limit 10,000",
+    ),
     "heads": ({"num_attention_heads": -1}, 3, "the model does not run"),
     "code": ({"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}, 0, ""),
     "kernel": ({"attn_implementation": "someone/kernel"}, 0, ""),
