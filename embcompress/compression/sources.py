@@ -12,6 +12,7 @@ from pathlib import Path
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.rawio import naming
 
 _HASH_CHUNK = 1 << 20
 
@@ -63,7 +64,7 @@ def hashed(files: tuple[Path, ...]) -> Iterator[Future[Mapping[str, str]]]:
 def _sha256(path: Path, stop: threading.Event) -> str:
     digest = hashlib.sha256()
     chunk = memoryview(bytearray(_HASH_CHUNK))
-    with path.open("rb", buffering=0) as file:
+    with naming(path), path.open("rb", buffering=0) as file:
         while (count := file.readinto(chunk)) and not stop.is_set():
             digest.update(chunk[:count])
     return digest.hexdigest()

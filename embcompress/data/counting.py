@@ -13,6 +13,7 @@ from embcompress.data.csvlines import Lines, records, shown
 from embcompress.data.encoded import Encoded
 from embcompress.data.labelled import check_row, delimiter_of, read_header
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.rawio import naming
 
 Counts = NDArray[np.float64]
 """One non-negative number per row of the table (V)."""
@@ -64,7 +65,7 @@ def read_texts(path: Path, text_column: str = "text") -> Iterator[str]:
     if not path.is_file():
         what = "is not a regular file" if path.exists() else "does not exist"
         raise UsageError(f"{path}: {what}", remedy="give a .csv, .tsv or .txt file of texts")
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         lines = Lines(file, path)
         if path.suffix.lower() not in {".csv", ".tsv"}:
             for line in lines:
@@ -109,7 +110,7 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
         raise UsageError(f"{path}: suffix {path.suffix!r} is not one of counts", remedy=_REMEDY)
     header: str | None = None
     lines: list[tuple[int, str, float]] = []
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         source = Lines(file, path)
         pairs = _pairs(source) if suffix == ".txt" else records(source, delimiter_of(None, path))
         for record in pairs:
@@ -162,8 +163,10 @@ def _by_id(path: Path, lines: list[tuple[int, str, float]], rows: int) -> Counts
 
 def _from_array(path: Path, rows: int) -> Counts:
     try:
-        with path.open("rb") as file:  # closed here, since np.load would leave an archive open
+        with naming(path), path.open("rb") as file:  # closed here, since np.load would leave an archive open
             found = np.load(file, allow_pickle=False)
+    except OSError:
+        raise
     except Exception as error:  # ValueError, EOFError, BadZipFile, TokenError, OverflowError, MemoryError
         raise InputError(
             f"{path}: is not a NumPy array ({error})", remedy="save it with numpy.save"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from embcompress.data.csvlines import Lines, records, shown
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.rawio import naming
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _TAB_NAMES = ("tab", "\\t")
@@ -86,7 +87,7 @@ def read_csv(
         raise UsageError(f"{path}: {what}", remedy="give a CSV file")
     texts, labels, begins = [], [], []
     seen: dict[str, str] = {}  # one string per label rather than one per row
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         lines = Lines(file, path)
         rows = records(lines, delimiter)
         header = read_header(rows, lines, delimiter, wanted)

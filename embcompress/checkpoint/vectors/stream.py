@@ -12,6 +12,7 @@ from typing import Self
 
 from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
+from embcompress.storage.rawio import naming
 
 STAGE = "reading vectors"
 """Name of the progress stage, which counts bytes of the file."""
@@ -41,7 +42,8 @@ class Stream:
         self.path = path
         self.size = path.stat().st_size
         self._file = path.open("rb")
-        self.compressed = self._file.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
+        with naming(path):
+            self.compressed = self._file.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
         self._content: gzip.GzipFile | io.BufferedReader = (
             gzip.GzipFile(fileobj=self._file, mode="rb") if self.compressed else self._file
         )
@@ -55,7 +57,8 @@ class Stream:
             InputError: the gzip stream is corrupt or cut short.
         """
         try:
-            data = self._content.read(count)
+            with naming(self.path):
+                data = self._content.read(count)
         except EOFError:
             raise InputError(
                 f"{self.path}: the gzip stream is cut short after byte {self._read:,} of its contents",
