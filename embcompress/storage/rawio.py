@@ -19,8 +19,8 @@ CHUNK = 8 << 20
 """Bytes moved at a time: enough to make the call cheap, few enough for a smooth progress bar."""
 
 _NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EIO}
-"""Errors by which copy_file_range says that it cannot be used here, or that one of the two files failed: a read and
-a write show which. Any other error is a real one."""
+"""Errors by which copy_file_range says that it cannot be used here, or that one of the two files failed: a
+read and a write show which. Any other error is a real one."""
 
 
 def read_exact(fd: int, offset: int, out: NDArray[Any], what: str) -> None:

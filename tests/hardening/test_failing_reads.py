@@ -1,4 +1,4 @@
-"""Row 32 of BAD_INPUTS, from below: the disk under the input fails at each read, and in no library's own words.
+"""Row 32 of BAD_INPUTS, from below: the disk under the input fails at each read.
 
 ``test_crashes.py`` makes Python's calls fail. Here the C library's do, so that reads by zipfile, NumPy, torch
 and safetensors fail too. One line names the file that cannot be read, and no output is left.
@@ -78,14 +78,11 @@ def test_reads_that_fail(preloaded, tmp_path, make, command):
         arguments += ["--ratio", 0.4]
     if command == "factorize" and make is counts:
         arguments += ["--weights", folder / "counts.npy"]
-    name = (
-        "output" if make is shards else "output.txt" if make is vectors and command == "expand" else "output"
-    )
-    output = (
-        tmp_path
-        / "outputs"
-        / (name if "." in name else f"{name}{path.suffix.replace('.txt', '.safetensors')}")
-    )
+    output = tmp_path / "outputs" / "output"
+    if make is vectors:
+        output = output.with_suffix(".txt" if command == "expand" else ".safetensors")
+    elif make is not shards:
+        output = output.with_suffix(path.suffix)
     output.parent.mkdir()
     *failed, whole = runs(
         preloaded, folder, arguments, output if command in ("factorize", "expand") else None
