@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # together, since they share fixtures, until a process has nothing left to do and takes some of another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-slow bench lint fuzz floors clean
+.PHONY: demo test test-slow bench lint fuzz floors audit clean
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
@@ -44,8 +44,14 @@ floors:
 	@PATH="$(CURDIR)/$(VENV)-floors/bin:$$PATH" examples/demo.sh
 	$(VENV)-floors/bin/embcompress report build/demo/intents.pt --plot build/demo/floors.png
 
+# Known advisories against the installed packages, where the package index offers them; else it says that it could not.
+audit: $(READY)
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
+	$(VENV)-audit/bin/python tests/audit.py $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+
 clean:
-	rm -rf build dist $(VENV) $(VENV)-floors *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist $(VENV) $(VENV)-audit $(VENV)-floors *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment serves the demo and the tests: the extras are small beside torch. The stamp is written last,

@@ -10,6 +10,7 @@ from embcompress.checkpoint.files import FILE_FORMATS, open_file
 from embcompress.checkpoint.vectors import open_vectors
 from embcompress.errors import UsageError
 from embcompress.progress import Progress, silent
+from embcompress.storage.rawio import naming
 
 FORMATS: tuple[type[Checkpoint], ...] = (*FILE_FORMATS, Directory)
 """Every model format; the contract tests run over it. Formats of word vectors are in ``VECTOR_FORMATS``
@@ -28,9 +29,10 @@ def open_checkpoint(path: str | Path, progress: Progress = silent) -> Checkpoint
         InputError: the checkpoint is corrupt, unsafe or of an unknown format.
     """
     path = Path(path)
-    if path.is_dir():
-        return Directory.open(path)
-    if not path.is_file():
+    if not path.is_dir() and not path.is_file():
         what = "is not a regular file" if path.exists() else "does not exist"
         raise UsageError(f"{path}: {what}", remedy="give a checkpoint file or directory")
-    return open_vectors(path, progress) or open_file(path)
+    with naming(path):
+        if path.is_dir():
+            return Directory.open(path)
+        return open_vectors(path, progress) or open_file(path)

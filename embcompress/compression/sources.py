@@ -8,11 +8,14 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.rawio import naming
+from embcompress.storage.regular import opened
 
 _HASH_CHUNK = 1 << 20
 
@@ -66,16 +69,13 @@ def _sha256(path: Path, fd: int | None, stop: threading.Event) -> str:
     """SHA-256 of an open file, or of the one at ``path`` where ``fd`` is None."""
     digest = hashlib.sha256()
     chunk = memoryview(bytearray(_HASH_CHUNK))
-    own = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if fd is None else None
-    try:
-        offset, file = 0, fd if own is None else own
-        assert file is not None
-        while (count := os.preadv(file, [chunk], offset)) and not stop.is_set():
-            digest.update(chunk[:count])
-            offset += count
-    finally:
-        if own is not None:
-            os.close(own)
+    with ExitStack() as closing:
+        file = closing.enter_context(opened(path)).fileno() if fd is None else fd
+        offset = 0
+        with naming(path):
+            while (count := os.preadv(file, [chunk], offset)) and not stop.is_set():
+                digest.update(chunk[:count])
+                offset += count
     return digest.hexdigest()
 
 

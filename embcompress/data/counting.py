@@ -14,6 +14,7 @@ from embcompress.data.csvlines import Lines, records, shown
 from embcompress.data.encoded import Encoded
 from embcompress.data.labelled import check_row, delimiter_of, read_header
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.rawio import naming
 from embcompress.storage.regular import opened, read_limited
 
 Counts = NDArray[np.float64]
@@ -71,7 +72,7 @@ def read_texts(path: Path, text_column: str = "text") -> Iterator[str]:
     if not path.is_file():
         what = "is not a regular file" if path.exists() else "does not exist"
         raise UsageError(f"{path}: {what}", remedy="give a .csv, .tsv or .txt file of texts")
-    with opened(path) as file:
+    with naming(path), opened(path) as file:
         lines = Lines(file, path)
         if path.suffix.lower() not in {".csv", ".tsv"}:
             for line in lines:
@@ -116,7 +117,7 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
         raise UsageError(f"{path}: suffix {path.suffix!r} is not one of counts", remedy=_REMEDY)
     header: str | None = None
     lines: list[tuple[int, str, float]] = []
-    with opened(path) as file:
+    with naming(path), opened(path) as file:
         source = Lines(file, path)
         pairs = _pairs(source) if suffix == ".txt" else records(source, delimiter_of(None, path))
         for record in pairs:

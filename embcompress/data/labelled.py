@@ -14,6 +14,7 @@ from pathlib import Path
 
 from embcompress.data.csvlines import Lines, records, shown
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.rawio import naming
 from embcompress.storage.regular import opened
 
 LABEL_LIMIT = 10_000
@@ -91,7 +92,7 @@ def read_csv(
         raise UsageError(f"{path}: {what}", remedy="give a CSV file")
     texts, labels, begins = [], [], []
     seen: dict[str, str] = {}  # one string per label rather than one per row
-    with opened(path) as file:
+    with naming(path), opened(path) as file:
         lines = Lines(file, path)
         rows = records(lines, delimiter)
         header = read_header(rows, lines, delimiter, wanted)

@@ -157,7 +157,8 @@ def plan_tables(
             others = [m for m in METHODS.values() if m.name != plan.method.name]
             rivals = predicted_errors(stats, plan.layout.nbytes, settings, others)
             plan = replace(plan, rivals={**rivals, plan.method.name: plan.layout.predicted_error})
-        plans.append(plan)
+        # A copy is without the sample of rows, of which there would be one a table.
+        plans.append(replace(plan, stats=replace(plan.stats)))
     return tuple(plans)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from embcompress.errors import InputError
 CHUNK = 8 << 20
 """Bytes moved at a time: enough to make the call cheap, few enough for a smooth progress bar."""
 
-_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
-"""Errors by which copy_file_range says that it cannot be used here; any other error is a real one."""
+_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EIO}
+"""Errors by which copy_file_range says that it cannot be used here, or that one of the two files failed: a
+read and a write show which. Any other error is a real one."""
 
 
 def read_exact(fd: int, offset: int, out: NDArray[Any], what: str) -> None:
@@ -29,13 +32,39 @@ def read_exact(fd: int, offset: int, out: NDArray[Any], what: str) -> None:
     view = _bytes_of(out)
     done = 0
     while done < len(view):
-        count = os.preadv(fd, [view[done : done + (1 << 30)]], offset + done)
+        with naming(fd):
+            count = os.preadv(fd, [view[done : done + (1 << 30)]], offset + done)
         if count == 0:
             raise InputError(
                 f"{what}: ends at byte {offset + done:,}, {len(view) - done:,} bytes early",
                 remedy="copy or download it again",
             )
         done += count
+
+
+def read_at(fd: int, count: int, offset: int) -> bytes:
+    """Up to ``count`` bytes from ``offset`` on; a failure names the file."""
+    with naming(fd):
+        return os.pread(fd, count, offset)
+
+
+@contextlib.contextmanager
+def naming(file: int | Path) -> Iterator[None]:
+    """Give errors of reading the name of the file, given by its path or descriptor.
+
+    The system names no file in errors of reads; then a failing disk under the input would look like one
+    under the output.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            if isinstance(file, int):
+                with contextlib.suppress(OSError):  # only Linux tells the name
+                    error.filename = os.readlink(f"/proc/self/fd/{file}")
+            else:
+                error.filename = str(file)
+        raise
 
 
 def write_all(fd: int, data: bytes | memoryview | NDArray[Any]) -> int:
@@ -86,7 +115,7 @@ def copy_range(
                 in_kernel = False
                 continue
         else:
-            moved = write_all(target, os.pread(source, step, offset + done))
+            moved = write_all(target, read_at(source, step, offset + done))
         if moved == 0:
             raise InputError(
                 f"the input ended at byte {offset + done:,} while it was copied, "

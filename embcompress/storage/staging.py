@@ -157,9 +157,11 @@ def _interrupts_wait() -> Iterator[None]:
         return
     pressed: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # by which interrupts are repeated
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
         if pressed:
             signal.raise_signal(signal.SIGINT)

@@ -20,7 +20,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from embcompress.errors import InputError
-from embcompress.storage.rawio import CHUNK, copy_range, write_all
+from embcompress.storage.rawio import CHUNK, copy_range, read_at, write_all
 
 DIRECTORY_LIMIT = 64 << 20
 """Longest central directory read, in bytes; a record takes about 100."""
@@ -70,6 +70,8 @@ def read_directory(fd: int, where: str) -> Mapping[str, Extent]:
             entries = sorted(archive.infolist(), key=lambda e: e.header_offset)
             limit = archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error, OSError) as error:
+        # zipfile calls a file that cannot be read "not a zip file"; the disk's own error says more.
+        read_at(fd, _LOCAL.size, max(0, os.fstat(fd).st_size - _LOCAL.size))
         raise InputError(f"{where}: its zip directory cannot be read ({error})", remedy=AGAIN) from None
     # If checksums are switched off (set_crc32_options), torch writes zeros for all of them.
     checked = any(entry.CRC for entry in entries)
@@ -118,7 +120,7 @@ class _Source(io.FileIO):
 
 def _data_offset(fd: int, entry: zipfile.ZipInfo, where: str) -> int:
     """Offset of a record's bytes, after its local header and the header's extra field."""
-    head = os.pread(fd, _LOCAL.size, entry.header_offset)
+    head = read_at(fd, _LOCAL.size, entry.header_offset)
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
         raise InputError(
             f"{where}: no record begins at byte {entry.header_offset:,}, where the directory has one",
@@ -126,7 +128,7 @@ def _data_offset(fd: int, entry: zipfile.ZipInfo, where: str) -> int:
         )
     name_length, extra_length = _LOCAL.unpack(head)[-2:]
     # Streaming readers use the name in the local header, torch the one in the directory.
-    name = os.pread(fd, int(name_length), entry.header_offset + _LOCAL.size)
+    name = read_at(fd, int(name_length), entry.header_offset + _LOCAL.size)
     if name != entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437"):
         raise InputError(
             f"{where}: record {entry.filename} is named {name.decode('utf-8', 'replace')} where it begins",
@@ -143,7 +145,7 @@ def pieces(fd: int, extent: Extent, where: str) -> Iterator[bytes]:
     """
     done = 0
     while done < extent.size:
-        data = os.pread(fd, min(CHUNK, extent.size - done), extent.offset + done)
+        data = read_at(fd, min(CHUNK, extent.size - done), extent.offset + done)
         if not data:
             missing = extent.size - done
             raise InputError(

@@ -1,4 +1,4 @@
-"""Row 62 of BAD_INPUTS: Ctrl-C at any moment, also while libraries are being imported."""
+"""Row 68 of BAD_INPUTS: Ctrl-C at any moment, also while libraries are being imported."""
 
 from __future__ import annotations
 

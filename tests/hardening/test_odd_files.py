@@ -1,4 +1,4 @@
-"""Row 63 of BAD_INPUTS: names that lead to pipes, sockets, devices, or endless files.
+"""Row 69 of BAD_INPUTS: names that lead to pipes, sockets, devices, or endless files.
 
 A reader that opened a pipe would wait for ever, and one that read ``/dev/zero`` would take all memory.
 """

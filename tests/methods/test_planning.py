@@ -15,7 +15,6 @@ from embcompress.errors import InputError, TargetError, UsageError
 from embcompress.methods import METHODS
 from embcompress.methods.base import Settings
 from embcompress.methods.planning import Target, bytes_for_ratio, plan_tables
-from embcompress.methods.stats import measure
 from embcompress.rows import Rows
 from embcompress.tables import Table
 
@@ -248,12 +247,12 @@ class TestAuto:
     def test_quick_estimates_pass_over_no_method_that_is_the_best(self, kind, ratio):
         """The choice is that of fitting every method, and an error is shown of each method that fits."""
         table = kinds_of_table(kind)
-        stats, settings = measure(table.rows, table.name), Settings(F32)
-        fitted = {n: m.fit(stats, bytes_for_ratio(table.rows, ratio), settings) for n, m in METHODS.items()}
+        (plan,) = plan_tables([table], Target("ratio", ratio), None)
+        limit = bytes_for_ratio(table.rows, ratio)
+        fitted = {n: m.fit(plan.stats, limit, plan.settings) for n, m in METHODS.items()}
         layouts = {name: layout for name, layout in fitted.items() if layout is not None}
         least = min(layout.predicted_error for layout in layouts.values())
         alike = [n for n, layout in layouts.items() if layout.predicted_error <= 1.015 * least]
-        (plan,) = plan_tables([table], Target("ratio", ratio), None)
         assert plan.method.name == min(alike, key=lambda n: METHODS[n].flops((3000, 24), layouts[n].rank))
         assert plan.layout.nbytes == layouts[plan.method.name].nbytes
         assert list(plan.rivals) == list(layouts)

@@ -504,7 +504,7 @@ class TestLoading:
         """The table has other rows than the model's."""
         tables = {"embedding.weight": integer(V - 1, D, 8)}
         path = write(tmp_path, FORMATS[0], *compressed(built(CASES["lstm"], 0), tables))
-        self.refuse(path, rf"embedding\.weight: is \[{V - 1}, {D}\], the model has \[{V}, {D}\]")
+        self.refuse(path, rf"embedding\.weight is \[{V - 1}, {D}\], the model has \[{V}, {D}\]")
 
     def test_parts_that_contradict_each_other_are_corrupt(self, tmp_path):
         """The message names the file and the table."""

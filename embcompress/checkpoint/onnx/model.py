@@ -14,6 +14,7 @@ from embcompress.checkpoint.onnx.wire import Field, Wire, field
 from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.rawio import read_at
 
 if TYPE_CHECKING:
     import onnx
@@ -104,7 +105,7 @@ def read_model(fd: int, path: Path) -> Model:
         UsageError: the package onnx is missing.
     """
     size = os.fstat(fd).st_size
-    check_not_pointer(os.pread(fd, 64, 0), path)
+    check_not_pointer(read_at(fd, 64, 0), path)
     if size > PROTOBUF_LIMIT:
         raise InputError(f"{path}: takes {size:,} bytes, limit {PROTOBUF_LIMIT:,} for ONNX")
     wire = Wire(fd, size, str(path))

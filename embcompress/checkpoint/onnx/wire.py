@@ -7,11 +7,11 @@ https://protobuf.dev/programming-guides/encoding.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from embcompress.errors import InputError
+from embcompress.storage.rawio import read_at
 
 _WINDOW = 1 << 16
 """Bytes read at a time to find tags."""
@@ -87,7 +87,7 @@ class Wire:
         Raises:
             InputError: the file is shorter.
         """
-        data = os.pread(self._fd, stop - start, start)
+        data = read_at(self._fd, stop - start, start)
         if len(data) < stop - start:
             raise self._corrupt(start)
         return data
@@ -104,7 +104,7 @@ class Wire:
 
     def _byte(self, at: int) -> int:
         if not 0 <= at - self._window_start < len(self._window):
-            self._window, self._window_start = os.pread(self._fd, _WINDOW, at), at
+            self._window, self._window_start = read_at(self._fd, _WINDOW, at), at
             if not self._window:
                 raise self._corrupt(at)
         return self._window[at - self._window_start]

@@ -17,6 +17,7 @@ from embcompress.checkpoint.pytorch.pickle_nodes import StorageRef, walk
 from embcompress.checkpoint.pytorch.pickle_reader import PICKLE_LIMIT, SAVE_AGAIN, load
 from embcompress.checkpoint.pytorch.tensors import check_storages, storage_bytes
 from embcompress.errors import InputError
+from embcompress.storage.rawio import read_at
 from embcompress.storage.zipstore import AGAIN, Extent, read_directory
 
 ZIP_MAGIC: Final = b"PK\x03\x04"
@@ -47,7 +48,7 @@ def read_archive(fd: int, path: Path) -> Archive:
     Raises:
         InputError: the file was not made by ``torch.save``, is damaged, or holds more than weights.
     """
-    head = os.pread(fd, 512, 0)
+    head = read_at(fd, 512, 0)
     if not head:
         raise InputError(f"{path}: is empty, 0 bytes", remedy=AGAIN)
     check_not_pointer(head, path)
@@ -91,14 +92,14 @@ def _read_zip(fd: int, path: Path) -> Archive:
         raise InputError(
             f"{path}: its data.pkl has {extent.size:,} bytes, limit {PICKLE_LIMIT:,}", remedy=SAVE_AGAIN
         )
-    root = load(os.pread(fd, extent.size, extent.offset), str(path)).root
+    root = load(read_at(fd, extent.size, extent.offset), str(path)).root
     storages = {n.removeprefix("data/"): e for n, e in inside.items() if n.startswith("data/")}
     return Archive(root, storages, records)
 
 
 def _check_byte_order(fd: int, inside: Mapping[str, Extent], path: Path) -> None:
     extent = inside.get("byteorder")
-    order = os.pread(fd, min(extent.size, 16), extent.offset) if extent else b"little"
+    order = read_at(fd, min(extent.size, 16), extent.offset) if extent else b"little"
     if order != b"little":
         raise InputError(
             f"{path}: its byte order is {order.decode('latin1')!r}, only 'little' is read",

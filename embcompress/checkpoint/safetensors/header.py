@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from embcompress.checkpoint.names import check_name, check_not_pointer
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
+from embcompress.storage.rawio import read_at
 
 HEADER_LIMIT = 100_000_000
 """Longest header that the safetensors library accepts, in bytes."""
@@ -93,7 +93,7 @@ def read_header(fd: int, size: int, path: Path) -> Header:
     Raises:
         InputError: the header is broken or does not match the ``size`` of the file.
     """
-    head = os.pread(fd, 64, 0)
+    head = read_at(fd, 64, 0)
     if size == 0:
         raise InputError(f"{path}: is empty, 0 bytes", remedy=_AGAIN)
     check_not_pointer(head, path)
@@ -107,7 +107,7 @@ def read_header(fd: int, size: int, path: Path) -> Header:
         )
     if 8 + length > size:
         raise InputError(f"{path}: header length {length:,}, but the file has {size:,} bytes", remedy=_AGAIN)
-    parsed = _parse_json(os.pread(fd, length, 8), path)
+    parsed = _parse_json(read_at(fd, length, 8), path)
     metadata = parsed.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise InputError(f"{path}: __metadata__ must map text to text", remedy=_AGAIN)

@@ -19,6 +19,7 @@ from embcompress.checkpoint.vectors.registry import format_named
 from embcompress.checkpoint.vectors.streamed import split_tokens
 from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
+from embcompress.storage.rawio import read_at
 from embcompress.storage.regular import open_regular
 
 _LONGEST_HEADER = 1 << 18
@@ -44,7 +45,7 @@ class CompressedVectors(Safetensors):
             return False
         fd = open_regular(path)
         try:
-            if int.from_bytes(os.pread(fd, 8, 0), "little") > _LONGEST_HEADER:
+            if int.from_bytes(read_at(fd, 8, 0), "little") > _LONGEST_HEADER:
                 return False
             return RECORD_KEY in read_header(fd, os.fstat(fd).st_size, path).metadata
         except InputError:

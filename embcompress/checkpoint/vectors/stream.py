@@ -13,6 +13,7 @@ from typing import Self
 
 from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
+from embcompress.storage.rawio import naming
 from embcompress.storage.regular import opened
 
 STAGE = "reading vectors"
@@ -43,7 +44,8 @@ class Stream:
         self.path = path
         self._file = opened(path)
         self.size = os.fstat(self._file.fileno()).st_size
-        self.compressed = self._file.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
+        with naming(path):
+            self.compressed = self._file.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
         self._content: gzip.GzipFile | io.BufferedReader = (
             gzip.GzipFile(fileobj=self._file, mode="rb") if self.compressed else self._file
         )
@@ -57,7 +59,8 @@ class Stream:
             InputError: the gzip stream is corrupt or cut short.
         """
         try:
-            data = self._content.read(count)
+            with naming(self.path):
+                data = self._content.read(count)
         except EOFError:
             raise InputError(
                 f"{self.path}: the gzip stream is cut short after byte {self._read:,} of its contents",

@@ -75,10 +75,10 @@ class Planner:
 
     def __init__(self, stats: TableStats, *, rough: bool = False) -> None:
         self._stats, (count, _) = stats, stats.rows.shape
-        values, most = (_ROUGH_VALUES, _LEAST_ROWS) if rough else (_VALUES, SAMPLE_ROWS)
-        small = count <= most and count * stats.spectrum.limit <= _VALUES
+        small = count <= (_LEAST_ROWS if rough else SAMPLE_ROWS) and count * stats.spectrum.limit <= _VALUES
+        shared: dict[int, float] | None = {} if rough else None
         # Each trial holds a rotation, so only a few are kept.
-        trial = lru_cache(4)(lambda rank: _Whole(stats, rank) if small else _Trial(stats, rank, values))
+        trial = lru_cache(4)(lambda rank: _Whole(stats, rank) if small else _Trial(stats, rank, shared))
         self._tried = cache(lambda rank, left: np.array(trial(rank).shares(LEFT_BITS[left])))
 
     def best(self, limit: int) -> FactorPlan | None:
@@ -195,10 +195,17 @@ class _Trial:
 
     Matrices over the components are stacks of diagonal blocks: one of r×r if there are enough rows for a
     joint fit, otherwise r of 1×1, one per component, since a joint fit would overfit the sample.
+
+    Args:
+        stats: the table.
+        rank: components kept.
+        shared: None for a thorough trial; for quick ones, the fraction of a right factor's squares that
+            rounding loses, by bits, which the first of them fills in.
     """
 
-    def __init__(self, stats: TableStats, rank: int, values: int) -> None:
+    def __init__(self, stats: TableStats, rank: int, shared: dict[int, float] | None) -> None:
         sample, eigenvalues, self._rank = stats.sample, stats.spectrum.eigenvalues, rank
+        values = _VALUES if shared is None else _ROUGH_VALUES
         every = -(-len(sample.rows) // max(_LEAST_ROWS, values // rank))
         rows, weights = sample.rows[::every], sample.weights[::every]
         self._joint = len(rows) >= _ENOUGH * rank
@@ -210,11 +217,10 @@ class _Trial:
         self._kept, self._tail = eigenvalues[:rank].sum(), eigenvalues[rank:].sum()
         sums = np.square(self._clean, dtype=np.float64).sum()
         self._unit = self._kept / sums if sums > 0 else 0.0
-        right = np.ascontiguousarray(basis[:, :_RIGHT_ROWS].T)
-        self._rough = {
-            bits: float(np.square(_noise(right, bits, np.float32)).sum() / np.square(right).sum())
-            for bits in RIGHT_BITS
-        }
+        self._rough = {} if shared is None else shared
+        if not self._rough:
+            right = np.ascontiguousarray(basis[:, :_RIGHT_ROWS].T)
+            self._rough.update({bits: _rounded(right, bits) for bits in RIGHT_BITS})
         # A fit to V rows leaves less error on them than a fit to infinitely many rows.
         energies = stats.energies[sample.places]
         counts = sample.weights if stats.weights is None else sample.weights / stats.weights[sample.places]
@@ -267,6 +273,11 @@ def _noise(rows: NDArray[Any], bits: int, scale_type: DTypeLike = np.float16) ->
     found = quantize(rows, bits, scale_type)
     noise: NDArray[Any] = dequantize(found.codes, found.scales, bits) - rows
     return noise
+
+
+def _rounded(rows: NDArray[Any], bits: int) -> float:
+    """Fraction of the squares of rows that rounding loses."""
+    return float(np.square(_noise(rows, bits, np.float32)).sum() / np.square(rows).sum())
 
 
 def _trace(blocks: NDArray[Any]) -> float:
