@@ -258,7 +258,7 @@ class TestSnapshots:
         )
         stopped.path.unlink()
         os.mkfifo(stopped.path)
-        with pytest.raises(InputError, match="is no regular file"):
+        with pytest.raises(InputError, match="expected a regular file"):
             stopped.restore(trainer())
 
     def test_nothing_in_it_is_run(self, tmp_path, stopped):
