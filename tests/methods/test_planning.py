@@ -257,7 +257,7 @@ class TestAuto:
         assert plan.layout.nbytes == layouts[plan.method.name].nbytes
         assert list(plan.rivals) == list(layouts)
         fits = {name: layout.predicted_error for name, layout in layouts.items()}
-        assert all(shown == fits[name] or shown > 1.3 * least for name, shown in plan.rivals.items())
+        assert all(shown == fits[name] or shown > 1.5 * least for name, shown in plan.rivals.items())
 
     def test_a_rank_is_no_target_for_it(self):
         """A rank means nothing to methods without one."""
