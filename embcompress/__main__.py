@@ -14,15 +14,17 @@ def main() -> None:
         from embcompress.cli import main as run
 
         run()
-    except SystemExit:
-        interruption.ignore()  # the command has said how it ended
-        raise
+        return
+    except SystemExit as end:
+        interruption.ignore()
+        if end.code or not interruption.came():
+            raise  # the command has said how it ended
     except BaseException as error:
         interruption.ignore()
         if not interruption.is_interrupt(error):
             raise
-        sys.stderr.write(f"Error: {interruption.MESSAGE}\n")
-        sys.exit(interruption.EXIT_CODE)
+    print(f"Error: {interruption.MESSAGE}", file=sys.stderr, flush=True)
+    sys.exit(interruption.EXIT_CODE)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Python raises KeyboardInterrupt wherever it happens to be. During an import it often comes back as another
 exception (dataclasses make a RuntimeError of it, NumPy an ImportError), or a library goes on without the
 module that it could not import. So the first Ctrl-C during an import waits until the import is done; a
-second one does not. What is raised in a destructor, or caught by a library that goes on, is repeated.
+second one does not. What is raised in a destructor would be printed and forgotten, and is repeated.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ MESSAGE = "interrupted; no unfinished output was left"
 
 _PAUSE = 0.02
 """Seconds after which an interrupt that could not be raised is tried again."""
-
-_AGAIN = 0.5
-"""Seconds after which an interrupt is repeated if nothing is handling it: whoever caught it went on."""
 
 _IMPORTING = "<frozen importlib._bootstrap>"
 """File name of the frames of Python's import system."""
@@ -44,14 +41,20 @@ def watch() -> None:
             default(lost)
 
     sys.unraisablehook = unraisable
-    signal.signal(signal.SIGALRM, _repeat)
+    signal.signal(signal.SIGALRM, lambda _, frame: _interrupt(frame))
     signal.signal(signal.SIGINT, _strike)
 
 
 def ignore() -> None:
     """From now on nothing is left to interrupt."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def came() -> bool:
+    """Whether a signal was noted: it may have come too late to be raised, or been lost."""
+    return bool(_noted)
 
 
 def is_interrupt(error: BaseException, *, noted: bool = True) -> bool:
@@ -71,15 +74,6 @@ def _strike(number: int, frame: FrameType | None) -> None:
     _interrupt(frame)
 
 
-def _repeat(_: int, frame: FrameType | None) -> None:
-    """Interrupt again, unless an interrupt is just being handled."""
-    handled = sys.exc_info()[1]
-    if handled is None or not is_interrupt(handled, noted=False):
-        _interrupt(frame)
-    else:
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN)
-
-
 def _interrupt(frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, or try again in a moment if ``frame`` is within an import."""
     while frame is not None:
@@ -87,7 +81,6 @@ def _interrupt(frame: FrameType | None) -> None:
             signal.setitimer(signal.ITIMER_REAL, _PAUSE)
             return
         frame = frame.f_back
-    signal.setitimer(signal.ITIMER_REAL, _AGAIN)
     raise KeyboardInterrupt
 
 

@@ -89,6 +89,7 @@ def clear(folder):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+@pytest.mark.slow
 def test_row_68_some_moments_of_two_commands(folder):
     """One line, exit code 130, and nothing left."""
     assert check(folder, COMMANDS["factorize"], (0.05, 0.3, 0.55)) >= 1
