@@ -15,9 +15,10 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import Description, parse_description
 from embcompress.checkpoint.names import check_name
+from embcompress.checkpoint.one_file import OneFile
 from embcompress.checkpoint.pytorch.archive import LEGACY_MAGIC, ZIP_MAGIC, Archive, read_archive
 from embcompress.checkpoint.pytorch.edits import amended_pickle, described_text, plan_rewrite, refitted
 from embcompress.checkpoint.pytorch.elements import Remainder, view_bytes
@@ -38,7 +39,7 @@ _RECORD_OVERHEAD = 256
 _PICKLE: Final = f"{_FOLDER}/data.pkl"
 
 
-class TorchFile(Checkpoint):
+class TorchFile(OneFile):
     """One file of ``torch.save``: a state dict, or a training checkpoint that contains one.
 
     Attributes:
@@ -204,21 +205,6 @@ class TorchFile(Checkpoint):
             writer.finish()
         finally:
             os.close(fd)
-
-    @property
-    def descriptors(self) -> Mapping[Path, int]:
-        return {self.path: self._fd}
-
-    @property
-    def _fd(self) -> int:
-        return self._source.fd
-
-    def suspend(self) -> None:
-        self._source.suspend()
-
-    def close(self) -> None:
-        """Close the file; further calls do nothing."""
-        self._source.close()
 
 
 def _notes(state: StateDict) -> tuple[str, ...]:

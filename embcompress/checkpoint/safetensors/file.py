@@ -12,9 +12,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description, parse_entry
 from embcompress.checkpoint.names import NAME_LIMIT
+from embcompress.checkpoint.one_file import OneFile
 from embcompress.checkpoint.safetensors.header import (
     HEADER_LIMIT,
     Header,
@@ -36,7 +37,7 @@ _RESERVED = (METADATA_KEY, "format")
 """Metadata entries of embcompress and transformers, which are never tensor names."""
 
 
-class Safetensors(Checkpoint):
+class Safetensors(OneFile):
     """One .safetensors file.
 
     The format cannot share memory. ``safetensors.torch.save_model`` stores a shared tensor under one of
@@ -204,21 +205,6 @@ class Safetensors(Checkpoint):
             os.pwrite(fd, text.ljust(header.length), 8)
         finally:
             os.close(fd)
-
-    @property
-    def descriptors(self) -> Mapping[Path, int]:
-        return {self.path: self._fd}
-
-    @property
-    def _fd(self) -> int:
-        return self._source.fd
-
-    def suspend(self) -> None:
-        self._source.suspend()
-
-    def close(self) -> None:
-        """Close the file; further calls do nothing."""
-        self._source.close()
 
 
 def write_new(target: Path, tensor: NewTensor) -> None:
