@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.checkpoint.pytorch.archive import Archive
@@ -20,6 +16,7 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     Replacements,
     StorageRef,
 )
+from embcompress.checkpoint.pytorch.strided import read_strided
 from embcompress.checkpoint.pytorch.tensors import View, parse_view
 from embcompress.storage.rawio import CHUNK, sha256_of
 from embcompress.storage.zipstore import Extent, pieces
@@ -36,7 +33,8 @@ def view_bytes(fd: int, archive: Archive, view: View, where: str) -> Iterator[by
     if view.span == view.numel and view.stride == _rows_first(view.shape):
         yield from pieces(fd, Extent(offset, nbytes, None), where)
     elif nbytes:
-        yield from _gathered(_mapped(fd, view, offset))
+        strides = tuple(s * view.itemsize for s in view.stride)
+        yield from _gathered(fd, offset, view.shape, strides, view.itemsize, where)
 
 
 def _rows_first(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -44,24 +42,20 @@ def _rows_first(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
-def _mapped(fd: int, view: View, offset: int) -> NDArray[Any]:
-    """The tensor as a memory map with its strides in the file; the last axis is the bytes of an element."""
-    mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-    # Dimensions of size 1 are dropped: their strides may be any number, and NumPy allows 64 dimensions.
-    steps = [(n, s * view.itemsize) for n, s in zip(view.shape, view.stride, strict=True) if n > 1]
-    shape, strides = (*(n for n, _ in steps), view.itemsize), (*(s for _, s in steps), 1)
-    return np.ndarray(shape, np.uint8, mapped, offset, strides)
-
-
-def _gathered(elements: NDArray[Any]) -> Iterator[bytes]:
-    """The bytes of a mapped tensor, split along its first axes until a piece is small enough."""
-    if elements.nbytes <= CHUNK or elements.ndim == 1:
-        yield elements.tobytes()
+def _gathered(
+    fd: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, where: str
+) -> Iterator[bytes]:
+    """The bytes of a tensor, split along its first dimensions until a piece is small enough."""
+    nbytes = math.prod(shape) * itemsize
+    if nbytes <= CHUNK or not shape:
+        yield read_strided(fd, offset, shape, strides, itemsize, where).tobytes()
         return
-    step = max(1, CHUNK * len(elements) // elements.nbytes)
-    for start in range(0, len(elements), step):
-        part = elements[start : start + step]
-        yield from _gathered(part[0] if len(part) == 1 else part)
+    step = max(1, CHUNK * shape[0] // nbytes)
+    for start in range(0, shape[0], step):
+        count = min(step, shape[0] - start)
+        # A piece of one row may be too large itself.
+        part, steps = ((count, *shape[1:]), strides) if count > 1 else (shape[1:], strides[1:])
+        yield from _gathered(fd, offset + start * strides[0], part, steps, itemsize, where)
 
 
 class Remainder:

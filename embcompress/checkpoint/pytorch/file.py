@@ -6,7 +6,6 @@ zip format and the one before torch 1.6 can be read; only the zip format is writ
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from embcompress.checkpoint.pytorch.edits import amended_pickle, described_text,
 from embcompress.checkpoint.pytorch.elements import Remainder, view_bytes
 from embcompress.checkpoint.pytorch.pickle_nodes import NO_REPLACEMENTS
 from embcompress.checkpoint.pytorch.state import StateDict, find_state_dict
+from embcompress.checkpoint.pytorch.strided import read_strided
 from embcompress.checkpoint.pytorch.tensors import View, describe, is_tensor, parse_view, unwrap
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import InputError, reason_of
@@ -103,16 +103,16 @@ class TorchFile(OneFile):
             stored = np.empty((stop - start, columns), dtype.storage)
             read_exact(self._fd, offset + start * columns * view.itemsize, stored, str(self.path))
             return dtype.decode(stored)
-        return dtype.decode(self._strided(view, dtype.storage, offset)[start:stop].copy())
-
-    def _strided(self, view: View, storage: str, offset: int) -> NDArray[Any]:
-        """A table whose rows are not contiguous, as a memory map."""
-        mapped = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
-        # The stride of a dimension of size 1 is never used, and may be any number.
-        strides = tuple(
-            s * view.itemsize if n > 1 else 0 for n, s in zip(view.shape, view.stride, strict=True)
+        strides = tuple(step * view.itemsize for step in view.stride)
+        stored = read_strided(
+            self._fd,
+            offset + start * strides[0],
+            (stop - start, columns),
+            strides,
+            view.itemsize,
+            str(self.path),
         )
-        return np.ndarray(view.shape, storage, mapped, offset, strides)
+        return dtype.decode(stored.view(dtype.storage)[..., 0])
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
         return view_bytes(self._fd, self._archive, self._views[name], str(self.path))
