@@ -82,6 +82,11 @@ class TableRecord:
     nonfinite: int = 0
 
     @property
+    def is_one_table(self) -> bool:
+        """Whether the parts are of one table: in its own form, a library may train the projections apart."""
+        return not (self.trained and self.native)
+
+    @property
     def part_names(self) -> tuple[str, ...]:
         """Names of the stored tensors, in the order of ``parts``."""
         return self.names or tuple(part_name(self.name, suffix) for suffix in self.parts)

@@ -14,11 +14,13 @@ import transformers as tf
 from click.testing import CliRunner
 from helpers.native_models import MODELS, OPT_SIZES, PURE, SIZES, V
 from helpers.refusals import refused
+from helpers.resealing import parts_of, resealed
 from safetensors.torch import load_file
 
 import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.cli import cli
+from embcompress.methods.svd.method import MIRROR
 from embcompress.native import NATIVE_FORMS
 
 R = 6
@@ -258,6 +260,24 @@ def test_projections_that_were_trained_apart_are_no_one_table(tmp_path):
     refused = run("expand", tmp_path / "small", "-o", tmp_path / "dense", code=3)
     assert "differ" in refused.stderr
     assert not (tmp_path / "dense").exists()
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan")])
+def test_row_66_projections_that_were_trained_apart_hold_numbers(tmp_path, value):
+    """They can be loaded and verified as they are; what is no number is refused, in the same words."""
+    model = made("opt", tmp_path)
+    embcompress.factorize(tmp_path / "original", rank=R, output=tmp_path / "small")
+    out = parts_of(tmp_path / "small")[MIRROR]
+    out[0, 0] = value
+    path = resealed(tmp_path / "small", tmp_path / "tuned", {MIRROR: out}, trained=True)
+    into = type(model)(tf.AutoConfig.from_pretrained(path))
+    for read in (embcompress.verify, lambda path: embcompress.load(into, path)):
+        if value == 1.5:
+            read(path)
+        else:
+            with refused(embcompress.InputError, f"part {MIRROR} holds NaN or infinity in row 0"):
+                read(path)
+    assert (into.model.decoder.project_out.weight[0, 0] == 1.5) == (value == 1.5)
 
 
 def test_a_second_run_is_refused_by_the_record_in_the_weights(tmp_path):
