@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from embcompress.checkpoint.base import Edit
-from embcompress.checkpoint.description import METADATA_KEY, Description
+from embcompress.checkpoint.description import Description
 from embcompress.checkpoint.pytorch.archive import Archive
-from embcompress.checkpoint.pytorch.optimizers import Refit, Split, refit_optimizers
+from embcompress.checkpoint.pytorch.optimizers import Split, refit_optimizers
+from embcompress.checkpoint.pytorch.paths import listed
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     Call,
     Global,
     OrderedMap,
     Replacements,
     StorageRef,
-    walk,
 )
 from embcompress.checkpoint.pytorch.pickle_writer import dump
-from embcompress.checkpoint.pytorch.state import StateDict
-from embcompress.checkpoint.pytorch.tensors import (
-    GRANULE,
-    View,
-    inside_of_tensors,
-    is_parameter,
-    parse_view,
-    storage_bytes,
-    storage_kind,
-    unwrap,
-)
+from embcompress.checkpoint.pytorch.sharing import Build, following
+from embcompress.checkpoint.pytorch.state import StateDict, with_metadata
+from embcompress.checkpoint.pytorch.storages import StorageUse, storage_uses, users
+from embcompress.checkpoint.pytorch.tensors import is_parameter, parse_view, storage_kind, unwrap
 from embcompress.checkpoint.tensors import NewTensor
+from embcompress.errors import UsageError
 from embcompress.storage.zipstore import Extent
+
+
+@dataclass(frozen=True)
+class EditedObjects:
+    """The saved object after an edit, before its storages are laid out.
+
+    Attributes:
+        replace: replacements for nodes of the old one, by ``id``.
+        storages: storage of each new tensor, by its name.
+        warnings: warnings for the user, one sentence each.
+    """
+
+    replace: Replacements
+    storages: Mapping[str, StorageRef]
+    warnings: tuple[str, ...]
+
+    @property
+    def fresh(self) -> Mapping[int, str]:
+        """``id`` of each new storage -> the name of its tensor."""
+        return {id(ref): name for name, ref in self.storages.items()}
 
 
 @dataclass(frozen=True)
@@ -41,51 +55,121 @@ class Rewrite:
 
     Attributes:
         pickle: its data.pkl.
-        storages: storage key -> the new tensor to write there, or the bytes to copy.
+        storages: storage key -> the new tensor to write there, or the bytes to copy, in pieces.
         warnings: warnings for the user, one sentence each.
     """
 
     pickle: bytes
-    storages: Mapping[str, NewTensor | Extent]
+    storages: Mapping[str, NewTensor | tuple[Extent, ...]]
     warnings: tuple[str, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all storages together."""
-        return sum(s.nbytes if isinstance(s, NewTensor) else s.size for s in self.storages.values())
+        return sum(
+            s.nbytes if isinstance(s, NewTensor) else sum(extent.size for extent in s)
+            for s in self.storages.values()
+        )
 
 
 def plan_rewrite(
     archive: Archive, state: StateDict, edit: Edit, description: Description | None, where: str
 ) -> Rewrite:
     """Plan the file that ``edit`` makes of ``archive``."""
+    edited = edited_objects(archive, state, edit, description, where)
+    replace = dict(edited.replace)
+    storages: dict[str, NewTensor | tuple[Extent, ...]] = {
+        edited.storages[new.name].key: new for new in edit.add
+    }
+    uses = [*storage_uses(archive.root, edited.replace, edited.fresh, where)]
+    for use in uses:
+        key = str(len(storages))
+        storages[key] = use.extents(archive.storages[use.ref.key])
+        replace |= use.moved(key)
+    kept = (
+        f"{listed(kept.users)}: views bytes of {kept.name}, which stay there"
+        for kept in _kept(archive, state, edit, edited, uses, where)
+    )
+    return Rewrite(dump(archive.root, replace), storages, (*edited.warnings, *kept))
+
+
+def edited_objects(
+    archive: Archive, state: StateDict, edit: Edit, description: Description | None, where: str
+) -> EditedObjects:
+    """The saved object after ``edit``: state dict, those that share tensors with it, optimizers."""
     made = {
         new.name: StorageRef(
             storage_kind(new.dtype), str(i), _location(state.node[new.replaces], where), prod(new.shape)
         )
         for i, new in enumerate(edit.add)
     }
-    new_state = _edited_state(state.node, edit, made)
-    refit = refitted(archive, state, edit, where)
-    replace: dict[int, object] = {**refit.replace, id(state.node): _described(new_state, description)}
-    storages: dict[str, NewTensor | Extent] = {made[new.name].key: new for new in edit.add}
-    fresh = {id(ref) for ref in made.values()}
-    for use in _uses(archive.root, replace, fresh, where):
-        source = archive.storages[use.ref.key]
-        key = str(len(storages))
-        whole = use.begin == 0 and use.end == source.size
-        size = use.end - use.begin
-        storages[key] = source if whole else Extent(source.offset + use.begin, size, None)
-        ref = StorageRef(
-            use.ref.kind, key, use.ref.location, use.ref.numel * size // source.size if source.size else 0
-        )
-        replace |= _moved(use, ref)
-    return Rewrite(dump(archive.root, replace), storages, refit.warnings)
+
+    def build(new: NewTensor, replaced: object) -> Call:
+        return _tensor(new, made[new.name], replaced)
+
+    new_state = _edited_state(state.node, edit, build)
+    refit = refit_optimizers(archive.root, _splits(state.node, edit, where), where)
+    others = following(archive.root, state.node, edit, build, where)
+    replace = {
+        **refit.replace,
+        **others.replace,
+        id(state.node): with_metadata(new_state, None if description is None else description.to_json()),
+    }
+    told = (f"changed as well, since its tensors are shared: {listed(others.paths)}",) if others.paths else ()
+    return EditedObjects(replace, made, (*told, *refit.warnings))
 
 
-def refitted(archive: Archive, state: StateDict, edit: Edit, where: str) -> Refit:
-    """How the optimizers saved with the state dict change under ``edit``."""
-    return refit_optimizers(archive.root, _splits(state.node, edit, where), where)
+@dataclass(frozen=True)
+class _Kept:
+    """A removed tensor of which something else in the file keeps bytes.
+
+    Attributes:
+        name: the tensor.
+        users: paths of what uses them.
+        whole: whether all its bytes are kept.
+    """
+
+    name: str
+    users: Sequence[str]
+    whole: bool
+
+
+def _kept(
+    archive: Archive,
+    state: StateDict,
+    edit: Edit,
+    edited: EditedObjects,
+    uses: Iterable[StorageUse],
+    where: str,
+) -> Iterator[_Kept]:
+    spans = {use.ref.key: use.spans for use in uses}
+    seen: set[object] = set()
+    for name in sorted(edit.remove):
+        view = parse_view(unwrap(state.node.get(name)), where)
+        if view is None or not view.span or view.memory in seen:
+            continue
+        seen.add(view.memory)
+        key, span = view.storage.key, (view.begin, view.end)
+        near = [(begin, end) for begin, end in spans.get(key, ()) if begin < span[1] and span[0] < end]
+        paths = users(archive.root, edited.replace, edited.fresh, key, span, where) if near else []
+        if paths:
+            yield _Kept(name, paths, any(begin <= span[0] and span[1] <= end for begin, end in near))
+
+
+def check_kept(archive: Archive, state: StateDict, edit: Edit, where: str) -> None:
+    """Refuse an edit after which something else in the file still needs all bytes of a removed tensor.
+
+    Raises:
+        UsageError: with the paths of what needs them.
+    """
+    edited = edited_objects(archive, state, edit, None, where)
+    uses = storage_uses(archive.root, edited.replace, edited.fresh, where)
+    for kept in _kept(archive, state, edit, edited, uses, where):
+        if kept.whole:
+            raise UsageError(
+                f"{where}: {listed(kept.users)} would keep the bytes of {kept.name}, whose memory is shared",
+                remedy="save a copy with memory of its own (.clone()) in its place, or leave it out",
+            )
 
 
 # -- the state dict ------------------------------------------------------------------------------
@@ -97,7 +181,7 @@ def _location(node: object, where: str) -> str:
     return view.storage.location
 
 
-def _edited_state(old: Mapping[Any, Any], edit: Edit, made: Mapping[str, StorageRef]) -> dict[Any, Any]:
+def _edited_state(old: Mapping[Any, Any], edit: Edit, build: Build) -> dict[Any, Any]:
     """The state dict with each new tensor and its aliases in the place of the tensor it replaces."""
     new: dict[Any, Any] = OrderedMap() if isinstance(old, OrderedMap) else {}
     if isinstance(old, OrderedMap) and isinstance(new, OrderedMap):
@@ -106,7 +190,7 @@ def _edited_state(old: Mapping[Any, Any], edit: Edit, made: Mapping[str, Storage
         for tensor in edit.add:
             if tensor.replaces != key:
                 continue
-            built = _tensor(tensor, made[tensor.name], node)
+            built = build(tensor, node)
             new[tensor.name] = built
             new |= {alias: built for alias, target in edit.aliases.items() if target == tensor.name}
         if key not in edit.remove:
@@ -126,33 +210,9 @@ def _tensor(tensor: NewTensor, ref: StorageRef, replaced: object) -> Call:
     return Call(Global("torch._utils", "_rebuild_parameter"), (plain, trained, OrderedMap()))
 
 
-def described_text(state: Mapping[Any, Any]) -> object:
-    """The description stored with a state dict, None if there is none."""
-    metadata = state.state.get("_metadata") if isinstance(state, OrderedMap) and state.state else None
-    return metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
-
-
-def _described(state: dict[Any, Any], description: Description | None) -> dict[Any, Any]:
-    """The state dict with ``description`` in its metadata, or with none.
-
-    ``load_state_dict`` looks up metadata by module name and ignores other keys.
-    """
-    if description is None and described_text(state) is None:
-        return state
-    attributes = dict(state.state or {}) if isinstance(state, OrderedMap) else {}
-    old = attributes.get("_metadata")
-    metadata = OrderedMap(old if isinstance(old, dict) else {})
-    metadata.pop(METADATA_KEY, None)
-    if description is not None:
-        metadata[METADATA_KEY] = description.to_json()
-    new = OrderedMap(state)
-    new.state = {**attributes, "_metadata": metadata}
-    return new
-
-
 def amended_pickle(archive: Archive, state: StateDict, description: Description) -> bytes:
     """data.pkl with another description and everything else unchanged."""
-    return dump(archive.root, {id(state.node): _described(state.node, description)})
+    return dump(archive.root, {id(state.node): with_metadata(state.node, description.to_json())})
 
 
 def _splits(state: Mapping[Any, Any], edit: Edit, where: str) -> list[Split]:
@@ -165,61 +225,3 @@ def _splits(state: Mapping[Any, Any], edit: Edit, where: str) -> list[Split]:
             trained = sum(new.replaces == name and new.dtype.is_table for new in edit.add)
             parts[memory] = parts.get(memory, 0) + trained
     return [Split(memory[2], count) for memory, count in parts.items()]
-
-
-# -- storages ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Use:
-    """A storage to copy, and the byte range of it that is still needed."""
-
-    ref: StorageRef
-    begin: int
-    end: int
-    tensors: tuple[Call, ...]
-    direct: tuple[StorageRef, ...]
-    """References from anything but dense tensors; they need the whole storage."""
-
-
-def _uses(root: object, replace: Replacements, fresh: set[int], where: str) -> Iterator[_Use]:
-    """Every storage of the old file that the edited objects still use, in order of first use."""
-    tensors: dict[str, list[Call]] = {}
-    direct: dict[str, list[StorageRef]] = {}
-    refs: dict[str, StorageRef] = {}
-    for node in walk(root, replace, inside_of_tensors):
-        view = parse_view(node, where)
-        if view is not None and isinstance(node, Call) and id(view.storage) not in fresh:
-            refs.setdefault(view.storage.key, view.storage)
-            tensors.setdefault(view.storage.key, []).append(node)
-        elif isinstance(node, StorageRef):
-            refs.setdefault(node.key, node)
-            direct.setdefault(node.key, []).append(node)
-    for key, ref in refs.items():
-        total = storage_bytes(ref)
-        begin, end = 0, total
-        if key not in direct:
-            views = [view for call in tensors[key] if (view := parse_view(call, where)) and view.span]
-            begin, end = _range(views, total)
-        yield _Use(ref, begin, end, tuple(tensors.get(key, ())), tuple(direct.get(key, ())))
-
-
-def _range(views: list[View], total: int) -> tuple[int, int]:
-    """The byte range that ``views`` cover, widened so that no element of any type is cut."""
-    if not views:
-        return 0, 0
-    begin = min(view.begin for view in views)
-    end = max(view.end for view in views)
-    return begin - begin % GRANULE, min(total, end + -end % GRANULE)
-
-
-def _moved(use: _Use, ref: StorageRef) -> dict[int, object]:
-    """Replacements that point everything that used ``use`` at the new storage ``ref``."""
-    moved: dict[int, object] = {id(old): ref for old in use.direct}
-    for call in use.tensors:
-        view = parse_view(call, "")
-        assert view is not None
-        # An empty tensor may have any offset, so it is set to 0 in case nothing of its storage is left.
-        offset = view.offset - use.begin // view.itemsize if view.span else 0
-        moved[id(call)] = Call(call.function, (ref, offset, *call.args[2:]))
-    return moved

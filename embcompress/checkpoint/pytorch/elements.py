@@ -66,6 +66,8 @@ class Remainder:
         archive: contents of the file.
         state: the state dict.
         stored: names of its dense tensors, which are left out.
+        shared: memory of such a tensor, or ``id`` of its new storage -> its name. Where other state dicts
+            hold it, only that is said.
         replace: replacements for nodes, by ``id``.
         where: name of the file, for error messages.
     """
@@ -76,11 +78,12 @@ class Remainder:
         archive: Archive,
         state: Mapping[Any, Any],
         stored: Collection[str],
+        shared: Mapping[object, str],
         replace: Replacements,
         where: str,
     ) -> None:
         self._fd, self._archive, self._where = fd, archive, where
-        self._state, self._stored, self._replace = state, stored, replace
+        self._state, self._stored, self._shared, self._replace = state, stored, shared, replace
         self._seen: dict[int, str] = {}
         self._found: dict[str, object] = {}
 
@@ -107,7 +110,10 @@ class Remainder:
 
     def _add_new(self, node: Any, path: str) -> None:
         view = parse_view(node, self._where)
-        if view is not None:
+        name = view and (self._shared.get(id(view.storage)) or self._shared.get(view.memory))
+        if name is not None:
+            self._found[path] = f"the same as {name} of the state dict"
+        elif view is not None:
             whole = view_bytes(self._fd, self._archive, view, self._where)
             kind = f"{view.torch_dtype} {list(view.shape)}"
             if view.numel > view.span:  # overlapping elements: there may be any number of them

@@ -7,7 +7,7 @@ zip format and the one before torch 1.6 can be read; only the zip format is writ
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -19,18 +19,18 @@ from embcompress.checkpoint.description import Description, parse_description
 from embcompress.checkpoint.names import check_name
 from embcompress.checkpoint.one_file import OneFile
 from embcompress.checkpoint.pytorch.archive import LEGACY_MAGIC, ZIP_MAGIC, Archive, read_archive
-from embcompress.checkpoint.pytorch.edits import amended_pickle, described_text, plan_rewrite, refitted
+from embcompress.checkpoint.pytorch.edits import amended_pickle, check_kept, edited_objects, plan_rewrite
 from embcompress.checkpoint.pytorch.elements import Remainder, view_bytes
 from embcompress.checkpoint.pytorch.pickle_nodes import NO_REPLACEMENTS
-from embcompress.checkpoint.pytorch.state import StateDict, find_state_dict
+from embcompress.checkpoint.pytorch.state import StateDict, find_state_dict, metadata_text
 from embcompress.checkpoint.pytorch.strided import read_strided
-from embcompress.checkpoint.pytorch.tensors import View, describe, is_tensor, parse_view, unwrap
+from embcompress.checkpoint.pytorch.tensors import View, describe, is_tensor, memory_of, parse_view, unwrap
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import InputError, reason_of
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import read_exact
 from embcompress.storage.regular import Source, open_regular, opened
-from embcompress.storage.zipstore import ZipWriter, check_record, pieces, read_directory
+from embcompress.storage.zipstore import Extent, ZipWriter, check_record, pieces, read_directory
 
 _FOLDER: Final = "archive"
 """Folder of the records in files that we write; torch accepts any."""
@@ -64,7 +64,7 @@ class TorchFile(OneFile):
         self.tensors = _tensors(self._state.node, path)
         self._views = _views(self._state.node, self.tensors, path)
         self.aliases = _aliases(self._views)
-        text = described_text(self._state.node)
+        text = metadata_text(self._state.node)
         self.description = None if text is None else parse_description(text, str(path))
 
     @classmethod
@@ -120,13 +120,26 @@ class TorchFile(OneFile):
     def remainder(
         self,
         edit: Edit | None = None,
-        description: Description | None = None,  # noqa: ARG002
+        description: Description | None = None,
     ) -> Mapping[str, object]:
         """The saved object, flattened: path -> value, with optimizers and tensors that are not dense."""
         where, state = str(self.path), self._state
-        replace = NO_REPLACEMENTS if edit is None else refitted(self._archive, state, edit, where).replace
         dense = {name for name, info in self.tensors.items() if info.layout == "dense"}
-        return Remainder(self._fd, self._archive, state.node, dense, replace, where).flat()
+        shared: dict[object, str] = {}
+        for name in self._views:
+            if memory := memory_of(state.node[name], where):
+                shared.setdefault(memory, name)
+        replace = dict(NO_REPLACEMENTS)
+        if edit is not None:
+            edited = edited_objects(self._archive, state, edit, description, where)
+            replace = {key: node for key, node in edited.replace.items() if key != id(state.node)}
+            shared |= {ref: name for ref, name in edited.fresh.items()}
+        return Remainder(self._fd, self._archive, state.node, dense, shared, replace, where).flat()
+
+    def check_edit(self, edit: Edit) -> None:
+        """Refuse also an edit that frees nothing, as something else in the file keeps the bytes."""
+        super().check_edit(edit)
+        check_kept(self._archive, self._state, edit, str(self.path))
 
     def check_integrity(self, progress: Progress = silent) -> None:
         """Compare every record with its CRC-32, which torch itself does not do."""
@@ -176,12 +189,11 @@ class TorchFile(OneFile):
                 name = f"{_FOLDER}/data/{key}"
                 if isinstance(source, NewTensor):
                     archive.add(name, source.nbytes, _counted(_encoded(source), advance))
-                elif source.crc is not None:
-                    archive.copy(name, self._fd, source, advance)
+                elif len(source) == 1 and source[0].crc is not None:
+                    archive.copy(name, self._fd, source[0], advance)
                 else:
-                    archive.add(
-                        name, source.size, _counted(pieces(self._fd, source, str(self.path)), advance)
-                    )
+                    size = sum(extent.size for extent in source)
+                    archive.add(name, size, _counted(self._pieces(source), advance))
             archive.add(f"{_FOLDER}/byteorder", 6, [b"little"])
             archive.add(f"{_FOLDER}/version", 2, [b"3\n"])
             archive.add(_PICKLE, len(plan.pickle), [plan.pickle])  # last, so that amend can replace it
@@ -189,6 +201,10 @@ class TorchFile(OneFile):
         finally:
             os.close(fd)
         return plan.warnings
+
+    def _pieces(self, extents: Iterable[Extent]) -> Iterator[bytes]:
+        for extent in extents:
+            yield from pieces(self._fd, extent, str(self.path))
 
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:
@@ -211,7 +227,10 @@ def _notes(state: StateDict) -> tuple[str, ...]:
     """Notes for the user of a training checkpoint about where its weights are."""
     where = (f"the state dict stands under '{'.'.join(state.keys)}'",) if state.keys else ()
     twins = ("'" + ".".join(keys) + "'" for keys in state.twins)
-    return (*where, *(f"{twin} holds tensors of the same names, which stay as they are" for twin in twins))
+    return (
+        *where,
+        *(f"{twin} holds other tensors of the same names, which stay" for twin in twins),
+    )
 
 
 def _tensors(state: Mapping[Any, Any], path: Path) -> dict[str, TensorInfo]:

@@ -109,6 +109,11 @@ class View:
         return self.begin + self.span * self.itemsize
 
     @property
+    def memory(self) -> tuple[object, ...]:
+        """What two views have in common if they are the same tensor."""
+        return self.storage.key, self.torch_dtype, self.offset, self.shape, self.stride, self.plain
+
+    @property
     def dtype(self) -> DType | None:
         """Element type; None for types that :class:`DType` lacks or that are packed (two per byte)."""
         dtype = BY_TORCH_NAME.get(self.torch_dtype)
@@ -225,6 +230,19 @@ def _check_storage(ref: StorageRef, first: StorageRef, extents: Mapping[str, Ext
         )
     if extent.size and (ref.kind, ref.location) != (first.kind, first.location):
         raise InputError(f"{where}: storage {ref.key} is described in two ways", remedy=AGAIN)
+
+
+def view_of(call: Call) -> View:
+    """The dense tensor that ``call`` rebuilds, which has been parsed before."""
+    view = parse_view(call, "")
+    assert view is not None
+    return view
+
+
+def memory_of(node: object, where: str) -> tuple[object, ...] | None:
+    """The memory of a dense tensor, see :attr:`View.memory`; None for an empty one, and for anything else."""
+    view = parse_view(unwrap(node), where)
+    return view.memory if view is not None and view.span else None
 
 
 def unwrap(node: object) -> object:
