@@ -27,7 +27,17 @@ COMMANDS = {
     "expand": ("expand", "small.safetensors", "-o", "out"),
     "verify": ("verify", "small.safetensors", "--against", "model.safetensors"),
     "train": ("train", "texts.csv", "-o", "out.safetensors", "--epochs", "2"),
-    "compress": ("compress", "texts.csv", "-o", "out.safetensors", "--epochs", "1"),
+    "compress": (
+        "compress",
+        "dense.safetensors",
+        "texts.csv",
+        "--rank",
+        "2",
+        "-o",
+        "out.safetensors",
+        "--epochs",
+        "1",
+    ),
     "distil": ("distil", "small", "--teacher", "model", "--texts", "texts.txt", "-o", "out", "--epochs", "1"),
     "evaluate": ("evaluate", "dense.safetensors", "texts.csv"),
     "finetune": (

@@ -36,7 +36,7 @@ class Struck:
 
     Attributes:
         code: exit code.
-        noted: whether the signal came before its end.
+        noted: whether it was struck before its end.
         stderr: what it said.
         seconds: from the first line of its ``main`` to the last, without the start and the end of Python.
     """
@@ -60,4 +60,5 @@ def strike(folder: Path, arguments: tuple[str, ...], delay: float = -1) -> Struc
     )
     said, _, ours = run.stderr.rpartition("\n")
     seconds, noted = ours.split()
-    return Struck(run.returncode, noted != "0", said, float(seconds))
+    # A session of training has a handler of its own, and says so by its exit code.
+    return Struck(run.returncode, noted != "0" or run.returncode == 130, said, float(seconds))
