@@ -38,6 +38,8 @@ class Edit:
         documents: JSON documents of a directory by relative path, to be rewritten; None deletes one.
         graphs: for each removed table, by name, a function that returns how a graph computes with the new
             tensors. Only formats that hold a graph call it and know the type of the result.
+        more_parameters: where tables become parts or parts tables: for a removed name of each, how many more
+            parameters a model has afterwards. Saved optimizers number them.
     """
 
     remove: frozenset[str]
@@ -45,6 +47,7 @@ class Edit:
     aliases: Mapping[str, str] = field(default_factory=dict)
     documents: Mapping[str, Any] = field(default_factory=dict)
     graphs: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    more_parameters: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from embcompress.dtypes import DTYPES, Floats
 from embcompress.errors import InputError
 from embcompress.methods import method_for
 from embcompress.methods.base import Blocks, Method, TableLayout
-from embcompress.methods.parts import Part
+from embcompress.methods.parts import Part, parameter_count
 from embcompress.native import native_named
 from embcompress.native.base import Documents, NativeForm
 from embcompress.tables import Table
@@ -72,7 +72,10 @@ def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
             if new.form is None:
                 aliases |= {part_name(tie, part.suffix): name for tie in table.ties}
     graphs = {new.table.name: new.method.graph for new in replacements}
-    edit = Edit(frozenset(remove), tuple(add), aliases, documents, graphs)
+    more = {
+        new.table.name: parameter_count(new.method.parts, new.layout.suffixes) - 1 for new in replacements
+    }
+    edit = Edit(frozenset(remove), tuple(add), aliases, documents, graphs, more)
     source.check_edit(edit)
     return edit
 

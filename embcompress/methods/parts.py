@@ -70,6 +70,17 @@ class Part:
         return self.dtype.nbytes(math.prod(self.shape))
 
 
+def parameter_count(specs: Collection[PartSpec], present: Collection[str]) -> int:
+    """How many trainable parameters a model holds for a table: its left and its right factor count once each.
+
+    Args:
+        specs: everything that the method may store.
+        present: suffixes of the parts.
+    """
+    trained = (spec.suffix for spec in specs if spec.trainable and spec.suffix in present)
+    return len({suffix.partition(".")[0] for suffix in trained})
+
+
 Parts = Mapping[str, Rows]
 """The stored parts of a table by their suffix."""
 

@@ -15,7 +15,9 @@ from embcompress.compression.residuals import measured_errors
 from embcompress.compression.sources import check_unchanged, compressed, stamps
 from embcompress.dtypes import DTYPES
 from embcompress.errors import EmbcompressError
+from embcompress.methods import method_for
 from embcompress.methods.decoding import decoded
+from embcompress.methods.parts import parameter_count
 from embcompress.native import native_named
 from embcompress.native.base import Documents
 from embcompress.progress import Progress, silent
@@ -85,7 +87,10 @@ def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
     add: list[NewTensor] = []
     aliases: dict[str, str] = {}
     documents: Documents = {}
+    more: dict[str, int] = {}
     for record, rows in tables:
+        method = method_for(record.method, str(source.path))
+        more[record.part_names[0]] = 1 - parameter_count(method.parts, record.parts)
         if record.native is not None:
             documents = native_named(record.native, source.path).dense_documents(source, record.shape)
             remove |= {*record.part_names, *record.ties}
@@ -96,7 +101,9 @@ def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
             place, dtype = record.part_names[0], DTYPES[record.dtype]
             add.append(NewTensor(name, dtype, record.shape, place, rows.blocks))
         aliases |= {tie: record.name for tie in record.ties if tie not in record.copies}
-    edit = Edit(frozenset(remove & source.tensors.keys()), tuple(add), aliases, documents)
+    edit = Edit(
+        frozenset(remove & source.tensors.keys()), tuple(add), aliases, documents, more_parameters=more
+    )
     source.check_edit(edit)
     return edit
 

@@ -10,7 +10,7 @@ from typing import Any
 from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import Description
 from embcompress.checkpoint.pytorch.archive import Archive
-from embcompress.checkpoint.pytorch.optimizers import Split, refit_optimizers
+from embcompress.checkpoint.pytorch.optimizers import Change, Kind, refit_optimizers
 from embcompress.checkpoint.pytorch.paths import listed
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     Call,
@@ -21,7 +21,7 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
 )
 from embcompress.checkpoint.pytorch.pickle_writer import dump
 from embcompress.checkpoint.pytorch.sharing import Build, following
-from embcompress.checkpoint.pytorch.state import StateDict, with_metadata
+from embcompress.checkpoint.pytorch.state import StateDict, metadata_text, with_metadata
 from embcompress.checkpoint.pytorch.storages import StorageUse, storage_uses, users
 from embcompress.checkpoint.pytorch.tensors import is_parameter, parse_view, storage_kind, unwrap
 from embcompress.checkpoint.tensors import NewTensor
@@ -108,7 +108,8 @@ def edited_objects(
         return _tensor(new, made[new.name], replaced)
 
     new_state = _edited_state(state.node, edit, build)
-    refit = refit_optimizers(archive.root, _splits(state.node, edit, where), where)
+    kind = _kind(state.node, edit)
+    refit = refit_optimizers(archive.root, _changes(state.node, edit, kind, where), where, kind)
     others = following(archive.root, state.node, edit, build, where)
     replace = {
         **refit.replace,
@@ -215,13 +216,26 @@ def amended_pickle(archive: Archive, state: StateDict, description: Description)
     return dump(archive.root, {id(state.node): with_metadata(state.node, description.to_json())})
 
 
-def _splits(state: Mapping[Any, Any], edit: Edit, where: str) -> list[Split]:
+def _kind(state: dict[Any, Any], edit: Edit) -> Kind:
+    """What happens to the tables of a state dict."""
+    if not edit.more_parameters:
+        return Kind.TRAINED
+    return Kind.COMPRESSED if metadata_text(state) is None else Kind.EXPANDED
+
+
+def _changes(state: Mapping[Any, Any], edit: Edit, kind: Kind, where: str) -> list[Change]:
     """The removed parameters; names that share memory count as one."""
-    parts: dict[tuple[str, int, tuple[int, ...], tuple[int, ...]], int] = {}
+    names: dict[object, list[str]] = {}
+    shapes: dict[object, tuple[int, ...]] = {}
     for name in state:
         view = parse_view(unwrap(state[name]), where) if name in edit.remove else None
-        if view is not None:
-            memory = (view.storage.key, view.begin, view.shape, view.stride)
-            trained = sum(new.replaces == name and new.dtype.is_table for new in edit.add)
-            parts[memory] = parts.get(memory, 0) + trained
-    return [Split(memory[2], count) for memory, count in parts.items()]
+        if view is not None and view.dtype is not None and view.dtype.is_table:
+            names.setdefault(view.memory, []).append(name)
+            shapes[view.memory] = view.shape
+    more = edit.more_parameters
+    if kind is Kind.COMPRESSED:  # a stored copy of the table is no parameter of its own
+        names = {memory: same for memory, same in names.items() if more.keys() & {*same}}
+    return [
+        Change(frozenset(same), shapes[memory], sum(more.get(name, 0) for name in same))
+        for memory, same in names.items()
+    ]
