@@ -14,6 +14,7 @@ import transformers as tf
 from click.testing import CliRunner
 from helpers.native_models import MODELS, OPT_SIZES, PURE, SIZES, V
 from helpers.refusals import refused
+from helpers.static_models import unwrap_static_modules
 from safetensors.torch import load_file
 
 import embcompress
@@ -384,6 +385,7 @@ class TestStaticModels:
         run(
             "factorize", tmp_path / "original", "--ratio", "0.7", "--method", "int8", "-o", tmp_path / "small"
         )
+        unwrap_static_modules()
         with pytest.raises(KeyError):
             st.SentenceTransformer(str(tmp_path / "small"), device="cpu")
         run("expand", tmp_path / "small", "-o", tmp_path / "dense")
