@@ -77,6 +77,7 @@ class Checkpoint(abc.ABC):
         weight_files: the files that hold tensors, for hashing.
         description: the record that embcompress wrote, None if it did not write this checkpoint.
         config: ``config.json`` of a directory, empty otherwise.
+        config_name: where it is in the directory.
         notes: what the user should know about this input, one sentence each.
     """
 
@@ -91,6 +92,7 @@ class Checkpoint(abc.ABC):
     weight_files: tuple[Path, ...]
     description: Description | None
     config: Mapping[str, Any]
+    config_name: str = "config.json"
     notes: tuple[str, ...]
 
     @classmethod
@@ -127,6 +129,11 @@ class Checkpoint(abc.ABC):
             dense: whether the copy holds dense tables again, rather than compressed ones.
         """
         return Form(self.format, self.path.suffix)
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which the configuration and the tokenizer of the model are."""
+        return self.path.parent
 
     @property
     def dense_shapes(self) -> Mapping[str, tuple[int, ...]]:

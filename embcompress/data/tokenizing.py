@@ -263,7 +263,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
                 f"{checkpoint.path}: its tokenizer cannot be read ({type(error).__name__}: {error})",
                 remedy="train the classifier again",
             ) from None
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    folder = checkpoint.folder
     file = folder / "tokenizer.json"
     if not file.exists():
         raise UsageError(

@@ -12,6 +12,7 @@ from typing import Any
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.description import METADATA_KEY, Description
+from embcompress.checkpoint.directory.modules import home_of
 from embcompress.errors import InputError, UsageError
 from embcompress.nn.outline import SAME_MODEL, outlined_for
 from embcompress.pretrained.library import OFFLINE, check_small_files, library, reading
@@ -33,6 +34,7 @@ class Blueprint:
 
     Attributes:
         path: the directory.
+        folder: the folder in it that holds config.json, weights and tokenizer; mostly the directory itself.
         kind: the transformers class that config.json names.
         config: its configuration, without ``quantization_config``.
         outline: the dense model on torch's meta device, which needs no memory.
@@ -41,6 +43,7 @@ class Blueprint:
     """
 
     path: Path
+    folder: Path
     kind: Any
     config: Any
     outline: Any
@@ -56,7 +59,8 @@ def blueprint(path: Path) -> Blueprint:
             quantized by another library; transformers has no such class or is missing.
         InputError: transformers cannot read the directory, or config.json does not match the weights.
     """
-    if not (path / "config.json").exists():
+    folder = home_of(path)
+    if not (folder / "config.json").exists():
         raise UsageError(
             f"{path}: is not a Hugging Face directory, config.json is missing",
             remedy="give the directory of a model",
@@ -66,9 +70,9 @@ def blueprint(path: Path) -> Blueprint:
         raw, description, size = checkpoint.config, checkpoint.description, checkpoint.size
         shapes = checkpoint.dense_shapes
     _check_counts(path, raw)
-    check_small_files(path)
+    check_small_files(folder)
     with reading(path):
-        config = library().AutoConfig.from_pretrained(path, **OFFLINE)
+        config = library().AutoConfig.from_pretrained(folder, **OFFLINE)
     _check_kind(path, config)
     kind = _architecture(config, path)
     config._attn_implementation = None  # the default here: a name could be that of code to download
@@ -77,7 +81,7 @@ def blueprint(path: Path) -> Blueprint:
         outline = kind(config)
     _check_size(path, outline, sum(map(math.prod, shapes.values())))
     _check_embedding(path, outline)
-    return Blueprint(path, kind, config, outline, description, size)
+    return Blueprint(path, folder, kind, config, outline, description, size)
 
 
 def _check_size(path: Path, outline: Any, stored: int) -> None:

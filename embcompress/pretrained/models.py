@@ -123,7 +123,7 @@ def loaded(plan: Blueprint) -> Loaded:
         from embcompress.loading.conversion import Conversion
 
         model, found = plan.kind.from_pretrained(
-            plan.path,
+            plan.folder,
             config=plan.config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # refused below, in one line

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embcompress.checkpoint.directory.modules import home_of
 from embcompress.data.encoded import Encoded, Ids
 from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.library import OFFLINE, check_small_files, library, reading
@@ -88,6 +89,7 @@ def tokenizer_in(path: Path) -> Any:
         UsageError: the directory has none.
         InputError: it cannot be read.
     """
+    path = home_of(path)
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise UsageError(f"{path}: has no tokenizer", remedy="put the files of the model's tokenizer there")
     check_small_files(path)

@@ -26,9 +26,10 @@ def record_differences(written: Checkpoint, described: Description) -> Iterator[
             yield Difference(f"record in {place}", "has lost its own SHA-256")
         elif each != described:
             yield Difference(f"record in {place}", f"differs from the one in {next(iter(places))}")
-    if written.needs_guard and described.swapped and "config.json" not in places:
+    if written.needs_guard and described.swapped and written.config_name not in places:
         yield Difference(
-            "record in config.json", "is missing: other loaders would not notice the compression"
+            f"record in {written.config_name}",
+            "is missing: other loaders would not notice the compression",
         )
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from helpers.native_models import MODELS, OPT_SIZES, PURE, SIZES, V
 from helpers.refusals import refused
 from helpers.resealing import parts_of, resealed
+from helpers.static_models import unwrap_static_modules
 from safetensors.torch import load_file
 
 import embcompress
@@ -372,19 +373,6 @@ class TestStaticModels:
         small = st.SentenceTransformer(str(tmp_path / "small"), device="cpu")
         np.testing.assert_allclose(small.encode([*self.TEXTS]), self.expected(weight, R), atol=1e-6)
 
-    def test_tables_named_by_model2vec_are_renamed(self, tmp_path):
-        """So that model2vec, which knows no projection, does not take rows of the left factor for vectors."""
-        from safetensors.torch import save_file
-
-        st, weight = self.saved(tmp_path)
-        save_file({"embeddings": weight}, tmp_path / "original/model.safetensors")
-        run("factorize", tmp_path / "original", "--rank", R, "-o", tmp_path / "small")
-        assert load_file(tmp_path / "small/model.safetensors").keys() == {"embedding.weight"}
-        small = st.SentenceTransformer(str(tmp_path / "small"), device="cpu")
-        np.testing.assert_allclose(small.encode([*self.TEXTS]), self.expected(weight, R), atol=1e-6)
-        run("expand", tmp_path / "small", "-o", tmp_path / "dense")
-        assert load_file(tmp_path / "dense/model.safetensors").keys() == {"embeddings"}
-
     @pytest.mark.parametrize(("what", "says"), [("half", "float32"), ("dense", "projection follows")])
     def test_what_would_not_be_exact_is_refused(self, what, says, tmp_path):
         pytest.importorskip("sentence_transformers")
@@ -404,6 +392,7 @@ class TestStaticModels:
         run(
             "factorize", tmp_path / "original", "--ratio", "0.7", "--method", "int8", "-o", tmp_path / "small"
         )
+        unwrap_static_modules()
         with pytest.raises(KeyError):
             st.SentenceTransformer(str(tmp_path / "small"), device="cpu")
         run("expand", tmp_path / "small", "-o", tmp_path / "dense")
