@@ -10,9 +10,10 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
 from embcompress.data.vectors.vocabularies import rows_by_token
-from embcompress.data.vectors.words import counting_of
+from embcompress.data.vectors.words import words_of
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.stats import Weights
+from embcompress.pretrained.tokenizer import counting_of
 from embcompress.progress import Progress, silent
 from embcompress.tables import Table
 
@@ -104,7 +105,9 @@ def weighting_for(
     elif given.corpus is not None:
         origin = Path(given.corpus).name
         texts = read_texts(Path(given.corpus), given.text_column)
-        found = count_texts(texts, counting_of(checkpoint, rows), rows, str(checkpoint.path))
+        words = words_of(checkpoint, rows)
+        encode = counting_of(checkpoint) if words is None else words.count
+        found = count_texts(texts, encode, rows, str(checkpoint.path))
         if not found.any():
             raise InputError(
                 f"{given.corpus}: holds no text to count tokens in", remedy="give texts that the model reads"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,7 @@ from embcompress.checkpoint.description import METADATA_KEY, Description
 from embcompress.checkpoint.directory.modules import home_of
 from embcompress.errors import InputError, UsageError
 from embcompress.nn.outline import SAME_MODEL, outlined_for
-from embcompress.pretrained.library import OFFLINE, check_small_files, library, reading
-
-_COUNT = re.compile(r"(?i)(layer|label|head|expert|block|group|attention_type)s?$")
-"""Keys of config.json that count things made one by one: layers and their kinds, labels."""
-_MOST = 100_000
-"""The largest such count that is accepted; no real model has more."""
-_NAMES = frozenset({"id2label", "label2id", "task_specific_params"})
-"""Keys whose entries have names of the user's choice, so that their keys mean nothing here."""
+from embcompress.pretrained.library import OFFLINE, check_files, library, reading
 
 _SPARE = 1 << 24
 """Float32 numbers that a model may have beyond twice its weights: masks, positions, a fresh head."""
@@ -67,10 +58,9 @@ def blueprint(path: Path) -> Blueprint:
         )
     library()
     with open_checkpoint(path) as checkpoint:
-        raw, description, size = checkpoint.config, checkpoint.description, checkpoint.size
+        description, size = checkpoint.description, checkpoint.size
         shapes = checkpoint.dense_shapes
-    _check_counts(path, raw)
-    check_small_files(folder)
+    check_files(folder)
     with reading(path):
         config = library().AutoConfig.from_pretrained(folder, **OFFLINE)
     _check_kind(path, config)
@@ -111,33 +101,6 @@ def _check_embedding(path: Path, outline: Any) -> None:
             f"{path}: a {type(outline).__name__} does not begin with an nn.Embedding of tokens",
             remedy="give a model that reads text",
         )
-
-
-def _check_counts(path: Path, raw: object) -> None:
-    """Refuse counts that no real model has, before transformers makes that many names.
-
-    Raises:
-        InputError: a count is above the limit.
-    """
-    for key, value in _integers(raw):
-        if value > _MOST and _COUNT.search(key):
-            raise InputError(
-                f"{path}: config.json gives {key} as {value:,}, limit {_MOST:,}",
-                remedy="download the directory again",
-            )
-
-
-def _integers(value: object, key: str = "") -> Iterator[tuple[str, int]]:
-    """Every integer in a configuration, with its key."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name not in _NAMES:
-                yield from _integers(inner, name)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _integers(inner, key)
-    elif isinstance(value, int):
-        yield key, value
 
 
 def _check_kind(path: Path, config: Any) -> None:

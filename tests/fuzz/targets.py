@@ -21,6 +21,7 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED
+from embcompress.data.charsmaps import check_model
 from embcompress.data.counting import read_counts, read_texts
 from embcompress.data.labelled import label_set, read_csv
 from embcompress.data.vectors import read_vectors
@@ -302,6 +303,10 @@ def _place_counts(data: bytes, folder: Path) -> Path:
     return _file("counts.npy" if data.startswith((b"\x93NUMPY", b"PK")) else "counts.csv")(data, folder)
 
 
+def _read_pieces(path: Path) -> None:
+    refusable(lambda: check_model(path, 1 << 20))
+
+
 TARGETS = {
     "safetensors": Target(_file("model.safetensors"), _read_checkpoint, _mutate_safetensors),
     "torch": Target(_file("model.pt"), _read_checkpoint, _mutate_torch),
@@ -312,5 +317,6 @@ TARGETS = {
     "vectors_npy": Target(_place_matrix, _read_vectors),
     "csv": Target(_file("texts.csv"), _read_table),
     "counts": Target(_place_counts, _read_counts),
+    "sentencepiece": Target(_file("spiece.model"), _read_pieces),
 }
 """Every reader of files that strangers write, by the name of its folder in the corpus."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.vectors.compressed import tokens_of
 from embcompress.data.encoded import Encoded
-from embcompress.data.tokenizing import WORD, tokenizer_of
+from embcompress.data.tokenizing import WORD
 from embcompress.data.vectors.base import decode_token
 
 
@@ -49,16 +49,7 @@ class VectorWords:
         return next((rows[form] for rows, form in ways if form in rows), None)
 
 
-def counting_of(checkpoint: Checkpoint, rows: int) -> Callable[[Sequence[str]], Encoded]:
-    """The function that turns texts into row numbers of a table, for counting.
-
-    Args:
-        checkpoint: word vectors, or a model with its tokenizer.
-        rows: rows of the table, V.
-
-    Raises:
-        UsageError: there is no tokenizer.
-        InputError: it cannot be read.
-    """
+def words_of(checkpoint: Checkpoint, rows: int) -> VectorWords | None:
+    """The words of a checkpoint that holds the token of each of its ``rows``; None of any other."""
     own = tokens_of(checkpoint, rows)
-    return tokenizer_of(checkpoint).count if own is None else VectorWords(map(decode_token, own)).count
+    return None if own is None else VectorWords(map(decode_token, own))
