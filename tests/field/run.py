@@ -22,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for ``field``, as in the tests
+
 BATCH = 40
 """Classes that one process tries, so that its memory does not grow with their number."""
 SECONDS = 60
@@ -36,9 +38,7 @@ def classes() -> list[str]:
     """Names of all classes in the auto mappings of transformers."""
     from transformers.models.auto import modeling_auto
 
-    mappings = (
-        value for n, value in vars(modeling_auto).items() if re.fullmatch("MODEL_.*MAPPING_NAMES", n)
-    )
+    mappings = (value for n, value in vars(modeling_auto).items() if re.fullmatch("MODEL_.*MAPPING_NAMES", n))
     named = (value for mapping in mappings for value in mapping.values())
     return sorted({name for value in named for name in ([value] if isinstance(value, str) else value)})
 
@@ -48,7 +48,7 @@ def work(names: Sequence[str], methods: Sequence[str]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
     import transformers
-    from trying import tried
+    from field.trying import tried
 
     import embcompress
 
@@ -87,7 +87,7 @@ def row(cells: Sequence[str]) -> str:
 
 def main() -> int:
     """Try what is asked for and print it; 1 if there was a fault."""
-    from trying import METHODS, STEPS
+    from field.trying import METHODS, STEPS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("classes", nargs="*", metavar="CLASS", help="all when none is named")
@@ -124,7 +124,11 @@ def main() -> int:
     for method, counts in totals.items():
         each = "; ".join(
             f"{step} {counts[f'{step} yes']}"
-            + "".join(f", {counts[f'{step} {bad}']} {bad}" for bad in ("refused", "FAULT") if counts[f"{step} {bad}"])
+            + "".join(
+                f", {counts[f'{step} {bad}']} {bad}"
+                for bad in ("refused", "FAULT")
+                if counts[f"{step} {bad}"]
+            )
             for step in STEPS
         )
         print(f"{method}: {counts['tried']} tried; {each}")

@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 import torch
 import transformers as tf
-from small_configs import FIRST_WORD, V, small_config
+from field.small_configs import FIRST_WORD, V, small_config
 from torch import Tensor, nn
 
 import embcompress
@@ -263,7 +263,9 @@ def _signals(model: Any) -> dict[str, Tensor]:
         return {name: torch.randn(2, 4000, generator=generator)}
     if name == "input_features":
         mels = getattr(config, "num_mel_bins", 16)
-        return {name: torch.randn(2, mels, 2 * getattr(config, "max_source_positions", 64), generator=generator)}
+        return {
+            name: torch.randn(2, mels, 2 * getattr(config, "max_source_positions", 64), generator=generator)
+        }
     vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
     size = getattr(vision, "image_size", 16)
     return {name: torch.randn(2, getattr(vision, "num_channels", 3), size, size, generator=generator)}
