@@ -245,8 +245,10 @@ def _with_dense_table(model: Any, original: Path, dense: Path) -> Any:
 def _inputs(model: Any) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     rows = model.get_submodule(table_of(model)).weight.shape[0]
-    ids = torch.randint(min(FIRST_WORD, rows // 2), rows, (2, 12), generator=generator)
+    ids = torch.randint(min(FIRST_WORD, rows // 2), rows, (1, 24), generator=generator)
     names = inspect.signature(model.forward).parameters
+    if type(model).__name__.endswith("MultipleChoice"):
+        ids = ids.view(1, 2, 12)
     given = {"input_ids": ids}
     if model.config.is_encoder_decoder or "decoder_input_ids" in names:
         given["decoder_input_ids"] = ids.flip(1)
@@ -260,15 +262,15 @@ def _signals(model: Any) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     config, name = model.config, model.main_input_name
     if name == "input_values":
-        return {name: torch.randn(2, 4000, generator=generator)}
+        return {name: torch.randn(1, 4000, generator=generator)}
     if name == "input_features":
         mels = getattr(config, "num_mel_bins", 16)
         return {
-            name: torch.randn(2, mels, 2 * getattr(config, "max_source_positions", 64), generator=generator)
+            name: torch.randn(1, mels, 2 * getattr(config, "max_source_positions", 64), generator=generator)
         }
     vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
     size = getattr(vision, "image_size", 16)
-    return {name: torch.randn(2, getattr(vision, "num_channels", 3), size, size, generator=generator)}
+    return {name: torch.randn(1, getattr(vision, "num_channels", 3), size, size, generator=generator)}
 
 
 @torch.no_grad()
