@@ -434,7 +434,7 @@ def test_a_file_of_no_known_format(tmp_path):
         ("a 1 2\nb 0x1 2\n", "line 2: '0x1' is not a number"),
         ("a 1 2\nb 1,5 2\n", "line 2: '1,5' is not a number"),
         ("a 1 2\nb  2\n", "line 2: 1 numbers, expected 2"),
-        ("a 1 2\n 1 2\n", "line 2: a vector without a token"),
+        ("a 1 2\n 1\n", "line 2: 1 numbers, expected 2"),
         ("a 1 2\nb nan 2\n", "line 2: number 1 is nan"),
         ("a 1 x\nb 1 2\n", "line 1: 'x' is not a number"),
         (". . . 1 2\n", "line 1: '.' is not a number"),
@@ -502,7 +502,7 @@ ONE = b"a " + bytes(8) + b"\n"
     [
         (
             b"3 2\n" + ONE * 2,
-            "claims 3 vectors of 2 numbers, at least 34 bytes; the file has 26",
+            "claims 3 vectors of 2 numbers, at least 31 bytes; the file has 26",
             "entry 3 of 3: 1 bytes",
         ),
         (
@@ -511,7 +511,7 @@ ONE = b"a " + bytes(8) + b"\n"
             "in entry 2 of 2: 8 bytes",
         ),
         (b"1 2\n" + ONE + ONE, "claims 1 vectors, the file holds more", "claims 1 vectors"),
-        (b"2 2\n" + ONE + ONE[1:], "entry 2: a vector without a token", "entry 2: a vector without a token"),
+        (b"2 2\n" + ONE + ONE[1:-2], "is cut short in entry 2 of 2: 8 bytes", "entry 2 of 2"),
         (
             b"1 4\n" + b"a" * 9000 + bytes(16),
             "entry 1: no space ends its token within 4,096 bytes",

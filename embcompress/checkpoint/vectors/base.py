@@ -26,6 +26,9 @@ DIMENSION_LIMIT = 65_536
 TOKEN_LIMIT = 4096
 """Longest token accepted, in bytes; word2vec itself stops at 100."""
 
+PACKED_SUFFIXES = (".gz", ".bz2", ".zip")
+"""Endings of the names of compressed files, which come after the suffix of what they hold."""
+
 AGAIN = "download or write it again"
 
 _WRITTEN = 1 << 18
@@ -152,18 +155,20 @@ class VectorFormat(abc.ABC):
 
 def suffix_of(path: Path) -> str:
     """The suffix in lower case; for ``NAME.txt.gz`` that is ``.txt``."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    return Path(unpacked_name(path.name).lower()).suffix
+
+
+def unpacked_name(name: str) -> str:
+    """The name of a file without the suffix of a compressed one, such as ``.gz``."""
+    return Path(name).stem if Path(name).suffix.lower() in PACKED_SUFFIXES else name
 
 
 def check_token(token: bytes, where: str) -> None:
-    """Refuse an invalid token.
+    """Refuse a token that is too long; an empty one is a token like any other.
 
     Raises:
-        InputError: it is empty or too long.
+        InputError: with the limit.
     """
-    if not token:
-        raise InputError(f"{where}: a vector without a token", remedy="remove it, or write the file again")
     if len(token) > TOKEN_LIMIT:
         raise InputError(
             f"{where}: a token of {len(token):,} bytes, limit {TOKEN_LIMIT:,}",

@@ -79,13 +79,18 @@ class VectorFile(Checkpoint):
 
     @functools.cached_property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """A note on repeated tokens, if there are any; all their rows are kept."""
+        """Notes on repeated and on blank tokens, if there are any; all their rows are kept."""
         # A set of the tokens themselves would take ten times the memory.
-        hashes = array("q", map(hash, self._stored.tokens()))
+        hashes, blank = array("q"), None
+        for row, token in enumerate(self._stored.tokens()):
+            hashes.append(hash(token))
+            if blank is None and not token.strip():
+                blank = f"the token of row {row:,} is {token.decode()!r}; it is kept"
         again = len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64)))
-        if not again:
-            return ()
-        return (f"{again:,} rows belong to a token that has an earlier row; they are kept",)
+        repeated = (
+            f"{again:,} rows belong to a token that has an earlier row; they are kept" if again else None
+        )
+        return tuple(note for note in (repeated, blank) if note is not None)
 
     @property
     def record(self) -> VectorRecord:

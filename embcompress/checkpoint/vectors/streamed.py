@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import abc
-import gzip
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.vectors.base import TOKEN_LIMIT, StoredVectors, VectorFormat, Written, check_token
+from embcompress.checkpoint.vectors.packing import Sink, packed
 from embcompress.checkpoint.vectors.stream import CHUNK, Stream
 from embcompress.dtypes import DTYPES
 from embcompress.errors import EmbcompressError, InputError
@@ -24,9 +24,6 @@ Row = NDArray[np.float32]
 
 _SPOOLED = 1 << 18
 """Numbers copied at a time."""
-
-_GZIP_LEVEL = 6
-"""Compression level of gzip text: the default of the gzip program; Python's takes much longer."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Entries:
 
 
 class StreamedFormat(VectorFormat):
-    """A format that is read from start to end, plain or gzip."""
+    """A format that is read from start to end, plain or compressed."""
 
     @abc.abstractmethod
     def entries(self, stream: Stream) -> Entries:
@@ -61,7 +58,7 @@ class StreamedFormat(VectorFormat):
         """
 
     @abc.abstractmethod
-    def write_to(self, file: BinaryIO | gzip.GzipFile, new: Written) -> None:
+    def write_to(self, file: Sink, new: Written) -> None:
         """Write vectors to an open file; see :meth:`write`."""
 
     def open(self, path: Path, progress: Progress) -> StoredVectors:
@@ -70,14 +67,9 @@ class StreamedFormat(VectorFormat):
             return Spool(self.entries(stream))
 
     def write(self, target: Path, new: Written) -> None:
-        """Write the vectors, compressed if the name of ``target`` ends in ``.gz``."""
-        with target.open("xb") as file:
-            if target.suffix.lower() != ".gz":
-                self.write_to(file, new)
-                return
-            # Store neither name nor time, so that the same vectors give the same bytes.
-            with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:
-                self.write_to(packed, new)
+        """Write the vectors, compressed if the name of ``target`` ends in ``.gz`` or ``.bz2``."""
+        with packed(target) as file:
+            self.write_to(file, new)
 
 
 class Spool(StoredVectors):
