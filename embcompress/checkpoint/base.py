@@ -136,6 +136,14 @@ class Checkpoint(abc.ABC):
         return self.path.parent
 
     @property
+    def lookups(self) -> Mapping[str, str]:
+        """Tensors whose rows are looked up, as far as the checkpoint itself says so.
+
+        The values name the input that the ids of the rows come from, ``""`` if the model computes them.
+        """
+        return {}  # only graphs say it
+
+    @property
     def dense_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of every tensor by name, with compressed tables under their dense name and shape."""
         tables = self.description.tables if self.description else ()

@@ -31,7 +31,7 @@ from embcompress.cli.options import (
 @click.option(
     "--importance",
     type=ANY_PATH,
-    help="Texts to weigh tokens by how much they move a classifier's predictions: .csv or .txt.",
+    help="Texts to weigh tokens by how much they move a classifier's predictions: .csv, .jsonl or .txt.",
 )
 @click.option(
     "--layout",

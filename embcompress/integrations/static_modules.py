@@ -127,10 +127,9 @@ def _read(
         return None  # the library says what is wrong with it, or can read it
     with checkpoint:
         description = checkpoint.description
-        records = description.swapped if description else ()
-        if description is None or not records:
+        if description is None or not description.swapped:
             return None
-        stored = read_stored(checkpoint, records, others=True)
+        stored = read_stored(checkpoint, description, others=True)
     return description, stored.tables[0], stored.others
 
 

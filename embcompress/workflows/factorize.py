@@ -16,6 +16,7 @@ from embcompress.compression.request import Request, target_of
 from embcompress.compression.sources import check_unchanged, hashed, stamps
 from embcompress.compression.weighting import WeightSource
 from embcompress.data.counting import Counts
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.progress import Progress, silent
 from embcompress.reports.results import FactorizeResult
 from embcompress.storage.staging import check_space, staged, synced_in_background
@@ -41,6 +42,7 @@ def factorize(
     corpus: str | Path | None = None,
     importance: str | Path | None = None,
     text_column: str = TEXT_COLUMN,
+    text_format: TextFormat = USUAL_FORMAT,
     smoothing: float = SMOOTHING,
     dry_run: bool = False,
     force: bool = False,
@@ -76,7 +78,8 @@ def factorize(
         corpus: texts to count tokens in with the checkpoint's own tokenizer (``.csv``, ``.tsv``, ``.txt``).
         importance: texts on which to measure how much each token moves the predictions of a classifier
             written by ``train``; this then takes the place of counts (``.csv``, ``.tsv``, ``.txt``).
-        text_column: header of the texts where ``corpus`` or ``importance`` is a CSV.
+        text_column: header of the texts where they are in columns; a number where there is no header.
+        text_format: how the texts are written.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike.
         dry_run: plan, and write nothing.
         force: replace an existing output.
@@ -103,7 +106,7 @@ def factorize(
         split_scale=split_scale,
         layout=layout,
         nan=nan,
-        weights=WeightSource(weights, corpus, importance, text_column, smoothing),
+        weights=WeightSource(weights, corpus, importance, text_column, smoothing, text_format),
         dry_run=dry_run,
         force=force,
     )

@@ -15,6 +15,7 @@ from embcompress.compression.residuals import measured_error
 from embcompress.compression.sources import check_holds, compressed
 from embcompress.compression.weighting import Weighting, WeightSource, weighting_for
 from embcompress.data.counting import Counts
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.dtypes import DTYPES
 from embcompress.errors import UsageError
 from embcompress.methods import METHODS, method_for
@@ -44,6 +45,7 @@ def report(
     weights: str | Path | Counts | None = None,
     corpus: str | Path | None = None,
     text_column: str = TEXT_COLUMN,
+    text_format: TextFormat = USUAL_FORMAT,
     smoothing: float = SMOOTHING,
     curve: bool = False,
     plot: str | Path | None = None,
@@ -58,7 +60,8 @@ def report(
         keys: names of the tables; empty for every token table.
         weights: how often each token occurs; see :func:`embcompress.factorize`.
         corpus: texts to count tokens in.
-        text_column: header of the texts where ``corpus`` is a CSV.
+        text_column: header of the texts where they are in columns; a number where there is no header.
+        text_format: how the texts are written.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
         curve: also compare the methods at the ratios of ``CURVE``.
         plot: picture of that comparison (.png, .svg, .pdf); needs ``embcompress[plot]``.
@@ -74,7 +77,9 @@ def report(
         InputError: a file is corrupt or unsafe.
         OSError: the picture cannot be written.
     """
-    given = WeightSource(weights, corpus, text_column=text_column, smoothing=smoothing)
+    given = WeightSource(
+        weights, corpus, text_column=text_column, smoothing=smoothing, text_format=text_format
+    )
     picture = None if plot is None else Path(plot)
     if picture is not None:
         check_plot(picture)

@@ -23,7 +23,7 @@ from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED
 from embcompress.data.charsmaps import check_model
 from embcompress.data.counting import read_counts, read_texts
-from embcompress.data.labelled import label_set, read_csv
+from embcompress.data.labelled import label_set, read_labelled
 from embcompress.data.vectors import read_vectors
 from embcompress.errors import EmbcompressError
 from embcompress.methods.decoding import decoded
@@ -278,14 +278,14 @@ def _read_table(path: Path) -> None:
     """Read it as labelled texts, with any labels and with known ones, and as plain texts."""
 
     def labelled() -> None:
-        found = read_csv(path)
+        found = read_labelled(path)
         assert len(found) == len(found.labels) == len(found.lines)
         assert {*label_set(found)} == {*found.labels}
         assert all(label.strip() for label in found.labels)
 
     refusable(labelled)
-    refusable(lambda: read_csv(path, known_labels=["1", "good", "bad"]))
-    refusable(lambda: read_csv(path, text_column="label", label_column="text", delimiter=";"))
+    refusable(lambda: read_labelled(path, known_labels=["1", "good", "bad"]))
+    refusable(lambda: read_labelled(path, text_column="label", label_column="text", delimiter=";"))
     refusable(lambda: [*read_texts(path)])
 
 
