@@ -8,13 +8,14 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from embcompress.checkpoint.names import check_not_pointer
 from embcompress.checkpoint.pytorch.pickle_nodes import StorageRef, walk
 from embcompress.checkpoint.pytorch.pickle_reader import PICKLE_LIMIT, SAVE_AGAIN, load
+from embcompress.checkpoint.pytorch.plain import checked, weights_only
 from embcompress.checkpoint.pytorch.tensors import check_storages, storage_bytes
 from embcompress.errors import InputError
 from embcompress.storage.rawio import read_at
@@ -35,18 +36,28 @@ class Archive:
         root: the saved object, as inert nodes.
         storages: storage key -> byte range of the storage.
         records: every record of a zip by name; empty for the old format.
+        protocol: of the pickle.
+        notes: what of the object is left out, one sentence each.
     """
 
     root: Any
     storages: Mapping[str, Extent]
     records: Mapping[str, Extent]
+    protocol: int = 2
+    notes: tuple[str, ...] = ()
 
 
-def read_archive(fd: int, path: Path) -> Archive:
+def read_archive(fd: int, path: Path, *, only_weights: bool = False) -> Archive:
     """Read and check everything but the elements of the tensors.
 
+    Args:
+        fd: the file.
+        path: its name, for error messages.
+        only_weights: leave out everything but weights and plain data, instead of refusing it.
+
     Raises:
-        InputError: the file was not made by ``torch.save``, is damaged, or holds more than weights.
+        InputError: the file was not made by ``torch.save``, is damaged, or holds more than weights and plain
+            data.
     """
     head = read_at(fd, 512, 0)
     if not head:
@@ -68,7 +79,8 @@ def read_archive(fd: int, path: Path) -> Archive:
     else:
         raise InputError(f"{path}: begins with {head[:8]!r}, torch.save files do not", remedy=AGAIN)
     check_storages(archive.root, archive.storages, str(path))
-    return archive
+    plain = (weights_only if only_weights else checked)(archive.root, str(path))
+    return replace(archive, root=plain.root, notes=plain.notes)
 
 
 def _read_zip(fd: int, path: Path) -> Archive:
@@ -92,9 +104,9 @@ def _read_zip(fd: int, path: Path) -> Archive:
         raise InputError(
             f"{path}: its data.pkl has {extent.size:,} bytes, limit {PICKLE_LIMIT:,}", remedy=SAVE_AGAIN
         )
-    root = load(read_at(fd, extent.size, extent.offset), str(path)).root
+    saved = load(read_at(fd, extent.size, extent.offset), str(path))
     storages = {n.removeprefix("data/"): e for n, e in inside.items() if n.startswith("data/")}
-    return Archive(root, storages, records)
+    return Archive(saved.root, storages, records, saved.protocol)
 
 
 def _check_byte_order(fd: int, inside: Mapping[str, Extent], path: Path) -> None:
@@ -113,6 +125,7 @@ def _read_legacy(fd: int, path: Path) -> Archive:
     with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
         magic = load(data, where)
         if magic.root != _LEGACY_NUMBER:
+            checked(magic.root, where)
             raise InputError(f"{path}: is a pickle, but not one of torch.save", remedy=SAVE_AGAIN)
         protocol = load(data, where, magic.end)
         if protocol.root != _LEGACY_PROTOCOL:
@@ -144,7 +157,7 @@ def _read_legacy(fd: int, path: Path) -> Archive:
                 )
             storages[key] = Extent(position + 8, nbytes, None)
             position += 8 + nbytes
-    return Archive(saved.root, storages, {})
+    return Archive(saved.root, storages, {}, saved.protocol)
 
 
 def _brief(value: object) -> str:

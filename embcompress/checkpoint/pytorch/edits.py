@@ -11,9 +11,11 @@ from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import METADATA_KEY, Description
 from embcompress.checkpoint.pytorch.archive import Archive
 from embcompress.checkpoint.pytorch.optimizers import Refit, Split, refit_optimizers
+from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     Call,
     Global,
+    Made,
     OrderedMap,
     Replacements,
     StorageRef,
@@ -80,7 +82,7 @@ def plan_rewrite(
             use.ref.kind, key, use.ref.location, use.ref.numel * size // source.size if source.size else 0
         )
         replace |= _moved(use, ref)
-    return Rewrite(dump(archive.root, replace), storages, refit.warnings)
+    return Rewrite(dump(archive.root, replace, archive.protocol), storages, refit.warnings)
 
 
 def refitted(archive: Archive, state: StateDict, edit: Edit, where: str) -> Refit:
@@ -99,9 +101,7 @@ def _location(node: object, where: str) -> str:
 
 def _edited_state(old: Mapping[Any, Any], edit: Edit, made: Mapping[str, StorageRef]) -> dict[Any, Any]:
     """The state dict with each new tensor and its aliases in the place of the tensor it replaces."""
-    new: dict[Any, Any] = OrderedMap() if isinstance(old, OrderedMap) else {}
-    if isinstance(old, OrderedMap) and isinstance(new, OrderedMap):
-        new.state = old.state
+    new = _emptied(old)
     for key, node in old.items():
         for tensor in edit.add:
             if tensor.replaces != key:
@@ -112,6 +112,11 @@ def _edited_state(old: Mapping[Any, Any], edit: Edit, made: Mapping[str, Storage
         if key not in edit.remove:
             new[key] = node
     return new
+
+
+def _emptied(old: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A dict like ``old`` without its entries."""
+    return old.like({}) if isinstance(old, Made) else {}
 
 
 def _tensor(tensor: NewTensor, ref: StorageRef, replaced: object) -> Call:
@@ -128,7 +133,7 @@ def _tensor(tensor: NewTensor, ref: StorageRef, replaced: object) -> Call:
 
 def described_text(state: Mapping[Any, Any]) -> object:
     """The description stored with a state dict, None if there is none."""
-    metadata = state.state.get("_metadata") if isinstance(state, OrderedMap) and state.state else None
+    metadata = _attributes(state).get("_metadata")
     return metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
 
 
@@ -139,20 +144,27 @@ def _described(state: dict[Any, Any], description: Description | None) -> dict[A
     """
     if description is None and described_text(state) is None:
         return state
-    attributes = dict(state.state or {}) if isinstance(state, OrderedMap) else {}
+    attributes = _attributes(state)
     old = attributes.get("_metadata")
     metadata = OrderedMap(old if isinstance(old, dict) else {})
     metadata.pop(METADATA_KEY, None)
     if description is not None:
         metadata[METADATA_KEY] = description.to_json()
-    new = OrderedMap(state)
+    # Objects of other classes for plain data have no attributes.
+    own = isinstance(state, Made) and str(state.function) not in PLAIN
+    new = state.like(state) if own and isinstance(state, Made) else OrderedMap(state)
     new.state = {**attributes, "_metadata": metadata}
     return new
 
 
+def _attributes(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The attributes of a dict."""
+    return state.state if isinstance(state, Made) and isinstance(state.state, dict) else {}
+
+
 def amended_pickle(archive: Archive, state: StateDict, description: Description) -> bytes:
     """data.pkl with another description and everything else unchanged."""
-    return dump(archive.root, {id(state.node): _described(state.node, description)})
+    return dump(archive.root, {id(state.node): _described(state.node, description)}, archive.protocol)
 
 
 def _splits(state: Mapping[Any, Any], edit: Edit, where: str) -> list[Split]:

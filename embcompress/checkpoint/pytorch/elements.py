@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     DROPPED,
     SCALARS,
     Call,
+    Made,
     OrderedMap,
     Replacements,
     StorageRef,
@@ -62,6 +64,12 @@ def _gathered(elements: NDArray[Any]) -> Iterator[bytes]:
     for start in range(0, len(elements), step):
         part = elements[start : start + step]
         yield from _gathered(part[0] if len(part) == 1 else part)
+
+
+def _is_short(key: object) -> bool:
+    """Whether a key can be shown: a scalar, or a tuple of a few."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return all(isinstance(part, SCALARS) for part in parts)
 
 
 class Remainder:
@@ -130,11 +138,22 @@ class Remainder:
             for number, part in enumerate(node.args):
                 self._add(part, f"{path}({number})")
         elif isinstance(node, dict):
+            if isinstance(node, Made):
+                self._add_made(node, path)
             self._add_dict(node, path)
         else:
             self._found[path] = f"{type(node).__name__} of {len(node)}"
             for number, part in enumerate(node):
                 self._add(part, f"{path}[{number}]")
+
+    def _add_made(self, node: Made, path: str) -> None:
+        """Add how an object is made; an OrderedDict counts as a dict, and so does what becomes one."""
+        if isinstance(node, OrderedMap) or (node is self._state and str(node.function) in PLAIN):
+            return
+        self._add(node.function, path)
+        for kind, part in (("", node.args), (" keywords", node.keywords), (" items", node.appended)):
+            if part:
+                self._add(part, f"{path}(){kind}")
 
     def _looked_at(self, view: View) -> Extent:
         """The bytes from the first to the last element of a tensor."""
@@ -144,11 +163,20 @@ class Remainder:
     def _add_dict(self, node: dict[Any, Any], path: str) -> None:
         """Add the entries and attributes of a dict; of the state dict without its tensors and our record."""
         ours = node is self._state
+        odd = 0
         for key, part in node.items():
-            if not (ours and key in self._stored):
-                name = key if isinstance(key, str) else repr(key) if isinstance(key, SCALARS) else str(key)
-                self._add(part, f"{path}.{name}" if path else name)
-        attributes = node.state if isinstance(node, OrderedMap) else None
+            if ours and isinstance(key, str) and key in self._stored:
+                continue
+            name = key if isinstance(key, str) else repr(key) if _is_short(key) else f"[{odd}]"
+            name = f"{path}.{name}" if path else name
+            if not _is_short(key):
+                odd += 1
+                self._add(key, f"{name} key")
+            self._add(part, name)
+        attributes = node.state if isinstance(node, Made) else None
+        if attributes is not None and not isinstance(attributes, dict):
+            self._add(attributes, f"{path} state")
+            return
         for name, part in (attributes or {}).items():
             if ours and name == "_metadata" and isinstance(part, dict):
                 # An empty metadata dict counts as none: our record may be the only reason for it.
