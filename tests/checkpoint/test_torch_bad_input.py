@@ -75,7 +75,7 @@ def test_row_15_pickle_that_runs_code(tmp_path, form):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_row_16_whole_module(tmp_path, legacy):
     text = refused(saved(tmp_path / "model.pt", model(), legacy))
-    assert "holds torch.nn.modules.container.Sequential, which is code" in text
+    assert "is a whole nn.Module, of class torch.nn.modules.container.Sequential, which is code" in text
     assert "torch.save(model.state_dict(), path)" in text
 
 

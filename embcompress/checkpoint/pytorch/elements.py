@@ -22,6 +22,7 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     Replacements,
     StorageRef,
 )
+from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict
 from embcompress.checkpoint.pytorch.tensors import View, parse_view
 from embcompress.storage.rawio import CHUNK, sha256_of
 from embcompress.storage.zipstore import Extent, pieces
@@ -88,13 +89,14 @@ class Remainder:
         self,
         fd: int,
         archive: Archive,
-        state: Mapping[Any, Any],
+        state: StateDict,
         stored: Collection[str],
         replace: Replacements,
         where: str,
     ) -> None:
         self._fd, self._archive, self._where = fd, archive, where
-        self._state, self._stored, self._replace = state, stored, replace
+        self._state, self._stored, self._replace = state.node, stored, replace
+        self._bare = state.anchor if state.bare else None
         self._seen: dict[int, str] = {}
         self._found: dict[str, object] = {}
 
@@ -105,7 +107,7 @@ class Remainder:
 
     def _add(self, node: object, path: str) -> None:
         node = self._replace.get(id(node), node)
-        if node is DROPPED:
+        if node is DROPPED or (node is self._bare and node is not self._state):
             return
         if isinstance(node, SCALARS) or node == ():
             self._found[path] = repr(node)
@@ -181,7 +183,7 @@ class Remainder:
             if ours and name == "_metadata" and isinstance(part, dict):
                 # An empty metadata dict counts as none: our record may be the only reason for it.
                 for key, value in part.items():
-                    if key != METADATA_KEY:
+                    if key not in (METADATA_KEY, BARE_KEY):
                         self._add(value, f"{path} {name}.{key}")
             else:
                 self._add(part, f"{path} {name}")

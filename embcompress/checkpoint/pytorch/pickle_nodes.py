@@ -88,7 +88,7 @@ class Made(dict[Any, Any]):
 
     __eq__ = object.__eq__
     __ne__ = object.__ne__
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
     __repr__ = object.__repr__  # nodes that are shared could make a text without end
 
     @property

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from embcompress.checkpoint.pytorch.modules import Budget, state_of
 from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED, PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     SCALARS,
     Call,
     Global,
     Made,
+    OrderedMap,
     StorageRef,
     walk,
 )
@@ -24,6 +26,9 @@ from embcompress.errors import InputError
 
 _NAMED = 8
 """Most dropped objects that a note lists by name."""
+
+_BUDGET = 1 << 20
+"""Most bytes of names of tensors in modules, where nothing says how large the file is."""
 
 
 @dataclass(frozen=True)
@@ -48,28 +53,45 @@ def checked(root: object, where: str) -> Plain:
     if any(map(_is_foreign, walk(root))):
         found = _Selection(where)
         found.take(root, "")
-        if found.dropped.count:
-            path, name = found.dropped.first[0]
-            place = f" under '{path}'" if path else ""
-            raise InputError(
-                f"{where}: holds {name[:200]}{place[:200]}, which is code rather than weights",
-                remedy=f"pass --weights-only to drop such objects, or {SAVE_AGAIN}",
-            )
+        if found.first is not None:
+            node, path = found.first
+            raise _refusal(node, path, where)
     return Plain(root)
 
 
-def weights_only(root: object, where: str) -> Plain:
+def _refusal(node: Any, path: str, where: str) -> InputError:
+    """Why a node may not stay."""
+    name = node.class_name if isinstance(node, Made) else str(node)
+    place = f" under '{path}'" if path else ""
+    if state_of(node, where, Budget(_BUDGET)):
+        return InputError(
+            f"{where}: {'holds' if path else 'is'} a whole nn.Module{place[:200]}, of class {name[:200]}, "
+            "which is code as well as weights",
+            remedy=f"run factorize or report with --weights-only to take its state dict, or {SAVE_AGAIN}",
+        )
+    return InputError(
+        f"{where}: holds {name[:200]}{place[:200]}, which is code rather than weights",
+        remedy=f"run factorize or report with --weights-only to drop such objects, or {SAVE_AGAIN}",
+    )
+
+
+def weights_only(root: object, where: str, budget: Budget | None = None) -> Plain:
     """The saved object without what is neither weights nor plain data.
 
-    An entry of a dict vanishes with its key, an element of a list or tuple becomes None, and a dict of a
-    class of its own becomes a plain one.
+    A module becomes its state dict, and a dict of a class of its own a plain one. Of all else, an entry of a
+    dict vanishes with its key, and an element of a list or tuple becomes None.
+
+    Args:
+        root: the saved object.
+        where: name of the file, for error messages.
+        budget: for the names of tensors in modules; None for one that is enough for small files.
 
     Raises:
         InputError: the objects are nested too deep.
     """
     if not any(_is_foreign(node) or _is_mapping(node) for node in walk(root)):
         return Plain(root)
-    found = _Selection(where, plain_mappings=True)
+    found = _Selection(where, budget or Budget(_BUDGET))
     kept = found.take(root, "")
     return Plain(None if kept is GONE else kept, tuple(found.notes()))
 
@@ -129,18 +151,21 @@ class _Selection:
 
     Args:
         where: name of the file, for error messages.
-        plain_mappings: whether dicts of classes of their own become plain ones.
+        budget: for the names of tensors in modules; None to leave modules and dicts as they are.
     """
 
-    def __init__(self, where: str, *, plain_mappings: bool = False) -> None:
-        self.where, self.plain_mappings = where, plain_mappings
-        self.dropped, self.plainer = _Listed(), _Listed()
+    def __init__(self, where: str, budget: Budget | None = None) -> None:
+        self.where, self.budget = where, budget
+        self.dropped, self.plainer, self.modules = _Listed(), _Listed(), _Listed()
+        self.first: tuple[object, str] | None = None
+        self._made_here: list[object] = []  # kept, so that no other node can get the id of one of them
         self._taken: dict[int, object] = {}
         self._foreign: dict[int, str] = {}
 
     def notes(self) -> list[str]:
         """What was dropped or changed, for the user."""
         found = (
+            (self.modules, "the state dict was taken of the nn.Module"),
             (self.dropped, "dropped, being neither weights nor plain data"),
             (self.plainer, "taken as plain dicts"),
         )
@@ -163,6 +188,7 @@ class _Selection:
         """Drop a node that is called ``name``."""
         self._foreign[id(node)] = name
         self.dropped.add(path, name)
+        self.first = self.first or (node, path)
         return GONE
 
     def _arguments(self, node: Call | Made, path: str) -> tuple[Any, ...] | _Gone:
@@ -210,10 +236,15 @@ class _Selection:
 
     def _made(self, node: Made, path: str) -> Any:
         mapping = _is_mapping(node)
-        if mapping and self.plain_mappings:
+        foreign = not isinstance(node.function, Global) or _is_foreign(node.function)
+        if foreign and self.budget is not None and (state := state_of(node, self.where, self.budget)):
+            self.modules.add(path, node.class_name)
+            self._made_here.append(state)
+            return self._fill(node, OrderedMap(), state, path)
+        if mapping and self.budget is not None:
             self.plainer.add(path, node.class_name)
             return self._fill(node, {}, node, path)
-        if not mapping and (not isinstance(node.function, Global) or _is_foreign(node.function)):
+        if foreign and not mapping:
             return self._gone(node, path, node.class_name)
         arguments = self._arguments(node, path)
         if isinstance(arguments, _Gone):
@@ -224,8 +255,8 @@ class _Selection:
         if node.appended is not None:
             made.appended = []
             self._extend(made.appended, node.appended, path)
-        state = None if node.state is None else self.take(node.state, path)
-        made.state = None if state is GONE else state
+        attributes = None if node.state is None else self.take(node.state, path)
+        made.state = None if attributes is GONE else attributes
         return made
 
 
