@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.base import Reading
 from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.check import check_tables, check_whole
 from embcompress.compression.lookups import check_lookups
@@ -44,6 +45,8 @@ def factorize(
     text_column: str = TEXT_COLUMN,
     text_format: TextFormat = USUAL_FORMAT,
     smoothing: float = SMOOTHING,
+    weights_only: bool = False,
+    state: str | None = None,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress = silent,
@@ -81,6 +84,10 @@ def factorize(
         text_column: header of the texts where they are in columns; a number where there is no header.
         text_format: how the texts are written.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike.
+        weights_only: leave out what is neither weights nor plain data in a PyTorch file, and take the state
+            dict of a whole module, instead of refusing the file.
+        state: which state dict of a PyTorch file to take: the keys that lead to it, with dots between them,
+            such as ``"ema"``; None for the likeliest one.
         dry_run: plan, and write nothing.
         force: replace an existing output.
         progress: called as ``progress(stage, done, total)``.
@@ -107,6 +114,7 @@ def factorize(
         layout=layout,
         nan=nan,
         weights=WeightSource(weights, corpus, importance, text_column, smoothing, text_format),
+        reading=Reading(weights_only, state),
         dry_run=dry_run,
         force=force,
     )
@@ -115,7 +123,7 @@ def factorize(
 
 def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
     """Do what :func:`factorize` does, for a request."""
-    with open_checkpoint(request.path, progress) as source:
+    with open_checkpoint(request.path, progress, request.reading) as source:
         before = stamps(source)
         suffix = source.form(dense=False).suffix
         place = output_path(request.output, source.path, request.label, suffix)

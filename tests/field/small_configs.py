@@ -74,8 +74,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "molmo2_adapter": {"vision_feature_layer": [1, 0]},
     "neomme": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 2},
-    "qwen4_exp_text": {"indexer_budget": 16, "indexer_compress_ratio": 4, "indexer_n_heads": 4,
-                       "indexer_kv_heads": 1, "indexer_head_dim": 8},
+    "qwen4_exp_text": {
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+    },
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
     "zaya": {"num_experts_per_tok": 1},
 }
@@ -93,7 +98,9 @@ def small_config(kind: Any) -> Any:
 
 def _shrunk(values: dict[str, Any], ids: Iterator[int]) -> dict[str, Any]:
     layers = max((len(v) for k, v in values.items() if k.endswith("layer_types") and v), default=0)
-    layers = next((n for k, n in values.items() if re.fullmatch("num_(hidden_)?layers|n_layer", k) and n), layers)
+    layers = next(
+        (n for k, n in values.items() if re.fullmatch("num_(hidden_)?layers|n_layer", k) and n), layers
+    )
     found = {}
     for key, value in values.items():
         if key == "per_layer_config":

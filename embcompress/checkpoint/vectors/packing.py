@@ -26,6 +26,8 @@ _GZIP_LEVEL = 6
 Sink = BinaryIO | gzip.GzipFile | bz2.BZ2File
 """A file that is written, compressed or not."""
 
+_OTHERS = (".pkl", ".npy", "/archive_format")
+"""Endings of names in the archives of torch.save, numpy.savez and torch.export."""
 _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError)
 _VECTOR_SUFFIXES = (".txt", ".vec", ".bin", ".ftz", ".w2v", ".glove", "")
 """Suffixes of the files of vectors in zip archives."""
@@ -101,7 +103,7 @@ def _archive(file: io.BufferedReader) -> zipfile.ZipFile | None:
         return None
     finally:
         file.seek(0)
-    is_other = any(name.endswith((".pkl", ".npy")) for name in archive.namelist())  # torch.save, numpy.savez
+    is_other = any(name.endswith(_OTHERS) for name in archive.namelist())
     return archive if not is_other and _members(archive) else None
 
 
