@@ -41,6 +41,16 @@ _OTHER_WORD = re.compile(
     r"|rnn|attn|attention|norm|layernorm|ln|bias|adapter|lora"
 )
 """Words for rows that are not tokens, and for layers that are not tables."""
+_FEATURES = re.compile(
+    r"emb(ed(ding)?)?s?_?(dict|bags?|tables?|collection|layers|list)|(feature|field|sparse|cat)_emb(ed(ding)?)?s"
+)
+"""Owners of one table for each feature of a recommender, whatever the feature is called."""
+_LAYER_WORD = re.compile(
+    r"projs?|project|projections?|projector|linears?|dense|fc|conv|convs|mlp|dnn|ffn|feed|forward|experts?|gate|router|lstm"
+    r"|gru|rnn|ih|hh|attn|attention|norm|layernorm|ln|bias|adapter|lora|mul|gemm|classifier|score"
+)
+"""Words for layers that multiply."""
+_ROW_WORD = re.compile(r"pos|position(s|al)?|types?|segments?|seg|relative|rel|distance|rotary|rope")
 _HEAD_WORD = re.compile(r"heads?|pred|predictions|projector")
 _HEAD_LEAF = re.compile(r"embed_out|decoder|output|output_projection|generator|proj_out|lm_loss")
 _WORD = re.compile(
@@ -115,8 +125,32 @@ def differing_head(checkpoint: Checkpoint, table: Table) -> str | None:
     """Name of a stored head whose values differ from ``table`` although config.json says they are tied."""
     if not _config_value(checkpoint, "tie_word_embeddings"):
         return None
-    heads = (n for n, i in checkpoint.tensors.items() if _is_head(n) and i.shape == table.rows.shape)
+    heads = (n for n, i in checkpoint.tensors.items() if is_head(n) and i.shape == table.rows.shape)
     return next((name for name in heads if name not in table.ties), None)
+
+
+def is_table(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether ``locate`` takes this tensor if it is asked for all tables."""
+    info = checkpoint.tensors[name]
+    return len(info.shape) == 2 and 0 not in info.shape and _kind(name, info, checkpoint) != 0
+
+
+def is_layer(name: str) -> bool:
+    """Whether a tensor is by its name the weight of a layer that multiplies by it, such as an output head."""
+    owner, leaf = _last_parts(name)
+    if _HEAD_LEAF.fullmatch(leaf):
+        return True
+    if _TOKEN_LEAF.fullmatch(leaf) or _TOKEN_LEAF.fullmatch(owner):
+        return False
+    if _any_word(name, _EMBEDDING_WORD) or _any_word(name, _ROW_WORD):
+        return False
+    words = (word.lower() for word in _WORD.findall(stem(name)))
+    return is_head(name) or any(_LAYER_WORD.fullmatch(word) for word in words)
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor is by its name the weight of an output head."""
+    return _any_word(name, _HEAD_WORD) or _HEAD_LEAF.fullmatch(_last_parts(name)[1]) is not None
 
 
 def _named(checkpoint: Checkpoint, keys: Sequence[str]) -> list[str]:
@@ -186,14 +220,12 @@ def _kind_by_name(name: str) -> int | None:
     decisive = owner if _GENERIC_LEAF.fullmatch(leaf) and owner != "shared" else leaf
     if _TOKEN_LEAF.fullmatch(decisive):
         return 1
-    if _is_head(name) or _any_word(name, _OTHER_WORD):
+    if _FEATURES.fullmatch(owner):
+        return 2
+    if is_head(name) or _any_word(name, _OTHER_WORD):
         return 0
     # An nn.Embedding named by its owner: "embedding.weight", "src_embed.weight", "encoder.emb.0.weight".
     return 2 if _any_word(name, _EMBEDDING_WORD) else None
-
-
-def _is_head(name: str) -> bool:
-    return _any_word(name, _HEAD_WORD) or _HEAD_LEAF.fullmatch(_last_parts(name)[1]) is not None
 
 
 def _last_parts(name: str) -> tuple[str, str]:

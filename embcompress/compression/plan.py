@@ -11,6 +11,7 @@ from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.compression.advice import advice
 from embcompress.compression.command_line import command_line
 from embcompress.compression.edit import Replacement, describe, replacing, sketch
+from embcompress.compression.leftover import check_loadable, left_notes
 from embcompress.compression.request import Request
 from embcompress.compression.storage_layout import StorageLayout, storage_layout
 from embcompress.compression.weighting import Weighting, weighting_for
@@ -133,13 +134,21 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
     records = [_record(plan, storage, weighting) for plan in plans]
     description = describe(source, records, command_line(request))
     size = source.size_after(edit, description)
-    notes = (*source.notes, *storage.notes, *_filling_notes(tables), *advice(source, plans, size))
+    notes = (
+        *source.notes,
+        *storage.notes,
+        *_filling_notes(tables),
+        *advice(source, plans, size),
+        *left_notes(source, tables, chosen=bool(request.keys)),
+    )
     return OutputPlan(source, request, storage, weighting, plans, edit, description, size, notes)
 
 
 def _tables(source: Checkpoint, request: Request) -> tuple[Table, ...]:
     """The tables to be compressed, with NaN and infinity read as zeros where that is asked for."""
     tables = locate(source, request.keys, every=request.all_tables)
+    if request.keys:
+        check_loadable(source, tables)
     return tuple(_filled(table) for table in tables) if request.nan == "zero" else tables
 
 

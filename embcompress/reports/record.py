@@ -96,6 +96,25 @@ class DenseTable:
 
 
 @dataclass(frozen=True)
+class LeftDense:
+    """A matrix at least as large as a table, which stays dense.
+
+    Attributes:
+        name: stored name.
+        shape: rows and columns.
+        dtype: element type.
+        nbytes: bytes.
+        how: how it could be taken, or why it cannot.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    nbytes: int
+    how: str
+
+
+@dataclass(frozen=True)
 class CompressedTable:
     """A table that is already compressed.
 
@@ -145,6 +164,7 @@ class Report:
         tensors: number of stored tensors.
         tables: tables that can be compressed.
         compressed: tables that are compressed.
+        left: matrices at least as large as one of its tables, which are none by their names.
         against: the original it was compared with; None without one.
         against_size: bytes of the original's weight files.
         chart: whether to show the curves of its tables as charts.
@@ -158,6 +178,7 @@ class Report:
     tensors: int
     tables: tuple[DenseTable, ...]
     compressed: tuple[CompressedTable, ...]
+    left: tuple[LeftDense, ...]
     against: Path | None
     against_size: int | None
     chart: bool

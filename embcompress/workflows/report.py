@@ -10,6 +10,7 @@ from embcompress.checkpoint.base import Checkpoint, Reading
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.rows import rows_of
 from embcompress.choices import DEFAULT_METHOD, SMOOTHING, TEXT_COLUMN
+from embcompress.compression.leftover import left_dense, left_notes
 from embcompress.compression.outputs import check_side_file
 from embcompress.compression.residuals import measured_error
 from embcompress.compression.sources import check_holds, compressed, reading_of
@@ -107,17 +108,18 @@ def report(
             plot_curves(tables, picture)
         if against is None:
             small = tuple(_compressed(source, record, None) for record in records)
-            return _report(source, tables, small, None, chart=curve, plot=picture)
+            return _report(source, found, tables, small, None, chart=curve, plot=picture)
         described = compressed(source, remedy="leave out --against")
         with open_checkpoint(against, progress, reading_of(described)) as original:
             small = tuple(
                 _compressed(source, r, _error_against(original, source, r, progress)) for r in records
             )
-            return _report(source, tables, small, original, chart=curve, plot=picture)
+            return _report(source, found, tables, small, original, chart=curve, plot=picture)
 
 
 def _report(
     source: Checkpoint,
+    found: Sequence[Table],
     tables: tuple[DenseTable, ...],
     compressed: tuple[CompressedTable, ...],
     original: Checkpoint | None,
@@ -132,11 +134,12 @@ def _report(
         tensors=len(source.tensors),
         tables=tables,
         compressed=compressed,
+        left=left_dense(source, found, chosen=True),
         against=None if original is None else original.path,
         against_size=None if original is None else original.size,
         chart=chart,
         plot=plot,
-        notes=source.notes,
+        notes=(*source.notes, *left_notes(source, found, chosen=True)),
     )
 
 
