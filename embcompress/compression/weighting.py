@@ -10,7 +10,7 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
 from embcompress.data.vectors.vocabularies import rows_by_token
-from embcompress.data.vectors.words import counting_of
+from embcompress.data.vectors.words import counting_of, spread
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.stats import Weights
 from embcompress.progress import Progress, silent
@@ -112,6 +112,7 @@ def weighting_for(
     elif isinstance(given.counts, str | Path):
         origin = Path(given.counts).name
         found = read_counts(Path(given.counts), rows, lambda: rows_by_token(checkpoint, rows))
+        found = spread(checkpoint, found)
     else:
         assert given.counts is not None, "one of the three is given"
         origin, found = "counts", check_counts(given.counts, rows)
