@@ -11,7 +11,7 @@ from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.data.vectors.vocabularies import rows_by_token
-from embcompress.data.vectors.words import words_of
+from embcompress.data.vectors.words import spread, words_of
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.stats import Weights
 from embcompress.pretrained.tokenizer import counting_of
@@ -120,6 +120,7 @@ def weighting_for(
     elif isinstance(given.counts, str | Path):
         origin = Path(given.counts).name
         found = read_counts(Path(given.counts), rows, lambda: rows_by_token(checkpoint, rows))
+        found = spread(checkpoint, found)
     else:
         assert given.counts is not None, "one of the three is given"
         origin, found = "counts", check_counts(given.counts, rows)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from helpers import fasttext_models
 from helpers.checkpoints import directory, raw, table, vectors_file
 from helpers.refusals import assert_says
 from helpers.refusals import refused as refused_with
@@ -24,6 +25,7 @@ from safetensors.numpy import save_file
 
 import embcompress
 from embcompress.checkpoint.vectors.base import DIMENSION_LIMIT, TOKEN_LIMIT
+from embcompress.checkpoint.vectors.fasttext import FastText
 from embcompress.checkpoint.vectors.glove import GloVe
 from embcompress.checkpoint.vectors.npy import Npy
 from embcompress.checkpoint.vectors.stream import LINE_LIMIT
@@ -163,6 +165,8 @@ CASES = [
     Case(Word2VecBinary, "w2v.bin", binary),
     Case(Word2VecBinary, "GoogleNews.bin", binary_without_ends),
     Case(Word2VecBinary, "w2v.bin.gz", binary),
+    Case(FastText, "ft.bin", fasttext_models.write),
+    Case(FastText, "ft.bin.gz", fasttext_models.write),
     Case(Npy, "w2v.300d.npy", npy),
     Case(Npy, "fortran.npy", npy_fortran),
     Case(Npy, "double.npy", npy_double),

@@ -314,6 +314,7 @@ TARGETS = {
     "directory": Target(_place_directory, _read_checkpoint),
     "vectors_text": Target(_file("vectors.vec"), _read_vectors),
     "vectors_binary": Target(_file("vectors.bin"), _read_vectors),
+    "vectors_fasttext": Target(_file("model"), _read_vectors),
     "vectors_npy": Target(_place_matrix, _read_vectors),
     "csv": Target(_file("texts.csv"), _read_table),
     "counts": Target(_place_counts, _read_counts),

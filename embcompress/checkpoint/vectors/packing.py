@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import io
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -23,12 +24,16 @@ _MAGIC_BYTES = 10
 _GZIP_LEVEL = 6
 """Compression level of gzip files: the default of the gzip program; Python's takes much longer."""
 
+Content = IO[bytes] | gzip.GzipFile | bz2.BZ2File
+"""What a file holds, decompressed while it is read."""
+
 Sink = BinaryIO | gzip.GzipFile | bz2.BZ2File
 """A file that is written, compressed or not."""
 
 _OTHERS = (".pkl", ".npy", "/archive_format")
 """Endings of names in the archives of torch.save, numpy.savez and torch.export."""
-_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError)
+_ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, struct.error)
+"""What the library raises for broken archives; the first two also for what it does not read."""
 _VECTOR_SUFFIXES = (".txt", ".vec", ".bin", ".ftz", ".w2v", ".glove", "")
 """Suffixes of the files of vectors in zip archives."""
 _COMPANIONS = ("readme", "license", "licence", "copying", "notice")
@@ -37,7 +42,7 @@ _SHOWN = 8
 """Most files of an archive that a message names."""
 
 
-def unpacked(file: io.BufferedReader, path: Path) -> tuple[str, IO[bytes]] | None:
+def unpacked(file: io.BufferedReader, path: Path) -> tuple[str, Content] | None:
     """What a compressed file holds, by its first bytes; None if it is not compressed.
 
     Args:
@@ -109,7 +114,7 @@ def _archive(file: io.BufferedReader) -> zipfile.ZipFile | None:
 
 def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """The files that may be vectors, by their names; one file alone may have any name."""
-    files = [entry for entry in archive.infolist() if not (entry.is_dir() or _is_companion(entry.filename))]
+    files = [e for e in archive.infolist() if not (e.filename.endswith("/") or _is_companion(e.filename))]
     likely = [e for e in files if PurePosixPath(e.filename).suffix.lower() in _VECTOR_SUFFIXES]
     return files if len(files) == 1 else likely
 

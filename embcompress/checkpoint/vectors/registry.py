@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from embcompress.checkpoint.vectors.base import PACKED_SUFFIXES, VectorFormat
+from embcompress.checkpoint.vectors.fasttext import FastText
 from embcompress.checkpoint.vectors.glove import GloVe
 from embcompress.checkpoint.vectors.npy import Npy
 from embcompress.checkpoint.vectors.packing import is_zip_of_vectors
@@ -14,7 +15,7 @@ from embcompress.checkpoint.vectors.word2vec_text import Word2VecText
 from embcompress.errors import InputError
 from embcompress.storage.regular import first_bytes
 
-VECTOR_FORMATS: tuple[VectorFormat, ...] = (Npy(), Word2VecText(), Word2VecBinary(), GloVe())
+VECTOR_FORMATS: tuple[VectorFormat, ...] = (FastText(), Npy(), Word2VecText(), Word2VecBinary(), GloVe())
 """Formats in the order in which they are tried; contract tests run over them."""
 
 _MODELS = (b"PK", b"\x80", b"\x08")

@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-from embcompress.checkpoint.vectors.packing import unpacked
+from embcompress.checkpoint.vectors.packing import Content, unpacked
 from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import naming
@@ -55,7 +55,7 @@ class Stream:
             self._file.close()
             raise
         self.compressed = found is not None
-        self._content: IO[bytes]
+        self._content: Content
         self._packing, self._content = found or ("", self._file)
         self._steps = Steps(progress, STAGE, self.size)
         self._reported = self._read = 0
