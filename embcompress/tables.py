@@ -207,7 +207,7 @@ def _kind(name: str, info: TensorInfo, checkpoint: Checkpoint) -> int:
     """
     kind = _kind_by_name(name)
     ids = checkpoint.lookups.get(name)
-    if ids is not None and (kind is None or (kind == 0 and _is_head(name))):
+    if ids is not None and (kind is None or (kind == 0 and is_head(name))):
         return 2 if ids and not any(_OTHER_IDS.fullmatch(word.lower()) for word in _WORD.findall(ids)) else 4
     by_vocab = 3 if info.shape[:1] == (_config_value(checkpoint, "vocab_size"),) else 0
     return by_vocab if kind is None else kind

@@ -25,6 +25,8 @@ from embcompress.methods import method_for
 from embcompress.methods.base import Method
 from embcompress.methods.planning import Target
 
+__all__ = ["Reading", "Request", "WeightSource", "target_of"]
+
 
 @dataclass(frozen=True)
 class Request:

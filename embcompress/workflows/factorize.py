@@ -7,15 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Reading
 from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.check import check_tables, check_whole
-from embcompress.compression.lookups import check_lookups
 from embcompress.compression.outputs import check_format, check_output, output_path, write_copy
 from embcompress.compression.plan import plan_output
-from embcompress.compression.request import Request, target_of
-from embcompress.compression.sources import check_unchanged, hashed, stamps
-from embcompress.compression.weighting import WeightSource
+from embcompress.compression.request import Reading, Request, WeightSource, target_of
+from embcompress.compression.sources import check_editable, check_unchanged, hashed, stamps
 from embcompress.data.counting import Counts
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.progress import Progress, silent
@@ -130,8 +127,7 @@ def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
         inputs = (source.path, *source.weight_files, *request.weights.files)
         check_output(place, inputs, force=request.force or request.dry_run)
         check_format(place, source)
-        source.check_editable()
-        check_lookups(source)
+        check_editable(source)
         source.check_integrity(progress)
 
         plan = plan_output(source, request, progress)
