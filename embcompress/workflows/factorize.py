@@ -13,8 +13,7 @@ from embcompress.compression.outputs import check_format, check_output, output_p
 from embcompress.compression.plan import plan_output
 from embcompress.compression.request import Request, target_of
 from embcompress.compression.sources import check_unchanged, hashed, stamps
-from embcompress.compression.weighting import WeightSource
-from embcompress.data.counting import Counts
+from embcompress.compression.weighting import GivenCounts, WeightSource
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.progress import Progress, silent
 from embcompress.reports.results import FactorizeResult
@@ -37,7 +36,7 @@ def factorize(
     split_scale: str = DEFAULT_SPLIT,
     layout: str | None = None,
     nan: str = DEFAULT_NAN,
-    weights: str | Path | Counts | None = None,
+    weights: GivenCounts = None,
     corpus: str | Path | None = None,
     importance: str | Path | None = None,
     text_column: str = TEXT_COLUMN,

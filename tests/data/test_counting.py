@@ -430,7 +430,12 @@ def test_a_column_of_a_csv_is_read(tmp_path_factory, rows, tsv, mark):
         ("t.csv", 'text\na\n"b\n', InputError, ("line 3: the quote that opens here",)),
         ("t.csv", "", InputError, ("is empty",)),
         ("t.csv", b"text\na\n\xe9\n", InputError, ("line 3: byte 0xE9 after '' is not UTF-8",)),
-        ("t.txt", b"a\nb caf\xe9\n", InputError, ("line 2: byte 0xE9 after 'b caf' is not UTF-8", "--encoding cp1252")),
+        (
+            "t.txt",
+            b"a\nb caf\xe9\n",
+            InputError,
+            ("line 2: byte 0xE9 after 'b caf' is not UTF-8", "--encoding cp1252"),
+        ),
         ("t.txt", "a\n\n\0\n", InputError, ("line 3: holds a NUL",)),
         ("t.txt", "a\n".encode("utf-16"), InputError, ("is UTF-16-LE text", "pass --encoding utf-16")),
         ("t.txt", b"\x1f\x8b\x08\0", InputError, ("the gzip stream is cut short", "download it again")),

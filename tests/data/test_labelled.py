@@ -326,7 +326,9 @@ def test_row_42_wide_encodings(tmp_path, codec):
     refused(unmarked, InputError, f"seems to be {codec.upper()} text", "NULs", f"pass --encoding {codec}")
     marked = write(tmp_path, f"\ufeff{GOOD}".encode(codec))
     mark = "\ufeff".encode(codec).hex(" ").upper()
-    refused(marked, InputError, f"is {codec.upper()} text", f"first bytes {mark};", f"pass --encoding {codec[:6]}")
+    refused(
+        marked, InputError, f"is {codec.upper()} text", f"first bytes {mark};", f"pass --encoding {codec[:6]}"
+    )
 
 
 def test_row_42_a_mark_is_no_part_of_the_header(tmp_path):
