@@ -18,14 +18,14 @@ from embcompress.choices import (
     SPLITS,
     TARGETS,
 )
-from embcompress.compression.weighting import WeightSource
+from embcompress.compression.weighting import GivenCounts, WeightSource
 from embcompress.dtypes import BY_TORCH_NAME, DType
 from embcompress.errors import UsageError, check_choice
 from embcompress.methods import method_for
 from embcompress.methods.base import Method
 from embcompress.methods.planning import Target
 
-__all__ = ["Reading", "Request", "WeightSource", "target_of"]
+__all__ = ["GivenCounts", "Reading", "Request", "WeightSource", "target_of"]
 
 
 @dataclass(frozen=True)

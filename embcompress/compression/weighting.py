@@ -18,6 +18,9 @@ from embcompress.pretrained.tokenizer import counting_of
 from embcompress.progress import Progress, silent
 from embcompress.tables import Table
 
+GivenCounts = str | Path | Counts | None
+"""How often each token occurs: a file (see ``data.counting.read_counts``), an array (V), or nothing."""
+
 
 @dataclass(frozen=True)
 class WeightSource:
@@ -36,7 +39,7 @@ class WeightSource:
         UsageError: two of them are given, or the exponent is out of its range.
     """
 
-    counts: str | Path | Counts | None = None
+    counts: GivenCounts = None
     corpus: str | Path | None = None
     importance: str | Path | None = None
     text_column: str = TEXT_COLUMN

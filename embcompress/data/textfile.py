@@ -42,9 +42,9 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer)) or self._stream.read(
-            len(buffer)
-        )  # a byte order mark is left out
+        data = self._stream.read(len(buffer))
+        if not data:  # the stream leaves out a byte order mark, which may be all that it had
+            data = self._stream.read(len(buffer))
         if self._stream.compressed:
             self._left -= len(data)
             if self._left < 0:

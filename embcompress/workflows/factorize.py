@@ -11,9 +11,8 @@ from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOO
 from embcompress.compression.check import check_tables, check_whole
 from embcompress.compression.outputs import check_format, check_output, output_path, write_copy
 from embcompress.compression.plan import plan_output
-from embcompress.compression.request import Reading, Request, WeightSource, target_of
+from embcompress.compression.request import GivenCounts, Reading, Request, WeightSource, target_of
 from embcompress.compression.sources import check_editable, check_unchanged, hashed, stamps
-from embcompress.data.counting import Counts
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.progress import Progress, silent
 from embcompress.reports.results import FactorizeResult
@@ -36,7 +35,7 @@ def factorize(
     split_scale: str = DEFAULT_SPLIT,
     layout: str | None = None,
     nan: str = DEFAULT_NAN,
-    weights: str | Path | Counts | None = None,
+    weights: GivenCounts = None,
     corpus: str | Path | None = None,
     importance: str | Path | None = None,
     text_column: str = TEXT_COLUMN,

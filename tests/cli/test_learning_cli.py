@@ -85,6 +85,11 @@ COLUMNS = {
     "--text-column": ("t", "texts.text_column", "t"),
     "--label-column": ("l", "texts.label_column", "l"),
     "--delimiter": (";", "texts.delimiter", ";"),
+    "--text-format": ("jsonl", "texts.text_format.kind", "jsonl"),
+    "--header": (None, "texts.text_format.header", True),
+    "--no-header": (None, "texts.text_format.header", False),
+    "--quoting": ("none", "texts.text_format.quoting", "none"),
+    "--encoding": ("latin-1", "texts.text_format.encoding", "latin-1"),
 }
 MODEL, DEVICE = ("own:f", "factory", "own:f"), ("cpu", "session.device", "cpu")
 RUN = {

@@ -17,6 +17,7 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.classifiers.opening import open_classifier
 from embcompress.compression import importances as rooms
 from embcompress.compression.importances import importances
+from embcompress.data.counting import read_texts
 from embcompress.data.tokenizing import TokenizerJson
 
 UNKNOWN = 1
@@ -37,7 +38,7 @@ def write(folder, texts, name="labelled.csv"):
 
 def measured(path, texts, rows=V, progress=lambda *_: None):
     with open_checkpoint(path) as source:
-        return importances(source, texts, "text", rows, progress)
+        return importances(source, read_texts(texts), texts, rows, progress)
 
 
 def distance(model, ids, others):

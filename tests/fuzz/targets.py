@@ -24,6 +24,7 @@ from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED
 from embcompress.data.charsmaps import check_model
 from embcompress.data.counting import read_counts, read_texts
 from embcompress.data.labelled import label_set, read_labelled
+from embcompress.data.text_format import TextFormat
 from embcompress.data.vectors import read_vectors
 from embcompress.errors import EmbcompressError
 from embcompress.methods.decoding import decoded
@@ -287,6 +288,14 @@ def _read_table(path: Path) -> None:
     refusable(lambda: read_labelled(path, known_labels=["1", "good", "bad"]))
     refusable(lambda: read_labelled(path, text_column="label", label_column="text", delimiter=";"))
     refusable(lambda: [*read_texts(path)])
+    for form in (TextFormat("jsonl"), TextFormat("fasttext"), TextFormat("csv", encoding="utf-16")):
+        _read_as(path, form, "text", "label")
+    _read_as(path, TextFormat("csv", header=False, quoting="none"), "2", "1")
+
+
+def _read_as(path: Path, form: TextFormat, text: str, label: str) -> None:
+    refusable(lambda: read_labelled(path, text_column=text, label_column=label, text_format=form))
+    refusable(lambda: [*read_texts(path, text, form)])
 
 
 def _read_counts(path: Path) -> None:

@@ -6,9 +6,11 @@ loaded before the bound is drawn, since they alone take a gigabyte of addresses.
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -123,6 +125,39 @@ def test_row_59_texts_without_end(good, tmp_path):
         assert end.code == 3
         assert re.search("line [12]: .* limit", end.stderr), end
     assert "line 10002: label '10000' is one more than 10,000, the limit" in last.stderr
+
+
+def test_row_124_texts_without_end_or_bottom_in_each_format(good, tmp_path):
+    """Lines are limited in every format and encoding, and so is what unfolds from gzip."""
+    small, model, out = good / "small", good / "model", tmp_path / "out"
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    row = b"x" * 1000 + b",b\n"
+    bomb = packer.compress(b"text,label\n") + b"".join(packer.compress(row * 1000) for _ in range(50))
+    bomb += packer.flush()
+    files = {
+        "bomb.csv": (bomb, ()),
+        "bomb.txt": (bomb, ()),
+        "line.csv.gz": (gzip.compress(bytes(b"text,label\n" + b"a" * (20 * MB)), 1), ()),
+        "deep.jsonl": (b"[" * (1 * MB - 1) + b"\n", ()),
+        "deeper.jsonl": (b'{"text":' * 100_000, ()),
+        "keys.jsonl": (b"{" + b",".join(b'"%d":0' % i for i in range(70_000)) + b"}", ()),
+        "long.jsonl": (b'{"text": "' + b"x" * (8 * MB), ()),
+        "number.jsonl": (b'{"text": "a", "label": ' + b"9" * (MB // 2) + b"}\n" + b'{"text": 1e9', ()),
+        "fast.txt": (b"__label__a " + b"x" * (8 * MB), ("--text-format", "fasttext")),
+    }
+    jobs: list[tuple[object, ...]] = []
+    for name, (content, words) in files.items():
+        (tmp_path / name).write_bytes(content)
+        if len(jobs) % 2:
+            jobs.append(("train", tmp_path / name, "-o", out.with_suffix(".pt"), *words))
+        else:
+            jobs.append(("factorize", model, "--rank", 4, "--corpus", tmp_path / name, "-o", out, *words))
+    endless = hole(tmp_path / "hole.txt")
+    for words in (("--encoding", "utf-16"), ("--encoding", "utf-32-be"), ("--text-format", "jsonl")):
+        jobs.append(("evaluate", small, "--teacher", model, "--texts", endless, *words))
+    jobs.append(("distil", small, "--teacher", model, "--texts", tmp_path / "bomb.txt", "-o", out))
+    for job, end in zip(jobs, assert_refused(tmp_path, jobs), strict=True):
+        assert end.code in (2, 3), (job, end)
 
 
 # ---- classifiers

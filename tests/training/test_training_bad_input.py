@@ -64,9 +64,9 @@ def call(command, model, texts, *more):
 
 GOOD = b"text,label\nsnow,cold\nsun,hot\n"
 TEXTS = {
-    "empty": (b"", 3, "is empty, 0 bytes"),
-    "header only": (b"text,label\n", 3, "holds a header and no row"),
-    "UTF-16": (GOOD.decode().encode("utf-16"), 3, "save it as UTF-8"),
+    "empty": (b"", 3, "is empty, expected a header"),
+    "header only": (b"text,label\n", 3, "holds no row"),
+    "UTF-16": (GOOD.decode().encode("utf-16"), 3, "pass --encoding utf-16"),
     "NUL": (b"text,label\nsn\0w,cold\n", 3, "line 2: holds a NUL"),
     "bad byte": ("text,label\nschön,cold\n".encode("latin-1"), 3, "line 2: byte 0xF6"),
     "misspelt column": (b"text,lable\nsnow,cold\n", 2, "did you mean 'lable'? name it with --label-column"),
