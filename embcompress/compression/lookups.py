@@ -35,14 +35,14 @@ def check_lookups(source: Checkpoint) -> None:
     for kind in _model_types(source.config):
         if kind in OWN_LOOKUPS:
             raise UsageError(
-                f"{source.path}: {kind} models {OWN_LOOKUPS[kind]}, which compressed tables cannot do: nothing "
-                "could load the result",
+                f"{source.path}: {kind} models {OWN_LOOKUPS[kind]}, which compressed tables cannot do: "
+                "nothing could load the result",
                 remedy=f"give {source.weight_files[0].name} by itself if code of your own will load it",
             )
 
 
 def _model_types(config: object, depth: int = 3) -> Iterator[str]:
-    """The type that a configuration names, and those of the parts in it, down to the text part of an encoder."""
+    """The type that a configuration names, and those of its parts, down to the text part of an encoder."""
     if not isinstance(config, Mapping) or not depth:
         return
     if isinstance(kind := config.get("model_type"), str):

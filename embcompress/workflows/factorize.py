@@ -9,7 +9,6 @@ from pathlib import Path
 from embcompress.checkpoint import open_checkpoint
 from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.check import check_tables, check_whole
-from embcompress.compression.lookups import check_lookups
 from embcompress.compression.outputs import check_format, check_output, output_path, write_copy
 from embcompress.compression.plan import plan_output
 from embcompress.compression.request import Request, target_of
@@ -120,7 +119,6 @@ def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
         check_output(place, inputs, force=request.force or request.dry_run)
         check_format(place, source)
         source.check_editable()
-        check_lookups(source)
         source.check_integrity(progress)
 
         plan = plan_output(source, request, progress)

@@ -15,9 +15,10 @@ FIRST_WORD = 60
 
 SIZES = {
     r"num_kv_shared_layers": 0,
+    r"type_vocab_size": 2,
     r"num_feat_extract_layers": 7,
     r"(\w+_)?vocab_size|vocab_size_per_layer_input": V,
-    r"(\w+_)?layers|depth|num_encoder_blocks|num_blocks|num_hidden_groups|(n|num)_layer|resampler_depth": LAYERS,
+    r"(\w+_)?(layers|blocks|hidden_groups)|(n|num)_layer|(resampler_)?depth": LAYERS,
     r"(\w+_)?(max_position_embeddings|n_positions|n_ctx|max_(source|target)_positions|context_length)|max_seq_len"
     r"|model_max_length": 64,
     r"(\w+_)?(ffn_dim|ffn_hidden_size|intermediate_(size|dim)|linear_units|feedforward_dim)|intermediate_size_mlp"
@@ -38,6 +39,7 @@ SIZES = {
     r"patch_size|state_size|ssm_state_size|mamba_d_state": 8,
     r"(\w+_)?sliding_window(_size)?|attention_window|local_attention|context_size|index_topk": 16,
     r"num_mel_bins|n_mel_bins|input_feat_size": 16,
+    r"rotary_dim": 8,
     r"num_filters|upsample_initial_channel": 8,
     r"encoder_hash_byte_group_vocab": 500,
 }  # fmt: skip
@@ -54,6 +56,7 @@ UNSET = {"head_dim": 8, "vocab_size": V}
 """Keys that may be None and then lead nowhere."""
 
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
+MROPE = {"rope_parameters": {**ROPE, "mrope_section": [2, 1, 1]}}
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_ssm": 64}
 CHANGES: dict[str, dict[str, Any]] = {
     "bamba": MAMBA,
@@ -67,6 +70,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "esmc": {"num_key_value_heads": 4},
     "falcon_h1": MAMBA,
     "glm5_next_text": {"num_key_value_heads": 4},
+    "esm": {"pad_token_id": 1},
+    **dict.fromkeys(("glm4v_moe_text", "glm4v_text", "glm_image_text", "glm_ocr_text"), MROPE),
     "granite4_vision": {"deepstack_layer_map": [[0, 0]]},
     "granitemoehybrid": MAMBA,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
@@ -74,8 +79,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "molmo2_adapter": {"vision_feature_layer": [1, 0]},
     "neomme": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 2},
-    "qwen4_exp_text": {"indexer_budget": 16, "indexer_compress_ratio": 4, "indexer_n_heads": 4,
-                       "indexer_kv_heads": 1, "indexer_head_dim": 8},
+    "qwen4_exp_text": {
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+    },
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
     "zaya": {"num_experts_per_tok": 1},
 }
@@ -93,7 +103,9 @@ def small_config(kind: Any) -> Any:
 
 def _shrunk(values: dict[str, Any], ids: Iterator[int]) -> dict[str, Any]:
     layers = max((len(v) for k, v in values.items() if k.endswith("layer_types") and v), default=0)
-    layers = next((n for k, n in values.items() if re.fullmatch("num_(hidden_)?layers|n_layer", k) and n), layers)
+    layers = next(
+        (n for k, n in values.items() if re.fullmatch("num_(hidden_)?layers|n_layer", k) and n), layers
+    )
     found = {}
     for key, value in values.items():
         if key == "per_layer_config":
@@ -107,6 +119,8 @@ def _shrunk(values: dict[str, Any], ids: Iterator[int]) -> dict[str, Any]:
             found[key] = _smaller(key, value, ids)
         else:
             found[key] = UNSET.get(key) if value is None else value
+    if "kv_lora_rank" in found:  # latent attention has as many of both
+        found["num_key_value_heads"] = found["num_attention_heads"]
     return found | CHANGES.get(str(values.get("model_type")), {})
 
 
