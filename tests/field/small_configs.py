@@ -52,7 +52,7 @@ LISTS: dict[str, list[Any]] = {
     "hidden_sizes": [D] * 4,
     "channel_multiplier": [1, 1],
 }
-UNSET = {"head_dim": 8, "vocab_size": V}
+UNSET = {"head_dim": 8, "num_experts_per_tok": 2, "vocab_size": V}
 """Keys that may be None and then lead nowhere."""
 
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
@@ -71,7 +71,25 @@ CHANGES: dict[str, dict[str, Any]] = {
     "falcon_h1": MAMBA,
     "glm5_next_text": {"num_key_value_heads": 4},
     "esm": {"pad_token_id": 1},
-    **dict.fromkeys(("glm4v_moe_text", "glm4v_text", "glm_image_text", "glm_ocr_text"), MROPE),
+    **dict.fromkeys(
+        [
+            f"{name}_text"
+            for name in (
+                "glm4v",
+                "glm4v_moe",
+                "glm_image",
+                "glm_ocr",
+                "paddleocr_vl",
+                "qwen2_vl",
+                "qwen2_5_vl",
+                "qwen2_5_omni",
+                "qwen3_vl",
+                "qwen3_vl_moe",
+                "qwen3_5",
+            )
+        ],
+        MROPE,
+    ),
     "granite4_vision": {"deepstack_layer_map": [[0, 0]]},
     "granitemoehybrid": MAMBA,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
