@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # together, since they share fixtures, until a process has nothing left to do and takes some of another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-slow bench lint fuzz floors audit clean
+.PHONY: demo test test-slow bench lint field fuzz floors audit clean
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
@@ -31,6 +31,10 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_training.py
 	$(BIN)/python tests/benchmarks/bench_forward.py
 	$(BIN)/python tests/benchmarks/bench_factorize.py
+
+# One small random model of every class of transformers: factorize, expand, from_pretrained and load, and a table.
+field: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/field/run.py
 
 # Coverage-guided fuzzing of the readers, 20 seconds each; its tool is fetched here, as nothing else needs it.
 fuzz: $(READY)

@@ -42,7 +42,7 @@ def check_lookups(source: Checkpoint) -> None:
 
 
 def _model_types(config: object, depth: int = 3) -> Iterator[str]:
-    """The type that a configuration names, and those of the parts in it."""
+    """The type that a configuration names, and those of its parts, down to the text part of an encoder."""
     if not isinstance(config, Mapping) or not depth:
         return
     if isinstance(kind := config.get("model_type"), str):

@@ -12,6 +12,7 @@ from embcompress.compression.advice import advice
 from embcompress.compression.command_line import command_line
 from embcompress.compression.edit import Replacement, describe, replacing, sketch
 from embcompress.compression.leftover import check_loadable, left_notes
+from embcompress.compression.lookups import check_lookups
 from embcompress.compression.request import Request
 from embcompress.compression.storage_layout import StorageLayout, storage_layout
 from embcompress.compression.weighting import Weighting, weighting_for
@@ -110,10 +111,11 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
             and the tables are encoded.
 
     Raises:
-        UsageError: the request does not fit the checkpoint.
+        UsageError: the request does not fit the checkpoint, or the model could not be loaded afterwards.
         InputError: a table cannot be read, or is of a type that cannot be compressed.
         TargetError: the target is out of reach, or would make a table larger.
     """
+    check_lookups(source)
     keep_freed_memory()
     tables = _tables(source, request)
     storage = storage_layout(source, tables, request)

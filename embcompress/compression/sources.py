@@ -13,7 +13,6 @@ from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint, Reading
 from embcompress.checkpoint.description import Description, TableRecord
-from embcompress.compression.lookups import check_lookups
 from embcompress.errors import InputError, UsageError
 from embcompress.storage.rawio import naming
 from embcompress.storage.regular import opened
@@ -21,16 +20,6 @@ from embcompress.storage.regular import opened
 _HASH_CHUNK = 1 << 20
 
 GIVE_ORIGINAL = "give the checkpoint that was compressed with --against"
-
-
-def check_editable(source: Checkpoint) -> None:
-    """Refuse a checkpoint that cannot be written, or that no model could be loaded from afterwards.
-
-    Raises:
-        UsageError: with the reason.
-    """
-    source.check_editable()
-    check_lookups(source)
 
 
 def compressed(source: Checkpoint, remedy: str) -> Description:

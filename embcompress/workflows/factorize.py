@@ -12,7 +12,7 @@ from embcompress.compression.check import check_tables, check_whole
 from embcompress.compression.outputs import check_format, check_output, output_path, write_copy
 from embcompress.compression.plan import plan_output
 from embcompress.compression.request import GivenCounts, Reading, Request, WeightSource, target_of
-from embcompress.compression.sources import check_editable, check_unchanged, hashed, stamps
+from embcompress.compression.sources import check_unchanged, hashed, stamps
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.progress import Progress, silent
 from embcompress.reports.results import FactorizeResult
@@ -126,7 +126,7 @@ def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
         inputs = (source.path, *source.weight_files, *request.weights.files)
         check_output(place, inputs, force=request.force or request.dry_run)
         check_format(place, source)
-        check_editable(source)
+        source.check_editable()
         source.check_integrity(progress)
 
         plan = plan_output(source, request, progress)

@@ -15,9 +15,10 @@ FIRST_WORD = 60
 
 SIZES = {
     r"num_kv_shared_layers": 0,
+    r"type_vocab_size": 2,
     r"num_feat_extract_layers": 7,
     r"(\w+_)?vocab_size|vocab_size_per_layer_input": V,
-    r"(\w+_)?layers|depth|num_encoder_blocks|num_blocks|num_hidden_groups|(n|num)_layer|resampler_depth": LAYERS,
+    r"(\w+_)?(layers|blocks|hidden_groups)|(n|num)_layer|(resampler_)?depth": LAYERS,
     r"(\w+_)?(max_position_embeddings|n_positions|n_ctx|max_(source|target)_positions|context_length)|max_seq_len"
     r"|model_max_length": 64,
     r"(\w+_)?(ffn_dim|ffn_hidden_size|intermediate_(size|dim)|linear_units|feedforward_dim)|intermediate_size_mlp"
@@ -38,6 +39,7 @@ SIZES = {
     r"patch_size|state_size|ssm_state_size|mamba_d_state": 8,
     r"(\w+_)?sliding_window(_size)?|attention_window|local_attention|context_size|index_topk": 16,
     r"num_mel_bins|n_mel_bins|input_feat_size": 16,
+    r"rotary_dim": 8,
     r"num_filters|upsample_initial_channel": 8,
     r"encoder_hash_byte_group_vocab": 500,
 }  # fmt: skip
@@ -50,10 +52,11 @@ LISTS: dict[str, list[Any]] = {
     "hidden_sizes": [D] * 4,
     "channel_multiplier": [1, 1],
 }
-UNSET = {"head_dim": 8, "vocab_size": V}
+UNSET = {"head_dim": 8, "num_experts_per_tok": 2, "vocab_size": V}
 """Keys that may be None and then lead nowhere."""
 
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
+MROPE = {"rope_parameters": {**ROPE, "mrope_section": [2, 1, 1]}}
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_ssm": 64}
 CHANGES: dict[str, dict[str, Any]] = {
     "bamba": MAMBA,
@@ -67,6 +70,26 @@ CHANGES: dict[str, dict[str, Any]] = {
     "esmc": {"num_key_value_heads": 4},
     "falcon_h1": MAMBA,
     "glm5_next_text": {"num_key_value_heads": 4},
+    "esm": {"pad_token_id": 1},
+    **dict.fromkeys(
+        [
+            f"{name}_text"
+            for name in (
+                "glm4v",
+                "glm4v_moe",
+                "glm_image",
+                "glm_ocr",
+                "paddleocr_vl",
+                "qwen2_vl",
+                "qwen2_5_vl",
+                "qwen2_5_omni",
+                "qwen3_vl",
+                "qwen3_vl_moe",
+                "qwen3_5",
+            )
+        ],
+        MROPE,
+    ),
     "granite4_vision": {"deepstack_layer_map": [[0, 0]]},
     "granitemoehybrid": MAMBA,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
@@ -114,6 +137,8 @@ def _shrunk(values: dict[str, Any], ids: Iterator[int]) -> dict[str, Any]:
             found[key] = _smaller(key, value, ids)
         else:
             found[key] = UNSET.get(key) if value is None else value
+    if "kv_lora_rank" in found:  # latent attention has as many of both
+        found["num_key_value_heads"] = found["num_attention_heads"]
     return found | CHANGES.get(str(values.get("model_type")), {})
 
 
