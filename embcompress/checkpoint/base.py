@@ -107,6 +107,7 @@ class Checkpoint(abc.ABC):
         description: the record that embcompress wrote, None if it did not write this checkpoint.
         config: ``config.json`` of a directory, empty otherwise.
         config_name: where it is in the directory.
+        holds_graph: whether the computation is stored too, so that a compressed copy runs as it is.
         notes: what the user should know about this input, one sentence each.
         reading: how it was read.
     """
@@ -123,6 +124,7 @@ class Checkpoint(abc.ABC):
     description: Description | None
     config: Mapping[str, Any]
     config_name: str = "config.json"
+    holds_graph: bool = False
     notes: tuple[str, ...]
     reading: Reading = AS_IT_IS
 

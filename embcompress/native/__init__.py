@@ -26,4 +26,6 @@ def native_named(name: str, where: object) -> NativeForm:
 
 def native_form(checkpoint: Checkpoint) -> NativeForm | None:
     """Return the form for the architecture of a checkpoint, exact or not; None if there is none."""
+    if checkpoint.holds_graph:
+        return None
     return next((form for form in NATIVE_FORMS.values() if form.recognizes(checkpoint)), None)

@@ -59,7 +59,12 @@ def blueprint(path: Path) -> Blueprint:
     library()
     with open_checkpoint(path) as checkpoint:
         description, size = checkpoint.description, checkpoint.size
-        shapes = checkpoint.dense_shapes
+        shapes, is_graph = checkpoint.dense_shapes, checkpoint.holds_graph
+    if is_graph:
+        raise UsageError(
+            f"{path}: holds an ONNX model, which transformers does not run",
+            remedy="give the PyTorch model that it was exported from",
+        )
     check_files(folder)
     with reading(path):
         config = library().AutoConfig.from_pretrained(folder, **OFFLINE)

@@ -27,7 +27,12 @@ _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
 def write_card(
-    folder: Path, description: Description, *, made_from: Path | None = None, dense: bool = False
+    folder: Path,
+    description: Description,
+    *,
+    made_from: Path | None = None,
+    dense: bool = False,
+    graph: bool = False,
 ) -> None:
     """Update the card in ``folder``, or create it. A file too long to be a card is left alone.
 
@@ -36,6 +41,7 @@ def write_card(
         description: record of the compression.
         made_from: directory of the base model; None if the card names it already.
         dense: whether the tables are dense again.
+        graph: whether the weights come with their computation.
     """
     path = folder / CARD
     text = card_text(folder)
@@ -43,7 +49,7 @@ def write_card(
         return
     text = text or ""
     newline = "\r\n" if "\r\n" in text else "\n"
-    text = _edited(text.replace("\r\n", "\n"), description, made_from, dense=dense)
+    text = _edited(text.replace("\r\n", "\n"), description, made_from, dense=dense, graph=graph)
     path.write_bytes(text.replace("\n", newline).encode("utf-8", "surrogateescape"))
 
 
@@ -56,7 +62,11 @@ def card_text(folder: Path) -> str | None:
 
 
 def taken_apart(
-    text: str, description: Description | None = None, made_from: Path | None = None
+    text: str,
+    description: Description | None = None,
+    made_from: Path | None = None,
+    *,
+    graph: bool = False,
 ) -> dict[str, object]:
     """Split a card into its section, its base model and the rest, each under a name.
 
@@ -66,7 +76,7 @@ def taken_apart(
     text = text.replace("\r\n", "\n")
     free = description is not None and made_from is not None and _names_base(_split(text)[0], made_from)
     if description is not None:
-        text = _edited(text, description, made_from, dense=False)
+        text = _edited(text, description, made_from, dense=False, graph=graph)
     yaml, body = _split(text)
     section = _SECTION.search(body)
     body = _SECTION.sub("\n\n", body).strip("\n")
@@ -92,7 +102,7 @@ def _names_base(yaml: str, made_from: Path) -> bool:
     return _hub_name(made_from) is not None or not _entry(yaml, _BASE[0])[0]
 
 
-def _edited(text: str, description: Description, made_from: Path | None, *, dense: bool) -> str:
+def _edited(text: str, description: Description, made_from: Path | None, *, dense: bool, graph: bool) -> str:
     """The card with its section, and the base model in its YAML block."""
     yaml, body = _split(text)
     body = _SECTION.sub("\n\n", body).strip("\n")
@@ -103,7 +113,10 @@ def _edited(text: str, description: Description, made_from: Path | None, *, dens
                 yaml = _entry(yaml, key)[1] + f"{key}: {value}\n"
         body = body or _heading(name)
     parts = [f"---\n{yaml}---"] if yaml else []
-    return "\n\n".join([*parts, *([body] if body else []), _section(description, dense=dense)]) + "\n"
+    return (
+        "\n\n".join([*parts, *([body] if body else []), _section(description, dense=dense, graph=graph)])
+        + "\n"
+    )
 
 
 def _hub_name(path: Path) -> str | None:
@@ -139,7 +152,7 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _section(description: Description, *, dense: bool) -> str:
+def _section(description: Description, *, dense: bool, graph: bool) -> str:
     tables = description.tables
     done = "was compressed and made dense again" if dense else "is compressed"
     rest = ". Every other tensor is byte for byte that of the base model."
@@ -163,7 +176,7 @@ def _section(description: Description, *, dense: bool) -> str:
     if command is not None and command.isprintable() and _FENCE not in command:
         lines += ["", f"{_FENCE}sh", command, _FENCE]
     if not dense:
-        lines += ["", _loading(description)]
+        lines += ["", _RUNS if graph else _loading(description)]
     return "\n".join([*lines, _END])
 
 
@@ -193,10 +206,13 @@ def _plain(text: str) -> str:
     return re.sub(r"[`|<>]", "_", "".join(c if c.isprintable() else "_" for c in text))
 
 
+_RUNS = "It runs as any ONNX model does; `embcompress expand` makes a dense copy."
+
+
 def _loading(description: Description) -> str:
     if description.swapped:
         return (
             "To load it, `pip install embcompress`, and call `embcompress.register()` before "
-            "`from_pretrained`; `embcompress expand` makes a dense copy."
+            "`from_pretrained` or `SentenceTransformer`; `embcompress expand` makes a dense copy."
         )
     return "It loads as any model of its kind does, without embcompress."

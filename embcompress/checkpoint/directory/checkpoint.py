@@ -61,11 +61,12 @@ class Directory(Checkpoint):
         self.aliases = {n: a for p in parts.values() for n, a in p.aliases.items()}
         self.size = sum(p.size for p in parts.values())
         self.weight_files = tuple(f for p in parts.values() for f in p.weight_files)
+        self.holds_graph = any(part.holds_graph for part in parts.values())
         self._layout = layout
         self._parts = parts
         self._holders = {tensor: name for name, part in parts.items() for tensor in part.tensors}
         self._open: dict[str, Checkpoint] = {}
-        carried = carried_files(path, layout)
+        carried = carried_files(path, layout, [file.relative_to(path) for file in self.weight_files])
         self.carried, self.left_out = carried.files, (*carried.other_weights, *carried.irregular)
         self.notes = (*(note for p in parts.values() for note in p.notes), *carried.notes)
         layout.check(path, parts)
@@ -78,7 +79,7 @@ class Directory(Checkpoint):
     @property
     def needs_guard(self) -> bool:
         """Whether a stock ``from_pretrained`` could load the output and must be made to refuse it."""
-        return self._has_config
+        return self._has_config and not self.holds_graph
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
@@ -148,7 +149,8 @@ class Directory(Checkpoint):
         if self._layout.index is not None:
             found |= self._index_entries(self._layout.index, edit)
         found |= other_files(self.path, self.carried, edit.documents if edit else {}, self.config_name)
-        return {**found, **card_of(self.path, description if self._has_card else None, self.path)}
+        shown = description if self._has_card else None
+        return {**found, **card_of(self.path, shown, self.path, graph=self.holds_graph)}
 
     def _index_entries(self, index: Index, edit: Edit | None) -> dict[str, object]:
         """The entries of the index, after ``edit`` if there is one; totals are checked on opening."""
@@ -209,28 +211,28 @@ class Directory(Checkpoint):
             self._write_index(target)
         for name, document in edit.documents.items():
             write_document(target / name, document)
-        if self._has_config:
+        if self._has_config and not self.holds_graph:
             write_config(target / self.config_name, description)
         about = description or self.description
         if about is not None and about.tables and self._has_card:
             # A model that is compressed already names its base.
             made_from = self.path if self.description is None else None
-            write_card(target, about, made_from=made_from, dense=description is None)
+            dense, graph = description is None, self.holds_graph
+            write_card(target, about, made_from=made_from, dense=dense, graph=graph)
         return tuple(warnings)
 
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:
         """Amend the record in config.json and in each weight file that carries one, and the card."""
-        layout = find_layout(target)
-        for name in layout.files:
-            with open_file(target / name) as part:
-                described, kind = part.description is not None, type(part)
-            if described:
-                kind.amend(target / name, description)
-        if (config := target / inside(layout.home, CONFIG)).exists():
-            write_config(config, description)
+        with cls.open(target) as written:
+            own = {name: type(part) for name, part in written._parts.items() if part.description is not None}
+            config, graph = written.config_name, written.holds_graph
+        for name, kind in own.items():
+            kind.amend(target / name, description)
+        if (target / config).exists() and not graph:
+            write_config(target / config, description)
         if (target / CARD).exists():
-            write_card(target, description)
+            write_card(target, description, graph=graph)
 
     @property
     def descriptors(self) -> Mapping[Path, int]:
@@ -274,6 +276,14 @@ class Directory(Checkpoint):
                 f"(quant_method {self._quant_method()!r})",
                 remedy="compress the model it was made from",
             )
+        for name in self._parts:
+            self._part(name).check_editable()
+
+    def check_edit(self, edit: Edit) -> None:
+        super().check_edit(edit)
+        for name, own in self._restricted(edit).items():
+            if own.remove:
+                self._part(name).check_edit(own)
 
     def check_edit(self, edit: Edit) -> None:
         """Refuse also what a weight file refuses."""
@@ -332,6 +342,7 @@ def _restrict(edit: Edit, part: Checkpoint) -> Edit:
         frozenset(n for n in edit.remove if n in part.tensors),
         add,
         {alias: name for alias, name in edit.aliases.items() if name in names},
+        graphs=edit.graphs,
     )
 
 

@@ -96,7 +96,11 @@ def other_files(
 
 
 def card_of(
-    folder: Path, description: Description | None = None, made_from: Path | None = None
+    folder: Path,
+    description: Description | None = None,
+    made_from: Path | None = None,
+    *,
+    graph: bool = False,
 ) -> dict[str, object]:
     """The model card taken apart, after an edit if a ``description`` is given; SHA-256 of one too long."""
     text = card_text(folder)
@@ -104,7 +108,7 @@ def card_of(
         return {CARD: _sha256(folder / CARD)}
     if text is None and description is None:
         return {}
-    return taken_apart(text or "", description, made_from)
+    return taken_apart(text or "", description, made_from, graph=graph)
 
 
 def _sha256(path: Path) -> str:

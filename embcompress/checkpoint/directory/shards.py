@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ _NOT_IN_A_FILE_NAME = set('/\\:"<>|?*')
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?", re.IGNORECASE)
 """Names that Windows takes for a device, whatever their suffix."""
 
-_OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".gguf", ".tflite", ".mlmodel", ".pb")
+_GRAPHS = ("model.onnx", "onnx/model.onnx")
+"""Where exporters put an ONNX model; it is in use where there are no weights of PyTorch."""
+_OTHER_WEIGHTS = re.compile(r".*(\.onnx([._]data.*)?|\.h5|\.msgpack|\.ot|\.gguf|\.tflite|\.mlmodel|\.pb)")
 _OTHER_FOLDERS = re.compile(r"onnx|openvino|coreml|original|checkpoint-\d+|\.git|\.cache|__pycache__")
 """Folders that hold the model in another format or an earlier state, or nothing of the model."""
 _NO_WEIGHTS = ("training_args.bin",)
@@ -127,18 +129,37 @@ def _layout_in(path: Path, home: str) -> ShardLayout:
     if present:
         first, *rest = (_expand(path, name) for name in present)
         return ShardLayout(first.files, first.index, tuple(f for other in rest for f in other.files), home)
-    folder = path / home
-    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    found = [inside(home, n) for n in names if Path(n).suffix in _SUFFIXES and (folder / n).is_file()]
+    found = next(filter(None, _candidates(path, home)), [])
     if len(found) == 1:
         return ShardLayout((found[0],), home=home)
     what = f"several weight files ({', '.join(found)})" if found else "no weight file"
+    looked = ", ".join((*standard, inside(home, _GRAPHS[0])))
     where = f", where {MODULES} says that its first module is" if home else ""
-    again = home and not found
     raise UsageError(
-        f"{path}: {what}; looked for {', '.join(standard)}{where}",
-        remedy="download the directory again" if again else "name the weight file itself",
+        f"{path}: {what}; looked for {looked}{where}",
+        remedy="download the directory again" if home and not found else "name the weight file itself",
     )
+
+
+def _candidates(path: Path, home: str) -> Iterator[list[str]]:
+    """Groups of files that may hold the weights in the folder ``home``, the likeliest first."""
+    yield [name for name in _files_in(path, home) if _is_torch(Path(name))]
+    for name in _GRAPHS:
+        yield [inside(home, name)] if (path / home / name).is_file() else []
+    for folder in (home, inside(home, "onnx")):
+        yield [name for name in _files_in(path, folder) if Path(name).suffix == ".onnx"]
+
+
+def _files_in(path: Path, folder: str) -> list[str]:
+    """The files in a folder of the directory ``path``, relative to the directory, by name."""
+    place = path / folder
+    entries = sorted(place.iterdir()) if place.is_dir() else []
+    return [inside(folder, entry.name) for entry in entries if entry.is_file()]
+
+
+def _is_torch(file: Path) -> bool:
+    """Whether a file may hold weights of PyTorch, by its name."""
+    return file.suffix in _SUFFIXES and file.name not in _NO_WEIGHTS
 
 
 def inside(home: str, name: str) -> str:
@@ -206,10 +227,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _is_other_weights(relative: Path, home: str) -> bool:
     """Whether a file holds weights that are not in use; further modules, in other folders, keep theirs."""
-    if relative.suffix in _OTHER_WEIGHTS:
+    if _OTHER_WEIGHTS.fullmatch(relative.name):
         return True
-    beside = relative.parent in {Path(), Path(home)}
-    return relative.suffix in _SUFFIXES and beside and relative.name not in _NO_WEIGHTS
+    return _is_torch(relative) and relative.parent in {Path(), Path(home)}
 
 
 @dataclass(frozen=True)
@@ -234,9 +254,16 @@ class Carried:
         return tuple(f"left out, because they {why}: {', '.join(names)}" for why, names in whys if names)
 
 
-def carried_files(path: Path, layout: ShardLayout) -> Carried:
-    """Which files of the directory ``path`` are copied, and which are left out."""
-    own = {*layout.files, *((layout.index.name,) if layout.index else ())}
+def carried_files(path: Path, layout: ShardLayout, weights: Collection[Path]) -> Carried:
+    """Which files of a directory are copied, and which are left out.
+
+    Args:
+        path: the directory.
+        layout: its weights.
+        weights: the files that hold them, relative to the directory; some formats have more than one each.
+    """
+    own = {*map(str, weights), *((layout.index.name,) if layout.index else ())}
+    folders = {layout.home, *(str(file.parent) for file in weights)}
     carried: list[Path] = []
     left_out: list[str] = [*layout.others]
     irregular: list[str] = []
@@ -247,7 +274,7 @@ def carried_files(path: Path, layout: ShardLayout) -> Carried:
             relative = entry.relative_to(path)
             mode = entry.stat().st_mode
             if stat.S_ISDIR(mode):
-                if str(relative) != layout.home and (
+                if str(relative) not in folders and (
                     _OTHER_FOLDERS.fullmatch(entry.name)
                     or entry.is_symlink()
                     or entry.suffix == ".embcompress"

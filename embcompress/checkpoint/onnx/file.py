@@ -47,6 +47,7 @@ class OnnxFile(Checkpoint):
 
     format = "onnx"
     suffixes = (".onnx",)
+    holds_graph = True
 
     def __init__(self, path: Path, fds: dict[Path, int]) -> None:
         self.path = path
