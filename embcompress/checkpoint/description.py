@@ -97,6 +97,8 @@ class Description:
         tables: one record per compressed table.
         command: the command line that made the output, with paths shortened to names; None if there was
             none.
+        quantizer: what quantized the layers around the tables; None if nothing did. Such a model is opened by
+            its own library, and only the tables are read from here.
         intact: whether the record matches the SHA-256 that was stored with it; None if it has none (older
             outputs), or if the record has not been written yet.
     """
@@ -105,6 +107,7 @@ class Description:
     source: Mapping[str, str]
     tables: tuple[TableRecord, ...]
     command: str | None = None
+    quantizer: str | None = None
     intact: bool | None = field(default=None, compare=False)
 
     @property
@@ -116,6 +119,8 @@ class Description:
         """The record as a JSON-ready dict, with its own SHA-256; tuples become lists when dumped."""
         body = {"layout": LAYOUT_VERSION, **asdict(self)}
         del body["intact"]
+        if self.quantizer is None:
+            del body["quantizer"]
         return {**body, _SEAL: _digest_of(body)}
 
     def to_json(self) -> str:
@@ -162,10 +167,10 @@ def parse_description(value: object, where: str) -> Description:
             check_name(name, where)
         if len({*names}) < len(names):
             raise ValueError(f"a name is described twice among {names[:8]}")
-        command = raw.get("command")
-        if command is not None and not isinstance(command, str):
-            raise TypeError("command is not text")
-        return Description(str(raw["version"]), source, tables, command, _is_intact(raw))
+        command, quantizer = raw.get("command"), raw.get("quantizer")
+        if not isinstance(command, str | None) or not isinstance(quantizer, str | None):
+            raise TypeError("command or quantizer is not text")
+        return Description(str(raw["version"]), source, tables, command, quantizer, _is_intact(raw))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: the embcompress record cannot be read ({type(error).__name__}: {error})",

@@ -107,9 +107,12 @@ def edit_behind(
     return replacing(original, replacements)
 
 
-def describe(source: Checkpoint, records: Sequence[TableRecord], command: str | None) -> Description:
+def describe(
+    source: Checkpoint, records: Sequence[TableRecord], command: str | None, quantizer: str | None = None
+) -> Description:
     """The record before the work: errors are predicted, and the source is not hashed yet."""
-    return Description(__version__, {f.name: NO_DIGEST for f in source.weight_files}, tuple(records), command)
+    files = {file.name: NO_DIGEST for file in source.weight_files}
+    return Description(__version__, files, tuple(records), command, quantizer)
 
 
 def sketch(new: Replacement, weighting: str | None) -> TableRecord:

@@ -194,6 +194,12 @@ def _plain(text: str) -> str:
 
 
 def _loading(description: Description) -> str:
+    if description.quantizer is not None:
+        return (
+            "To load it, `pip install embcompress`, call `from_pretrained` with "
+            "`ignore_mismatched_sizes=True`, and then `embcompress.load` on the model; `embcompress expand` "
+            "makes a dense copy."
+        )
     if description.swapped:
         return (
             "To load it, `pip install embcompress`, and call `embcompress.register()` before "

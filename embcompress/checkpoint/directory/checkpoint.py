@@ -31,7 +31,7 @@ from embcompress.checkpoint.directory.shards import Index, ShardLayout, carried_
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.safetensors.file import NEW_METADATA, new_size, write_new
 from embcompress.checkpoint.tensors import TensorInfo
-from embcompress.errors import InputError, UsageError
+from embcompress.errors import InputError
 from embcompress.progress import Progress, silent
 
 _COMPARE_ROWS = 4096
@@ -246,15 +246,6 @@ class Directory(Checkpoint):
         if self._quant_method() == METADATA_KEY:
             return parse_description(self.config[QUANTIZATION], str(self.path / CONFIG))
         return next((p.description for p in self._parts.values() if p.description is not None), None)
-
-    def check_editable(self) -> None:
-        """Refuse a model that another tool has quantized: config.json has room for one record."""
-        if self._quant_method() not in (None, METADATA_KEY):
-            raise UsageError(
-                f"{self.path / CONFIG}: the model is quantized already "
-                f"(quant_method {self._quant_method()!r})",
-                remedy="compress the model it was made from",
-            )
 
     def _compare(self, name: str, other: Checkpoint) -> None:
         """Refuse two sets of weights that differ: nothing says which one is meant."""
