@@ -104,6 +104,8 @@ class Description:
             none.
         weights_only: whether everything but weights and plain data was left out of the source.
         state: the state dict that was chosen in the source, None if none was.
+        quantizer: what quantized the layers around the tables; None if nothing did. Such a model is opened by
+            its own library, and only the tables are read from here.
         intact: whether the record matches the SHA-256 that was stored with it; None if it has none (older
             outputs), or if the record has not been written yet.
     """
@@ -114,6 +116,7 @@ class Description:
     command: str | None = None
     weights_only: bool = False
     state: str | None = None
+    quantizer: str | None = None
     intact: bool | None = field(default=None, compare=False)
 
     @property
@@ -125,6 +128,8 @@ class Description:
         """The record as a JSON-ready dict, with its own SHA-256; tuples become lists when dumped."""
         body = {"layout": LAYOUT_VERSION, **asdict(self)}
         del body["intact"]
+        if self.quantizer is None:
+            del body["quantizer"]
         return {**body, _SEAL: _digest_of(body)}
 
     def to_json(self) -> str:
@@ -171,13 +176,15 @@ def parse_description(value: object, where: str) -> Description:
             check_name(name, where)
         if len({*names}) < len(names):
             raise ValueError(f"a name is described twice among {names[:8]}")
-        command = raw.get("command")
-        if command is not None and not isinstance(command, str):
-            raise TypeError("command is not text")
+        command, quantizer = raw.get("command"), raw.get("quantizer")
         state, only_weights = raw.get("state"), raw.get("weights_only", False)
-        if not isinstance(state, str | None) or not isinstance(only_weights, bool):
-            raise TypeError("state is not text, or weights_only not true or false")
-        return Description(str(raw["version"]), source, tables, command, only_weights, state, _is_intact(raw))
+        if not all(isinstance(text, str | None) for text in (command, state, quantizer)):
+            raise TypeError("command, state or quantizer is not text")
+        if not isinstance(only_weights, bool):
+            raise TypeError("weights_only is neither true nor false")
+        return Description(
+            str(raw["version"]), source, tables, command, only_weights, state, quantizer, _is_intact(raw)
+        )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: the embcompress record cannot be read ({type(error).__name__}: {error})",

@@ -110,11 +110,15 @@ def edit_behind(
     return replacing(original, replacements)
 
 
-def describe(source: Checkpoint, records: Sequence[TableRecord], command: str | None) -> Description:
+def describe(
+    source: Checkpoint, records: Sequence[TableRecord], command: str | None, quantizer: str | None = None
+) -> Description:
     """The record before the work: errors are predicted, and the source is not hashed yet."""
     digests = {f.name: NO_DIGEST for f in source.weight_files}
     reading = source.reading
-    return Description(__version__, digests, tuple(records), command, reading.weights_only, reading.state)
+    return Description(
+        __version__, digests, tuple(records), command, reading.weights_only, reading.state, quantizer
+    )
 
 
 def sketch(new: Replacement, weighting: str | None) -> TableRecord:

@@ -13,6 +13,7 @@ from embcompress.compression.command_line import command_line
 from embcompress.compression.edit import Replacement, describe, replacing, sketch
 from embcompress.compression.leftover import check_loadable, left_notes
 from embcompress.compression.lookups import check_lookups
+from embcompress.compression.neighbours import check_not_adapter, quantized_note, quantizer_of
 from embcompress.compression.request import Request
 from embcompress.compression.storage_layout import StorageLayout, storage_layout
 from embcompress.compression.weighting import Weighting, weighting_for
@@ -117,8 +118,10 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
     """
     check_lookups(source)
     keep_freed_memory()
+    check_not_adapter(source)
+    quantizer = quantizer_of(source)
     tables = _tables(source, request)
-    storage = storage_layout(source, tables, request)
+    storage = storage_layout(source, tables, request, quantizer)
     weighting = weighting_for(source, tables, request.weights, progress)
     plans = plan_tables(
         tables,
@@ -127,17 +130,18 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         request.float_type,
         split_scale=request.split_scale,
         mirrored=storage.mirrored,
-        budget=_budget(source, tables, request, storage, weighting),
+        budget=_budget(source, tables, request, storage, weighting, quantizer),
         advance=Steps(progress, "spectrum", sum(table.rows.shape[0] for table in tables)),
         weights=None if weighting is None else weighting.weights,
     )
     encoding = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
     edit = replacing(source, [_replacement(plan, storage, encoding) for plan in plans])
     records = [_record(plan, storage, weighting) for plan in plans]
-    description = describe(source, records, command_line(request))
+    description = describe(source, records, command_line(request), quantizer)
     size = source.size_after(edit, description)
     notes = (
         *source.notes,
+        *(() if quantizer is None else (quantized_note(quantizer),)),
         *storage.notes,
         *_filling_notes(tables),
         *advice(source, plans, size),
@@ -173,6 +177,7 @@ def _budget(
     request: Request,
     storage: StorageLayout,
     weighting: Weighting | None,
+    quantizer: str | None,
 ) -> int:
     """Most bytes that all parts together may take under ``max_size``; 0 for other targets.
 
@@ -198,7 +203,8 @@ def _budget(
         widest = method.widest(table.rows.shape, settings)
         trial.append(Replacement(table, method, widest, form=storage.form))
     records = [sketch(new, weighting.origin if weighting else None) for new in trial]
-    size = source.size_after(replacing(source, trial), describe(source, records, command_line(request)))
+    described = describe(source, records, command_line(request), quantizer)
+    size = source.size_after(replacing(source, trial), described)
     rest = size - sum(new.layout.nbytes for new in trial)
     if rest >= max_size:
         raise TargetError(

@@ -43,13 +43,16 @@ class StorageLayout:
         return "native" if self.form else "sequential" if method.is_factors else "embcompress"
 
 
-def storage_layout(source: Checkpoint, tables: Sequence[Table], request: Request) -> StorageLayout:
+def storage_layout(
+    source: Checkpoint, tables: Sequence[Table], request: Request, quantizer: str | None = None
+) -> StorageLayout:
     """The layout that is asked for, or else the native one where it is exact.
 
     Args:
         source: the checkpoint.
         tables: those to be compressed.
         request: how they are to be compressed.
+        quantizer: what quantized the model's layers; it would quantize native factors too.
 
     Raises:
         UsageError: the layout cannot hold what the method stores, or is not exact for this model.
@@ -68,7 +71,9 @@ def storage_layout(source: Checkpoint, tables: Sequence[Table], request: Request
     if layout in {"sequential", "embcompress"} or not factors:
         return StorageLayout(notes=notes)
     reason = "the model's library has no form for factors"
-    if form is not None:
+    if form is not None and quantizer is not None:
+        reason = f"its layers are quantized ({quantizer}), and factors are layers that are not"
+    elif form is not None:
         types = ((table, request.float_type or table.rows.dtype) for table in tables)
         reason = next(filter(None, (form.objection(source, *each) for each in types)), "")
         if not reason:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.description import part_name
+from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.errors import UsageError, printable
 from embcompress.loading.fit import RIGHT_MODEL, Misfit
 from embcompress.loading.stored_tables import Stored, places_of, read_stored
@@ -38,6 +38,9 @@ def load(
     factors take the dtype of the table they replace, and codes stay bytes. A tied name that the file
     leaves out gets the weights it is tied to; one that the file stores in full is untied. Everything
     is checked first: after an error the model is unchanged.
+
+    If another library has quantized the layers, that library must have loaded them before, by
+    ``from_pretrained(path, ignore_mismatched_sizes=True)``: only the tables are then read and replaced.
 
     Args:
         model: built as for the dense checkpoint; changed in place.
@@ -68,13 +71,17 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
     """
     if any(tensor.is_meta for tensor in model.parameters()):
         raise UsageError("the model has parameters on the meta device", remedy="build it on a real device")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     with open_checkpoint(path) as checkpoint:
         if needs_tables:
             _check_tables(checkpoint)
-        stored = read_stored(checkpoint, checkpoint.description, others=True)
-    naming = _naming(stored, model)
-    weights = naming.converted(stored.others, path)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+        description = checkpoint.description
+        quantized = description is not None and description.quantizer is not None
+        stored = read_stored(checkpoint, description, others=not quantized)
+        naming = _naming(stored, model)
+        weights = naming.converted(stored.others, path)
+        if quantized:
+            weights = _stored_ties(checkpoint, [table.record for table in stored.tables], parameters, naming)
     modules: dict[str, nn.Module] = {}
     for table in stored.tables:
         main, *ties = places_of(table.record, model, parameters, naming.renamed, path)
@@ -82,20 +89,44 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
         parts = module_parts(table.parts, table.record.shape[1])
         weights |= {part_name(main, suffix): part for suffix, part in parts.items()}
 
-    expected = _expected_state(model, modules)
+    expected = _expected_state(nn.Module() if quantized else model, modules)
     # Older files store buffers (BERT's position_ids) that newer classes make themselves.
     unsaved = {name for name, _ in model.named_buffers()} - expected.keys()
     weights = _with_ties({n: value for n, value in weights.items() if n not in unsaved}, expected)
     # Some classes of transformers make weights themselves and never store them (Marian's positions).
     never_stored = getattr(model, "_keys_to_ignore_on_save", None) or ()
-    weights = {name: expected[name] for name in never_stored if name in expected} | weights
+    kept = expected if quantized else never_stored  # biases of tied heads are the model's
+    weights = {name: expected[name] for name in kept if name in expected} | weights
     misfit = _misfit(weights, expected)
     misfit.check(path, strict=strict, remedy=_remedy(model))
     if misfit.names:
         text = f"{path}: loaded in part, the rest of the model is unchanged: {misfit.names}"
         warnings.warn(printable(text), stacklevel=3)
     install(model, modules)
-    model.load_state_dict(weights, strict=strict)
+    if not quantized:
+        model.load_state_dict(weights, strict=strict)
+        return
+    for owner, module in modules.items():
+        state = {name: weights[f"{owner}.{name}"] for name in module.state_dict()}
+        module.load_state_dict(state, strict=True)
+
+
+def _stored_ties(
+    checkpoint: Checkpoint,
+    tables: Collection[TableRecord],
+    parameters: Mapping[str, nn.Parameter],
+    naming: Naming,
+) -> dict[str, Any]:
+    """The weights in full of whatever the model ties to a table, by their names in the model."""
+    shared = {id(parameters.get(naming.renamed(table.name))) for table in tables}
+    records = {table.name for table in tables}
+    names = {
+        new: name
+        for name in checkpoint.tensors
+        if name not in records and id(parameters.get(new := naming.renamed(name), naming)) in shared
+    }
+    state = checkpoint.torch_state([*names.values()]) if names else {}
+    return {new: state[name] for new, name in names.items()}
 
 
 def _check_tables(checkpoint: Checkpoint) -> None:
@@ -158,7 +189,10 @@ def _naming(stored: Stored, model: nn.Module) -> Naming:
         *(_Renaming(methodcaller("removeprefix", prefix)) for prefix in prefixes),
     ]
     everything = {*stored.others, *tables}
-    in_model = model.state_dict().keys() | {name for name, _ in model.named_buffers()}
+    in_model = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    in_model |= {name for name, _ in model.named_buffers()}
+    if stored.others:  # the state dict of layers that are quantized may take work, and change them
+        in_model |= model.state_dict().keys()
 
     def fits(naming: Naming, names: Collection[str]) -> bool:
         return in_model >= {*map(naming.renamed, names)} and _keeps_distinct(naming, everything)

@@ -11,6 +11,7 @@ from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.rows import rows_of
 from embcompress.choices import DEFAULT_METHOD, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.leftover import left_dense, left_notes
+from embcompress.compression.neighbours import check_not_adapter, quantized_note, quantizer_of
 from embcompress.compression.outputs import check_side_file
 from embcompress.compression.residuals import measured_error
 from embcompress.compression.sources import check_holds, compressed, reading_of
@@ -95,6 +96,8 @@ def report(
     keep_freed_memory()
     with open_checkpoint(path, progress, Reading(weights_only, state)) as source:
         records = source.description.tables if source.description else ()
+        if not records:
+            check_not_adapter(source)
         found = [] if records and not keys else locate(source, keys, every=True)
         if not found and (curve or picture or given.is_given):
             raise UsageError(
@@ -127,6 +130,7 @@ def _report(
     chart: bool,
     plot: Path | None,
 ) -> Report:
+    quantizer = quantizer_of(source)
     return Report(
         path=source.path,
         format=source.format,
@@ -139,7 +143,11 @@ def _report(
         against_size=None if original is None else original.size,
         chart=chart,
         plot=plot,
-        notes=(*source.notes, *left_notes(source, found, chosen=True)),
+        notes=(
+            *source.notes,
+            *(() if quantizer is None else (quantized_note(quantizer),)),
+            *left_notes(source, found, chosen=True),
+        ),
     )
 
 

@@ -235,15 +235,6 @@ def test_a_shard_that_held_only_a_copy_of_the_table_goes(tmp_path):
     assert {*index["weight_map"]} == {TABLE, "lm_head.weight"}
 
 
-def test_a_model_quantized_by_another_tool_is_refused(tmp_path, model):
-    """config.json can describe only one way of storing weights."""
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(
-        json.dumps({**config, "quantization_config": {"quant_method": "gptq"}})
-    )
-    assert_refused(tmp_path, "factorize", model, "--rank", 4, code=2, says="'gptq'")
-
-
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[1]", "NaNNaN", "[" * 100_000, "version https://git-lfs.github.com/spec/v1\n"],

@@ -210,6 +210,12 @@ _RUNS = "It runs as any ONNX model does; `embcompress expand` makes a dense copy
 
 
 def _loading(description: Description) -> str:
+    if description.quantizer is not None:
+        return (
+            "To load it, `pip install embcompress`, call `from_pretrained` with "
+            "`ignore_mismatched_sizes=True`, and then `embcompress.load` on the model; `embcompress expand` "
+            "makes a dense copy."
+        )
     if description.swapped:
         return (
             "To load it, `pip install embcompress`, and call `embcompress.register()` before "

@@ -38,7 +38,7 @@ from embcompress.checkpoint.directory.shards import (
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.safetensors.file import NEW_METADATA, new_size, write_new
 from embcompress.checkpoint.tensors import TensorInfo
-from embcompress.errors import InputError, UsageError
+from embcompress.errors import InputError
 from embcompress.progress import Progress, silent
 
 _COMPARE_ROWS = 4096
@@ -269,21 +269,9 @@ class Directory(Checkpoint):
         return next((p.description for p in self._parts.values() if p.description is not None), None)
 
     def check_editable(self) -> None:
-        """Refuse a model that another tool has quantized: config.json has room for one record."""
-        if self._quant_method() not in (None, METADATA_KEY):
-            raise UsageError(
-                f"{self.path / self.config_name}: the model is quantized already "
-                f"(quant_method {self._quant_method()!r})",
-                remedy="compress the model it was made from",
-            )
+        """Refuse also what a weight file refuses."""
         for name in self._parts:
             self._part(name).check_editable()
-
-    def check_edit(self, edit: Edit) -> None:
-        super().check_edit(edit)
-        for name, own in self._restricted(edit).items():
-            if own.remove:
-                self._part(name).check_edit(own)
 
     def check_edit(self, edit: Edit) -> None:
         """Refuse also what a weight file refuses."""

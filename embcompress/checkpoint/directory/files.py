@@ -20,8 +20,14 @@ QUANTIZATION = "quantization_config"
 
 
 def write_config(path: Path, description: Description | None) -> None:
-    """Write the record where transformers looks for a quantization, or remove it."""
-    config = {k: v for k, v in read_json(path).items() if k != QUANTIZATION}
+    """Write the record where transformers looks for a quantization, or remove it.
+
+    The record of another library stays: its layers need it, and there is room for one.
+    """
+    config = read_json(path)
+    record = config.pop(QUANTIZATION, None)
+    if record is not None and not (isinstance(record, dict) and record.get("quant_method") == METADATA_KEY):
+        return
     if description is not None and description.swapped:
         config[QUANTIZATION] = {"quant_method": METADATA_KEY, **description.to_dict()}
     write_json(path, config)
