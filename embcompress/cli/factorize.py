@@ -14,6 +14,7 @@ from embcompress.cli.options import (
     force,
     keys,
     output,
+    reading,
     source,
     targets,
     weighting,
@@ -28,6 +29,7 @@ from embcompress.cli.options import (
 @keys
 @click.option("--all", "all_tables", is_flag=True, help="Compress every token table.")
 @weighting
+@reading
 @click.option(
     "--importance",
     type=ANY_PATH,

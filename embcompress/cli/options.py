@@ -75,6 +75,21 @@ resume = click.option("--resume", is_flag=True, help="Go on with an interrupted 
 keys = click.option(
     "--key", "keys", multiple=True, metavar="NAME", help="Table to use; may be given several times."
 )
+reading = together(
+    click.option(
+        "--weights-only",
+        is_flag=True,
+        help="Drop what is neither weights nor plain data in a PyTorch file; of a whole module or a "
+        "TorchScript archive take the state dict.",
+    ),
+    click.option(
+        "--state",
+        metavar="NAME",
+        help="State dict to take of a PyTorch file that holds several, such as ema.",
+    ),
+)
+"""What to take of a file of PyTorch that holds more than one state dict."""
+
 device = click.option(
     "--device",
     type=click.Choice(DEVICES),

@@ -25,12 +25,15 @@ def command_line(request: Request) -> str | None:
         words += ["--key", key]
     if request.all_tables:
         words.append("--all")
+    if request.reading.weights_only:
+        words.append("--weights-only")
     for option, value, default in (
         ("method", request.method, DEFAULT_METHOD),
         ("dtype", request.dtype, None),
         ("split-scale", request.split_scale, DEFAULT_SPLIT),
         ("layout", request.layout, None),
         ("nan", request.nan, DEFAULT_NAN),
+        ("state", request.reading.state, None),
     ):
         if value is not None and value != default:
             words += [f"--{option}", value]

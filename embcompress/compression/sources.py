@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.base import Checkpoint, Reading
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.errors import InputError, UsageError
 from embcompress.storage.rawio import naming
@@ -31,6 +31,11 @@ def compressed(source: Checkpoint, remedy: str) -> Description:
     if source.description is None or not source.description.tables:
         raise UsageError(f"{source.path}: holds no compressed table", remedy=remedy)
     return source.description
+
+
+def reading_of(described: Description) -> Reading:
+    """How an original is to be read, so that what is compared with a copy is what the copy was made from."""
+    return Reading(described.weights_only, described.state)
 
 
 def check_holds(original: Checkpoint, record: TableRecord) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.base import Reading
 from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.check import check_tables, check_whole
 from embcompress.compression.outputs import check_format, check_output, output_path, write_copy
@@ -41,6 +42,8 @@ def factorize(
     importance: str | Path | None = None,
     text_column: str = TEXT_COLUMN,
     smoothing: float = SMOOTHING,
+    weights_only: bool = False,
+    state: str | None = None,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress = silent,
@@ -77,6 +80,10 @@ def factorize(
             written by ``train``; this then takes the place of counts (``.csv``, ``.tsv``, ``.txt``).
         text_column: header of the texts where ``corpus`` or ``importance`` is a CSV.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike.
+        weights_only: leave out what is neither weights nor plain data in a PyTorch file, and take the state
+            dict of a whole module, instead of refusing the file.
+        state: which state dict of a PyTorch file to take: the keys that lead to it, with dots between them,
+            such as ``"ema"``; None for the likeliest one.
         dry_run: plan, and write nothing.
         force: replace an existing output.
         progress: called as ``progress(stage, done, total)``.
@@ -103,6 +110,7 @@ def factorize(
         layout=layout,
         nan=nan,
         weights=WeightSource(weights, corpus, importance, text_column, smoothing),
+        reading=Reading(weights_only, state),
         dry_run=dry_run,
         force=force,
     )
@@ -111,7 +119,7 @@ def factorize(
 
 def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
     """Do what :func:`factorize` does, for a request."""
-    with open_checkpoint(request.path, progress) as source:
+    with open_checkpoint(request.path, progress, request.reading) as source:
         before = stamps(source)
         suffix = source.form(dense=False).suffix
         place = output_path(request.output, source.path, request.label, suffix)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.base import Checkpoint, Reading
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.rows import rows_of
 from embcompress.choices import DEFAULT_METHOD, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.outputs import check_side_file
 from embcompress.compression.residuals import measured_error
-from embcompress.compression.sources import check_holds, compressed
+from embcompress.compression.sources import check_holds, compressed, reading_of
 from embcompress.compression.weighting import Weighting, WeightSource, weighting_for
 from embcompress.data.counting import Counts
 from embcompress.dtypes import DTYPES
@@ -45,6 +45,8 @@ def report(
     corpus: str | Path | None = None,
     text_column: str = TEXT_COLUMN,
     smoothing: float = SMOOTHING,
+    weights_only: bool = False,
+    state: str | None = None,
     curve: bool = False,
     plot: str | Path | None = None,
     force: bool = False,
@@ -60,6 +62,10 @@ def report(
         corpus: texts to count tokens in.
         text_column: header of the texts where ``corpus`` is a CSV.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
+        weights_only: leave out what is neither weights nor plain data in a PyTorch file, and take the state
+            dict of a whole module, instead of refusing the file.
+        state: which state dict of a PyTorch file to take: the keys that lead to it, with dots between them,
+            such as ``"ema"``; None for the likeliest one.
         curve: also compare the methods at the ratios of ``CURVE``.
         plot: picture of that comparison (.png, .svg, .pdf); needs ``embcompress[plot]``.
         force: replace an existing picture.
@@ -81,7 +87,7 @@ def report(
         inputs = [Path(file) for file in (path, against) if file is not None]
         check_side_file(picture, (*inputs, *given.files), replace=force)
     keep_freed_memory()
-    with open_checkpoint(path, progress) as source:
+    with open_checkpoint(path, progress, Reading(weights_only, state)) as source:
         records = source.description.tables if source.description else ()
         found = [] if records and not keys else locate(source, keys, every=True)
         if not found and (curve or picture or given.is_given):
@@ -97,8 +103,8 @@ def report(
         if against is None:
             small = tuple(_compressed(source, record, None) for record in records)
             return _report(source, tables, small, None, chart=curve, plot=picture)
-        compressed(source, remedy="leave out --against")
-        with open_checkpoint(against, progress) as original:
+        described = compressed(source, remedy="leave out --against")
+        with open_checkpoint(against, progress, reading_of(described)) as original:
             small = tuple(
                 _compressed(source, r, _error_against(original, source, r, progress)) for r in records
             )

@@ -10,7 +10,7 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description
 from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.compression.edit import edit_behind
-from embcompress.compression.sources import GIVE_ORIGINAL, check_holds, hashed
+from embcompress.compression.sources import GIVE_ORIGINAL, check_holds, hashed, reading_of
 from embcompress.compression.weighting import Weighting, WeightSource, weighting_for
 from embcompress.data.counting import Counts
 from embcompress.errors import InputError, UsageError
@@ -78,7 +78,7 @@ def verify(
             own += part_differences(written, record)
         if against is None:
             return _alone(written, described, own, progress)
-        with open_checkpoint(against, progress) as original:
+        with open_checkpoint(against, progress, reading_of(described)) as original:
             return _with_original(original, written, described, own, given, progress)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.base import AS_IT_IS, Checkpoint, Edit, Reading
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
 from embcompress.checkpoint.directory.card import CARD, write_card
 from embcompress.checkpoint.directory.files import (
@@ -75,23 +75,29 @@ class Directory(Checkpoint):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        layout = find_layout(path)
-        return cls.of_files(path, layout)
+        return cls.open_as(path, AS_IT_IS)
 
     @classmethod
-    def of_files(cls, path: Path, layout: ShardLayout) -> Self:
+    def open_as(cls, path: Path, reading: Reading) -> Self:
+        reading.check_one(path)
+        return cls.of_files(path, find_layout(path), reading)
+
+    @classmethod
+    def of_files(cls, path: Path, layout: ShardLayout, reading: Reading = AS_IT_IS) -> Self:
         """Open the weight files of ``path`` that are in ``layout``."""
         parts: dict[str, Checkpoint] = {}
         try:
             for name in layout.files:
-                parts[name] = open_file(path / name)
+                parts[name] = open_file(path / name, reading)
                 if len(layout.files) > _MOST_OPEN:
                     parts[name].suspend()
-            return cls(path, layout, parts)
+            opened = cls(path, layout, parts)
         except BaseException:
             for part in parts.values():
                 part.close()
             raise
+        opened.reading = reading
+        return opened
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         return self._part_of(name).rows(name, start, stop)
@@ -153,7 +159,7 @@ class Directory(Checkpoint):
         for name in self._parts:
             self._part(name).check_integrity(progress)
         for name in self._layout.others:
-            with open_file(self.path / name) as other:
+            with open_file(self.path / name, self.reading) as other:
                 self._compare(name, other)
 
     def sidecar(self, key: str) -> object:

@@ -8,19 +8,20 @@ from math import prod
 from typing import Any
 
 from embcompress.checkpoint.base import Edit
-from embcompress.checkpoint.description import METADATA_KEY, Description
+from embcompress.checkpoint.description import Description
 from embcompress.checkpoint.pytorch.archive import Archive
 from embcompress.checkpoint.pytorch.optimizers import Refit, Split, refit_optimizers
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     Call,
     Global,
+    Made,
     OrderedMap,
     Replacements,
     StorageRef,
     walk,
 )
 from embcompress.checkpoint.pytorch.pickle_writer import dump
-from embcompress.checkpoint.pytorch.state import StateDict
+from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict, with_metadata
 from embcompress.checkpoint.pytorch.tensors import (
     GRANULE,
     View,
@@ -67,7 +68,7 @@ def plan_rewrite(
     }
     new_state = _edited_state(state.node, edit, made)
     refit = refitted(archive, state, edit, where)
-    replace: dict[int, object] = {**refit.replace, id(state.node): _described(new_state, description)}
+    replace: dict[int, object] = {**refit.replace, id(state.anchor): _written(state, new_state, description)}
     storages: dict[str, NewTensor | Extent] = {made[new.name].key: new for new in edit.add}
     fresh = {id(ref) for ref in made.values()}
     for use in _uses(archive.root, replace, fresh, where):
@@ -80,7 +81,7 @@ def plan_rewrite(
             use.ref.kind, key, use.ref.location, use.ref.numel * size // source.size if source.size else 0
         )
         replace |= _moved(use, ref)
-    return Rewrite(dump(archive.root, replace), storages, refit.warnings)
+    return Rewrite(dump(archive.root, replace, archive.protocol), storages, refit.warnings)
 
 
 def refitted(archive: Archive, state: StateDict, edit: Edit, where: str) -> Refit:
@@ -99,9 +100,7 @@ def _location(node: object, where: str) -> str:
 
 def _edited_state(old: Mapping[Any, Any], edit: Edit, made: Mapping[str, StorageRef]) -> dict[Any, Any]:
     """The state dict with each new tensor and its aliases in the place of the tensor it replaces."""
-    new: dict[Any, Any] = OrderedMap() if isinstance(old, OrderedMap) else {}
-    if isinstance(old, OrderedMap) and isinstance(new, OrderedMap):
-        new.state = old.state
+    new = _emptied(old)
     for key, node in old.items():
         for tensor in edit.add:
             if tensor.replaces != key:
@@ -112,6 +111,19 @@ def _edited_state(old: Mapping[Any, Any], edit: Edit, made: Mapping[str, Storage
         if key not in edit.remove:
             new[key] = node
     return new
+
+
+def _written(state: StateDict, new: dict[Any, Any], description: Description | None) -> object:
+    """What takes the place of a state dict; a table that was saved as a tensor alone becomes one again."""
+    if state.bare and description is None and len(new) == 1:
+        return next(iter(new.values()))
+    described = with_metadata(new, None if description is None else description.to_json())
+    return with_metadata(described, "true", BARE_KEY) if state.bare else described
+
+
+def _emptied(old: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A dict like ``old`` without its entries."""
+    return old.like({}) if isinstance(old, Made) else {}
 
 
 def _tensor(tensor: NewTensor, ref: StorageRef, replaced: object) -> Call:
@@ -126,33 +138,10 @@ def _tensor(tensor: NewTensor, ref: StorageRef, replaced: object) -> Call:
     return Call(Global("torch._utils", "_rebuild_parameter"), (plain, trained, OrderedMap()))
 
 
-def described_text(state: Mapping[Any, Any]) -> object:
-    """The description stored with a state dict, None if there is none."""
-    metadata = state.state.get("_metadata") if isinstance(state, OrderedMap) and state.state else None
-    return metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
-
-
-def _described(state: dict[Any, Any], description: Description | None) -> dict[Any, Any]:
-    """The state dict with ``description`` in its metadata, or with none.
-
-    ``load_state_dict`` looks up metadata by module name and ignores other keys.
-    """
-    if description is None and described_text(state) is None:
-        return state
-    attributes = dict(state.state or {}) if isinstance(state, OrderedMap) else {}
-    old = attributes.get("_metadata")
-    metadata = OrderedMap(old if isinstance(old, dict) else {})
-    metadata.pop(METADATA_KEY, None)
-    if description is not None:
-        metadata[METADATA_KEY] = description.to_json()
-    new = OrderedMap(state)
-    new.state = {**attributes, "_metadata": metadata}
-    return new
-
-
 def amended_pickle(archive: Archive, state: StateDict, description: Description) -> bytes:
     """data.pkl with another description and everything else unchanged."""
-    return dump(archive.root, {id(state.node): _described(state.node, description)})
+    described = with_metadata(state.node, description.to_json())
+    return dump(archive.root, {id(state.node): described}, archive.protocol)
 
 
 def _splits(state: Mapping[Any, Any], edit: Edit, where: str) -> list[Split]:

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 
 from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     DROPPED,
     SCALARS,
     Call,
+    Made,
     OrderedMap,
     Replacements,
     StorageRef,
 )
+from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict
 from embcompress.checkpoint.pytorch.tensors import View, parse_view
 from embcompress.storage.rawio import CHUNK, sha256_of
 from embcompress.storage.zipstore import Extent, pieces
@@ -64,6 +67,12 @@ def _gathered(elements: NDArray[Any]) -> Iterator[bytes]:
         yield from _gathered(part[0] if len(part) == 1 else part)
 
 
+def _is_short(key: object) -> bool:
+    """Whether a key can be shown: a scalar, or a tuple of a few."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return all(isinstance(part, SCALARS) for part in parts)
+
+
 class Remainder:
     """Flattens a saved object into plain data, by path; each storage becomes a SHA-256.
 
@@ -80,13 +89,14 @@ class Remainder:
         self,
         fd: int,
         archive: Archive,
-        state: Mapping[Any, Any],
+        state: StateDict,
         stored: Collection[str],
         replace: Replacements,
         where: str,
     ) -> None:
         self._fd, self._archive, self._where = fd, archive, where
-        self._state, self._stored, self._replace = state, stored, replace
+        self._state, self._stored, self._replace = state.node, stored, replace
+        self._bare = state.anchor if state.bare else None
         self._seen: dict[int, str] = {}
         self._found: dict[str, object] = {}
 
@@ -97,7 +107,7 @@ class Remainder:
 
     def _add(self, node: object, path: str) -> None:
         node = self._replace.get(id(node), node)
-        if node is DROPPED:
+        if node is DROPPED or (node is self._bare and node is not self._state):
             return
         if isinstance(node, SCALARS) or node == ():
             self._found[path] = repr(node)
@@ -130,11 +140,22 @@ class Remainder:
             for number, part in enumerate(node.args):
                 self._add(part, f"{path}({number})")
         elif isinstance(node, dict):
+            if isinstance(node, Made):
+                self._add_made(node, path)
             self._add_dict(node, path)
         else:
             self._found[path] = f"{type(node).__name__} of {len(node)}"
             for number, part in enumerate(node):
                 self._add(part, f"{path}[{number}]")
+
+    def _add_made(self, node: Made, path: str) -> None:
+        """Add how an object is made; an OrderedDict counts as a dict, and so does what becomes one."""
+        if isinstance(node, OrderedMap) or (node is self._state and str(node.function) in PLAIN):
+            return
+        self._add(node.function, path)
+        for kind, part in (("", node.args), (" keywords", node.keywords), (" items", node.appended)):
+            if part:
+                self._add(part, f"{path}(){kind}")
 
     def _looked_at(self, view: View) -> Extent:
         """The bytes from the first to the last element of a tensor."""
@@ -144,16 +165,25 @@ class Remainder:
     def _add_dict(self, node: dict[Any, Any], path: str) -> None:
         """Add the entries and attributes of a dict; of the state dict without its tensors and our record."""
         ours = node is self._state
+        odd = 0
         for key, part in node.items():
-            if not (ours and key in self._stored):
-                name = key if isinstance(key, str) else repr(key) if isinstance(key, SCALARS) else str(key)
-                self._add(part, f"{path}.{name}" if path else name)
-        attributes = node.state if isinstance(node, OrderedMap) else None
+            if ours and isinstance(key, str) and key in self._stored:
+                continue
+            name = key if isinstance(key, str) else repr(key) if _is_short(key) else f"[{odd}]"
+            name = f"{path}.{name}" if path else name
+            if not _is_short(key):
+                odd += 1
+                self._add(key, f"{name} key")
+            self._add(part, name)
+        attributes = node.state if isinstance(node, Made) else None
+        if attributes is not None and not isinstance(attributes, dict):
+            self._add(attributes, f"{path} state")
+            return
         for name, part in (attributes or {}).items():
             if ours and name == "_metadata" and isinstance(part, dict):
                 # An empty metadata dict counts as none: our record may be the only reason for it.
                 for key, value in part.items():
-                    if key != METADATA_KEY:
+                    if key not in (METADATA_KEY, BARE_KEY):
                         self._add(value, f"{path} {name}.{key}")
             else:
                 self._add(part, f"{path} {name}")
