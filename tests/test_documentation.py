@@ -23,7 +23,7 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
-from helpers import distilling, onnx_models
+from helpers import distilling, fasttext_models, onnx_models
 from helpers.sequence_models import bert as classifier_of
 from safetensors.torch import save_model
 from torch import nn
@@ -235,7 +235,12 @@ def test_word_vectors(page):
     texts = (f"{word} {' '.join(f'{x:.4f}' for x in row)}\n" for word, row in zip(words, rows, strict=True))
     Path("vectors.txt").write_text("".join(texts))
     embcompress.factorize("vectors.txt", rank=15, output="factors.safetensors")
+    buckets = dict(buckets=50, minn=3, maxn=6)
+    model = fasttext_models.model(words, np.array([*rows, *rows[:50]], np.float32), **buckets)
+    Path("fasttext.bin").write_bytes(model.bytes())
+    embcompress.factorize("fasttext.bin", rank=15, output="fasttext.safetensors")
     names, outputs = play(page)
+    assert names["found"].tokens == ("weather", "weatherlike")
     assert "pretrained vectors filled 3 rows" in outputs[3]
     assert [line.split()[0] for line in Path("again.txt").read_text().splitlines()] == words
     assert names["tokens"] == words

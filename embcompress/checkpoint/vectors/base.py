@@ -59,11 +59,13 @@ class StoredVectors(abc.ABC):
         shape: (rows, numbers per vector).
         dtype: element type they are stored in.
         extras: further tensors, by name.
+        dense_form: name of the format and suffix of a dense copy; None for those of the file.
     """
 
     shape: tuple[int, int]
     dtype: DType
     extras: Mapping[str, Extra] = MappingProxyType({})
+    dense_form: tuple[str, str] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:

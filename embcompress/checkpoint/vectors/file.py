@@ -98,7 +98,8 @@ class VectorFile(Checkpoint):
     @property
     def record(self) -> VectorRecord:
         """The record of this file for a compressed copy."""
-        return VectorRecord.of(self.path, self._kind.name)
+        form = self._stored.dense_form
+        return VectorRecord.of(self.path, self._kind.name) if form is None else VectorRecord(*form)
 
     @property
     def copied_size(self) -> int:
@@ -108,7 +109,7 @@ class VectorFile(Checkpoint):
     def form(self, *, dense: bool) -> Form:
         """The format of this file for a dense copy, otherwise safetensors."""
         if dense:
-            return Form(self._kind.name, self.record.suffix)
+            return Form(self.record.format, self.record.suffix)
         return Form(Safetensors.format, *Safetensors.suffixes)
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
@@ -144,7 +145,7 @@ class VectorFile(Checkpoint):
     ) -> Mapping[str, object]:
         """The metadata of a compressed copy, with the format but not the file's suffix."""
         found = {f"metadata {key}": value for key, value in NEW_METADATA.items()}
-        return {**found, f"metadata {RECORD_KEY}": self._kind.name}
+        return {**found, f"metadata {RECORD_KEY}": self.record.format}
 
     @property
     def _metadata(self) -> dict[str, str]:

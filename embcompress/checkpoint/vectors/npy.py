@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from embcompress.storage.regular import open_regular, opened
 _HEADER_LIMIT = 10_000
 """Longest header accepted, in bytes; this is also NumPy's limit."""
 _KINDS = {"f2": "F16", "f4": "F32", "f8": "F64"}
+NPY_TYPES = (*_KINDS.values(),)
+"""Names of the element types that a matrix can have."""
 _VERSIONS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 """Header readers by version of the format; version 3 exists only for records with named fields."""
 
@@ -62,22 +64,21 @@ class Npy(VectorFormat):
 
     def open(self, path: Path, progress: Progress) -> StoredVectors:  # noqa: ARG002 - nothing is read yet
         """Open the matrix; its rows are read from the file on demand."""
-        header = _read_header(path)
-        return _Matrix(header, *self.files(path))
+        return _Matrix(*self.files(path))
 
     def write(self, target: Path, new: Written) -> None:
         """Write the matrix row by row, and the vocabulary."""
-        if new.dtype.name not in _KINDS.values():
+        if new.dtype.name not in NPY_TYPES:
             raise InputError(
                 f"{target.name}: no NumPy matrix holds {new.dtype.torch}",
                 remedy="make the compressed file again from its source",
             )
-        header = {"descr": new.dtype.storage, "fortran_order": False, "shape": new.shape}
-        with target.open("xb") as matrix, _vocabulary(target).open("xb") as vocabulary:
-            npy_format.write_array_header_1_0(matrix, header)
-            for tokens, rows in new.entries():
-                matrix.write(new.dtype.encode(rows).tobytes())
+        with _vocabulary(target).open("xb") as vocabulary:
+
+            def take(tokens: list[bytes]) -> None:
                 vocabulary.writelines(b"%b\n" % token for token in tokens)
+
+            write_matrix(target, new, take)
             vocabulary.flush()
             os.fsync(vocabulary.fileno())
 
@@ -85,20 +86,41 @@ class Npy(VectorFormat):
         return 128 + dtype.nbytes(shape[0] * shape[1]) + token_bytes + shape[0]
 
 
+def write_matrix(target: Path, new: Written, take: Callable[[list[bytes]], None]) -> None:
+    """Write the rows to a .npy file, which does not exist yet, and sync it; ``take`` gets their tokens."""
+    header = {"descr": new.dtype.storage, "fortran_order": False, "shape": new.shape}
+    with target.open("xb") as matrix:
+        npy_format.write_array_header_1_0(matrix, header)
+        for tokens, rows in new.entries():
+            matrix.write(new.dtype.encode(rows).tobytes())
+            take(tokens)
+        matrix.flush()
+        os.fsync(matrix.fileno())
+
+
 def _vocabulary(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".npy") + ".vocab.txt")
 
 
-class _Matrix(StoredVectors):
-    """An opened matrix and its vocabulary."""
+class NpyMatrix:
+    """A matrix in a .npy file.
 
-    def __init__(self, header: _Header, path: Path, vocabulary: Path) -> None:
-        self.shape = header.shape
-        self.dtype = DTYPES[_KINDS[header.dtype.str[1:]]]
-        self._header, self._path, self._vocabulary = header, path, vocabulary
+    Attributes:
+        shape: (rows, columns).
+        dtype: element type.
+
+    Raises:
+        InputError: it is no matrix of floats.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._header, self._path = _read_header(path), path
+        self.shape = self._header.shape
+        self.dtype = DTYPES[_KINDS[self._header.dtype.str[1:]]]
         self._fd = open_regular(path)
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop`` as float32, or as float64 if they are stored so."""
         (rows, columns), header, size = self.shape, self._header, self._header.dtype.itemsize
         stored = np.empty((stop - start, columns), header.dtype, order="F" if header.is_fortran else "C")
         if header.is_fortran:
@@ -108,6 +130,23 @@ class _Matrix(StoredVectors):
         else:
             read_exact(self._fd, header.offset + start * columns * size, stored, str(self._path))
         return self.dtype.decode(np.ascontiguousarray(stored, self.dtype.storage))
+
+    def close(self) -> None:
+        """Close the file; further calls do nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _Matrix(StoredVectors):
+    """An opened matrix and its vocabulary."""
+
+    def __init__(self, path: Path, vocabulary: Path) -> None:
+        self._matrix, self._vocabulary = NpyMatrix(path), vocabulary
+        self.shape, self.dtype = self._matrix.shape, self._matrix.dtype
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        return self._matrix.rows(start, stop)
 
     def tokens(self) -> Iterator[bytes]:
         """The lines of the vocabulary."""
@@ -123,10 +162,7 @@ class _Matrix(StoredVectors):
             )
 
     def close(self) -> None:
-        """Close the matrix; further calls do nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._matrix.close()
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

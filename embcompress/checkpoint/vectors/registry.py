@@ -6,6 +6,8 @@ from pathlib import Path
 
 from embcompress.checkpoint.vectors.base import PACKED_SUFFIXES, VectorFormat
 from embcompress.checkpoint.vectors.fasttext import FastText
+from embcompress.checkpoint.vectors.gensim import Gensim
+from embcompress.checkpoint.vectors.gensim.format import is_gensim
 from embcompress.checkpoint.vectors.glove import GloVe
 from embcompress.checkpoint.vectors.npy import Npy
 from embcompress.checkpoint.vectors.packing import is_zip_of_vectors
@@ -15,11 +17,20 @@ from embcompress.checkpoint.vectors.word2vec_text import Word2VecText
 from embcompress.errors import InputError
 from embcompress.storage.regular import first_bytes
 
-VECTOR_FORMATS: tuple[VectorFormat, ...] = (FastText(), Npy(), Word2VecText(), Word2VecBinary(), GloVe())
+VECTOR_FORMATS: tuple[VectorFormat, ...] = (
+    Gensim(),
+    FastText(),
+    Npy(),
+    Word2VecText(),
+    Word2VecBinary(),
+    GloVe(),
+)
 """Formats in the order in which they are tried; contract tests run over them."""
 
 _MODELS = (b"PK", b"\x80", b"\x08")
-"""First bytes of PyTorch files (zip archives, pickles) and ONNX models. An archive may also hold vectors."""
+"""First bytes of PyTorch files (zip archives, pickles) and ONNX models. Archives and pickles of gensim may
+hold vectors instead."""
+_FIRST = 128
 
 
 def certain_format(path: Path) -> VectorFormat | None:
@@ -29,7 +40,8 @@ def certain_format(path: Path) -> VectorFormat | None:
         UsageError: a zip archive with several files of vectors.
         InputError: a compressed file that is corrupt.
     """
-    if first_bytes(path, 2).startswith(_MODELS) and not is_zip_of_vectors(path):
+    first = first_bytes(path, _FIRST)
+    if first.startswith(_MODELS) and not is_gensim(first) and not is_zip_of_vectors(path):
         return None
     try:
         head = read_head(path)

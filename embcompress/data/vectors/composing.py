@@ -98,5 +98,10 @@ def _add(
     """Add rows of ``block`` to the sums of their groups, as many at a time as the block has."""
     for start in range(0, len(places), len(block)):
         part = slice(start, start + len(block))
+        order = np.argsort(group[part], kind="stable")
+        ordered = group[part][order]
+        firsts = np.flatnonzero(np.diff(ordered, prepend=-1))
         with np.errstate(invalid="ignore"):  # the sum of infinities is reported with the vector
-            np.add.at(sums, group[part], block[places[part]])
+            sums[ordered[firsts]] += np.add.reduceat(
+                block[places[part][order]], firsts, axis=0, dtype=np.float64
+            )

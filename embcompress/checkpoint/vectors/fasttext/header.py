@@ -95,3 +95,17 @@ def parse_header(data: bytes, where: object) -> FastTextHeader:
         longest = 0  # as fastText reads it
     kept = None if pruned < 0 else pruned
     return FastTextHeader(dimension, words, labels, buckets, shortest, longest, kept, is_supervised)
+
+
+def new_header(dimension: int, words: int, buckets: int, lengths: tuple[int, int]) -> bytes:
+    """The header of a model without labels and output matrix, and the byte after its input matrix.
+
+    Args:
+        dimension: numbers per vector.
+        words: words in the dictionary.
+        buckets: rows for n-grams.
+        lengths: characters of the shortest and of the longest n-gram.
+    """
+    arguments = (dimension, 5, 5, 5, 5, 1, 2, 2, buckets, *lengths, 100)  # skip-gram, and defaults
+    magic = int.from_bytes(MAGIC, "little")
+    return _LAYOUT.pack(magic, VERSIONS[-1], *arguments, 1e-4, words, words, 0, 0, -1) + b"\0"

@@ -101,14 +101,14 @@ class FastTextModel(StoredVectors):
         self.extras: Mapping[str, Extra]
         if self._quantized is not None:
             pairs = np.frombuffer(read_at(self._fd, 8 * pruned, self._dictionary.end), "<i4")
-            self.extras = {HEADER: _held(head + kind), PRUNED: _held(pairs)}
+            self.extras = {HEADER: held(head + kind), PRUNED: held(pairs)}
             return
         output = Extra(DTYPES["F32"], shape, lambda i, j: self._matrix(begin, shape[1], i, j))
         counts = np.array(self._dictionary.counts, np.int64)
-        held: dict[str, bytes | NDArray[Any]] = {HEADER: head + kind, COUNTS: counts}
+        kept: dict[str, bytes | NDArray[Any]] = {HEADER: head + kind, COUNTS: counts}
         if header.labels:
-            held[LABELS] = self._dictionary.labels
-        self.extras = {**{name: _held(value) for name, value in held.items()}, OUTPUT: output}
+            kept[LABELS] = self._dictionary.labels
+        self.extras = {**{name: held(value) for name, value in kept.items()}, OUTPUT: output}
 
     def _dense(self, place: int, size: int, where: str) -> tuple[int, tuple[int, int], int]:
         """Offset, shape and end of the dense matrix whose sizes stand at ``place``."""
@@ -168,7 +168,7 @@ class FastTextModel(StoredVectors):
         self._file.close()
 
 
-def _held(value: bytes | NDArray[Any]) -> Extra:
+def held(value: bytes | NDArray[Any]) -> Extra:
     """An extra tensor that is in memory."""
     array = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value
     kinds = {"u1": "U8", "i4": "I32", "i8": "I64"}
