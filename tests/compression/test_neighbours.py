@@ -104,6 +104,9 @@ def quantized(path, *, tied):
     model = tf.LlamaForCausalLM(config).to(torch.bfloat16)
     decay = 0.9 ** torch.arange(WIDTH)  # of the spectrum, so that little is lost
     model.model.embed_tokens.weight.data.copy_(torch.randn(ROWS, WIDTH) * decay)
+    for name, weight in model.named_parameters():
+        if "norm" in name:
+            weight.data += torch.randn_like(weight) / 4
     model.save_pretrained(path)
     weights = load_file(path / "model.safetensors")
     for name in [name for name in weights if name.endswith("_proj.weight")]:
@@ -183,16 +186,30 @@ def test_the_file_in_a_quantized_directory_gets_the_same_answer(fp8, tmp_path):
     torch.testing.assert_close(outputs(model), expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
 
 
+def test_a_model_whose_layers_are_not_loaded_is_refused(fp8, tmp_path):
+    """Its layers would stay random without a word."""
+    embcompress.factorize(fp8, rank=64, output=tmp_path / "small")
+    model = tf.LlamaForCausalLM(tf.AutoConfig.from_pretrained(fp8))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UsageError, match=r"has other values in the model.*ignore_mismatched_sizes"):
+        load(model, tmp_path / "small")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
 def test_a_head_that_the_model_ties_but_the_file_stores_keeps_its_weights(tmp_path):
-    """Only the table is replaced."""
+    """Only the table is replaced, whether the library has untied the head (as transformers 5 does) or not."""
     path = quantized(tmp_path / "model", tied=True)
     weights = load_file(path / "model.safetensors")
     weights[HEAD] = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(7)).to(torch.bfloat16)
     save_file(weights, path / "model.safetensors", {"format": "pt"})
     embcompress.factorize(path, rank=64, output=tmp_path / "small", keys=[TABLE])
-    model = load(opened(tmp_path / "small", ignore_mismatched_sizes=True), tmp_path / "small")
-    assert type(model.model.embed_tokens).__name__ == "FactorizedEmbedding"
-    assert torch.equal(model.lm_head.weight, weights[HEAD])
+    for again in (False, True):
+        model = opened(tmp_path / "small", ignore_mismatched_sizes=True)
+        if again:
+            model.lm_head.weight = model.model.embed_tokens.weight
+        load(model, tmp_path / "small")
+        assert type(model.model.embed_tokens).__name__ == "FactorizedEmbedding"
+        assert torch.equal(model.lm_head.weight, weights[HEAD])
 
 
 def marked(path, record=None, file=None, **config):
