@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers as tf
 from helpers.checkpoints import assert_refused, directory, run, succeed, table
+from helpers.quick import quick
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -49,8 +50,9 @@ def adapter(path, *, suffix=".safetensors", saved=True, task="CAUSAL_LM"):
     return file
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
-@pytest.mark.parametrize("saved", [True, False], ids=["with modules_to_save", "without"])
+@pytest.mark.parametrize(
+    ("suffix", "saved"), [(".safetensors", True), (".bin", True), (".safetensors", False)]
+)
 def test_row_99_adapters(tmp_path, suffix, saved):
     """The directory and the file in it alike, by report as by factorize: peft would not find the table."""
     file = adapter(tmp_path / "adapter", suffix=suffix, saved=saved)
@@ -221,18 +223,20 @@ def marked(path, record=None, file=None, **config):
     return path
 
 
+MARKS = {
+    "gptq": ({"record": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+    "awq": ({"record": {"quant_method": "awq", "bits": 4}}, "awq"),
+    "old bitsandbytes": ({"record": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}, "bitsandbytes"),
+    "compressed-tensors": ({"record": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+    "old gptq": ({"file": "quantize_config.json"}, "gptq"),
+    "old awq": ({"file": "quant_config.json"}, "awq"),
+    "modelopt": ({"file": "hf_quant_config.json"}, "modelopt"),
+}
+"""What other libraries leave in a directory, and what they are called by it."""
+
+
 @pytest.mark.parametrize(
-    ("left", "name"),
-    [
-        ({"record": {"quant_method": "gptq", "bits": 4}}, "gptq"),
-        ({"record": {"quant_method": "awq", "bits": 4}}, "awq"),
-        ({"record": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}, "bitsandbytes"),
-        ({"record": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
-        ({"file": "quantize_config.json"}, "gptq"),
-        ({"file": "quant_config.json"}, "awq"),
-        ({"file": "hf_quant_config.json"}, "modelopt"),
-    ],
-    ids=str,
+    ("left", "name"), quick(MARKS, "gptq", "old bitsandbytes", "compressed-tensors", "old awq")
 )
 def test_whatever_quantized_it_is_named(tmp_path, left, name):
     """By report and factorize, by its record or by the file in which older versions wrote it."""
