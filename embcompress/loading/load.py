@@ -23,6 +23,9 @@ from embcompress.loading.stored_tables import Stored, places_of, read_stored
 from embcompress.loading.swapping import install, replacements
 from embcompress.methods.modules import module_parts
 
+_MOST_COMPARED = 1 << 16
+"""Most numbers of a weight that is compared to see whether a model's layers have been loaded."""
+
 
 def load(
     model: nn.Module,
@@ -53,7 +56,8 @@ def load(
         ``model``.
 
     Raises:
-        UsageError: the checkpoint is not compressed, or does not fit the model.
+        UsageError: the checkpoint is not compressed, or does not fit the model; or its layers are quantized
+            and not loaded yet.
         InputError: the checkpoint is corrupt, or contradicts its record.
     """
     fill(model, path, strict=strict, needs_tables=True)
@@ -82,6 +86,7 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
         weights = naming.converted(stored.others, path)
         if quantized:
             weights = _stored_ties(checkpoint, [table.record for table in stored.tables], parameters, naming)
+            _check_opened(checkpoint, parameters, naming, {*weights})
     modules: dict[str, nn.Module] = {}
     for table in stored.tables:
         main, *ties = places_of(table.record, model, parameters, naming.renamed, path)
@@ -109,6 +114,35 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
     for owner, module in modules.items():
         state = {name: weights[f"{owner}.{name}"] for name in module.state_dict()}
         module.load_state_dict(state, strict=True)
+
+
+def _check_opened(
+    checkpoint: Checkpoint, parameters: Mapping[str, nn.Parameter], naming: Naming, ties: Collection[str]
+) -> None:
+    """Refuse a model that does not hold a checkpoint's layers, by what is stored in floats: norms and biases.
+
+    Args:
+        checkpoint: has quantized layers.
+        parameters: the model's parameters by name.
+        naming: from the names in the checkpoint to those.
+        ties: names of parameters that are about to be replaced.
+
+    Raises:
+        UsageError: a weight has other values in the model.
+    """
+    held: dict[str, Tensor] = {}
+    for name, info in checkpoint.tensors.items():
+        mine = parameters.get(new := naming.renamed(name))
+        if mine is None or new in ties or info.dtype is None or not info.dtype.is_table:
+            continue
+        if mine.is_floating_point() and tuple(mine.shape) == info.shape and mine.numel() <= _MOST_COMPARED:
+            held[name] = mine.detach()
+    for name, value in checkpoint.torch_state([*held]).items() if held else ():
+        if not torch.equal(value.to(held[name].dtype), held[name].cpu()):
+            raise UsageError(
+                f"{checkpoint.path}: {name} has other values in the model; only tables are read from here",
+                remedy="let from_pretrained(…, ignore_mismatched_sizes=True) load the quantized layers first",
+            )
 
 
 def _stored_ties(

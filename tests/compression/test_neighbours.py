@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers as tf
 from helpers.checkpoints import assert_refused, directory, run, succeed, table
+from helpers.quick import quick
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -49,8 +50,9 @@ def adapter(path, *, suffix=".safetensors", saved=True, task="CAUSAL_LM"):
     return file
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
-@pytest.mark.parametrize("saved", [True, False], ids=["with modules_to_save", "without"])
+@pytest.mark.parametrize(
+    ("suffix", "saved"), [(".safetensors", True), (".bin", True), (".safetensors", False)]
+)
 def test_row_99_adapters(tmp_path, suffix, saved):
     """The directory and the file in it alike, by report as by factorize: peft would not find the table."""
     file = adapter(tmp_path / "adapter", suffix=suffix, saved=saved)
@@ -104,6 +106,9 @@ def quantized(path, *, tied):
     model = tf.LlamaForCausalLM(config).to(torch.bfloat16)
     decay = 0.9 ** torch.arange(WIDTH)  # of the spectrum, so that little is lost
     model.model.embed_tokens.weight.data.copy_(torch.randn(ROWS, WIDTH) * decay)
+    for name, weight in model.named_parameters():
+        if "norm" in name:
+            weight.data += torch.randn_like(weight) / 4
     model.save_pretrained(path)
     weights = load_file(path / "model.safetensors")
     for name in [name for name in weights if name.endswith("_proj.weight")]:
@@ -183,16 +188,30 @@ def test_the_file_in_a_quantized_directory_gets_the_same_answer(fp8, tmp_path):
     torch.testing.assert_close(outputs(model), expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
 
 
+def test_a_model_whose_layers_are_not_loaded_is_refused(fp8, tmp_path):
+    """Its layers would stay random without a word."""
+    embcompress.factorize(fp8, rank=64, output=tmp_path / "small")
+    model = tf.LlamaForCausalLM(tf.AutoConfig.from_pretrained(fp8))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UsageError, match=r"has other values in the model.*ignore_mismatched_sizes"):
+        load(model, tmp_path / "small")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
 def test_a_head_that_the_model_ties_but_the_file_stores_keeps_its_weights(tmp_path):
-    """Only the table is replaced."""
+    """Only the table is replaced, whether the library has untied the head (as transformers 5 does) or not."""
     path = quantized(tmp_path / "model", tied=True)
     weights = load_file(path / "model.safetensors")
     weights[HEAD] = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(7)).to(torch.bfloat16)
     save_file(weights, path / "model.safetensors", {"format": "pt"})
     embcompress.factorize(path, rank=64, output=tmp_path / "small", keys=[TABLE])
-    model = load(opened(tmp_path / "small", ignore_mismatched_sizes=True), tmp_path / "small")
-    assert type(model.model.embed_tokens).__name__ == "FactorizedEmbedding"
-    assert torch.equal(model.lm_head.weight, weights[HEAD])
+    for again in (False, True):
+        model = opened(tmp_path / "small", ignore_mismatched_sizes=True)
+        if again:
+            model.lm_head.weight = model.model.embed_tokens.weight
+        load(model, tmp_path / "small")
+        assert type(model.model.embed_tokens).__name__ == "FactorizedEmbedding"
+        assert torch.equal(model.lm_head.weight, weights[HEAD])
 
 
 def marked(path, record=None, file=None, **config):
@@ -204,18 +223,20 @@ def marked(path, record=None, file=None, **config):
     return path
 
 
+MARKS = {
+    "gptq": ({"record": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+    "awq": ({"record": {"quant_method": "awq", "bits": 4}}, "awq"),
+    "old bitsandbytes": ({"record": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}, "bitsandbytes"),
+    "compressed-tensors": ({"record": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+    "old gptq": ({"file": "quantize_config.json"}, "gptq"),
+    "old awq": ({"file": "quant_config.json"}, "awq"),
+    "modelopt": ({"file": "hf_quant_config.json"}, "modelopt"),
+}
+"""What other libraries leave in a directory, and what they are called by it."""
+
+
 @pytest.mark.parametrize(
-    ("left", "name"),
-    [
-        ({"record": {"quant_method": "gptq", "bits": 4}}, "gptq"),
-        ({"record": {"quant_method": "awq", "bits": 4}}, "awq"),
-        ({"record": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}, "bitsandbytes"),
-        ({"record": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
-        ({"file": "quantize_config.json"}, "gptq"),
-        ({"file": "quant_config.json"}, "awq"),
-        ({"file": "hf_quant_config.json"}, "modelopt"),
-    ],
-    ids=str,
+    ("left", "name"), quick(MARKS, "gptq", "old bitsandbytes", "compressed-tensors", "old awq")
 )
 def test_whatever_quantized_it_is_named(tmp_path, left, name):
     """By report and factorize, by its record or by the file in which older versions wrote it."""
