@@ -13,11 +13,13 @@ from embcompress.errors import UsageError
 
 _QUANTIZE, _NORMALIZE = "quantize the rows that they look up", "normalize the rows that they look up"
 _PATCH = "take some of the rows from another tensor"
+_JOIN = "join their table with a second one while they are loaded"
 OWN_LOOKUPS = {
     "ibert": _QUANTIZE,
     "idefics": _PATCH,
     "inkling2_text": _NORMALIZE,
     "inkling_text": _NORMALIZE,
+    "molmo2_text": _JOIN,
     "muse_glimmer_text": _NORMALIZE,
     "muse_spark_text": _NORMALIZE,
     "t5gemma2_decoder": _PATCH,

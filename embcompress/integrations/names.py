@@ -47,11 +47,11 @@ class Names:
             Conversion(model).renamed,
         )
 
-    def with_ties(self, names: Collection[str]) -> list[str]:
-        """The given names, and every name that the model ties to one of them."""
+    def with_ties(self, names: Collection[str], apart: Collection[str] = ()) -> list[str]:
+        """The given names, and every name that the model ties to one of them, except those in ``apart``."""
         found = dict.fromkeys(names)
         pairs = [*self.ties.items(), *((source, target) for target, source in self.ties.items())]
-        while more := [other for name, other in pairs if name in found and other not in found]:
+        while more := [other for name, other in pairs if name in found and other not in {*found, *apart}]:
             found |= dict.fromkeys(more)
         return [name for name in found if name in self.parameters]
 

@@ -107,8 +107,10 @@ def begin_swap(
         stored = {names.renamed(n) for n in checkpoint.tensors} - {names.renamed(r.name) for r in records}
         modules: dict[str, nn.Module] = {}
         tables = []
+        places = {r.name: {*map(names.renamed, (r.name, *r.ties))} for r in records}
         for table in read_stored(checkpoint, description, others=False).tables:
-            new = _replacements(model, table, names, stored, checkpoint.path)
+            apart = {name for key, those in places.items() if key != table.record.name for name in those}
+            new = _replacements(model, table, names, stored, apart, checkpoint.path)
             tables.append(_swapped(table, names, new))
             modules |= new
     if isinstance(device_map, Mapping):
@@ -158,20 +160,33 @@ def _swapped(table: StoredTable, names: Names, modules: Mapping[str, nn.Module])
 
 
 def _replacements(
-    model: PreTrainedModel, table: StoredTable, names: Names, stored: Collection[str], where: Path
+    model: PreTrainedModel,
+    table: StoredTable,
+    names: Names,
+    stored: Collection[str],
+    apart: Collection[str],
+    where: Path,
 ) -> dict[str, nn.Module]:
     """Make the modules that hold the parts, by the names of the modules they replace.
+
+    Args:
+        model: see :func:`begin_swap`.
+        table: the table.
+        names: the names and ties of the model.
+        stored: the names in the model of what the files store in full.
+        apart: those of the other tables.
+        where: the files, for messages.
 
     Raises:
         UsageError: the table does not fit the model.
     """
     main, *ties = places_of(table.record, model, names.parameters, names.renamed, where)
-    tied = names.with_ties([main, *ties])
+    tied = names.with_ties([main, *ties], apart)
     for name in tied:
         if name == main or name not in stored:  # a tied weight that is stored in full keeps its own
             owner, _, leaf = name.rpartition(".")
             _stand_in(model.get_submodule(owner), leaf)
-    new = replacements(model, main, table.contents, ties=tied, untie=stored)
+    new = replacements(model, main, table.contents, ties=tied, untie=stored, apart=apart)
     if isinstance(table.contents, int):
         pair = next(module for module in new.values() if isinstance(module, FactorizedEmbedding))
         pair.load_state_dict(dict(table.parts), strict=True)

@@ -88,9 +88,17 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
             weights = _stored_ties(checkpoint, [table.record for table in stored.tables], parameters, naming)
             _check_opened(checkpoint, parameters, naming, {*weights})
     modules: dict[str, nn.Module] = {}
-    for table in stored.tables:
-        main, *ties = places_of(table.record, model, parameters, naming.renamed, path)
-        modules |= replacements(model, main, table.contents, ties=ties, untie=weights)
+    places = [places_of(table.record, model, parameters, naming.renamed, path) for table in stored.tables]
+    for table, (main, *ties) in zip(stored.tables, places, strict=True):
+        apart = {name for others in places for name in others if others[0] != main}
+        new = replacements(model, main, table.contents, ties=ties, untie=weights, apart=apart)
+        twice = sorted(name for name in modules.keys() & new.keys() if f"{name}.weight" not in weights)
+        if twice:
+            raise UsageError(
+                f"{path}: the model ties {twice[0]} to what are several tables in the file",
+                remedy="build the model with the ties that it was trained with",
+            )
+        modules |= new
         parts = module_parts(table.parts, table.record.shape[1])
         weights |= {part_name(main, suffix): part for suffix, part in parts.items()}
 

@@ -63,6 +63,7 @@ def replacements(
     dtype: torch.dtype | None = None,
     ties: Collection[str] = (),
     untie: Collection[str] = (),
+    apart: Collection[str] = (),
 ) -> dict[str, nn.Module]:
     """Make the modules that :func:`swap` would put in, by the old ones' names; ``model`` is not changed.
 
@@ -77,11 +78,12 @@ def replacements(
         dtype: see :func:`swap`.
         ties: see :func:`swap`.
         untie: names of tied parameters whose modules become copies with a dense weight of their own.
+        apart: names of parameters that are other tables, and left alone, although the model shares them.
 
     Raises:
         UsageError: see :func:`swap`.
     """
-    owners = _owners(model, table_name, ties)
+    owners = _owners(model, table_name, ties, apart)
     named = owners[table_name.removesuffix(".weight")]
     lone = {id(m) for name, m in owners.items() if f"{name}.weight" in untie and m is not named}
     factored = {name: m for name, m in owners.items() if id(m) not in lone}
@@ -105,7 +107,9 @@ def replacements(
     return {name: new[id(module)] for name, module in owners.items()}
 
 
-def _owners(model: nn.Module, table_name: str, ties: Collection[str]) -> dict[str, nn.Module]:
+def _owners(
+    model: nn.Module, table_name: str, ties: Collection[str], apart: Collection[str]
+) -> dict[str, nn.Module]:
     """Every module that holds the table, under each of its names; that of ``table_name`` first.
 
     Raises:
@@ -119,7 +123,8 @@ def _owners(model: nn.Module, table_name: str, ties: Collection[str]) -> dict[st
                 remedy="use the model class and the sizes that the checkpoint was made from",
             )
     shared = {id(parameters[name]) for name in (table_name, *ties)}
-    names = [table_name, *(n for n, p in parameters.items() if id(p) in shared and n != table_name)]
+    tied = [name for name, p in parameters.items() if id(p) in shared and name not in apart]
+    names = dict.fromkeys((table_name, *tied))
     owners: dict[str, nn.Module] = {}
     for name in names:
         owner, _, leaf = name.rpartition(".")
