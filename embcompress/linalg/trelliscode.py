@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,4 +134,10 @@ def code_of(rates: NDArray[np.float64]) -> TrellisCode:
     Raises:
         ValueError: no code has such rates.
     """
-    return TrellisCode(MEMORY, tuple(float(rate) for rate in rates[coded_order(rates)]))
+    return _code(tuple(rates[coded_order(rates)].tolist()))
+
+
+@lru_cache(256)
+def _code(rates: tuple[float, ...]) -> TrellisCode:
+    """The code of stored tables at these rates; planning asks for the same ones again and again."""
+    return TrellisCode(MEMORY, rates)

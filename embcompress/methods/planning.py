@@ -223,6 +223,8 @@ def _best_plan(table: Table, stats: TableStats, target: Target, settings: Settin
         if estimate is not None and estimate > _HOPELESS * error:
             rivals[method.name] = estimate
             continue
+        if estimate is not None and not limit and not _reaches(method, stats, room, error, settings):
+            continue  # the search would only find out how many more bytes than the others it takes
         with contextlib.suppress(TargetError):
             layout = method.fit(stats, limit, settings) if limit else method.cheapest(stats, error, settings)
             if layout is not None:
@@ -242,6 +244,12 @@ def _best_plan(table: Table, stats: TableStats, target: Target, settings: Settin
     best = min(alike, key=lambda n: METHODS[n].flops(stats.rows.shape, layouts[n].rank))
     compared = {name: rivals[name] for name in METHODS if limit and name in rivals}
     return TablePlan(table, METHODS[best], layouts[best], settings, stats, compared)
+
+
+def _reaches(method: Method, stats: TableStats, room: int, error: float, settings: Settings) -> bool:
+    """Whether the method reaches the target error, with its margin, in that many bytes."""
+    layout = method.fit(stats, min(room, stats.rows.nbytes - 1), settings)
+    return layout is not None and layout.predicted_error <= error * (1 - method.margin)
 
 
 def _limit(table: Table, target: Target, method: Method | None, settings: Settings, share: float) -> int:

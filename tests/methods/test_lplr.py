@@ -10,6 +10,7 @@ from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError, TargetError
 from embcompress.methods import METHODS
 from embcompress.methods.base import Settings, TableLayout
+from embcompress.methods.lplr import planning
 from embcompress.methods.lplr.planning import LEFT_BITS, LOSSES, RIGHT_BITS, FactorPlan, _left_of, _left_over
 from embcompress.methods.stats import SAMPLE_ROWS, measure
 from embcompress.rows import Rows
@@ -353,3 +354,26 @@ class TestPlans:
         measured = (missed**2).sum() / (noise * (clean**2).sum())
         assert _left_of(noise, 1 - rank / count) == pytest.approx(measured, rel=0.03)
         assert measured > 1.02 * (1 - rank / count)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        table_of(600, 24, decay=0),
+        table_of(600, 24, decay=2),
+        table_of(200, 32, seed=3) * np.exp(np.random.default_rng(0).standard_normal((200, 1))),
+        np.repeat(table_of(15, 20, decay=0), 10, axis=0),
+    ],
+    ids=["flat", "steep", "rows of all sizes", "few distinct rows"],
+)
+def test_trials_that_are_left_out_would_have_lost(monkeypatch, table):
+    """The same plans come from half the trials; where most rows are equal, nothing is left out."""
+    plans, trials = [], []
+    for share in (0.0, planning._LIKE):
+        monkeypatch.setattr(planning, "_LIKE", share)
+        planner = planning.Planner(stats_of(table.astype(np.float32)))
+        plans.append([planner.best(int(table.size * 4 * kept)) for kept in (0.1, 0.2, 0.4)])
+        trials.append(planner._tried.cache_info().currsize)
+    assert plans[0] == plans[1]
+    few = len(np.unique(table, axis=0)) == 15
+    assert trials[1] == trials[0] if few else trials[1] < 0.6 * trials[0]

@@ -6,7 +6,7 @@ the right factor is computed from theory: a fit to the sample alone would look b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -46,6 +46,18 @@ _ROUGH_VALUES = 1 << 14
 _ENOUGH = 8
 """Rows per component from which on a trial makes the joint fit of all components."""
 
+_STEADY = 4
+"""Least rank at which a trial says something about others; at smaller ones a scale per row loses less."""
+
+_LIKE = 0.5
+"""What a trial says: at another rank s rounding loses at least this much of its loss at r, times r/s or s/r,
+whichever is smaller, and with fewer bits no less. Where the spectrum is flat the loss hardly depends on the
+rank; where it is steep it falls as 1/r. So what is left out is clearly worse, most often for too few bits."""
+
+_END = 1e-3
+"""The spectrum ends at a rank that leaves less than this fraction of what the rank before it left. Nothing is
+concluded about ranks from there on: a table of few distinct rows loses hardly anything there."""
+
 _RIGHT_ROWS = 64
 """Rows of the right factor that a trial rounds."""
 
@@ -79,20 +91,34 @@ class Planner:
         shared: dict[int, float] | None = {} if rough else None
         # Each trial holds a rotation, so only a few are kept.
         trial = lru_cache(4)(lambda rank: _Whole(stats, rank) if small else _Trial(stats, rank, shared))
-        self._tried = cache(lambda rank, left: np.array(trial(rank).shares(LEFT_BITS[left])))
+        self._tried = cache(lambda rank, left: self._noted(rank, left, trial(rank).shares(LEFT_BITS[left])))
+        self._cut = np.square(stats.spectrum.relative_errors())
+        # The least that a fraction can be, by index in LEFT_BITS and by rank, judging from all trials so far.
+        self._least = np.zeros((len(LEFT_BITS), len(self._cut)))
+        ends = np.flatnonzero(self._cut[1:-1] < _END * self._cut[:-2])
+        self._judged = np.arange(_STEADY, ends[0] + 1 if len(ends) else len(self._cut))
+
+    def _noted(self, rank: int, left: int, shares: Sequence[float]) -> NDArray[np.float64]:
+        """Return the outcome of a trial, and note what it says of other ranks and of fewer bits."""
+        if rank >= _STEADY:
+            share, ranks = _LIKE * min(*shares, LOSSES[LEFT_BITS[left]]), self._judged
+            known = self._least[: left + 1, ranks]
+            self._least[: left + 1, ranks] = np.maximum(known, share * np.minimum(ranks / rank, rank / ranks))
+        return np.array(shares)
 
     def best(self, limit: int) -> FactorPlan | None:
         """Find the plan with the least predicted error in ``limit`` bytes, the smaller one of two equal ones.
 
         The predicted error of a plan does not depend on the limit. Its square is the part that the rank cuts
         off plus a fraction of the part that it keeps. That fraction comes from trials at some ranks, and
-        is interpolated linearly in log r between them.
+        is interpolated linearly in log r between them. A trial is not made if the others show that it will
+        not be better than the best so far.
         """
-        shape, cut = self._stats.rows.shape, np.square(self._stats.spectrum.relative_errors())
+        shape, cut = self._stats.rows.shape, self._cut
         least: tuple[float, int] = (np.inf, 0)
         plan: FactorPlan | None = None
         for left, low, high, top in _intervals(shape, limit, cut):
-            if cut[top] >= least[0]:
+            if cut[top] + self._least[left, low : top + 1].min() * (1 - cut[top]) >= least[0]:
                 continue
             within = np.arange(low, top + 1)
             shares = np.zeros((len(within), len(RIGHT_BITS)))

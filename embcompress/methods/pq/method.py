@@ -25,7 +25,7 @@ over the residual (the coder falls short of the bound in each pass), tail-biting
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from embcompress.dtypes import DTYPES
 from embcompress.linalg.integers import dequantize, quantize
 from embcompress.linalg.packing import pack, packed_width
-from embcompress.methods.base import Blocks, Method, Read, Settings, TableLayout
+from embcompress.methods.base import Blocks, Fit, Method, Read, Settings, TableLayout
 from embcompress.methods.parts import Elements, Part, Parts, PartSpec
 from embcompress.methods.pq.decoding import TrellisTable
 from embcompress.methods.pq.planning import TrellisPlan, plans, smallest
@@ -104,10 +104,26 @@ class PQ(Method):
 
     def fit(self, stats: TableStats, limit: int, settings: Settings) -> TableLayout | None:
         """Plan classes and rates with a model of the coder, then measure the error on a sample of rows."""
-        candidates = plans(stats, limit)
-        if not candidates:
-            return None
-        plan = min(candidates, key=lambda p: p.distortion)
+        return self.fitter(stats, settings)(limit)
+
+    def fitter(self, stats: TableStats, settings: Settings) -> Fit:
+        """Return :meth:`fit` for many limits; codes are trained once for all that lead to the same plan."""
+        known: dict[Hashable, TableLayout] = {}
+
+        def fit(limit: int) -> TableLayout | None:
+            candidates = plans(stats, limit)
+            if not candidates:
+                return None
+            plan = min(candidates, key=lambda p: p.distortion)
+            key = plan.bits, *(rates.tobytes() for rates in plan.rates)
+            if key not in known:
+                known[key] = self._layout(stats, plan)
+            return known[key]
+
+        return fit
+
+    def _layout(self, stats: TableStats, plan: TrellisPlan) -> TableLayout:
+        """Train the codes of a plan on a sample of rows, and measure the error there."""
         sample, rank = stats.sample, plan.rank
         basis = stats.spectrum.vectors[:, :rank].astype(np.float32)
         coefficients = sample.rows @ basis
