@@ -9,6 +9,7 @@ from pathlib import Path
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
+from embcompress.data.static_tokens import static_counting
 from embcompress.data.vectors.vocabularies import rows_by_token
 from embcompress.data.vectors.words import counting_of
 from embcompress.errors import InputError, UsageError
@@ -104,7 +105,8 @@ def weighting_for(
     elif given.corpus is not None:
         origin = Path(given.corpus).name
         texts = read_texts(Path(given.corpus), given.text_column)
-        found = count_texts(texts, counting_of(checkpoint, rows), rows, str(checkpoint.path))
+        encode = static_counting(checkpoint) or counting_of(checkpoint, rows)
+        found = count_texts(texts, encode, rows, str(checkpoint.path))
         if not found.any():
             raise InputError(
                 f"{given.corpus}: holds no text to count tokens in", remedy="give texts that the model reads"
