@@ -274,6 +274,7 @@ class Directory(Checkpoint):
             self._part(name).check_editable()
 
     def check_edit(self, edit: Edit) -> None:
+        """Refuse also what a weight file refuses."""
         super().check_edit(edit)
         for name, own in self._restricted(edit).items():
             if own.remove:
