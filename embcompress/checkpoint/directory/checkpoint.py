@@ -273,13 +273,6 @@ class Directory(Checkpoint):
         for name in self._parts:
             self._part(name).check_editable()
 
-    def check_edit(self, edit: Edit) -> None:
-        """Refuse also what a weight file refuses."""
-        super().check_edit(edit)
-        for name, own in self._restricted(edit).items():
-            if own.remove:
-                self._part(name).check_edit(own)
-
     def _compare(self, name: str, other: Checkpoint) -> None:
         """Refuse two sets of weights that differ: nothing says which one is meant."""
 
