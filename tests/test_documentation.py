@@ -25,6 +25,7 @@ import transformers
 from click.testing import CliRunner
 from helpers import distilling, fasttext_models, onnx_models
 from helpers.sequence_models import bert as classifier_of
+from helpers.static_models import encoded, save_static, texts
 from safetensors.torch import save_model
 from torch import nn
 
@@ -190,6 +191,18 @@ def test_sentence_encoder(page, minilm):
     assert embcompress.verify("copy").is_right
     (table,) = embcompress.report("dense").tables
     assert table.shape == (30522, 384)
+
+
+@plays("examples/guides/static-models.md")
+def test_static_models(page):
+    """A directory of model2vec; what is loaded, saved and expanded has the same vectors."""
+    save_static(Path("model"), "model2vec")
+    Path("texts.csv").write_text("\n".join(["text", *texts()]) + "\n")
+    names, outputs = play(page)
+    assert "weighted error" in outputs[1]
+    assert names["vectors"].shape == (1, 32)
+    np.testing.assert_array_equal(encoded(Path("copy"), texts()), encoded(Path("small"), texts()))
+    np.testing.assert_allclose(encoded(Path("dense"), texts()), encoded(Path("small"), texts()), atol=1e-6)
 
 
 @plays("examples/guides/language-model.md")

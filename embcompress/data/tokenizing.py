@@ -208,6 +208,12 @@ class TokenizerJson(RecordedTokenizer):
         with _library_errors():
             return Encoded.of(one.ids for one in self._tokenizer.encode_batch_fast(list(texts)))
 
+    def plain(self, texts: Sequence[str]) -> Encoded:
+        """All ids of each text, without special tokens; none of an empty one."""
+        with _library_errors():
+            found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return Encoded.of(one.ids for one in found)
+
     def encode(self, texts: Sequence[str], max_length: int | None) -> Encoded:
         """Encode with the library, without special tokens."""
         with _library_errors():

@@ -25,19 +25,16 @@ from embcompress.errors import InputError
 from embcompress.integrations.hidden_modules import float_type
 from embcompress.integrations.saving import described, resaved, stored_parts
 from embcompress.integrations.swap import SwappedTable, checksum
+from embcompress.loading.static import MAPPING, WEIGHTS, remapped, table_modules
 from embcompress.loading.stored_tables import StoredTable, read_stored
 from embcompress.loading.swapping import install, replacements
-from embcompress.methods.modules import RIGHT_PARTS, TableModules, projected, right_factor
+from embcompress.methods.modules import RIGHT_PARTS
 from embcompress.nn import FactorizedPair
-from embcompress.nn.lookup import FloatRows
-from embcompress.nn.remapped import RemappedRows
 
 _PLACES: Mapping[Any, str] = {StaticEmbedding: "embedding", WordEmbeddings: "emb_layer"}
 """Where each class holds its table."""
 _FILES = ("model.safetensors", "pytorch_model.bin")
 """Weight files of a module, in the order in which the library looks for them."""
-_MAPPING, _WEIGHTS = "mapping", "weights"
-"""What model2vec may store besides the table: the row of each token, and a factor for each."""
 _HELD = "_embcompress"
 """Attribute of a module that says how its table was stored."""
 
@@ -75,7 +72,7 @@ def _loading(original: Any) -> Any:
             return original(cls, model_name_or_path, subfolder=subfolder, **options)
         description, table, others = found
         place, record = _PLACES[cls], table.record
-        tokens = len(others.get(_MAPPING, range(record.shape[0])))
+        tokens = len(others.get(MAPPING, range(record.shape[0])))
         dtype = getattr(torch, DTYPES[record.dtype].torch)
         blank = torch.zeros((), dtype=dtype).expand(tokens, record.shape[1])  # takes no memory
         stand_in = type(
@@ -137,13 +134,9 @@ def _modules(
     module: nn.Module, place: str, table: StoredTable, others: Mapping[str, Tensor]
 ) -> Mapping[str, nn.Module]:
     """The module that takes the place of the dense embedding, by its name."""
-    contents, shape = table.contents, table.record.shape
-    if _MAPPING in others or _WEIGHTS in others:
-        if isinstance(contents, int):
-            lookup = FloatRows(nn.Parameter(table.parts["0.weight"].clone()), shape[0])
-            contents = projected(lookup, right_factor(table.parts, shape[1]), shape)
-        remapped = RemappedRows(contents.lookup, others.get(_MAPPING), others.get(_WEIGHTS))
-        contents = TableModules(remapped, contents.projection)
+    contents = table.contents
+    if MAPPING in others or WEIGHTS in others:
+        contents = remapped(table_modules(table), others)
     new = replacements(module, f"{place}.weight", contents)
     if isinstance(contents, int):
         new[place].load_state_dict(dict(table.parts), strict=True)

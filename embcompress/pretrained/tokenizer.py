@@ -10,6 +10,7 @@ from typing import Any
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.directory.modules import home_of
 from embcompress.data.encoded import Encoded
+from embcompress.data.static_tokens import static_counting
 from embcompress.data.tokenizing import tokenizer_of
 from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.library import OFFLINE, check_files, library, reading
@@ -71,13 +72,15 @@ def _is_installed(module: str) -> bool:
 def counting_of(checkpoint: Checkpoint) -> Callable[[Sequence[str]], Encoded]:
     """The function that turns texts into the ids that a model would read, for counting.
 
-    The tokenizer is the one in the checkpoint's own record, or else in tokenizer.json next to its weights, or
-    else the one that transformers makes of the other files there.
+    The tokenizer is the one that a static model reads with, or in the checkpoint's own record, or else in
+    tokenizer.json next to its weights, or else the one that transformers makes of the other files there.
 
     Raises:
         UsageError: there is none, or a library that reads it is missing.
         InputError: it cannot be read.
     """
+    if (static := static_counting(checkpoint)) is not None:
+        return static
     own = tokenizer_of(checkpoint)
     if own is not None:
         return own.count

@@ -9,6 +9,7 @@ from embcompress.data.counting import read_texts
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.errors import InputError
 from embcompress.pretrained.models import Pretrained, open_pretrained
+from embcompress.pretrained.static import StaticRows, open_static, static_tokens
 from embcompress.pretrained.tokens import Tokens, encoded
 from embcompress.progress import Progress, silent
 from embcompress.reports.comparison import CompareResult
@@ -64,8 +65,8 @@ def compare(
 
 
 def open_pair(path: Path, teacher: Path) -> tuple[Pretrained, Pretrained]:
-    """Open both models, and make sure that their outputs can be compared."""
-    student, original = open_pretrained(path), open_pretrained(teacher)
+    """Open both models, static ones too, and make sure that their outputs can be compared."""
+    student, original = (open_static(each) or open_pretrained(each) for each in (path, teacher))
     check_alike(student, original)
     return student, original
 
@@ -78,7 +79,8 @@ def tokens_of(
     Raises:
         InputError: there are fewer than ``LEAST_TEXTS``.
     """
-    data = encoded(model, read_texts(texts, text_column, text_format), max_length)
+    read = static_tokens if isinstance(model.model, StaticRows) else encoded
+    data = read(model, read_texts(texts, text_column, text_format), max_length)
     if len(data) < LEAST_TEXTS:
         raise InputError(
             f"{texts}: holds {len(data)} distinct texts, expected at least {LEAST_TEXTS}",

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.directory.modules import static_modules
 from embcompress.choices import DEFAULT_DEVICE, TEXT_COLUMN
 from embcompress.compression.outputs import check_format, check_output, output_path
 from embcompress.compression.sources import check_unchanged, compressed, stamps
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
+from embcompress.errors import UsageError
 from embcompress.pretrained.models import open_pretrained
 from embcompress.progress import Progress, silent
 from embcompress.reports.comparison import DistilResult
@@ -85,6 +87,11 @@ def distil(
     with open_checkpoint(student_path) as source:
         before = stamps(source)
         compressed(source, remedy="run 'embcompress factorize' first")
+        if static_modules(student_path):
+            raise UsageError(
+                f"{student_path}: is a static model, its table is all there is to train",
+                remedy="pass the texts to 'embcompress factorize' with --corpus instead",
+            )
         check_format(place, source)
         check_space(place, source.size)
         student, original = open_pair(student_path, teacher_path)

@@ -126,3 +126,18 @@ def test_row_94_the_folder_of_the_first_module_holds_no_weights(tmp_path, state)
     elif state == "a loop":
         (model / HOME).symlink_to(HOME)
     assert_refused(tmp_path, "report", model, code=2, says=f"{HOME}/model.safetensors modules.json")
+
+
+def test_row_94_a_directory_of_several_models(tmp_path):
+    """A pipeline of diffusers, or a Router of sentence-transformers: its folders are named, and work."""
+    model = tmp_path / "model"
+    for name in ("query_0_StaticEmbedding", "document_0_StaticEmbedding", "vae"):
+        (model / name).mkdir(parents=True)
+    for name in ("query_0_StaticEmbedding", "document_0_StaticEmbedding"):
+        save_file({"embedding.weight": table()}, model / name / "model.safetensors")
+    (model / "modules.json").write_text(modules(("", "Router")))
+    inner = f"{model / 'document_0_StaticEmbedding'}, {model / 'query_0_StaticEmbedding'}"
+    words = ("--rank", 4, "-o", tmp_path / "small")
+    assert_refused(tmp_path, "factorize", model, *words, code=2, says=inner)
+    succeed("factorize", model / "query_0_StaticEmbedding", *words)
+    assert (tmp_path / "small/model.safetensors").exists()

@@ -26,6 +26,7 @@ def directory(folder, place="model.onnx", *, data=None):
     (folder / place).parent.mkdir(parents=True)
     for name, text in OTHERS.items():
         (folder / name).write_text(text)
+    (folder / place).with_name("notes.txt").write_text("about this model")
     if data is None:
         saved(folder / place, model())
     else:

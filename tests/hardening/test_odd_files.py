@@ -5,6 +5,7 @@ A reader that opened a pipe would wait for ever, and one that read ``/dev/zero``
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -96,6 +97,21 @@ def test_row_69_files_that_are_only_carried(models, tmp_path):
         assert end.code == 0, end
     assert (tmp_path / "pipe small" / "README.md").read_text().startswith("---")
     assert not (tmp_path / "pipe small" / "notes.txt").exists()
+
+
+def test_row_69_the_words_of_a_static_model(tmp_path):
+    """With which texts are split for WordEmbeddings."""
+    jobs = []
+    for kind in ODD:
+        path = directory(tmp_path / kind, [{"emb_layer.weight": table()}])
+        words = {"path": "", "type": "sentence_transformers.models.WordEmbeddings"}
+        (path / "modules.json").write_text(json.dumps([words]))
+        put(path / "whitespacetokenizer_config.json", kind)
+        jobs.append(("factorize", path, "--rank", 2, "--corpus", tmp_path / "texts.txt"))
+    (tmp_path / "texts.txt").write_text("words\n")
+    for kind, end in zip(ODD, assert_refused(tmp_path, jobs), strict=True):
+        assert "whitespacetokenizer_config.json: " in end.stderr
+        assert SAYS[kind] in end.stderr
 
 
 def test_row_69_tokenizers(models, tmp_path):

@@ -135,10 +135,10 @@ def _layout_in(path: Path, home: str) -> ShardLayout:
     what = f"several weight files ({', '.join(found)})" if found else "no weight file"
     looked = ", ".join((*standard, inside(home, _GRAPHS[0])))
     where = f", where {MODULES} says that its first module is" if home else ""
-    raise UsageError(
-        f"{path}: {what}; looked for {looked}{where}",
-        remedy="download the directory again" if home and not found else "name the weight file itself",
-    )
+    remedy = "download the directory again" if home and not found else "name the weight file itself"
+    if not home and not found and (inner := _folders_with_weights(path)):
+        remedy = f"name a folder in it that has weights: {', '.join(inner)}"
+    raise UsageError(f"{path}: {what}; looked for {looked}{where}", remedy=remedy)
 
 
 def _candidates(path: Path, home: str) -> Iterator[list[str]]:
@@ -148,6 +148,12 @@ def _candidates(path: Path, home: str) -> Iterator[list[str]]:
         yield [inside(home, name)] if (path / home / name).is_file() else []
     for folder in (home, inside(home, "onnx")):
         yield [name for name in _files_in(path, folder) if Path(name).suffix == ".onnx"]
+
+
+def _folders_with_weights(path: Path) -> list[str]:
+    """Folders inside a directory of several models, such as a pipeline of diffusers or a Router."""
+    folders = (entry for entry in sorted(path.iterdir()) if entry.is_dir())
+    return [f"{path / each.name}" for each in folders if any((each / n).is_file() for n in _STANDARD)]
 
 
 def _files_in(path: Path, folder: str) -> list[str]:

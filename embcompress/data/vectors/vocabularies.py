@@ -11,6 +11,7 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.directory.shards import read_json
 from embcompress.checkpoint.vectors.compressed import tokens_of
 from embcompress.checkpoint.vectors.npy import read_lines
+from embcompress.data.static_tokens import whitespace_vocabulary
 from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.data.vectors.base import decode_token
 from embcompress.errors import InputError, UsageError
@@ -54,6 +55,8 @@ def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
     folder = checkpoint.folder
     if (file := folder / "tokenizer.json").exists():
         return _within(_from_tokenizer(read_json(file), file), rows, file)
+    if (words := whitespace_vocabulary(folder)) is not None:
+        return _within(enumerate(words), rows, folder)
     if (file := folder / "vocab.txt").exists():
         return _within(read_vocabulary_file(file), rows, file)
     raise UsageError(
