@@ -204,9 +204,9 @@ def test_a_compressed_file_is_read_without_this_package(tmp_path, case):
     """The factors have the usual names, the tokens are bytes separated by line feeds."""
     embcompress.factorize(case.make(tmp_path), rank=6, output=tmp_path / "small.safetensors")
     found = load_file(tmp_path / "small.safetensors")
-    extras = {name for name in found if name.startswith("fasttext.")}
+    extras = {name for name in found if name.startswith(("fasttext.", "gensim."))}
     assert set(found) == {"vectors.0.weight", "vectors.1.weight", "vectors.vocabulary", *extras}
-    assert bool(extras) == (case.kind is FastText)
+    assert bool(extras) == (case.kind in (FastText, Gensim))
     assert found["vectors.vocabulary"].dtype == np.uint8
     assert found["vectors.vocabulary"].tobytes().decode().split("\n") == TOKENS
     product = found["vectors.0.weight"] @ found["vectors.1.weight"].T

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from embcompress.checkpoint.pytorch.pickle_nodes import Made
 from embcompress.checkpoint.pytorch.pickle_reader import PICKLE_LIMIT, load
 from embcompress.checkpoint.vectors.base import Extra, StoredVectors, check_dimension, check_token
-from embcompress.checkpoint.vectors.fasttext.format import FastText
 from embcompress.checkpoint.vectors.fasttext.header import new_header, parse_header
 from embcompress.checkpoint.vectors.fasttext.model import COUNTS, OUTPUT, held
 from embcompress.checkpoint.vectors.fasttext.subwords import HEADER
@@ -112,8 +111,6 @@ class _Saved(StoredVectors):
 class _Plain(_Saved):
     """KeyedVectors: a row for each key."""
 
-    dense_form = ("gensim KeyedVectors", ".kv")
-
     def __init__(self, found: Attributes, keys: Sequence[str], where: str, notes: tuple[str, ...]) -> None:
         super().__init__(keys, where, notes)
         self._array = _matrix(found, where, len(keys), "vectors", "syn0")
@@ -131,7 +128,6 @@ class _Plain(_Saved):
 class _WithNgrams(_Saved):
     """FastText of gensim: the rows of words, then those of n-grams, as in a model of fastText itself."""
 
-    dense_form = (FastText.name, ".bin")
     dtype = DTYPES["F32"]
 
     def __init__(self, found: Attributes, keys: Sequence[str], where: str, notes: tuple[str, ...]) -> None:
