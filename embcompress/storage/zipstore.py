@@ -69,7 +69,7 @@ def read_directory(fd: int, where: str, *, deflated: bool = False) -> Mapping[st
             overlap or lie outside the file.
     """
     try:
-        with zipfile.ZipFile(_Source(fd, closefd=False)) as archive:
+        with zipfile.ZipFile(DirectorySource(fd, closefd=False)) as archive:
             entries = sorted(archive.infolist(), key=lambda e: e.header_offset)
             limit = archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error, OSError) as error:
@@ -131,7 +131,7 @@ def _compressed(where: str, name: str, packed: int, size: int) -> InputError:
     )
 
 
-class _Source(io.FileIO):
+class DirectorySource(io.FileIO):
     """A file that refuses to read more at a time than a directory may take."""
 
     def read(self, size: int | None = -1, /) -> bytes:

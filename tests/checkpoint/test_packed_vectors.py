@@ -110,6 +110,10 @@ def test_row_112_hostile_archives(tmp_path):
     def flip(data):
         data[60] ^= 0xFF
 
+    def endless_directory(data):  # the end record says that the directory has 4 GB
+        place = data.rindex(b"PK\x05\x06")
+        data[place + 12 : place + 16] = b"\xfe\xff\xff\xff"
+
     zeros = b"a" + b" 0" * 8 + b"\n"
     paths = [
         damaged(archive(tmp_path / "encrypted.zip", good), encrypt),
@@ -121,6 +125,7 @@ def test_row_112_hostile_archives(tmp_path):
         archive(tmp_path / "notes.zip", {"notes.txt": "these are notes\nand no vectors\n"}),
         archive(tmp_path / "none.zip", {"README": "nothing"}),
         archive(tmp_path / "empty.zip", {"v.vec": b""}),
+        damaged(archive(tmp_path / "directory.zip", good), endless_directory),
     ]
     (tmp_path / "cut.zip").write_bytes(archive(tmp_path / "whole.zip", good).read_bytes()[:-30])
     (tmp_path / "whole.zip").unlink()
@@ -233,3 +238,7 @@ def test_gzip_of_any_case_is_written_as_named(tmp_path):
     for name, unpack in (("a.txt.GZ", gzip.decompress), ("a.txt.BZ2", bz2.decompress), ("a.txt", bytes)):
         embcompress.expand(small, output=tmp_path / name)
         assert unpack((tmp_path / name).read_bytes()).startswith(b"the ")
+    place = tmp_path / "a.txt.zip"
+    assert_refused(
+        tmp_path, "expand", small, "-o", place, code=2, says="a.txt.zip: zip archives are not written"
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import fasttext_models
+from helpers import fasttext_models, gensim_files
 from helpers.checkpoints import (
     assert_one_line,
     assert_refused,
@@ -40,6 +40,7 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.vectors import streamed
 from embcompress.checkpoint.vectors.base import Written
 from embcompress.checkpoint.vectors.fasttext import FastText
+from embcompress.checkpoint.vectors.gensim import Gensim
 from embcompress.checkpoint.vectors.glove import GloVe
 from embcompress.checkpoint.vectors.npy import Npy
 from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
@@ -114,6 +115,12 @@ def read_binary(path):
     return tokens, matrix
 
 
+def read_gensim(path):
+    made = gensim_files.load(path)
+    assert made.key_to_index == {key: made.index_to_key.index(key) for key in made.index_to_key}
+    return made.index_to_key, made.vectors
+
+
 def read_fasttext(path):
     made = fasttext_models.read(path.read_bytes())
     return [word.decode() for word in made.words], made.table
@@ -149,6 +156,7 @@ CASES = [
     Case(Word2VecText, "vectors.w2v", write_word2vec, read_word2vec),
     Case(Word2VecBinary, "vectors.bin", write_binary, read_binary),
     Case(FastText, "vectors.bin", fasttext_models.write, read_fasttext),
+    Case(Gensim, "vectors.kv", gensim_files.write, read_gensim),
     Case(Npy, "vectors.npy", write_npy, read_npy),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -186,7 +194,7 @@ def test_factorize_and_expand_give_the_best_approximation_in_the_same_format(tmp
     assert matrix.dtype == np.float32
     np.testing.assert_allclose(matrix, best(MATRIX, 6), atol=1e-5)
     assert contents(tmp_path).items() >= before.items()
-    assert len(contents(tmp_path)) == len(before) + 2 + (case.kind is Npy)
+    assert len(contents(tmp_path)) == len(before) + 2 + (case.kind in (Npy, Gensim))
     with open_checkpoint(path) as opened:
         assert opened.form(dense=True).name == type(opened._kind).name == case.kind.name
 
@@ -196,9 +204,9 @@ def test_a_compressed_file_is_read_without_this_package(tmp_path, case):
     """The factors have the usual names, the tokens are bytes separated by line feeds."""
     embcompress.factorize(case.make(tmp_path), rank=6, output=tmp_path / "small.safetensors")
     found = load_file(tmp_path / "small.safetensors")
-    extras = {name for name in found if name.startswith("fasttext.")}
+    extras = {name for name in found if name.startswith(("fasttext.", "gensim."))}
     assert set(found) == {"vectors.0.weight", "vectors.1.weight", "vectors.vocabulary", *extras}
-    assert bool(extras) == (case.kind is FastText)
+    assert bool(extras) == (case.kind in (FastText, Gensim))
     assert found["vectors.vocabulary"].dtype == np.uint8
     assert found["vectors.vocabulary"].tobytes().decode().split("\n") == TOKENS
     product = found["vectors.0.weight"] @ found["vectors.1.weight"].T
@@ -361,7 +369,7 @@ def test_tokens_that_stand_twice_keep_their_rows(tmp_path):
         np.testing.assert_allclose(matrix, best(MATRIX, 6), atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES[:-2], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES[:-3], ids=lambda case: case.name)
 def test_bytes_that_are_no_utf_8_are_carried(tmp_path, case):
     """GoogleNews holds tokens that were cut in the middle of a letter."""
     path = case.make(tmp_path)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from helpers import fasttext_models
+from helpers import fasttext_models, gensim_files
 from helpers.checkpoints import directory, raw, table, vectors_file
 from helpers.refusals import assert_says
 from helpers.refusals import refused as refused_with
@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 import embcompress
 from embcompress.checkpoint.vectors.base import DIMENSION_LIMIT, TOKEN_LIMIT
 from embcompress.checkpoint.vectors.fasttext import FastText
+from embcompress.checkpoint.vectors.gensim import Gensim
 from embcompress.checkpoint.vectors.glove import GloVe
 from embcompress.checkpoint.vectors.npy import Npy
 from embcompress.checkpoint.vectors.stream import LINE_LIMIT
@@ -167,6 +168,7 @@ CASES = [
     Case(Word2VecBinary, "w2v.bin.gz", binary),
     Case(FastText, "ft.bin", fasttext_models.write),
     Case(FastText, "ft.bin.gz", fasttext_models.write),
+    Case(Gensim, "w2v.kv", gensim_files.write),
     Case(Npy, "w2v.300d.npy", npy),
     Case(Npy, "fortran.npy", npy_fortran),
     Case(Npy, "double.npy", npy_double),

@@ -225,6 +225,12 @@ def _mutate_pickle(data: bytes, choice: random.Random) -> bytes:
     return b"".join(codes)
 
 
+def _mutate_gensim(data: bytes, most: int, seed: int, mutate: Mutate) -> bytes:
+    """Change whole opcodes of the pickle, or any byte."""
+    choice = random.Random(seed)
+    return _mutate_pickle(data, choice)[:most] if choice.random() < 0.7 else mutate(data, most)
+
+
 # -- directories -----------------------------------------------------------------------------
 
 _SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -324,6 +330,7 @@ TARGETS = {
     "vectors_text": Target(_file("vectors.vec"), _read_vectors),
     "vectors_binary": Target(_file("vectors.bin"), _read_vectors),
     "vectors_fasttext": Target(_file("model"), _read_vectors),
+    "vectors_gensim": Target(_file("words.kv"), _read_vectors, _mutate_gensim),
     "vectors_npy": Target(_place_matrix, _read_vectors),
     "csv": Target(_file("texts.csv"), _read_table),
     "counts": Target(_place_counts, _read_counts),

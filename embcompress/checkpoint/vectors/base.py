@@ -59,13 +59,11 @@ class StoredVectors(abc.ABC):
         shape: (rows, numbers per vector).
         dtype: element type they are stored in.
         extras: further tensors, by name.
-        dense_form: name of the format and suffix of a dense copy; None for those of the file.
     """
 
     shape: tuple[int, int]
     dtype: DType
     extras: Mapping[str, Extra] = MappingProxyType({})
-    dense_form: tuple[str, str] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -162,6 +160,10 @@ class VectorFormat(abc.ABC):
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files that belong to the vectors in ``path``, with ``path`` itself first."""
         return (path,)
+
+    def dense_form(self, path: Path) -> tuple[str, str] | None:  # noqa: ARG002 - most formats are written
+        """Name of the format and suffix of a dense copy of ``path``; None for its own."""
+        return None
 
     @abc.abstractmethod
     def open(self, path: Path, progress: Progress) -> StoredVectors:

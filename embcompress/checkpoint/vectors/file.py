@@ -98,7 +98,7 @@ class VectorFile(Checkpoint):
     @property
     def record(self) -> VectorRecord:
         """The record of this file for a compressed copy."""
-        form = self._stored.dense_form
+        form = self._kind.dense_form(self.path)
         return VectorRecord.of(self.path, self._kind.name) if form is None else VectorRecord(*form)
 
     @property

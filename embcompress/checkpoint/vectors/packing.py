@@ -14,6 +14,7 @@ from typing import IO, BinaryIO
 
 from embcompress.errors import InputError, UsageError
 from embcompress.storage.regular import opened
+from embcompress.storage.zipstore import DirectorySource
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BZIP2_MAGIC = (b"BZh", b"1AY&SY")
@@ -86,7 +87,13 @@ def name_inside(path: Path) -> str:
 
 @contextlib.contextmanager
 def packed(target: Path) -> Iterator[Sink]:
-    """Make a file to write to, compressed if its name ends in ``.gz`` or ``.bz2``."""
+    """Make a file to write to, compressed if its name ends in ``.gz`` or ``.bz2``.
+
+    Raises:
+        UsageError: the name is that of a zip archive.
+    """
+    if target.suffix.lower() == ".zip":
+        raise UsageError(f"{target.name}: zip archives are not written", remedy="name it .gz or .bz2 with -o")
     with target.open("xb") as file:
         match target.suffix.lower():
             case ".gz":
@@ -103,7 +110,7 @@ def packed(target: Path) -> Iterator[Sink]:
 def _archive(file: io.BufferedReader) -> zipfile.ZipFile | None:
     """A zip archive that may hold vectors; None for a PyTorch file, or if no directory can be read."""
     try:
-        archive = zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(DirectorySource(file.fileno(), closefd=False))
     except _ZIP_ERRORS:
         return None
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 from embcompress.checkpoint.names import check_not_pointer
 from embcompress.checkpoint.vectors.base import VectorFormat, check_token
 from embcompress.checkpoint.vectors.fasttext import FastText
+from embcompress.checkpoint.vectors.gensim import Gensim
 from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
 from embcompress.checkpoint.vectors.stream import Stream, read_head
 from embcompress.checkpoint.vectors.streamed import StreamedFormat
@@ -33,8 +34,9 @@ def read_vectors(
     """Read word vectors of any format, in the order of the file.
 
     Args:
-        path: GloVe or word2vec text, word2vec binary, a fastText model (each plain or compressed), a NumPy
-            matrix NAME.npy next to NAME.vocab.txt, or a checkpoint with its tokenizer.
+        path: GloVe or word2vec text, word2vec binary, a fastText model (each plain or compressed), vectors
+            that gensim saved, a NumPy matrix NAME.npy next to NAME.vocab.txt, or a checkpoint with its
+            tokenizer.
         wanted: keep these tokens only. A token that the file does not hold gets the vector of the first
             token that equals it in lower case; with a fastText model, that of its n-grams. None keeps
             everything.
@@ -89,7 +91,7 @@ def _matrix(kind: Source, path: Path, choice: Choice, progress: Progress) -> Mat
         return kind.read(path, choice, progress)
     if isinstance(kind, StreamedFormat):
         return _streamed(kind, path, choice, progress)
-    if isinstance(kind, FastText):
+    if isinstance(kind, FastText | Gensim):  # which may have rows of n-grams
         return CheckpointTable().read(path, choice, progress)
     stored = kind.open(path, progress)
     try:

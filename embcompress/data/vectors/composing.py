@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from embcompress.data.vectors.base import Choice, Matrix, check_finite
 from embcompress.progress import Progress, Steps
 from embcompress.rows import Rows
 
-_AT_A_TIME = 1 << 22
-"""Rows of words and n-grams that one pass over the table looks up, which bounds the memory for them."""
+_FEW = 1 << 18
+"""Rows of words and n-grams that one pass over a small table looks up; of a larger one, as many as it has."""
 
 
 def compose(
@@ -53,27 +54,25 @@ def compose(
             slot = choice.assign(wanted)
             found[slot : slot + 1] = [(None, word)]
     matrix = np.zeros((len(found), rows.shape[1]), np.float32)
-    members: list[int] = []
-    lengths: list[int] = []
-    start = 0
+    members, lengths, start = array("q"), array("q"), 0
     for number, (own, word) in enumerate(found, 1):
         of_word = [*([] if own is None else [own]), *subwords.rows(word)]
-        members += of_word
+        members.extend(of_word)
         lengths.append(len(of_word))
-        if len(members) >= _AT_A_TIME or number == len(found):
+        if len(members) >= max(_FEW, rows.shape[0]) or number == len(found):
             with np.errstate(over="ignore"):  # what float32 cannot hold is reported with the vector
                 matrix[start:number] = _means(rows, members, lengths, progress)
-            members, lengths, start = [], [], number
+            members, lengths, start = array("q"), array("q"), number
     for slot in np.flatnonzero(~np.isfinite(matrix).all(axis=1))[:1]:
         check_finite(matrix[slot], f"{path}: the vector of {found[slot][1].decode('utf-8', 'replace')!r}")
     return matrix
 
 
 def _means(
-    rows: Rows, members: Sequence[int], lengths: Sequence[int], progress: Progress
+    rows: Rows, members: array[int], lengths: array[int], progress: Progress
 ) -> NDArray[np.float64]:  # (len(lengths) × d)
     """The mean of each group of rows; ``members`` are the rows of all groups, one group after another."""
-    places = np.array(members, np.int64)
+    places = np.array(members)
     group = np.repeat(np.arange(len(lengths)), lengths)
     order = np.argsort(places, kind="stable")
     places, group = places[order], group[order]

@@ -79,7 +79,7 @@ def parse_header(data: bytes, where: object) -> FastTextHeader:
             f"accepted are {' and '.join(map(str, VERSIONS))}",
             remedy="save it again with a current fastText",
         )
-    check_dimension(dimension, str(where))
+    check_dimension(dimension, f"{where}: its fastText header")
     if words < 1 or labels < 0 or size != words + labels or buckets < 0 or pruned < -1:
         raise InputError(
             f"{where}: claims {size:,} entries, {words:,} words, {labels:,} labels, {buckets:,} buckets and "

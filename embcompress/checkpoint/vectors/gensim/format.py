@@ -9,11 +9,13 @@ import numpy as np
 from embcompress.checkpoint.pytorch.pickle_nodes import Global, Made
 from embcompress.checkpoint.pytorch.pickle_writer import dump
 from embcompress.checkpoint.vectors.base import StoredVectors, VectorFormat, Written
+from embcompress.checkpoint.vectors.fasttext.format import FastText
 from embcompress.checkpoint.vectors.gensim.stored import GENSIM_COUNTS, open_gensim
 from embcompress.checkpoint.vectors.npy import NPY_TYPES, write_matrix
 from embcompress.dtypes import DType
 from embcompress.errors import InputError
 from embcompress.progress import Progress
+from embcompress.storage.regular import first_bytes
 
 _HEAD = 100
 """Bytes in which the pickle names its class."""
@@ -38,6 +40,11 @@ class Gensim(VectorFormat):
         """The file, and those of its arrays beside it."""
         names = (f"{path.name}{owner}.{array}.npy" for owner in ("", ".wv") for array in _ARRAYS)
         return (path, *(file for file in map(path.with_name, names) if file.is_file()))
+
+    def dense_form(self, path: Path) -> tuple[str, str]:
+        """KeyedVectors, or a model of fastText for the classes with n-grams."""
+        with_ngrams = b"FastText" in first_bytes(path, _HEAD)
+        return (FastText.name, ".bin") if with_ngrams else (self.name, ".kv")
 
     def open(self, path: Path, progress: Progress) -> StoredVectors:  # noqa: ARG002 - it is read at once
         """Read the pickle as inert data; rows are read on demand."""

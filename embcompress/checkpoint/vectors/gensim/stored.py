@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from embcompress.checkpoint.pytorch.pickle_nodes import Made
 from embcompress.checkpoint.pytorch.pickle_reader import PICKLE_LIMIT, load
 from embcompress.checkpoint.vectors.base import Extra, StoredVectors, check_dimension, check_token
-from embcompress.checkpoint.vectors.fasttext.format import FastText
-from embcompress.checkpoint.vectors.fasttext.header import new_header
+from embcompress.checkpoint.vectors.fasttext.header import new_header, parse_header
 from embcompress.checkpoint.vectors.fasttext.model import COUNTS, OUTPUT, held
 from embcompress.checkpoint.vectors.fasttext.subwords import HEADER
 from embcompress.checkpoint.vectors.gensim.attributes import Array, Attributes, inline_array
@@ -53,9 +52,8 @@ def open_gensim(path: Path) -> StoredVectors:
     found = Attributes(root, path, where)
     notes: tuple[str, ...] = ()
     if found.class_name in _MODELS:
-        notes = (
-            f"a {found.class_name.rpartition('.')[2]} model of gensim, of which the word vectors are taken",
-        )
+        kind = found.class_name.rpartition(".")[2]
+        notes = (f"a {kind} model of gensim, of which only the word vectors are taken",)
         found = found.inner("wv")
     keys = found.texts("index_to_key", "index2word", "index2entity")
     if not keys or found.class_name not in (*_VECTORS, *_WITH_NGRAMS):
@@ -113,8 +111,6 @@ class _Saved(StoredVectors):
 class _Plain(_Saved):
     """KeyedVectors: a row for each key."""
 
-    dense_form = ("gensim KeyedVectors", ".kv")
-
     def __init__(self, found: Attributes, keys: Sequence[str], where: str, notes: tuple[str, ...]) -> None:
         super().__init__(keys, where, notes)
         self._array = _matrix(found, where, len(keys), "vectors", "syn0")
@@ -132,7 +128,6 @@ class _Plain(_Saved):
 class _WithNgrams(_Saved):
     """FastText of gensim: the rows of words, then those of n-grams, as in a model of fastText itself."""
 
-    dense_form = (FastText.name, ".bin")
     dtype = DTYPES["F32"]
 
     def __init__(self, found: Attributes, keys: Sequence[str], where: str, notes: tuple[str, ...]) -> None:
@@ -157,25 +152,22 @@ class _WithNgrams(_Saved):
             raise InputError(f"{where}: words and n-grams have vectors of {sorted(widths)} numbers")
         self.shape = (len(keys) + buckets, widths.pop())
         header = new_header(self.shape[1], len(keys), buckets, (shortest, longest))
+        parse_header(header, where)
         counts = self._counts(found)
         stored = np.ones(len(keys), np.int64) if counts is None else counts
-        output = Extra(
-            self.dtype, (0, self.shape[1]), lambda i, j: np.empty((j - i, self.shape[1]), np.float32)
-        )
+        nothing = np.empty((0, self.shape[1]), np.float32)
+        output = Extra(self.dtype, nothing.shape, lambda start, stop: nothing[start:stop])
         self.extras = {HEADER: held(header), COUNTS: held(stored), OUTPUT: output}
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         words = len(self._keys)
-        parts = []
-        if start < words:
-            parts.append(self._words.rows(start, min(stop, words)))
-        if stop > words and self._ngrams is not None:
-            parts.append(self._ngrams.rows(max(0, start - words), stop - words))
-        return (
-            np.concatenate(parts).astype(np.float32, copy=False)
-            if parts
-            else np.empty((0, self.shape[1]), np.float32)
-        )
+        found = np.empty((stop - start, self.shape[1]), np.float32)
+        with np.errstate(over="ignore"):  # infinity is reported where it matters
+            if start < words:
+                found[: words - start] = self._words.rows(start, min(stop, words))
+            if stop > words and self._ngrams is not None:
+                found[max(0, words - start) :] = self._ngrams.rows(max(0, start - words), stop - words)
+        return found
 
     def close(self) -> None:
         self._words.close()
