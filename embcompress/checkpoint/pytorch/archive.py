@@ -89,7 +89,7 @@ def _plain(archive: Archive, where: str, pickle_size: int, *, only_weights: bool
     check_storages(archive.root, archive.storages, where)
     plain = weights_only(archive.root, where, _budget(pickle_size)) if only_weights else None
     plain = plain or checked(archive.root, where)
-    if plain.root is archive.root:
+    if not plain.notes:
         return archive
     # What is left is in every protocol the same, and torch.load reads protocol 2 best.
     return replace(archive, root=plain.root, notes=plain.notes, whole=False, protocol=2)
