@@ -220,8 +220,8 @@ def opcodes_4(count: int) -> dict[str, bytes]:
     head = b"\x80\x04ccollections\ndeque\nq\0cevil\nX\nq\1("
     each = {
         "frozensets": b"(\x91", "memoized": b"]\x94", "bytearrays": b"\x96" + bytes(8), "made": b"h\0)R",
-        "with state": b"h\0)R}b", "with items": b"h\0)RNa", "with entries": b"h\0)RNNs", "foreign": b"h\1)\x81",
-        "foreign by name": b"h\1)}\x92", "names": b"h\1", "mappings": b"h\1)RNNs",
+        "with state": b"h\0)R}b", "with items": b"h\0)RNa", "with entries": b"h\0)RNNs",
+        "foreign": b"h\1)\x81", "foreign by name": b"h\1)}\x92", "names": b"h\1", "mappings": b"h\1)RNNs",
     }  # fmt: skip
     return {name: head + code * count + b"t." for name, code in each.items()}
 
@@ -231,7 +231,10 @@ CLAIMS = {
     "short bytes": b"C\xff", "bytes of 4 GB": b"B\xff\xff\xff\xff", "bytearray": b"\x96" + b"\xff" * 8,
     "integer": b"\x8b\xff\xff\xff\x7f", "a name with a line break": short(b"a\nb") + short(b"c") + b"\x93",
     "a name of an escape": short(b"\x1b[2J") + short(b"c") + b"\x93", "buffers": b"\x97\x98",
-    "elements of elements": b"(" * 5000 + b"K\1" + b"\x91" * 5000, "sets of sets": b"\x8f(" * 3000 + b"\x90" * 3000,
+    "elements of elements": b"(" * 5000 + b"K\1" + b"\x91" * 5000,
+    "sets of sets": b"\x8f(" * 3000 + b"\x90" * 3000,
+    "mappings as keys": b"}cevil\nX\n)RNNsNs", "mappings in sets": b"\x8f(cevil\nX\n)RNNs\x90",
+    "mappings in keys": b"}cevil\nX\n)RNNs\x85Ns",
     "names of names": (b"cevil\nX\n" + b")R" * 5000), "states of states": b"cevil\nX\n" * 900 + b"b" * 899,
     "itself": b"cevil\nX\n(]q\0h\0tRq\1h\1a", "texts that multiply": b"(" + text(b"a" * 4000) + b"q\0" + (
         b"c_codecs\nencode\n(h\0" + text(b"latin1") + b"tR") * 50 + b"t",
@@ -244,16 +247,17 @@ CLAIMS = {
 @pytest.mark.parametrize("option", [(), ("--weights-only",)], ids=["as it is", "weights only"])
 def test_row_82_pickles_of_protocol_4_that_claim_or_multiply(tmp_path, full, option):
     """Each is read or refused in one line, in memory that its size allows."""
-    count = 100_000 if full else 20_000
+    count = 100_000 if full else 3_000
     jobs = []
     for name, pickled in opcodes_4(count).items():
         jobs.append(("report", legacy(tmp_path / f"{name}.pt", pickled), *option))
     assert_harmless(tmp_path, jobs, room=ROOM + 5 * 350 * count)
     jobs = []
     for number, code in enumerate(CLAIMS.values()):
-        jobs.append(("report", legacy(tmp_path / f"{number}.pt", b"\x80\x05" + code + b"."), *option))
-        records = good_archive()
-        jobs.append(("report", with_marker(tmp_path / f"{number}-x.pt", records, code), *option))
+        if full or number % 2 == len(option):
+            jobs.append(("report", legacy(tmp_path / f"{number}.pt", b"\x80\x05" + code + b"."), *option))
+        if full or number % 2 != len(option):
+            jobs.append(("report", with_marker(tmp_path / f"{number}-x.pt", good_archive(), code), *option))
     before = contents(tmp_path)
     for job, end in zip(jobs, commands(tmp_path, ROOM, jobs), strict=True):
         assert end.code in (0, 3), (job, end)

@@ -116,6 +116,9 @@ _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy"}
 """Where no class is a dict with entries of its own, other than those that are listed as plain data."""
 
 
+_SETS = {"builtins.set", "builtins.frozenset"}
+
+
 class _Gone:
     """The type of :data:`GONE`."""
 
@@ -203,6 +206,10 @@ class _Selection:
             parts = tuple(self._element(item, f"{path}[{number}]") for number, item in enumerate(node))
             return node if all(map(operator.is_, parts, node)) else parts
         if isinstance(node, Call):
+            if str(node.function) in _SETS and (elements := node.args[0] if node.args else ()):
+                # Nor could it be an element of a set.
+                for number, item in enumerate(elements):
+                    elements[number] = item if self.take(item, path) is item else None
             arguments = self._arguments(node, path)
             if isinstance(arguments, _Gone) or arguments is node.args:
                 return node if arguments is node.args else GONE
@@ -231,17 +238,15 @@ class _Selection:
 
     def _fill(self, new: dict[Any, Any], old: dict[Any, Any], path: str) -> dict[Any, Any]:
         """Put the entries of ``old`` that may stay into ``new``, which can be the same dict."""
-        others: list[tuple[Any, Any, Any]] = []
+        others: list[Any] = []
         for key, value in old.items():
             name, taken = self.take(key, path), self.take(value, _under(path, key))
-            if name is not key or taken is GONE:
-                others.append((key, name, taken))
+            if name is not key or taken is GONE:  # what a key becomes could not be one
+                others.append(key)
             elif new is not old or taken is not value:
                 new[key] = taken
-        for key, name, taken in others:
+        for key in others:
             new.pop(key, None)
-            if name is not GONE and taken is not GONE:
-                new[name] = taken
         return new
 
     def _made(self, node: Made, path: str) -> Any:
