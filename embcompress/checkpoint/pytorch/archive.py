@@ -132,7 +132,8 @@ def _read_zip(fd: int, path: Path, *, only_weights: bool) -> Archive:
     check_storages(saved.root, storages, where)
     state = state_of_script(saved.root, fd, code, where, _budget(extent.size))
     note = "the file is a TorchScript archive: its state dict was taken, its code was left out"
-    return replace(archive, root=state, notes=(note,), whole=False)
+    plain = weights_only(state, where)
+    return replace(archive, root=plain.root, notes=(note, *plain.notes), whole=False)
 
 
 _EXPORTED = {"archive_format", "models/model.json", "serialized_exported_program.json"}
