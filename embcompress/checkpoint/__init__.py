@@ -12,6 +12,8 @@ from embcompress.errors import UsageError
 from embcompress.progress import Progress, silent
 from embcompress.storage.rawio import naming
 
+__all__ = ["FORMATS", "Reading", "open_checkpoint"]
+
 FORMATS: tuple[type[Checkpoint], ...] = (*FILE_FORMATS, Directory)
 """Every model format; the contract tests run over it. Formats of word vectors are in ``VECTOR_FORMATS``
 (``checkpoint/vectors/registry.py``): their files hold one table and are never part of a directory."""

@@ -25,7 +25,7 @@ from embcompress.methods import method_for
 from embcompress.methods.base import Method
 from embcompress.methods.planning import Target
 
-__all__ = ["GivenCounts", "Reading", "Request", "WeightSource", "target_of"]
+__all__ = ["GivenCounts", "Request", "WeightSource", "target_of"]
 
 
 @dataclass(frozen=True)

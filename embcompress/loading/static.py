@@ -52,7 +52,7 @@ def static_embedding(path: Path) -> CodedEmbedding:
         if len(records) > 1:
             raise UsageError(f"{path}: holds {len(records)} compressed tables", remedy="give a static model")
         if records and records[0].native is None:
-            stored = read_stored(checkpoint, records, others=True)
+            stored = read_stored(checkpoint, checkpoint.description, others=True)
             modules, others = table_modules(stored.tables[0]), stored.others
         else:
             checkpoint.check_integrity()

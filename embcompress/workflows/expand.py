@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Edit, Reading
+from embcompress.checkpoint import Reading, open_checkpoint
+from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.rows import rows_of
 from embcompress.checkpoint.tensors import NewTensor

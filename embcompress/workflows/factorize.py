@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint import Reading, open_checkpoint
 from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.check import check_tables, check_whole
 from embcompress.compression.outputs import check_format, check_output, output_path, write_copy
 from embcompress.compression.plan import plan_output
-from embcompress.compression.request import GivenCounts, Reading, Request, WeightSource, target_of
+from embcompress.compression.request import GivenCounts, Request, WeightSource, target_of
 from embcompress.compression.sources import check_unchanged, hashed, stamps
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.progress import Progress, silent

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Reading
+from embcompress.checkpoint import Reading, open_checkpoint
+from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.rows import rows_of
 from embcompress.choices import DEFAULT_METHOD, SMOOTHING, TEXT_COLUMN

@@ -277,7 +277,7 @@ def test_a_hostile_global_name_is_escaped_and_cut():
         (b"\x80\x02ctorch\nTensor\n)\x81.", "before 0.4"),
     ],
 )
-def test_malformed_pickles_say_what_is_wrong(data, what):
+def test_row_82_malformed_pickles_say_what_is_wrong(data, what):
     assert what in str(refused(data))
 
 

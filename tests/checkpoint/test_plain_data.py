@@ -194,6 +194,17 @@ def test_everything_else_is_dropped_by_name_if_weights_only_are_asked_for():
         assert pickle.loads(dump(weights_only(load(data, "x").root, "x").root)) in (None, [None])
 
 
+class Key(Words):
+    __hash__ = object.__hash__
+
+
+def test_what_becomes_a_dict_is_no_key_and_no_element():
+    value = {"a": {Key(x=1): 1, (2, Key(x=1)): 2, 3: 4}, "b": {5, Key(x=1)}, "c": frozenset([Key(x=1)])}
+    plain = weights_only(load(pickle.dumps(value), "x").root, "x")
+    again = pickle.loads(dump(plain.root))
+    assert again == {"a": {3: 4}, "b": {5, None}, "c": frozenset([None])}
+
+
 def test_nothing_is_lost_of_what_torch_itself_pickles():
     """An optimizer, a scheduler's state and a generator's state are plain data."""
     model = torch.nn.Linear(2, 2)

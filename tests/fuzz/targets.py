@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint import Reading, open_checkpoint
+from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import TableRecord
-from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED
+from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED, PLAIN
 from embcompress.data.charsmaps import check_model
 from embcompress.data.counting import read_counts, read_texts
 from embcompress.data.labelled import label_set, read_labelled
@@ -99,6 +99,23 @@ def _read_checkpoint(path: Path) -> None:
                 refusable(lambda record=record: _read_compressed(checkpoint, record))
 
     refusable(whole)
+
+
+def _read_weights_only(path: Path) -> None:
+    """What is taken of a PyTorch file besides its objects of other classes can be written and read again."""
+    opened = []
+    if refusable(lambda: opened.append(open_checkpoint(path, reading=Reading(weights_only=True)))):
+        copy = path.with_name("copy.pt")
+        with opened[0] as checkpoint:
+            refusable(lambda: checkpoint.check_integrity())
+            refusable(lambda: checkpoint.remainder())
+            copy.unlink(missing_ok=True)
+            written = refusable(lambda: checkpoint.write(copy, Edit(frozenset(), ()), None))
+            names = [*checkpoint.tensors]
+        if written:
+            with open_checkpoint(copy) as again:
+                assert [*again.tensors] == names
+    _read_checkpoint(path)
 
 
 def _read_compressed(checkpoint: Checkpoint, record: TableRecord) -> None:
@@ -194,10 +211,27 @@ _FRAGMENTS = (
         b"h\1",
         b"q\0",
     ),
+    *(bytes([code]) for code in b"\x90\x91\x92\x93\x94\x96"),
+    *(
+        b"X\x0b\0\0\0_parameters",
+        b"\x8c\1a",
+        b"C\1a",
+        b"B\1\0\0\0a",
+        b"\x8b\1\0\0\0\1",
+        b"\x95" + bytes(8),
+        b"\x8d\1" + bytes(7) + b"a",
+    ),
+    *(
+        b"ca\nB\n",
+        b"c__torch__\nA\n",
+        b"X\x08\0\0\0_modules",
+        b"X\x0b\0\0\0_parameters",
+        b"X\x08\0\0\0_buffers",
+    ),
     *(b"X\1\0\0\0a", b"X\0\0\0\0", b"U\1a", b"G" + bytes(8), b"X\x0a\0\0\0wte.weight", b"X\7\0\0\0storage"),
     *(
         f"c{module}\n{name}\n".encode()
-        for module, _, name in (path.rpartition(".") for path in sorted(ALLOWED))
+        for module, _, name in (path.rpartition(".") for path in sorted(ALLOWED | PLAIN))
     ),
 )
 """Opcodes with their arguments, of which random pickles are made that a reader does not refuse at once."""
@@ -325,6 +359,7 @@ def _read_pieces(path: Path) -> None:
 TARGETS = {
     "safetensors": Target(_file("model.safetensors"), _read_checkpoint, _mutate_safetensors),
     "torch": Target(_file("model.pt"), _read_checkpoint, _mutate_torch),
+    "torch_weights_only": Target(_file("model.pt"), _read_weights_only, _mutate_torch),
     "onnx": Target(_file("model.onnx"), _read_checkpoint),
     "directory": Target(_place_directory, _read_checkpoint),
     "vectors_text": Target(_file("vectors.vec"), _read_vectors),

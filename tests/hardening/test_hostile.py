@@ -189,6 +189,83 @@ def test_row_48_a_pickle_of_empty_objects(tmp_path, full):
     assert_harmless(tmp_path, jobs, room=ROOM + 350 * count)
 
 
+@FULL
+def test_row_81_every_way_of_a_pickle_to_code_where_only_weights_are_taken(tmp_path, full):
+    """What names or calls a function is dropped or refused; the copy is weights alone."""
+    canary = tmp_path / "ran"
+    records = good_archive()
+    jobs, copies = [], []
+    for number, path in enumerate(CODE if full else CODE[:2]):
+        every = ways(*path.rsplit(".", 1), f"touch {canary}".encode())
+        for way, code in every.items():
+            file = with_marker(tmp_path / f"{number}-{way}.pt", records, code)
+            copies.append(tmp_path / f"{number}-{way}-small.pt")
+            jobs.append(("factorize", file, "--weights-only", "--rank", 2, "-o", copies[-1]))
+    ended = commands(tmp_path, ROOM, jobs)
+    for job, copy, end in zip(jobs, copies, ended, strict=True):
+        assert end.code in (0, 3), (job, end)
+        assert copy.exists() == (end.code == 0)
+        if end.code:
+            assert_one_line(end.stderr, "")
+        else:
+            found = torch.load(copy, weights_only=True)
+            assert found.keys() - {"x"} == {"embedding.0.weight", "embedding.1.weight"}
+        assert_plain(end.stdout + end.stderr)
+    assert 5 <= sum(end.code == 0 for end in ended) < len(ended)
+    assert not canary.exists()
+
+
+def opcodes_4(count: int) -> dict[str, bytes]:
+    """What opcodes of protocols 3 to 5 could make many objects of, in a list."""
+    head = b"\x80\x04ccollections\ndeque\nq\0cevil\nX\nq\1("
+    each = {
+        "frozensets": b"(\x91", "memoized": b"]\x94", "bytearrays": b"\x96" + bytes(8), "made": b"h\0)R",
+        "with state": b"h\0)R}b", "with items": b"h\0)RNa", "with entries": b"h\0)RNNs",
+        "foreign": b"h\1)\x81", "foreign by name": b"h\1)}\x92", "names": b"h\1", "mappings": b"h\1)RNNs",
+    }  # fmt: skip
+    return {name: head + code * count + b"t." for name, code in each.items()}
+
+
+CLAIMS = {
+    "frame": b"\x95" + b"\xff" * 8, "text": b"\x8d" + b"\xff" * 7 + b"\x7f", "bytes": b"\x8e" + b"\xff" * 8,
+    "short bytes": b"C\xff", "bytes of 4 GB": b"B\xff\xff\xff\xff", "bytearray": b"\x96" + b"\xff" * 8,
+    "integer": b"\x8b\xff\xff\xff\x7f", "a name with a line break": short(b"a\nb") + short(b"c") + b"\x93",
+    "a name of an escape": short(b"\x1b[2J") + short(b"c") + b"\x93", "buffers": b"\x97\x98",
+    "elements of elements": b"(" * 5000 + b"K\1" + b"\x91" * 5000,
+    "sets of sets": b"\x8f(" * 3000 + b"\x90" * 3000,
+    "mappings as keys": b"}cevil\nX\n)RNNsNs", "mappings in sets": b"\x8f(cevil\nX\n)RNNs\x90",
+    "mappings in keys": b"}cevil\nX\n)RNNs\x85Ns",
+    "names of names": (b"cevil\nX\n" + b")R" * 5000), "states of states": b"cevil\nX\n" * 900 + b"b" * 899,
+    "itself": b"cevil\nX\n(]q\0h\0tRq\1h\1a", "texts that multiply": b"(" + text(b"a" * 4000) + b"q\0" + (
+        b"c_codecs\nencode\n(h\0" + text(b"latin1") + b"tR") * 50 + b"t",
+    "keys that multiply": b"}K\1" + b"q\0h\0\x86" * 60 + b"Ns",
+    "texts of mappings": b"cevil\nX\n)R" + b"q\0h\0h\0s" * 3000,
+}  # fmt: skip
+
+
+@FULL
+@pytest.mark.parametrize("option", [(), ("--weights-only",)], ids=["as it is", "weights only"])
+def test_row_82_pickles_of_protocol_4_that_claim_or_multiply(tmp_path, full, option):
+    """Each is read or refused in one line, in memory that its size allows."""
+    count = 100_000 if full else 3_000
+    jobs = []
+    for name, pickled in opcodes_4(count).items():
+        jobs.append(("report", legacy(tmp_path / f"{name}.pt", pickled), *option))
+    assert_harmless(tmp_path, jobs, room=ROOM + 5 * 350 * count)
+    jobs = []
+    for number, code in enumerate(CLAIMS.values()):
+        if full or number % 2 == len(option):
+            jobs.append(("report", legacy(tmp_path / f"{number}.pt", b"\x80\x05" + code + b"."), *option))
+        if full or number % 2 != len(option):
+            jobs.append(("report", with_marker(tmp_path / f"{number}-x.pt", good_archive(), code), *option))
+    before = contents(tmp_path)
+    for job, end in zip(jobs, commands(tmp_path, ROOM, jobs), strict=True):
+        assert end.code in (0, 3), (job, end)
+        assert "out of memory" not in end.stderr, job
+        assert_plain(end.stdout + end.stderr)
+    assert contents(tmp_path) == before
+
+
 # ---- zip
 
 

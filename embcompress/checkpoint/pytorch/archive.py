@@ -89,7 +89,7 @@ def _plain(archive: Archive, where: str, pickle_size: int, *, only_weights: bool
     check_storages(archive.root, archive.storages, where)
     plain = weights_only(archive.root, where, _budget(pickle_size)) if only_weights else None
     plain = plain or checked(archive.root, where)
-    if plain.root is archive.root:
+    if not plain.notes:
         return archive
     # What is left is in every protocol the same, and torch.load reads protocol 2 best.
     return replace(archive, root=plain.root, notes=plain.notes, whole=False, protocol=2)
@@ -132,7 +132,8 @@ def _read_zip(fd: int, path: Path, *, only_weights: bool) -> Archive:
     check_storages(saved.root, storages, where)
     state = state_of_script(saved.root, fd, code, where, _budget(extent.size))
     note = "the file is a TorchScript archive: its state dict was taken, its code was left out"
-    return replace(archive, root=state, notes=(note,), whole=False)
+    plain = weights_only(state, where)
+    return replace(archive, root=plain.root, notes=(note, *plain.notes), whole=False)
 
 
 _EXPORTED = {"archive_format", "models/model.json", "serialized_exported_program.json"}

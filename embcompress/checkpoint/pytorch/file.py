@@ -27,7 +27,7 @@ from embcompress.checkpoint.pytorch.archive import (
 )
 from embcompress.checkpoint.pytorch.edits import amended_pickle, check_kept, edited_objects, plan_rewrite
 from embcompress.checkpoint.pytorch.elements import Remainder, view_bytes
-from embcompress.checkpoint.pytorch.for_torch import state_for_torch, torch_reads
+from embcompress.checkpoint.pytorch.for_torch import loaded_by_torch, state_for_torch, torch_reads
 from embcompress.checkpoint.pytorch.pickle_nodes import NO_REPLACEMENTS
 from embcompress.checkpoint.pytorch.state import (
     BARE_NAME,
@@ -39,7 +39,7 @@ from embcompress.checkpoint.pytorch.state import (
 from embcompress.checkpoint.pytorch.strided import read_strided
 from embcompress.checkpoint.pytorch.tensors import View, describe, is_tensor, memory_of, parse_view, unwrap
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
-from embcompress.errors import InputError, reason_of
+from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import read_exact
 from embcompress.storage.regular import Source, open_regular, opened
@@ -169,24 +169,12 @@ class TorchFile(OneFile):
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
         """As torch reads them, what shares memory still sharing it."""
-        if self._state.anchor is not self._state.node or not torch_reads(self._archive):
-            return state_for_torch(self._fd, self._archive, self._state.node, names, str(self.path))
-        import torch
-
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except MemoryError:
-            raise
-        except Exception as error:  # the file was checked, so it has changed since
-            if "memory" in str(error):
-                raise MemoryError from error
-            raise InputError(
-                f"{self.path}: torch cannot load it ({reason_of(error)})",
-                remedy="make sure that nothing else writes to it, and run again",
-            ) from None
-        for key in self.container:
-            state = state[key]
-        return dict(state) if names is None else {name: state[name] for name in names}
+        if self._state.anchor is self._state.node and torch_reads(self._archive):
+            state = loaded_by_torch(self.path)
+            for key in self.container:
+                state = state[key]
+            return dict(state) if names is None else {name: state[name] for name in names}
+        return state_for_torch(self._fd, self._archive, self._state.node, names, str(self.path))
 
     def sidecar(self, key: str) -> object:
         """The entry ``key`` of the saved object, if the state dict is inside it."""

@@ -1,14 +1,15 @@
-"""Torch's tensors of a file that ``torch.load(weights_only=True)`` refuses, built without an unpickler."""
+"""A file's tensors for torch: as torch loads them, or built here where it refuses the file."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embcompress.checkpoint.pytorch.archive import Archive
 from embcompress.checkpoint.pytorch.pickle_nodes import SCALARS, Call, Made, OrderedMap, walk
 from embcompress.checkpoint.pytorch.tensors import View, is_tensor, parse_view, unwrap
-from embcompress.errors import InputError
+from embcompress.errors import InputError, reason_of
 from embcompress.storage.rawio import read_exact
 
 if TYPE_CHECKING:
@@ -24,6 +25,27 @@ def _is_other(node: object) -> bool:
     return (isinstance(node, Made) and not isinstance(node, OrderedMap)) or (
         isinstance(node, Call) and str(node.function) == "builtins.frozenset"
     )
+
+
+def loaded_by_torch(path: Path) -> Any:
+    """What torch makes of a file, which has been checked.
+
+    Raises:
+        InputError: the file has changed since.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        if "memory" in str(error):
+            raise MemoryError from error
+        raise InputError(
+            f"{path}: torch cannot load it ({reason_of(error)})",
+            remedy="make sure that nothing else writes to it, and run again",
+        ) from None
 
 
 def state_for_torch(

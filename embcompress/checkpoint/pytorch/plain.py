@@ -5,8 +5,8 @@ Nothing of a file is looked up or called, whatever it names; see :mod:`.pickle_g
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +17,6 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     Call,
     Global,
     Made,
-    OrderedMap,
     StorageRef,
     walk,
 )
@@ -76,7 +75,7 @@ def _refusal(node: Any, path: str, where: str) -> InputError:
 
 
 def weights_only(root: object, where: str, budget: Budget | None = None) -> Plain:
-    """The saved object without what is neither weights nor plain data.
+    """The saved object without what is neither weights nor plain data, which is taken out of it in place.
 
     A module becomes its state dict, and a dict of a class of its own a plain one. Of all else, an entry of a
     dict vanishes with its key, and an element of a list or tuple becomes None.
@@ -117,6 +116,9 @@ _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy"}
 """Where no class is a dict with entries of its own, other than those that are listed as plain data."""
 
 
+_SETS = {"builtins.set", "builtins.frozenset"}
+
+
 class _Gone:
     """The type of :data:`GONE`."""
 
@@ -147,7 +149,7 @@ class _Listed:
 
 
 class _Selection:
-    """Copies a saved object without what may not stay; nodes that are shared stay shared.
+    """Takes what may not stay out of a saved object, which is changed in place; what is shared stays shared.
 
     Args:
         where: name of the file, for error messages.
@@ -158,9 +160,10 @@ class _Selection:
         self.where, self.budget = where, budget
         self.dropped, self.plainer, self.modules = _Listed(), _Listed(), _Listed()
         self.first: tuple[object, str] | None = None
-        self._made_here: list[object] = []  # kept, so that no other node can get the id of one of them
-        self._taken: dict[int, object] = {}
+        self._seen: set[int] = set()
+        self._changed: dict[int, object] = {}
         self._foreign: dict[int, str] = {}
+        self._replaced: list[object] = []  # kept, so that no new node can get the id of an old one
 
     def notes(self) -> list[str]:
         """What was dropped or changed, for the user."""
@@ -172,17 +175,51 @@ class _Selection:
         return [f"{what}: {those}" for those, what in found if those.count]
 
     def take(self, node: Any, path: str) -> Any:
-        """The copy of a node, ``GONE`` if it may not stay."""
+        """The node, or what takes its place: ``GONE`` if it may not stay."""
         if isinstance(node, (SCALARS, StorageRef)):
             return node
-        if id(node) not in self._taken:
+        if id(node) not in self._seen:
+            self._seen.add(id(node))
             try:
-                self._taken[id(node)] = self._new(node, path)
+                self._change(node, self._taken(node, path))
             except RecursionError:
                 raise InputError(f"{self.where}: its objects are nested too deep", SAVE_AGAIN) from None
-        elif self._taken[id(node)] is GONE:
+        elif self._changed.get(id(node)) is GONE:
             self.dropped.add(path, self._foreign[id(node)])
-        return self._taken[id(node)]
+        return self._changed.get(id(node), node)
+
+    def _change(self, node: object, new: object) -> None:
+        if new is not node:
+            self._changed[id(node)] = new
+            self._replaced.append(node)
+
+    def _taken(self, node: Any, path: str) -> Any:
+        if isinstance(node, Made):
+            return self._made(node, path)
+        if isinstance(node, dict):
+            return self._fill(node, node, path)
+        if isinstance(node, list):
+            for number, item in enumerate(node):
+                node[number] = self._element(item, f"{path}[{number}]")
+            return node
+        if isinstance(node, tuple):
+            parts = tuple(self._element(item, f"{path}[{number}]") for number, item in enumerate(node))
+            return node if all(map(operator.is_, parts, node)) else parts
+        if isinstance(node, Call):
+            if str(node.function) in _SETS and (elements := node.args[0] if node.args else ()):
+                # Nor could it be an element of a set.
+                for number, item in enumerate(elements):
+                    elements[number] = item if self.take(item, path) is item else None
+            arguments = self._arguments(node, path)
+            if isinstance(arguments, _Gone) or arguments is node.args:
+                return node if arguments is node.args else GONE
+            return Call(node.function, arguments)
+        return self._gone(node, path, str(node)) if _is_foreign(node) else node
+
+    def _element(self, item: object, path: str) -> Any:
+        """An element of a list or tuple; None in the place of one that may not stay."""
+        taken = self.take(item, path)
+        return None if taken is GONE else taken
 
     def _gone(self, node: object, path: str, name: str) -> _Gone:
         """Drop a node that is called ``name``."""
@@ -192,72 +229,51 @@ class _Selection:
         return GONE
 
     def _arguments(self, node: Call | Made, path: str) -> tuple[Any, ...] | _Gone:
-        """The copies of a call's arguments; ``GONE`` if one of them may not stay."""
+        """The arguments of a call; ``GONE`` if one of them may not stay."""
         arguments = tuple(self.take(part, path) for part in node.args)
         if GONE in arguments:
             self._foreign[id(node)] = self.dropped.last
             return GONE
-        return arguments
+        return node.args if all(map(operator.is_, arguments, node.args)) else arguments
 
-    def _new(self, node: Any, path: str) -> Any:
-        if isinstance(node, Made):
-            return self._made(node, path)
-        if isinstance(node, dict):
-            return self._fill(node, {}, node, path)
-        if isinstance(node, list):
-            copy: list[Any] = []
-            self._taken[id(node)] = copy  # before its elements: a list may contain itself
-            self._extend(copy, node, path)
-            return copy
-        if isinstance(node, tuple):
-            parts: list[Any] = []
-            self._extend(parts, node, path)
-            return tuple(parts)
-        if isinstance(node, Call):
-            arguments = self._arguments(node, path)
-            return GONE if isinstance(arguments, _Gone) else Call(node.function, arguments)
-        return self._gone(node, path, str(node)) if _is_foreign(node) else node
-
-    def _extend(self, copy: list[Any], items: Any, path: str) -> None:
-        for number, item in enumerate(items):
-            taken = self.take(item, f"{path}[{number}]")
-            copy.append(None if taken is GONE else taken)
-
-    def _fill(
-        self, node: object, copy: dict[Any, Any], entries: Mapping[Any, Any], path: str
-    ) -> dict[Any, Any]:
-        self._taken[id(node)] = copy
-        for key, value in entries.items():
-            name = self.take(key, path)
-            taken = self.take(value, _under(path, key))
-            if name is not GONE and taken is not GONE:
-                copy[name] = taken
-        return copy
+    def _fill(self, new: dict[Any, Any], old: dict[Any, Any], path: str) -> dict[Any, Any]:
+        """Put the entries of ``old`` that may stay into ``new``, which can be the same dict."""
+        others: list[Any] = []
+        for key, value in old.items():
+            name, taken = self.take(key, path), self.take(value, _under(path, key))
+            if name is not key or taken is GONE:  # what a key becomes could not be one
+                others.append(key)
+            elif new is not old or taken is not value:
+                new[key] = taken
+        for key in others:
+            new.pop(key, None)
+        return new
 
     def _made(self, node: Made, path: str) -> Any:
         mapping = _is_mapping(node)
         foreign = not isinstance(node.function, Global) or _is_foreign(node.function)
         if foreign and self.budget is not None and (state := state_of(node, self.where, self.budget)):
             self.modules.add(path, node.class_name)
-            self._made_here.append(state)
-            return self._fill(node, OrderedMap(), state, path)
+            self._change(node, state)  # before its entries, which may contain the node
+            return self._fill(state, state, path)
         if mapping and self.budget is not None:
             self.plainer.add(path, node.class_name)
-            return self._fill(node, {}, node, path)
+            plain: dict[Any, Any] = {}
+            self._change(node, plain)
+            return self._fill(plain, node, path)
         if foreign and not mapping:
             return self._gone(node, path, node.class_name)
         arguments = self._arguments(node, path)
         if isinstance(arguments, _Gone):
             return GONE
-        made = node.like({})
-        made.args = arguments
-        self._fill(node, made, node, path)
-        if node.appended is not None:
-            made.appended = []
-            self._extend(made.appended, node.appended, path)
-        attributes = None if node.state is None else self.take(node.state, path)
-        made.state = None if attributes is GONE else attributes
-        return made
+        node.args = arguments
+        self.take(node.keywords, path)
+        self._fill(node, node, path)
+        for number, item in enumerate(node.appended or ()):
+            assert node.appended is not None
+            node.appended[number] = self._element(item, f"{path}[{number}]")
+        node.state = self._element(node.state, path)
+        return node
 
 
 def _under(path: str, key: object) -> str:
