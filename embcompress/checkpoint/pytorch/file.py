@@ -129,12 +129,13 @@ class TorchFile(OneFile):
         for name in self._views:
             if memory := memory_of(state.node[name], where):
                 shared.setdefault(memory, name)
-        replace = dict(NO_REPLACEMENTS)
+        replace = NO_REPLACEMENTS
+        fresh: Mapping[int, NewTensor] = {}
         if edit is not None:
             edited = edited_objects(self._archive, state, edit, description, where)
             replace = {key: node for key, node in edited.replace.items() if key != id(state.node)}
-            shared |= {ref: name for ref, name in edited.fresh.items()}
-        return Remainder(self._fd, self._archive, state.node, dense, shared, replace, where).flat()
+            fresh = edited.fresh
+        return Remainder(self._fd, self._archive, state.node, dense, shared, fresh, replace, where).flat()
 
     def check_edit(self, edit: Edit) -> None:
         """Refuse also an edit that frees nothing, as something else in the file keeps the bytes."""
