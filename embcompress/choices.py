@@ -64,6 +64,18 @@ nothing about labels, would take them all."""
 TEXT_COLUMN, LABEL_COLUMN = "text", "label"
 """Headers of a CSV of texts."""
 
+TEXT_FORMATS = ("csv", "jsonl", "fasttext", "lines")
+"""How a file of texts is written: CSV; a JSON object in each line; lines of fastText, where ``__label__``
+begins each label; or a text in each line."""
+
+QUOTINGS = ("standard", "none")
+"""Quotes in a CSV: as in RFC 4180, or characters like any other."""
+
+DEFAULT_QUOTING = "standard"
+
+ENCODING = "utf-8"
+"""Character encoding of texts."""
+
 MAX_LENGTH = 256
 """Tokens that are read of a text."""
 

@@ -82,6 +82,6 @@ def printable(text: str, limit: int = 500) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """The first line of what another library raised, or the kind of error where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -8,9 +8,13 @@ second one does not. What is raised in a destructor would be printed and forgott
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 EXIT_CODE = 130
 MESSAGE = "interrupted; no unfinished output was left"
@@ -43,6 +47,30 @@ def watch() -> None:
     sys.unraisablehook = unraisable
     signal.signal(signal.SIGALRM, lambda _, frame: _interrupt(frame))
     signal.signal(signal.SIGINT, _strike)
+
+
+@contextlib.contextmanager
+def delayed() -> Iterator[None]:
+    """Delay Ctrl-C until the end of the block, for steps that must not be left half done.
+
+    Handlers are exchanged and no signals blocked: a thread that does not block them would take them, and
+    Python runs the handler in the main thread all the same. Does nothing outside the main thread: only
+    there can handlers be set and is KeyboardInterrupt raised.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGALRM):  # the second repeats the first
+            handlers[number] = signal.signal(number, lambda now, _: came.append(now)) or signal.SIG_DFL
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def ignore() -> None:

@@ -58,6 +58,8 @@ _WORD = re.compile(
     r"|[A-Z]?[a-z]+?(?=emb(?:ed|edding|edder)?s?(?![a-z]))"  # "wordemb", "posembedding"
     r"|[A-Z]?[a-z]+"
 )
+_OTHER_IDS = re.compile(r"pos|position(s|al)?|types?|segments?|seg|langs?|time|timesteps?")
+"""Words in the names of inputs whose ids are not tokens."""
 _HAS_HEAD = re.compile(
     r"(ForMaskedLM|ForCausalLM|LMHeadModel|ForConditionalGeneration|MTModel|(?<!Electra)ForPreTraining)$"
 )
@@ -162,13 +164,17 @@ def _named(checkpoint: Checkpoint, keys: Sequence[str]) -> list[str]:
 
 
 def _found(checkpoint: Checkpoint, *, every: bool) -> list[str]:
-    """Names of the likely tables, largest first: the most certain kind only, or all kinds with ``every``."""
+    """Names of the likely tables, largest first.
+
+    Only those of the most certain kind there is, or with ``every`` those of the first three kinds.
+    """
     likeliest = {name: checkpoint.tensors[name] for name in _likeliest_names(checkpoint).values()}
     candidates = {n: info for n, info in likeliest.items() if len(info.shape) == 2 and 0 not in info.shape}
     kinds = {name: _kind(name, info, checkpoint) for name, info in candidates.items()}
     ranked = sorted((n for n in candidates if kinds[n]), key=lambda n: (kinds[n], -candidates[n].nbytes))
-    if ranked and not every:
-        ranked = [n for n in ranked if kinds[n] == kinds[ranked[0]]]
+    if ranked:
+        last = max(kinds[ranked[0]], 3 if every else 0)
+        ranked = [n for n in ranked if kinds[n] <= last]
     if ranked:
         return ranked
     tallest = sorted(candidates, key=lambda n: -candidates[n].shape[0])[:3]
@@ -187,14 +193,24 @@ def _likeliest_names(checkpoint: Checkpoint) -> dict[str, str]:
     names: dict[str, list[str]] = {}
     for name in checkpoint.tensors:
         names.setdefault(checkpoint.aliases.get(name, name), []).append(name)
-    order = {name: _kind(name, info, checkpoint) or 4 for name, info in checkpoint.tensors.items()}
+    order = {name: _kind(name, info, checkpoint) or 5 for name, info in checkpoint.tensors.items()}
     return {first: min(group, key=order.__getitem__) for first, group in names.items()}
 
 
 def _kind(name: str, info: TensorInfo, checkpoint: Checkpoint) -> int:
-    """How certain a table is: 1 token table by its name, 2 some embedding, 3 by vocab_size; 0 is no table."""
+    """How certain a table is.
+
+    Returns:
+        1 for a token table by its name, 2 for some embedding by its name or because the model looks rows of
+        it up by ids that it is given, 3 for one by vocab_size, 4 for rows that are looked up by other ids,
+        such as positions; 0 is no table.
+    """
+    kind = _kind_by_name(name)
+    ids = checkpoint.lookups.get(name)
+    if ids is not None and (kind is None or (kind == 0 and is_head(name))):
+        return 2 if ids and not any(_OTHER_IDS.fullmatch(word.lower()) for word in _WORD.findall(ids)) else 4
     by_vocab = 3 if info.shape[:1] == (_config_value(checkpoint, "vocab_size"),) else 0
-    return by_vocab if (kind := _kind_by_name(name)) is None else kind
+    return by_vocab if kind is None else kind
 
 
 def _kind_by_name(name: str) -> int | None:

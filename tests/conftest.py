@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.static_models import unwrap_static_modules
 
 import embcompress
 
@@ -32,10 +33,11 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def registered() -> Iterator[None]:
-    """transformers taught to read compressed directories, and as it was afterwards."""
+    """transformers and sentence-transformers read compressed directories, until the module is done."""
     from transformers.quantizers import auto
 
     embcompress.register()
     yield
     for known in (auto.AUTO_QUANTIZER_MAPPING, auto.AUTO_QUANTIZATION_CONFIG_MAPPING):
         known.pop("embcompress")
+    unwrap_static_modules()

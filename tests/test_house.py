@@ -69,6 +69,7 @@ HOMES = {
         "methods/*/module",
         "checkpoint/base",  # ``torch_state`` alone, which is called where torch is needed
         "checkpoint/pytorch/file",
+        "checkpoint/pytorch/for_torch",
     ),
     "transformers": ("integrations", "pretrained", "loading/conversion"),
     "matplotlib": ("reports/plots",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.base import AS_IT_IS, Checkpoint, Reading
 from embcompress.checkpoint.directory.checkpoint import Directory
 from embcompress.checkpoint.files import FILE_FORMATS, open_file
 from embcompress.checkpoint.vectors import open_vectors
@@ -17,15 +17,17 @@ FORMATS: tuple[type[Checkpoint], ...] = (*FILE_FORMATS, Directory)
 (``checkpoint/vectors/registry.py``): their files hold one table and are never part of a directory."""
 
 
-def open_checkpoint(path: str | Path, progress: Progress = silent) -> Checkpoint:
+def open_checkpoint(path: str | Path, progress: Progress = silent, reading: Reading = AS_IT_IS) -> Checkpoint:
     """Open a checkpoint of any format for reading; use it as a context manager.
 
     Args:
         path: a .safetensors, PyTorch or ONNX file, a Hugging Face directory, or a file of word vectors.
         progress: called while a file that has no index is read from end to end.
+        reading: what to take of a PyTorch file.
 
     Raises:
-        UsageError: there is nothing at ``path``, or no weights in the directory.
+        UsageError: there is nothing at ``path``, or no weights in the directory; or it holds no state dict
+            of the chosen name.
         InputError: the checkpoint is corrupt, unsafe or of an unknown format.
     """
     path = Path(path)
@@ -34,5 +36,12 @@ def open_checkpoint(path: str | Path, progress: Progress = silent) -> Checkpoint
         raise UsageError(f"{path}: {what}", remedy="give a checkpoint file or directory")
     with naming(path):
         if path.is_dir():
-            return Directory.open(path)
-        return open_vectors(path, progress) or open_file(path)
+            return Directory.open_as(path, reading)
+        if (vectors := open_vectors(path, progress)) is None:
+            return open_file(path, reading)
+        try:
+            reading.check_one(path)
+        except BaseException:
+            vectors.close()
+            raise
+        return vectors

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,35 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How to read a file that may hold more than one state dict of tensors.
+
+    Attributes:
+        weights_only: leave out everything but weights and plain data, instead of refusing the file.
+        state: which state dict to take, by the keys that lead to it with dots between them; None for the
+            likeliest one.
+    """
+
+    weights_only: bool = False
+    state: str | None = None
+
+    def check_one(self, path: Path) -> None:
+        """Refuse the choice of a state dict in a format that holds one.
+
+        Raises:
+            UsageError: a state dict is chosen.
+        """
+        if self.state is not None:
+            raise UsageError(
+                f"{path}: --state {self.state}: only a PyTorch file can hold several state dicts",
+                remedy="leave it out",
+            )
+
+
+AS_IT_IS: Final = Reading()
+
+
+@dataclass(frozen=True)
 class Form:
     """The format and file suffix of an edited copy.
 
@@ -90,7 +119,9 @@ class Checkpoint(abc.ABC):
         weight_files: the files that hold tensors, for hashing.
         description: the record that embcompress wrote, None if it did not write this checkpoint.
         config: ``config.json`` of a directory, empty otherwise.
+        config_name: where it is in the directory.
         notes: what the user should know about this input, one sentence each.
+        reading: how it was read.
     """
 
     format: ClassVar[str]
@@ -104,7 +135,9 @@ class Checkpoint(abc.ABC):
     weight_files: tuple[Path, ...]
     description: Description | None
     config: Mapping[str, Any]
+    config_name: str = "config.json"
     notes: tuple[str, ...]
+    reading: Reading = AS_IT_IS
 
     @classmethod
     @abc.abstractmethod
@@ -119,6 +152,17 @@ class Checkpoint(abc.ABC):
         Raises:
             InputError: the file is corrupt, unsafe or not supported.
         """
+
+    @classmethod
+    def open_as(cls, path: Path, reading: Reading) -> Self:
+        """Open ``path`` as the user asks. Most formats hold one state dict of weights, and nothing else.
+
+        Raises:
+            UsageError: a state dict is chosen where there is only one.
+            InputError: as :meth:`open`.
+        """
+        reading.check_one(path)
+        return cls.open(path)
 
     @abc.abstractmethod
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
@@ -140,6 +184,19 @@ class Checkpoint(abc.ABC):
             dense: whether the copy holds dense tables again, rather than compressed ones.
         """
         return Form(self.format, self.path.suffix)
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which the configuration and the tokenizer of the model are."""
+        return self.path.parent
+
+    @property
+    def lookups(self) -> Mapping[str, str]:
+        """Tensors whose rows are looked up, as far as the checkpoint itself says so.
+
+        The values name the input that the ids of the rows come from, ``""`` if the model computes them.
+        """
+        return {}  # only graphs say it
 
     @property
     def dense_shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -82,6 +82,11 @@ class TableRecord:
     nonfinite: int = 0
 
     @property
+    def is_one_table(self) -> bool:
+        """Whether the parts are of one table: in its own form, a library may train the projections apart."""
+        return not (self.trained and self.native)
+
+    @property
     def part_names(self) -> tuple[str, ...]:
         """Names of the stored tensors, in the order of ``parts``."""
         return self.names or tuple(part_name(self.name, suffix) for suffix in self.parts)
@@ -97,6 +102,8 @@ class Description:
         tables: one record per compressed table.
         command: the command line that made the output, with paths shortened to names; None if there was
             none.
+        weights_only: whether everything but weights and plain data was left out of the source.
+        state: the state dict that was chosen in the source, None if none was.
         intact: whether the record matches the SHA-256 that was stored with it; None if it has none (older
             outputs), or if the record has not been written yet.
     """
@@ -105,6 +112,8 @@ class Description:
     source: Mapping[str, str]
     tables: tuple[TableRecord, ...]
     command: str | None = None
+    weights_only: bool = False
+    state: str | None = None
     intact: bool | None = field(default=None, compare=False)
 
     @property
@@ -165,7 +174,10 @@ def parse_description(value: object, where: str) -> Description:
         command = raw.get("command")
         if command is not None and not isinstance(command, str):
             raise TypeError("command is not text")
-        return Description(str(raw["version"]), source, tables, command, _is_intact(raw))
+        state, only_weights = raw.get("state"), raw.get("weights_only", False)
+        if not isinstance(state, str | None) or not isinstance(only_weights, bool):
+            raise TypeError("state is not text, or weights_only not true or false")
+        return Description(str(raw["version"]), source, tables, command, only_weights, state, _is_intact(raw))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: the embcompress record cannot be read ({type(error).__name__}: {error})",

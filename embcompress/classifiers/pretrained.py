@@ -20,7 +20,8 @@ from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.blueprint import Blueprint, blueprint
 from embcompress.pretrained.library import reading, running
 from embcompress.pretrained.models import State, loaded
-from embcompress.pretrained.tokens import positions, tokenizer_in
+from embcompress.pretrained.tokenizer import tokenizer_in
+from embcompress.pretrained.tokens import positions
 
 _HEAD = "ForSequenceClassification"
 """Name ending of the architectures that score whole texts."""

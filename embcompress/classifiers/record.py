@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
+from embcompress.choices import LABEL_COLUMN, TEXT_COLUMN
 from embcompress.classifiers import CLASSIFIERS
 from embcompress.classifiers.base import MODULE, Architecture
 from embcompress.data.labelled import LABEL_LIMIT
@@ -31,6 +32,21 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Where the training texts and their labels stood in their file.
+
+    Attributes:
+        text: header of the column of texts, or its number.
+        label: the same for the column of labels.
+        header: whether the file had a header; if not, columns are numbers from 1.
+    """
+
+    text: str = TEXT_COLUMN
+    label: str = LABEL_COLUMN
+    header: bool = True
+
+
+@dataclass(frozen=True)
 class ClassifierRecord:
     """Everything but the weights that turns texts into scores of labels.
 
@@ -41,8 +57,7 @@ class ClassifierRecord:
         max_length: number of tokens of a text that are read.
         held_out: how dev texts were set aside, so that later training can set aside the same ones and
             never choose by texts it has learned from; None if they were in a file of their own.
-        text_column: header of the column of training texts.
-        label_column: header of the column of their labels.
+        columns: of the training texts, which other texts are expected to have too.
         learned_here: whether embcompress trained it, and so knows what it has learned from.
     """
 
@@ -51,8 +66,7 @@ class ClassifierRecord:
     labels: tuple[str, ...]
     max_length: int
     held_out: HeldOut | None = None
-    text_column: str = "text"
-    label_column: str = "label"
+    columns: Columns = Columns()
     learned_here: bool = True
 
     @property
@@ -70,8 +84,9 @@ class ClassifierRecord:
             "labels": list(self.labels),
             "max_length": self.max_length,
             "held_out": None if self.held_out is None else asdict(self.held_out),
-            "text_column": self.text_column,
-            "label_column": self.label_column,
+            "text_column": self.columns.text,
+            "label_column": self.columns.label,
+            **({} if self.columns.header else {"header": False}),
         }
 
     def to_json(self) -> str:
@@ -115,16 +130,18 @@ def _parse(raw: object) -> ClassifierRecord:
         raise ValueError("a label appears twice")
     if type(max_length) is not int or max_length < 1:
         raise ValueError(f"max_length {max_length!r}")
-    columns = (raw["text_column"], raw["label_column"])
-    if not all(isinstance(column, str) for column in columns):
+    columns = Columns(raw["text_column"], raw["label_column"], raw.get("header", True))
+    if not isinstance(columns.text, str) or not isinstance(columns.label, str):
         raise TypeError("a column is not text")
+    if not isinstance(columns.header, bool):
+        raise TypeError("header is not true or false")
     return ClassifierRecord(
         _architecture(raw["architecture"]),
         tokenizer_from_dict(raw["tokenizer"]),
         tuple(labels),
         max_length,
         _held_out(raw["held_out"]),
-        *columns,
+        columns,
     )
 
 

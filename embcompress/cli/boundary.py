@@ -27,42 +27,37 @@ class Boundary(click.Group):
     """A group in which every expected error becomes one line on stderr and its exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line; where its help cannot be printed, it is an error like others."""
-        try:
+        """Run the command line and exit, as any click command does; with errors as told here."""
+        if not kwargs.get("standalone_mode", True):
             return super().main(*args, **kwargs)
-        except OSError as error:
-            say(f"Error: {_told(error)}")
-            sys.exit(1)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command inside the error boundary."""
+        kwargs["standalone_mode"] = False  # else click would say "Aborted!" and end with 1
         try:
-            return self._invoke(ctx)
-        except EmbcompressError as error:
-            _fail(ctx, str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail(ctx, MESSAGE, EXIT_CODE)
-        except BrokenPipeError:
-            ctx.exit(1)  # whoever read our output is gone
-        except OSError as error:
-            _fail(ctx, _told(error), 1)
-        except MemoryError:
-            _fail(ctx, _NO_MEMORY, 1)
-        except RuntimeError as error:
-            if "can't start new thread" not in str(error):
-                raise
-            _fail(ctx, _NO_MEMORY, 1)  # usually none is left for the thread's stack
-
-    def _invoke(self, ctx: click.Context) -> Any:
-        """Run the command, with every exception that a library made of an interrupt as what it was."""
-        try:
-            return super().invoke(ctx)
-        except (Interrupted, click.exceptions.Exit, click.ClickException):
-            raise
+            code = super().main(*args, **kwargs)
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
         except BaseException as error:
-            if is_interrupt(error):
-                raise KeyboardInterrupt from error
-            raise
+            ending = _ending(error)
+            if ending is None:
+                raise
+            message, code = ending
+            say(message)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _ending(error: BaseException) -> tuple[str, int] | None:
+    """What is said about an error, and the exit code; None for one that nobody expects."""
+    # Whatever a library makes of an interrupt is one, but for what says how to go on after it.
+    if is_interrupt(error) and not isinstance(error, Interrupted | SystemExit):
+        return f"Error: {MESSAGE}", EXIT_CODE
+    if isinstance(error, EmbcompressError):
+        return f"Error: {error}", error.exit_code
+    if isinstance(error, OSError):
+        return f"Error: {_told(error)}", 1
+    # Where no thread can be started, usually no memory is left for its stack.
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        return f"Error: {_NO_MEMORY}", 1
+    return None
 
 
 def _told(error: OSError) -> str:
@@ -70,8 +65,3 @@ def _told(error: OSError) -> str:
     place = f"{error.filename}: " if error.filename else ""
     remedy = _REMEDIES.get(error.errno or 0, "") if error.filename != STDOUT else ""
     return printable(f"{place}{error.strerror or error}{'; ' if remedy else ''}{remedy}")
-
-
-def _fail(ctx: click.Context, message: str, code: int) -> None:
-    say(f"Error: {message}")
-    ctx.exit(code)

@@ -24,11 +24,11 @@ from embcompress.cli.training import retrain, retraining
     f"{', '.join(f'{s:g}' for s in SMOOTHINGS)} the best on dev]",
 )
 @output
-@click.option("--test", type=INPUT, help="CSV to measure on.  [default: the dev texts]")
+@click.option("--test", type=INPUT, help="Texts to measure on.  [default: the dev texts]")
 @retraining
 @with_terminal
 def compress(path: Path, texts: Path, *, output: Path | None, terminal: Terminal, **options: Any) -> None:
-    """Factorize the classifier PATH, retrain it on the labelled CSV TEXTS and measure it, in one go."""
+    """Factorize the classifier PATH, retrain it on the labelled TEXTS and measure it, in one go."""
     import embcompress
 
     retrain(embcompress.compress, path, texts, output, terminal, options)

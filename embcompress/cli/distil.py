@@ -19,6 +19,7 @@ from embcompress.cli.options import (
     source,
     text_column,
     with_terminal,
+    with_text_format,
 )
 from embcompress.training.recovery import PARTS, USUAL_EPOCHS, DistilRecipe
 
@@ -29,8 +30,11 @@ _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.v
 @click.command()
 @source
 @click.option("--teacher", type=INPUT, required=True, help="Directory of the original model.")
-@click.option("--texts", type=INPUT, required=True, help="Texts to learn from, without labels: .csv or .txt.")
+@click.option(
+    "--texts", type=INPUT, required=True, help="Texts to learn from, without labels: .csv, .jsonl or .txt."
+)
 @text_column
+@with_text_format
 @output
 @click.option(
     "--train",

@@ -19,7 +19,7 @@ _OF_CLASSIFIERS = {"factory": "--model", "label_column": "--label-column", "deli
 @source
 @click.argument("labelled", metavar="[TEXTS]", type=INPUT, required=False)
 @click.option("--teacher", type=INPUT, help="Directory of the original model to measure PATH against.")
-@click.option("--texts", type=INPUT, help="Texts to compare it on, without labels: .csv or .txt.")
+@click.option("--texts", type=INPUT, help="Texts to compare it on, without labels: .csv, .jsonl or .txt.")
 @own_module
 @columns
 @max_length(2)
@@ -34,7 +34,7 @@ def evaluate(
     terminal: Terminal,
     **options: Any,
 ) -> None:
-    """Measure the classifier PATH on the labelled CSV TEXTS: accuracy, macro-F1, each label, confusion.
+    """Measure the classifier PATH on the labelled TEXTS: accuracy, macro-F1, each label, confusion.
 
     With --teacher, measure what compression did to the model of the Hugging Face directory PATH, on texts
     without labels: sentence vectors, nearest neighbours, and the perplexity of a language model.
@@ -54,7 +54,7 @@ def _evaluate(path: Path, texts: Path, terminal: Terminal, options: dict[str, An
     """Measure a classifier."""
     import embcompress
 
-    columns = {name: options[name] for name in ("text_column", "label_column", "delimiter")}
+    columns = {name: options[name] for name in ("text_column", "label_column", "delimiter", "text_format")}
     with terminal.progress():
         result = embcompress.evaluate(
             path,

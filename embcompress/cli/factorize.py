@@ -14,6 +14,7 @@ from embcompress.cli.options import (
     force,
     keys,
     output,
+    reading,
     source,
     targets,
     weighting,
@@ -28,10 +29,11 @@ from embcompress.cli.options import (
 @keys
 @click.option("--all", "all_tables", is_flag=True, help="Compress every token table.")
 @weighting
+@reading
 @click.option(
     "--importance",
     type=ANY_PATH,
-    help="Texts to weigh tokens by how much they move a classifier's predictions: .csv or .txt.",
+    help="Texts to weigh tokens by how much they move a classifier's predictions: .csv, .jsonl or .txt.",
 )
 @click.option(
     "--layout",

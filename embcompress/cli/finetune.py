@@ -18,7 +18,7 @@ from embcompress.cli.training import retrain, retraining
 @retraining
 @with_terminal
 def finetune(path: Path, texts: Path, *, output: Path | None, terminal: Terminal, **options: Any) -> None:
-    """Train the classifier PATH on with the labelled CSV TEXTS, to recover what compression lost."""
+    """Train the classifier PATH on with the labelled TEXTS, to recover what compression lost."""
     import embcompress
 
     retrain(embcompress.finetune, path, texts, output, terminal, options)

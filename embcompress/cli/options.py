@@ -18,15 +18,19 @@ from embcompress.choices import (
     AUTO,
     DEFAULT_DEVICE,
     DEFAULT_METHOD,
+    DEFAULT_QUOTING,
     DEFAULT_SPLIT,
     DEVICES,
     DTYPES,
+    ENCODING,
     MAX_LENGTH,
     METHODS,
+    QUOTINGS,
     SCREENED,
     SMOOTHING,
     SPLITS,
     TEXT_COLUMN,
+    TEXT_FORMATS,
 )
 from embcompress.cli.streams import STDOUT
 from embcompress.errors import EmbcompressError, printable
@@ -75,6 +79,21 @@ resume = click.option("--resume", is_flag=True, help="Go on with an interrupted 
 keys = click.option(
     "--key", "keys", multiple=True, metavar="NAME", help="Table to use; may be given several times."
 )
+reading = together(
+    click.option(
+        "--weights-only",
+        is_flag=True,
+        help="Drop what is neither weights nor plain data in a PyTorch file; of a whole module or a "
+        "TorchScript archive take the state dict.",
+    ),
+    click.option(
+        "--state",
+        metavar="NAME",
+        help="State dict to take of a PyTorch file that holds several, such as ema.",
+    ),
+)
+"""What to take of a file of PyTorch that holds more than one state dict."""
+
 device = click.option(
     "--device",
     type=click.Choice(DEVICES),
@@ -96,8 +115,44 @@ def max_length(least: int) -> Callable[[F], F]:
 
 
 text_column = click.option(
-    "--text-column", default=TEXT_COLUMN, show_default=True, help="Header of the texts of a .csv."
+    "--text-column",
+    default=TEXT_COLUMN,
+    show_default=True,
+    help="Header or key of the texts in a .csv or .jsonl; with --no-header a number.",
 )
+
+
+def with_text_format(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` the options that say how texts are written, as one argument ``text_format``."""
+
+    @functools.wraps(command)
+    def run(
+        *args: Any, kind: str | None, header: bool | None, quoting: str, encoding: str, **options: Any
+    ) -> None:
+        from embcompress.data.text_format import TextFormat
+
+        command(*args, text_format=TextFormat(kind, header, quoting, encoding), **options)
+
+    return together(
+        click.option(
+            "--text-format",
+            "kind",
+            type=click.Choice(TEXT_FORMATS),
+            help="How texts are written.  [default: as suffix and first line show]",
+        ),
+        click.option(
+            "--header/--no-header", default=None, help="Whether a .csv names its columns.  [default: it does]"
+        ),
+        click.option(
+            "--quoting",
+            type=click.Choice(QUOTINGS),
+            default=DEFAULT_QUOTING,
+            show_default=True,
+            help="Quotes in a .csv: around fields, or characters like any other.",
+        ),
+        click.option("--encoding", default=ENCODING, show_default=True, help="Of the characters of texts."),
+    )(run)
+
 
 targets = together(
     click.option("--rank", type=click.IntRange(min=1), help="Target: components kept."),
@@ -135,8 +190,9 @@ targets = together(
 
 weighting = together(
     click.option("--weights", type=ANY_PATH, help="Token counts: .csv, .tsv, .txt or .npy."),
-    click.option("--corpus", type=ANY_PATH, help="Texts to count tokens in: .csv or .txt."),
+    click.option("--corpus", type=ANY_PATH, help="Texts to count tokens in: .csv, .jsonl or .txt."),
     text_column,
+    with_text_format,
     click.option(
         "--smoothing",
         type=float,

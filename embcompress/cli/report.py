@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from embcompress.cli.options import ANY_PATH, Terminal, force, keys, source, weighting, with_terminal
+from embcompress.cli.options import ANY_PATH, Terminal, force, keys, reading, source, weighting, with_terminal
 
 
 @click.command()
@@ -15,6 +15,7 @@ from embcompress.cli.options import ANY_PATH, Terminal, force, keys, source, wei
 @click.option("--against", type=ANY_PATH, help="Original to measure a compressed PATH against.")
 @keys
 @weighting
+@reading
 @click.option("--curve", is_flag=True, help="Draw error over ratio for every method.")
 @click.option(
     "--plot",

@@ -82,7 +82,7 @@ def _numbers(
 @force
 @with_terminal
 def train(texts: Path, *, output: Path, terminal: Terminal, **options: Any) -> None:
-    """Train a classifier on the labelled CSV TEXTS; it describes itself, so later commands need no flags."""
+    """Train a classifier on the labelled TEXTS; it describes itself, so later commands need no flags."""
     import embcompress
     from embcompress.reports.learning_terminal import TrainingProgress
 

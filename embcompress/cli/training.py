@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embcompress.choices import DEV_SHARE, LABEL_COLUMN, OPTIMIZERS, SCHEDULES, TEXT_COLUMN
-from embcompress.cli.options import INPUT, Result, Terminal, device, force, resume, together
+from embcompress.cli.options import (
+    INPUT,
+    Result,
+    Terminal,
+    device,
+    force,
+    resume,
+    together,
+    with_text_format,
+)
 from embcompress.training.records import FINETUNE_RECIPE, PRETRAINED_RECIPE, TRAIN_RECIPE
 
 if TYPE_CHECKING:
@@ -38,19 +47,22 @@ def _settings(
 
 columns = together(
     click.option(
-        "--text-column", help=f"Header of the texts.  [default: {TEXT_COLUMN}, or as it was trained]"
+        "--text-column",
+        help=f"Header or key of the texts; with --no-header a number.  [default: {TEXT_COLUMN}, or as it was "
+        "trained]",
     ),
     click.option(
-        "--label-column", help=f"Header of the labels.  [default: {LABEL_COLUMN}, or as it was trained]"
+        "--label-column", help=f"The same for the labels.  [default: {LABEL_COLUMN}, or as it was trained]"
     ),
     click.option("--delimiter", help="Between fields.  [default: a tab in .tsv files, else a comma]"),
+    with_text_format,
 )
 own_module = click.option(
     "--model", "factory", metavar="PACKAGE.MODULE:FUNCTION", help="A module of your own; runs that code."
 )
 training = together(
     click.option(
-        "--dev", type=INPUT, help="CSV that chooses the best epoch.  [default: a part of the texts]"
+        "--dev", type=INPUT, help="Texts that choose the best epoch.  [default: a part of the texts]"
     ),
     click.option(
         "--dev-share", type=float, help=f"That part, of a new classifier.  [default: {DEV_SHARE:g}]"

@@ -5,8 +5,17 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOOTHING, TEXT_COLUMN
+from embcompress.choices import (
+    DEFAULT_METHOD,
+    DEFAULT_NAN,
+    DEFAULT_QUOTING,
+    DEFAULT_SPLIT,
+    ENCODING,
+    SMOOTHING,
+    TEXT_COLUMN,
+)
 from embcompress.compression.request import Request
+from embcompress.data.text_format import TextFormat
 
 
 def command_line(request: Request) -> str | None:
@@ -25,12 +34,15 @@ def command_line(request: Request) -> str | None:
         words += ["--key", key]
     if request.all_tables:
         words.append("--all")
+    if request.reading.weights_only:
+        words.append("--weights-only")
     for option, value, default in (
         ("method", request.method, DEFAULT_METHOD),
         ("dtype", request.dtype, None),
         ("split-scale", request.split_scale, DEFAULT_SPLIT),
         ("layout", request.layout, None),
         ("nan", request.nan, DEFAULT_NAN),
+        ("state", request.reading.state, None),
     ):
         if value is not None and value != default:
             words += [f"--{option}", value]
@@ -38,9 +50,22 @@ def command_line(request: Request) -> str | None:
         words += [f"--{option}", _name(Path(str(file)))]
     if given.text_column != TEXT_COLUMN:
         words += ["--text-column", given.text_column]
+    words += _format_options(given.text_format)
     if given.smoothing != SMOOTHING:
         words += ["--smoothing", _number(given.smoothing)]
     return shlex.join(words)
+
+
+def _format_options(given: TextFormat) -> list[str]:
+    """The options that say how texts are written."""
+    words = [] if given.kind is None else ["--text-format", given.kind]
+    if given.header is False:
+        words.append("--no-header")
+    if given.quoting != DEFAULT_QUOTING:
+        words += ["--quoting", given.quoting]
+    if given.encoding != ENCODING:
+        words += ["--encoding", given.encoding]
+    return words
 
 
 def _name(path: Path) -> str:

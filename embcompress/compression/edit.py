@@ -116,7 +116,9 @@ def edit_behind(
 
 def describe(source: Checkpoint, records: Sequence[TableRecord], command: str | None) -> Description:
     """The record before the work: errors are predicted, and the source is not hashed yet."""
-    return Description(__version__, {f.name: NO_DIGEST for f in source.weight_files}, tuple(records), command)
+    digests = {f.name: NO_DIGEST for f in source.weight_files}
+    reading = source.reading
+    return Description(__version__, digests, tuple(records), command, reading.weights_only, reading.state)
 
 
 def sketch(new: Replacement, weighting: str | None) -> TableRecord:

@@ -8,7 +8,7 @@ Where the tokenizer has no unknown token, the token is left out instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.classifiers.base import MODULE
 from embcompress.classifiers.opening import open_classifier
 from embcompress.classifiers.record import read_record
-from embcompress.data.counting import Counts, read_texts
+from embcompress.data.counting import Counts
 from embcompress.data.encoded import Encoded, Ids
 from embcompress.data.tokenizing import Tokenizer
 from embcompress.errors import InputError, UsageError
@@ -32,7 +32,7 @@ _MOST = 1 << 18
 
 
 def importances(
-    source: Checkpoint, texts: str | Path, text_column: str, rows: int, progress: Progress
+    source: Checkpoint, texts: Iterable[str], file: Path, rows: int, progress: Progress
 ) -> Counts:
     """The importance of each token (V), scaled so that all of them add up to the number of tokens.
 
@@ -42,8 +42,8 @@ def importances(
 
     Args:
         source: a classifier written by ``train``.
-        texts: a CSV with texts (labels are ignored), or a file with a text in each line.
-        text_column: header of the texts where the file is a CSV.
+        texts: the texts.
+        file: their file, for error messages.
         rows: of the table, V.
         progress: called as ``progress("importance", done, total)``.
 
@@ -64,9 +64,9 @@ def importances(
             f"{rows:,} rows",
             remedy="choose the table of the classifier's tokens with --key",
         )
-    found = tuple(read_texts(Path(texts), text_column))
+    found = tuple(texts)
     if not found:
-        raise InputError(f"{texts}: holds no text", remedy="give texts that the classifier reads")
+        raise InputError(f"{file}: holds no text", remedy="give texts that the classifier reads")
     encoded = record.tokenizer.encode(found, record.max_length)
     where = runtime()
     model = open_classifier(source.path).model.to(where.device)
@@ -85,7 +85,7 @@ def importances(
             advance(len(tokens))
     if not sums.any():
         raise UsageError(
-            f"{texts}: no token changes a prediction of {source.path}",
+            f"{file}: no token changes a prediction of {source.path}",
             remedy="count tokens with --corpus",
         )
     sums *= len(encoded.tokens) / sums.sum()

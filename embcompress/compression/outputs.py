@@ -9,7 +9,7 @@ from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import Description
 from embcompress.checkpoint.directory.replacing import check_replaceable
 from embcompress.checkpoint.files import FILE_FORMATS
-from embcompress.checkpoint.vectors.base import suffix_of
+from embcompress.checkpoint.vectors.base import suffix_of, unpacked_name
 from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
 from embcompress.errors import UsageError
 from embcompress.progress import Progress
@@ -46,7 +46,7 @@ def output_path(output: str | Path | None, source: Path, label: str, suffix: str
         )
     if source.is_dir():
         return source.with_name(f"{source.name}-{label}")
-    stem = Path(source.stem).stem if source.suffix.lower() == ".gz" else source.stem
+    stem = Path(unpacked_name(source.name)).stem
     return source.with_name(f"{stem}-{label}{source.suffix if suffix is None else suffix}")
 
 

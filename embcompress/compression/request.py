@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embcompress.checkpoint.base import AS_IT_IS, Reading
 from embcompress.choices import (
     AUTO,
     DEFAULT_METHOD,
@@ -24,6 +25,8 @@ from embcompress.methods import method_for
 from embcompress.methods.base import Method
 from embcompress.methods.planning import Target
 
+__all__ = ["Reading", "Request", "WeightSource", "target_of"]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -41,6 +44,7 @@ class Request:
         layout: how factors are stored, one of ``LAYOUTS``; None for the native one where it is exact.
         nan: what to do with NaN and infinity in a table, one of ``NANS``.
         weights: how much each token counts.
+        reading: what to take of a PyTorch file.
         dry_run: plan, and write nothing.
         force: replace an existing output.
 
@@ -59,6 +63,7 @@ class Request:
     layout: str | None = None
     nan: str = DEFAULT_NAN
     weights: WeightSource = field(default_factory=WeightSource)
+    reading: Reading = AS_IT_IS
     dry_run: bool = False
     force: bool = False
 

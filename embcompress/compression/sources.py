@@ -11,8 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.base import Checkpoint, Reading
 from embcompress.checkpoint.description import Description, TableRecord
+from embcompress.compression.lookups import check_lookups
 from embcompress.errors import InputError, UsageError
 from embcompress.storage.rawio import naming
 from embcompress.storage.regular import opened
@@ -20,6 +21,16 @@ from embcompress.storage.regular import opened
 _HASH_CHUNK = 1 << 20
 
 GIVE_ORIGINAL = "give the checkpoint that was compressed with --against"
+
+
+def check_editable(source: Checkpoint) -> None:
+    """Refuse a checkpoint that cannot be written, or that no model could be loaded from afterwards.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    source.check_editable()
+    check_lookups(source)
 
 
 def compressed(source: Checkpoint, remedy: str) -> Description:
@@ -31,6 +42,11 @@ def compressed(source: Checkpoint, remedy: str) -> Description:
     if source.description is None or not source.description.tables:
         raise UsageError(f"{source.path}: holds no compressed table", remedy=remedy)
     return source.description
+
+
+def reading_of(described: Description) -> Reading:
+    """How an original is to be read, so that what is compared with a copy is what the copy was made from."""
+    return Reading(described.weights_only, described.state)
 
 
 def check_holds(original: Checkpoint, record: TableRecord) -> None:

@@ -62,16 +62,18 @@ def storage_layout(source: Checkpoint, tables: Sequence[Table], request: Request
             f"layout {layout}: holds two float factors, method {request.method} {stores}",
             remedy=f"choose --method {' or '.join(_of_factors())}, or leave out --layout",
         )
-    if layout in {"sequential", "embcompress"} or not factors:
-        return StorageLayout()
     form = native_form(source)
+    note = None if form is None else form.note(source, native=False)
+    notes = () if note is None else (note,)
+    if layout in {"sequential", "embcompress"} or not factors:
+        return StorageLayout(notes=notes)
     reason = "the model's library has no form for factors"
     if form is not None:
         types = ((table, request.float_type or table.rows.dtype) for table in tables)
         reason = next(filter(None, (form.objection(source, *each) for each in types)), "")
         if not reason:
-            return StorageLayout(form, ("it loads with the library of the model, without embcompress",))
+            return StorageLayout(form, (form.note(source, native=True) or "",))
         reason = f"{form.name}'s own form would not be exact: {reason}"
     if layout == "native":
         raise UsageError(f"{source.path}: {reason}", remedy="leave out --layout; embcompress loads it then")
-    return StorageLayout(None, () if form is None else (f"stored for embcompress, since {reason}",))
+    return StorageLayout(None, () if form is None else (f"stored for embcompress, since {reason}", *notes))

@@ -9,10 +9,12 @@ from pathlib import Path
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.data.vectors.vocabularies import rows_by_token
-from embcompress.data.vectors.words import counting_of
+from embcompress.data.vectors.words import spread, words_of
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.stats import Weights
+from embcompress.pretrained.tokenizer import counting_of
 from embcompress.progress import Progress, silent
 from embcompress.tables import Table
 
@@ -26,8 +28,9 @@ class WeightSource:
         corpus: texts to count tokens in, with the checkpoint's own tokenizer.
         importance: texts on which to measure how much each token moves a classifier's predictions; these
             importances then take the place of counts.
-        text_column: header of the texts where ``corpus`` or ``importance`` is a CSV.
+        text_column: header of the texts of ``corpus`` or ``importance``; a number where there is no header.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
+        text_format: how these texts are written.
 
     Raises:
         UsageError: two of them are given, or the exponent is out of its range.
@@ -38,6 +41,7 @@ class WeightSource:
     importance: str | Path | None = None
     text_column: str = TEXT_COLUMN
     smoothing: float = SMOOTHING
+    text_format: TextFormat = USUAL_FORMAT
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing <= 2:
@@ -100,11 +104,15 @@ def weighting_for(
         from embcompress.compression.importances import importances
 
         origin, unit = f"{Path(given.importance).name}, importance", "importance"
-        found = importances(checkpoint, given.importance, given.text_column, rows, progress)
+        file = Path(given.importance)
+        texts = read_texts(file, given.text_column, given.text_format)
+        found = importances(checkpoint, texts, file, rows, progress)
     elif given.corpus is not None:
         origin = Path(given.corpus).name
-        texts = read_texts(Path(given.corpus), given.text_column)
-        found = count_texts(texts, counting_of(checkpoint, rows), rows, str(checkpoint.path))
+        texts = read_texts(Path(given.corpus), given.text_column, given.text_format)
+        words = words_of(checkpoint, rows)
+        encode = counting_of(checkpoint) if words is None else words.count
+        found = count_texts(texts, encode, rows, str(checkpoint.path))
         if not found.any():
             raise InputError(
                 f"{given.corpus}: holds no text to count tokens in", remedy="give texts that the model reads"
@@ -112,6 +120,7 @@ def weighting_for(
     elif isinstance(given.counts, str | Path):
         origin = Path(given.counts).name
         found = read_counts(Path(given.counts), rows, lambda: rows_by_token(checkpoint, rows))
+        found = spread(checkpoint, found)
     else:
         assert given.counts is not None, "one of the three is given"
         origin, found = "counts", check_counts(given.counts, rows)

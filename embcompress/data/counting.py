@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from embcompress.choices import TEXT_COLUMN
+from embcompress.data.columns import TEXT, delimiter_of, fields
 from embcompress.data.csvlines import Lines, records, shown
 from embcompress.data.encoded import Encoded
-from embcompress.data.labelled import check_row, delimiter_of, read_header
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
+from embcompress.data.textfile import open_texts
 from embcompress.errors import InputError, UsageError
 from embcompress.storage.rawio import naming
 from embcompress.storage.regular import opened, read_limited
@@ -62,32 +65,24 @@ def count_texts(texts: Iterable[str], encode: Encode, rows: int, where: str) -> 
     return counts
 
 
-def read_texts(path: Path, text_column: str = "text") -> Iterator[str]:
-    """The texts of a CSV or TSV file, or the lines of any other file, one at a time.
+def read_texts(
+    path: Path, text_column: str = TEXT_COLUMN, text_format: TextFormat = USUAL_FORMAT
+) -> Iterator[str]:
+    """The texts of a file, one at a time: a column of a CSV, a key of JSON Lines, or the lines of a file.
+
+    Args:
+        path: the file, plain or gzip.
+        text_column: name of the column or key, or the column's number in a CSV without a header.
+        text_format: how the file is written.
 
     Raises:
         UsageError: there is no such file or column.
-        InputError: it is not UTF-8 text, or a record is too long.
+        InputError: it is not text, or a record is too long.
     """
-    if not path.is_file():
-        what = "is not a regular file" if path.exists() else "does not exist"
-        raise UsageError(f"{path}: {what}", remedy="give a .csv, .tsv or .txt file of texts")
-    with naming(path), opened(path) as file:
-        lines = Lines(file, path)
-        if path.suffix.lower() not in {".csv", ".tsv"}:
-            for line in lines:
-                lines.start_record()
-                yield line.rstrip("\r\n")
-            return
-        delimiter = delimiter_of(None, path)
-        found = records(lines, delimiter)
-        wanted = {"--text-column": text_column}
-        remedy = "save it with commas as .csv, or with tabs as .tsv"
-        header = read_header(found, lines, delimiter, wanted, remedy)
-        place = header.index(text_column)
-        for row in found:
-            check_row(row, header, lines, delimiter)
-            yield row[place]
+    with open_texts(path, "give a .csv, .tsv, .jsonl or .txt file of texts") as file:
+        lines = Lines(file, path, text_format.encoding)
+        for (text,) in fields(lines, {TEXT: text_column}, text_format, usual="lines", can_delimit=False):
+            yield text
 
 
 def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) -> Counts:

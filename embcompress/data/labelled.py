@@ -1,30 +1,28 @@
-"""Read labelled texts from a CSV file, refusing anything ambiguous, and split them into two parts."""
+"""Read labelled texts from a file, refusing anything ambiguous, and split them into two parts."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import difflib
 import math
 import random
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
-from embcompress.data.csvlines import Lines, records, shown
+from embcompress.choices import LABEL_COLUMN, TEXT_COLUMN
+from embcompress.data.columns import LABEL, TEXT, delimiter_of, fields, folded, listed, nearest
+from embcompress.data.csvlines import Lines, shown
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
+from embcompress.data.textfile import open_texts
 from embcompress.errors import InputError, UsageError
-from embcompress.storage.rawio import naming
-from embcompress.storage.regular import opened
 
 LABEL_LIMIT = 10_000
 """Most labels of a classifier: it has a score for each label and text, and counts every pair of labels."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-_TAB_NAMES = ("tab", "\\t")
-"""Names of the tab, which is hard to type in a shell."""
-_USUAL_DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
-"""Delimiters tried on a header that does not match, and how each is given to ``--delimiter``."""
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,17 @@ class LabelledTexts:
 
     Attributes:
         texts: texts as in the file.
-        labels: the label of each text as in the file; never blank.
+        labels: the label of each text; never blank.
         lines: the physical line in which each record begins, counted from 1.
         path: the file.
+        notes: what the user should know of the labels, one sentence each.
     """
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]
     lines: tuple[int, ...]
     path: Path
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -54,70 +54,72 @@ class LabelledTexts:
             tuple(self.labels[i] for i in rows),
             tuple(self.lines[i] for i in rows),
             self.path,
+            self.notes,
         )
 
 
-def read_csv(
+def read_labelled(
     path: str | Path,
     *,
-    text_column: str = "text",
-    label_column: str = "label",
+    text_column: str = TEXT_COLUMN,
+    label_column: str = LABEL_COLUMN,
     delimiter: str | None = None,
+    text_format: TextFormat = USUAL_FORMAT,
     known_labels: Collection[str] | None = None,
 ) -> LabelledTexts:
-    """Read the labelled texts of a UTF-8 CSV file, with or without a byte order mark.
+    """Read a file of labelled texts: CSV, JSON Lines or lines of fastText, plain or gzip.
+
+    Labels that differ only in blanks are one label, without blanks around it. With ``known_labels`` it is
+    written as there.
 
     Args:
-        path: the file; its first line that is not blank is the header.
-        text_column: name of the column of texts.
-        label_column: name of the column of labels.
+        path: the file.
+        text_column: name of the column of texts, or its number in a CSV without a header.
+        label_column: name or number of the column of labels.
         delimiter: one character, or ``tab``; None means a tab for ``.tsv``, otherwise a comma.
+        text_format: how the file is written.
         known_labels: the allowed labels; None allows any, but requires at least two.
 
     Raises:
-        UsageError: there is no such file or column, or the file has another delimiter.
-        InputError: the file is not UTF-8 CSV, has a record or a number of labels beyond a limit, or a label
-            that is not allowed.
+        UsageError: there is no such file or column, or the file is of another kind.
+        InputError: the file is corrupt, has a record or a number of labels beyond a limit, or a label that is
+            not allowed.
     """
     path = Path(path)
-    wanted = {"--text-column": text_column, "--label-column": label_column}
+    wanted = {TEXT: text_column, LABEL: label_column}
     if text_column == label_column:
         raise UsageError(
             f"{' and '.join(wanted)} are both {shown(text_column)}, expected two columns",
             remedy="name another column with one of them",
         )
-    delimiter = delimiter_of(delimiter, path)
-    if not path.is_file():
-        what = "is not a regular file" if path.exists() else "does not exist"
-        raise UsageError(f"{path}: {what}", remedy="give a CSV file")
+    delimiter_of(delimiter, path)
     texts, labels, begins = [], [], []
-    seen: dict[str, str] = {}  # one string per label rather than one per row
-    with naming(path), opened(path) as file:
-        lines = Lines(file, path)
-        rows = records(lines, delimiter)
-        header = read_header(rows, lines, delimiter, wanted)
-        text_at, label_at = (header.index(name) for name in wanted.values())
-        for row in rows:
-            check_row(row, header, lines, delimiter)
-            label = row[label_at]
+    seen: dict[str, str] = {}  # label as in the file -> one string per label rather than one per row
+    names: dict[str, str] = {_spaced(label): label for label in known_labels or ()}
+    with open_texts(path, "give a file of labelled texts") as file:
+        lines = Lines(file, path, text_format.encoding)
+        for text, label in fields(lines, wanted, text_format, usual="csv", delimiter=delimiter):
             if label not in seen:
-                _check_label(label, known_labels, lines)
-                if len(seen) == LABEL_LIMIT:
+                _check_label(label, known_labels, names, lines)
+                exact = known_labels is not None and label in known_labels
+                seen[label] = label if exact else names.setdefault(_spaced(label), label.strip())
+                if len(names) > LABEL_LIMIT:
                     raise lines.error(
                         f"label {shown(label)} is one more than {LABEL_LIMIT:,}, the limit",
                         "name the column of labels with --label-column, or put rare labels under one name",
                     )
-            texts.append(row[text_at])
-            labels.append(seen.setdefault(label, label))
+            texts.append(text)
+            labels.append(seen[label])
             begins.append(lines.begin)
     if not texts:
-        raise InputError(f"{path}: holds a header and no row", remedy="add a row for each text")
-    if known_labels is None and len(seen) == 1:
+        raise InputError(f"{path}: holds no row", remedy="add a row for each text")
+    if known_labels is None and len(names) == 1:
         raise InputError(
             f"{path}: {shown(labels[0])} is the only label (rows: {len(labels):,}), expected at least 2",
             remedy="add rows of another label, or name another column with --label-column",
         )
-    return LabelledTexts(tuple(texts), tuple(labels), tuple(begins), path)
+    notes = () if known_labels is not None else _equal_numbers(labels)
+    return LabelledTexts(tuple(texts), tuple(labels), tuple(begins), path, notes)
 
 
 def split_off(data: LabelledTexts, fraction: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
@@ -174,127 +176,46 @@ def _sorted(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(distinct)
 
 
-def delimiter_of(given: str | None, path: Path) -> str:
-    """The delimiter that the user names, or the one for the file's suffix."""
-    if given is None:
-        return "\t" if path.suffix.lower() == ".tsv" else ","
-    if given in _TAB_NAMES:
-        return "\t"
-    if len(given) != 1 or given in '"\r\n\0':
-        raise UsageError(
-            f"--delimiter {shown(given)}: expected one character, and neither a quote nor a line's end",
-            remedy="give one such as ',' or tab",
-        )
-    return given
-
-
-def read_header(
-    rows: Iterator[list[str]],
-    lines: Lines,
-    delimiter: str,
-    wanted: Mapping[str, str],
-    remedy: str = "pass --delimiter {}",
-) -> list[str]:
-    """Read the header and check that every wanted column appears once; ``remedy`` is for a delimiter."""
-    broken = None
-    try:
-        header = next(rows, [])
-    except InputError as error:
-        # A quoted header is broken if it is split by the wrong delimiter, which is the better message.
-        broken, header = error, []
-    if not set(wanted.values()) <= set(header):
-        for other, given in _USUAL_DELIMITERS.items():
-            if set(wanted.values()) <= set(_split(lines.held, other)):
-                raise UsageError(
-                    f"{lines.path}: line {lines.begin}: the columns are not delimited by {shown(delimiter)}, "
-                    f"expected {' and '.join(map(shown, wanted.values()))}",
-                    remedy=remedy.format(given),
-                )
-    if broken is not None:
-        raise broken
-    if not header:
-        what = "holds blank lines only" if lines.number else "is empty, 0 bytes"
-        raise InputError(f"{lines.path}: {what}, expected a header", remedy="write it again")
-    for option, column in wanted.items():
-        if column not in header:
-            raise _missing(column, option, header, lines)
-        if header.count(column) > 1:
-            raise lines.error(
-                f"column {shown(column)} appears {header.count(column)} times in the header, expected once",
-                "rename or remove the others",
-            )
-    return header
-
-
-def _split(record: list[str], delimiter: str) -> list[str]:
-    with contextlib.suppress(csv.Error):
-        return next(csv.reader(record, delimiter=delimiter), [])
-    return []
-
-
-def _missing(column: str, option: str, header: list[str], lines: Lines) -> UsageError:
-    near = _nearest(column, header)
-    if near is not None and _folded(near) == _folded(column):
-        remedy = (
-            f"{shown(near)} differs by spaces or capitals only: name it with {option}, or correct the header"
-        )
-    elif near is not None:
-        remedy = f"did you mean {shown(near)}? name it with {option}"
-    else:
-        remedy = f"name another with {option}, or put a header above the rows"
-    return UsageError(
-        f"{lines.path}: line {lines.begin}: no column {shown(column)} among {_listed(header)}", remedy
-    )
-
-
-def check_row(row: list[str], header: list[str], lines: Lines, delimiter: str) -> None:
-    """Refuse a row whose number of fields differs from the header's, and a repeated header."""
-    if len(row) != len(header):
-        ends = f" up to line {lines.number}" if lines.number > lines.begin else ""
-        remedy = "complete it or remove it"
-        if ends:
-            remedy = f"look for a quote that opens in line {lines.begin} and closes too late"
-        elif len(row) > len(header):
-            remedy = f"put a text that holds {shown(delimiter)} in quotes"
-        raise lines.error(f"{len(row)} fields{ends}, expected {len(header)} as in the header", remedy)
-    if row == header:
-        raise lines.error("the header appears here again, expected a row", "remove it")
-
-
-def _check_label(label: str, known: Collection[str] | None, lines: Lines) -> None:
+def _check_label(label: str, known: Collection[str] | None, names: Collection[str], lines: Lines) -> None:
+    """Refuse a blank label, and one that is not known; ``names`` are the known ones with single blanks."""
     if not label.strip():
         raise lines.error(f"a blank label {shown(label)}, expected one", "fill it in, or remove the row")
-    if known is None or label in known:
+    if known is None or label in known or _spaced(label) in names:
         return
-    message = f"label {shown(label)} is not among the {len(known):,} known: {_listed(_sorted(known))}"
-    near = next((name for name in known if _same_number(name, label)), None)
+    message = f"label {shown(label)} is not among the {len(known):,} known: {listed(_sorted(known))}"
+    number = _number(label)
+    near = next((name for name in known if number is not None and _number(name) == number), None)
     if near is not None:
         raise lines.error(message, f"{shown(near)} is the same number: write both the same")
-    near = _nearest(label, known)
+    near = nearest(label, known)
     if near is None:
         raise lines.error(message, "remove the row, or add the label to the training texts")
-    if _folded(near) == _folded(label):
-        raise lines.error(message, f"{shown(near)} differs by spaces or capitals only: write both the same")
+    if folded(near) == folded(label):
+        raise lines.error(message, f"{shown(near)} differs by capitals only: write both the same")
     raise lines.error(message, f"did you mean {shown(near)}?")
 
 
-def _nearest(name: str, names: Iterable[str]) -> str | None:
-    """The most similar name; one that differs only by spaces and capitals comes first."""
-    folded = {_folded(other): other for other in names}
-    close = difflib.get_close_matches(_folded(name), folded, n=1)
-    return folded[close[0]] if close else None
+def _equal_numbers(labels: Sequence[str]) -> tuple[str, ...]:
+    """A note for each number that is written in several ways, which makes several labels of it."""
+    counts = Counter(labels)
+    ways: dict[Decimal, list[str]] = {}
+    for label in counts:
+        number = _number(label)
+        if number is not None:
+            ways.setdefault(number, []).append(label)
+    notes = []
+    for same in ways.values():
+        if len(same) > 1:
+            named = " and ".join(f"{shown(label)} (rows: {counts[label]:,})" for label in same[:5])
+            notes.append(f"labels {named} are the same number, and stay different labels: write them alike")
+    return tuple(notes)
 
 
-def _folded(name: str) -> str:
-    return " ".join(name.split()).casefold()
+def _number(label: str) -> Decimal | None:
+    """The value of a label that is a number; exact, so that no two long numbers seem equal."""
+    return Decimal(label) if len(label) < 100 and _DECIMAL.fullmatch(label) else None
 
 
-def _same_number(one: str, other: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return float(one) == float(other)
-    return False
-
-
-def _listed(names: Collection[str], limit: int = 5) -> str:
-    first = ", ".join(shown(name) for name, _ in zip(names, range(limit), strict=False))
-    return f"{first}, …" if len(names) > limit else first
+def _spaced(label: str) -> str:
+    """A label with single blanks, and none around it."""
+    return " ".join(label.split())

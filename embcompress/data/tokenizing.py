@@ -247,11 +247,10 @@ def tokenizer_from_dict(raw: Mapping[str, Any]) -> RecordedTokenizer:
     return TOKENIZERS[raw["rule"]].from_dict(raw)
 
 
-def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer of a checkpoint: the one in its own record, or ``tokenizer.json`` next to its weights.
+def tokenizer_of(checkpoint: Checkpoint) -> RecordedTokenizer | None:
+    """The tokenizer in a checkpoint's own record, or in ``tokenizer.json`` next to its weights; None without.
 
     Raises:
-        UsageError: there is none.
         InputError: it cannot be read.
     """
     record = checkpoint.sidecar(RECORD_KEY)
@@ -263,14 +262,9 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
                 f"{checkpoint.path}: its tokenizer cannot be read ({type(error).__name__}: {error})",
                 remedy="train the classifier again",
             ) from None
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    folder = checkpoint.folder
     file = folder / "tokenizer.json"
-    if not file.exists():
-        raise UsageError(
-            f"{checkpoint.path}: has no tokenizer to count tokens with",
-            remedy=f"put the model's tokenizer.json into {folder}, or give counts with --weights",
-        )
-    return TokenizerJson.read(file)
+    return TokenizerJson.read(file) if file.exists() else None
 
 
 def _read(text: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -11,15 +12,19 @@ from embcompress.errors import UsageError
 
 
 def register() -> None:
-    """Make transformers load compressed directories; importing ``integrations.transformers`` does the same.
+    """Make transformers and sentence-transformers load compressed directories.
 
-    From then on ``AutoModel….from_pretrained`` loads a directory that ``embcompress factorize`` wrote, and
-    ``save_pretrained`` writes one. A second call changes nothing.
+    From then on ``AutoModel….from_pretrained`` and ``SentenceTransformer`` load a directory that
+    ``embcompress factorize`` wrote, and ``save_pretrained`` and ``save`` write one. A second call changes
+    nothing. Importing ``integrations.transformers`` does the same for transformers alone.
 
     Raises:
         UsageError: transformers is missing or too old.
     """
     _module("transformers").register()
+    if importlib.util.find_spec("sentence_transformers") is not None:
+        with contextlib.suppress(ImportError):  # another version of it
+            importlib.import_module("embcompress.integrations.static_modules").register()
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ class EmbcompressQuantizer(HfQuantizer):
                 "a model with compressed tables needs weight files, and there are none",
                 remedy="give the directory that 'embcompress factorize' wrote",
             )
-        self._swap = begin_swap(model, self._description.swapped, checkpoint_files, device_map)
+        self._swap = begin_swap(model, self._description, checkpoint_files, device_map)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         """Show the tables again, and move them to the device of the model."""

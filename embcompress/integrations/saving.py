@@ -46,7 +46,7 @@ def stored_state(
                 remedy="load the model again, or expand it with 'embcompress expand' before it is changed",
             )
         main = f"{table.owners[0]}.weight"
-        parts = _parts(table, {s: state[part_name(main, s)] for s in pair.state_dict() if s != "bias"})
+        parts = stored_parts(table, {s: state[part_name(main, s)] for s in pair.state_dict() if s != "bias"})
         for owner in table.owners:
             for suffix in [s for s in model.get_submodule(owner).state_dict() if s != "bias"]:
                 state.pop(f"{owner}.{suffix}", None)
@@ -57,7 +57,7 @@ def stored_state(
     return state, records
 
 
-def _parts(table: SwappedTable, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def stored_parts(table: SwappedTable, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a module in the form that its method stores.
 
     Raises:
@@ -106,12 +106,25 @@ def _record(
                 remedy="keep the directory that 'embcompress factorize' wrote",
             )
     ties = {tie: written[table.names[tie]] for tie in old.ties if table.names[tie] in held[1:]}
-    changed = checksum(parts) != table.checksum
+    copies = tuple(ties[copy] for copy in old.copies if copy in ties)
+    named = replace(old, name=written[main], ties=tuple(ties.values()), copies=copies)
+    return resaved(table, named, parts, dtype)
+
+
+def resaved(
+    table: SwappedTable, named: TableRecord, parts: Mapping[str, Tensor], dtype: torch.dtype
+) -> TableRecord:
+    """The new record of a table that is saved.
+
+    Args:
+        table: the table as it was loaded.
+        named: its record, with the names that it is saved under.
+        parts: what is stored.
+        dtype: the type that the model computes in.
+    """
+    changed, old = checksum(parts) != table.checksum, table.record
     new = replace(
-        old,
-        name=written[main],
-        ties=tuple(ties.values()),
-        copies=tuple(ties[copy] for copy in old.copies if copy in ties),
+        named,
         trained=old.trained or changed,
         digests=tuple(_digest(part) for part in parts.values()),
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from embcompress.checkpoint.description import TableRecord
+from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.checkpoint.directory.checkpoint import Directory
 from embcompress.checkpoint.directory.shards import ShardLayout
 from embcompress.errors import UsageError
@@ -85,13 +85,13 @@ class Swap:
 
 
 def begin_swap(
-    model: PreTrainedModel, records: Sequence[TableRecord], files: Sequence[str], device_map: object
+    model: PreTrainedModel, description: Description, files: Sequence[str], device_map: object
 ) -> Swap:
     """Swap compressed tables in, hidden from the loader.
 
     Args:
         model: built, without weights; changed in place.
-        records: the records of the tables in the files.
+        description: the record of the tables in the files.
         files: the weight files that will be loaded.
         device_map: the device map that from_pretrained was given.
 
@@ -99,6 +99,7 @@ def begin_swap(
         UsageError: a table does not fit the model, or is to be put on disk.
         InputError: the files contradict their record.
     """
+    records = description.swapped
     # transformers calls this within torch.device("meta"). Fresh factors are overwritten, so making them must
     # not advance the caller's random numbers.
     with torch.device("cpu"), torch.random.fork_rng([]), torch.no_grad(), _opened(files) as checkpoint:
@@ -106,7 +107,7 @@ def begin_swap(
         stored = {names.renamed(n) for n in checkpoint.tensors} - {names.renamed(r.name) for r in records}
         modules: dict[str, nn.Module] = {}
         tables = []
-        for table in read_stored(checkpoint, records, others=False).tables:
+        for table in read_stored(checkpoint, description, others=False).tables:
             new = _replacements(model, table, names, stored, checkpoint.path)
             tables.append(_swapped(table, names, new))
             modules |= new

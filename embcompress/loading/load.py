@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.description import TableRecord, part_name
+from embcompress.checkpoint.description import part_name
 from embcompress.errors import UsageError, printable
 from embcompress.loading.fit import RIGHT_MODEL, Misfit
 from embcompress.loading.stored_tables import Stored, places_of, read_stored
@@ -69,7 +69,9 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
     if any(tensor.is_meta for tensor in model.parameters()):
         raise UsageError("the model has parameters on the meta device", remedy="build it on a real device")
     with open_checkpoint(path) as checkpoint:
-        stored = read_stored(checkpoint, _tables_to_swap(checkpoint, needed=needs_tables), others=True)
+        if needs_tables:
+            _check_tables(checkpoint)
+        stored = read_stored(checkpoint, checkpoint.description, others=True)
     naming = _naming(stored, model)
     weights = naming.converted(stored.others, path)
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -96,21 +98,17 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
     model.load_state_dict(weights, strict=strict)
 
 
-def _tables_to_swap(checkpoint: Checkpoint, *, needed: bool) -> tuple[TableRecord, ...]:
-    """The compressed tables of a checkpoint whose modules must be replaced.
-
-    Tables in a native form need nothing: their configuration already makes the model build the factors.
+def _check_tables(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint without compressed tables.
 
     Raises:
-        UsageError: a compressed table is needed, and there is none.
+        UsageError: there is none.
     """
-    description = checkpoint.description
-    if needed and (description is None or not description.tables):
+    if not (checkpoint.description and checkpoint.description.tables):
         raise UsageError(
             f"{checkpoint.path}: holds no compressed table",
             remedy="load it with load_state_dict or from_pretrained, or run 'embcompress factorize' first",
         )
-    return description.swapped if description else ()
 
 
 class Naming(Protocol):

@@ -6,17 +6,17 @@ checkpoints with the same messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.description import TableRecord, part_name
+from embcompress.checkpoint.description import Description, TableRecord, part_name
 from embcompress.errors import InputError, UsageError
 from embcompress.loading.fit import RIGHT_MODEL
-from embcompress.methods.decoding import decoded
+from embcompress.methods.decoding import check_stored
 from embcompress.methods.modules import Parts, TableModules, coded_table, has_module
 
 
@@ -49,20 +49,24 @@ class Stored:
     others: Mapping[str, Any]
 
 
-def read_stored(checkpoint: Checkpoint, records: Sequence[TableRecord], *, others: bool) -> Stored:
-    """Check and read the compressed tables of a checkpoint.
+def read_stored(checkpoint: Checkpoint, description: Description | None, *, others: bool) -> Stored:
+    """Check the compressed tables of a checkpoint, and read those that must be put into a model.
+
+    Tables in a native form need nothing: their configuration already makes the model build the factors.
 
     Args:
         checkpoint: holds their parts.
-        records: the records of the tables to read.
+        description: the record of the tables; None if there are none.
         others: whether everything else is read too.
 
     Raises:
         UsageError: a method has no torch module, or the format has no state dict.
         InputError: the parts are not what the records say, or contradict each other.
     """
+    for record in description.tables if description else ():
+        check_stored(checkpoint, record)
+    records = description.swapped if description else ()
     for record in records:
-        decoded(checkpoint, record)  # reads no rows; makes the checks that expand makes
         if not has_module(record.method):
             raise UsageError(
                 f"{checkpoint.path}: the parts of {record.name} (method {record.method}) cannot be loaded",

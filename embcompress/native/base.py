@@ -43,6 +43,15 @@ class NativeForm(abc.ABC):
             dtype: element type of the factors.
         """
 
+    def note(self, checkpoint: Checkpoint, *, native: bool) -> str | None:
+        """Say who can load the output; None if there is nothing special to say.
+
+        Args:
+            checkpoint: the model.
+            native: whether the output is in this form, and not in one of this package.
+        """
+        return "it loads with the library of the model, without embcompress" if native else None
+
     @abc.abstractmethod
     def names(self, table: Table) -> tuple[str, ...]:
         """Names of the left factor (V×r), the right one (d×r), and, if ``mirrored``, its transpose."""

@@ -47,8 +47,8 @@ class DeBERTa(NativeForm):
         return table.name, sibling(table.name, "embed_proj")
 
     def documents(self, checkpoint: Checkpoint, shape: tuple[int, int], rank: int) -> Documents:
-        return {"config.json": {**checkpoint.config, "embedding_size": rank}}
+        return {checkpoint.config_name: {**checkpoint.config, "embedding_size": rank}}
 
     def dense_documents(self, checkpoint: Checkpoint, shape: tuple[int, int]) -> Documents:
         """Drop ``embedding_size``, which then is the hidden size."""
-        return {"config.json": {k: v for k, v in checkpoint.config.items() if k != "embedding_size"}}
+        return {checkpoint.config_name: {k: v for k, v in checkpoint.config.items() if k != "embedding_size"}}

@@ -39,7 +39,7 @@ class OPT(NativeForm):
         return table.name, sibling(table.name, "project_in"), sibling(table.name, "project_out")
 
     def documents(self, checkpoint: Checkpoint, shape: tuple[int, int], rank: int) -> Documents:
-        return {"config.json": {**checkpoint.config, "word_embed_proj_dim": rank}}
+        return {checkpoint.config_name: {**checkpoint.config, "word_embed_proj_dim": rank}}
 
     def dense_documents(self, checkpoint: Checkpoint, shape: tuple[int, int]) -> Documents:
-        return {"config.json": {**checkpoint.config, "word_embed_proj_dim": shape[1]}}
+        return {checkpoint.config_name: {**checkpoint.config, "word_embed_proj_dim": shape[1]}}

@@ -1,4 +1,4 @@
-"""Static models of sentence-transformers: a StaticEmbedding with r columns, and a Dense from r to d."""
+"""Static models of sentence-transformers: a module with a table of r columns, and a Dense from r to d."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from embcompress.dtypes import DType
 from embcompress.native.base import Documents, NativeForm
 from embcompress.tables import Table
 
-_STATIC = "embedding.weight"
-_MODEL2VEC = "embeddings"
-"""Names of the table in sentence-transformers and in model2vec. The former reads both; model2vec reads only
-its own, so it will not mistake the rows of a left factor for vectors."""
+_STATIC, _MODEL2VEC, _WORDS = "embedding.weight", "embeddings", "emb_layer.weight"
+"""Names of the table: of a StaticEmbedding, of a model that model2vec wrote, and of WordEmbeddings."""
+_LEFT = {_STATIC: _MODEL2VEC, _MODEL2VEC: _STATIC, _WORDS: _WORDS}
+"""Name of the left factor. A StaticEmbedding may have both names. model2vec reads only the one that the
+directory was written with, so it does not take the rows of a left factor for vectors."""
+_PACKAGES = (".static_embedding", ".word_embeddings")
+"""Ends of the modules' packages. Up to version 5 all modules were in one; now each has its own file."""
 _DENSE = "sentence_transformers.base.modules.dense.Dense"
 _OTHERS = ("mapping", "weights")
 """Other tensors that model2vec may store."""
 
 
 class StaticModel(NativeForm):
-    """A Dense module after the StaticEmbedding.
+    """A Dense module after the StaticEmbedding or the WordEmbeddings.
 
     The vector of a text is the mean of its tokens' rows, so projecting the mean is the same as projecting
-    each row.
+    each row. WordEmbeddings give the rows themselves, and whatever follows them works on projected rows.
     """
 
     name = "static"
@@ -34,7 +37,7 @@ class StaticModel(NativeForm):
         return checkpoint.path.is_dir() and bool(static_modules(checkpoint.path))
 
     def objection(self, checkpoint: Checkpoint, table: Table, dtype: DType) -> str | None:
-        if table.name not in (_STATIC, _MODEL2VEC):
+        if table.name not in _LEFT:
             return f"{table.name} is not its word embedding"
         if len(static_modules(checkpoint.path)) > 1:
             return "a projection follows it already"
@@ -44,8 +47,15 @@ class StaticModel(NativeForm):
             return f"its projection computes in float32 and cannot use a factor in {dtype.torch}"
         return None
 
+    def note(self, checkpoint: Checkpoint, *, native: bool) -> str | None:
+        text = "SentenceTransformer loads it "
+        text += "without embcompress" if native else "after embcompress.register()"
+        if _MODEL2VEC in checkpoint.tensors:
+            text += "; model2vec's own StaticModel does not, it needs what 'embcompress expand' makes of it"
+        return text
+
     def names(self, table: Table) -> tuple[str, ...]:
-        return _STATIC, "linear.weight"
+        return _LEFT[table.name], "linear.weight"
 
     def files(self, checkpoint: Checkpoint) -> tuple[str | None, ...]:
         return None, f"{_folder(checkpoint)}/model.safetensors"
@@ -55,8 +65,7 @@ class StaticModel(NativeForm):
         first, *rest = read_modules(checkpoint.path)
         folder = _folder(checkpoint)
         package, _, _ = first.entry["type"].rpartition(".")
-        # Up to version 5 all modules were in one package; since then each has its own file.
-        kind = _DENSE if package.endswith(".static_embedding") else f"{package}.Dense"
+        kind = _DENSE if package.endswith(_PACKAGES) else f"{package}.Dense"
         dense = {"idx": 1, "name": "1", "path": folder, "type": kind}
         about = {
             "in_features": rank,
@@ -64,6 +73,8 @@ class StaticModel(NativeForm):
             "bias": False,
             "activation_function": "torch.nn.modules.linear.Identity",
         }
+        if first.kind == "WordEmbeddings":
+            about["module_input_name"] = "token_embeddings"
         entries = [first.entry, dense, *(module.entry for module in rest)]
         return {MODULES: _numbered(entries), f"{folder}/config.json": about}
 

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.description import METADATA_KEY, Description
+from embcompress.checkpoint.directory.modules import home_of
 from embcompress.errors import InputError, UsageError
 from embcompress.nn.outline import SAME_MODEL, outlined_for
-from embcompress.pretrained.library import OFFLINE, check_small_files, library, reading
-
-_COUNT = re.compile(r"(?i)(layer|label|head|expert|block|group|attention_type)s?$")
-"""Keys of config.json that count things made one by one: layers and their kinds, labels."""
-_MOST = 100_000
-"""The largest such count that is accepted; no real model has more."""
-_NAMES = frozenset({"id2label", "label2id", "task_specific_params"})
-"""Keys whose entries have names of the user's choice, so that their keys mean nothing here."""
+from embcompress.pretrained.library import OFFLINE, check_files, library, reading
 
 _SPARE = 1 << 24
 """Float32 numbers that a model may have beyond twice its weights: masks, positions, a fresh head."""
@@ -33,6 +25,7 @@ class Blueprint:
 
     Attributes:
         path: the directory.
+        folder: the folder in it that holds config.json, weights and tokenizer; mostly the directory itself.
         kind: the transformers class that config.json names.
         config: its configuration, without ``quantization_config``.
         outline: the dense model on torch's meta device, which needs no memory.
@@ -41,6 +34,7 @@ class Blueprint:
     """
 
     path: Path
+    folder: Path
     kind: Any
     config: Any
     outline: Any
@@ -56,19 +50,19 @@ def blueprint(path: Path) -> Blueprint:
             quantized by another library; transformers has no such class or is missing.
         InputError: transformers cannot read the directory, or config.json does not match the weights.
     """
-    if not (path / "config.json").exists():
+    folder = home_of(path)
+    if not (folder / "config.json").exists():
         raise UsageError(
             f"{path}: is not a Hugging Face directory, config.json is missing",
             remedy="give the directory of a model",
         )
     library()
     with open_checkpoint(path) as checkpoint:
-        raw, description, size = checkpoint.config, checkpoint.description, checkpoint.size
+        description, size = checkpoint.description, checkpoint.size
         shapes = checkpoint.dense_shapes
-    _check_counts(path, raw)
-    check_small_files(path)
+    check_files(folder)
     with reading(path):
-        config = library().AutoConfig.from_pretrained(path, **OFFLINE)
+        config = library().AutoConfig.from_pretrained(folder, **OFFLINE)
     _check_kind(path, config)
     kind = _architecture(config, path)
     config._attn_implementation = None  # the default here: a name could be that of code to download
@@ -77,7 +71,7 @@ def blueprint(path: Path) -> Blueprint:
         outline = kind(config)
     _check_size(path, outline, sum(map(math.prod, shapes.values())))
     _check_embedding(path, outline)
-    return Blueprint(path, kind, config, outline, description, size)
+    return Blueprint(path, folder, kind, config, outline, description, size)
 
 
 def _check_size(path: Path, outline: Any, stored: int) -> None:
@@ -107,33 +101,6 @@ def _check_embedding(path: Path, outline: Any) -> None:
             f"{path}: a {type(outline).__name__} does not begin with an nn.Embedding of tokens",
             remedy="give a model that reads text",
         )
-
-
-def _check_counts(path: Path, raw: object) -> None:
-    """Refuse counts that no real model has, before transformers makes that many names.
-
-    Raises:
-        InputError: a count is above the limit.
-    """
-    for key, value in _integers(raw):
-        if value > _MOST and _COUNT.search(key):
-            raise InputError(
-                f"{path}: config.json gives {key} as {value:,}, limit {_MOST:,}",
-                remedy="download the directory again",
-            )
-
-
-def _integers(value: object, key: str = "") -> Iterator[tuple[str, int]]:
-    """Every integer in a configuration, with its key."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name not in _NAMES:
-                yield from _integers(inner, name)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _integers(inner, key)
-    elif isinstance(value, int):
-        yield key, value
 
 
 def _check_kind(path: Path, config: Any) -> None:

@@ -14,6 +14,7 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.integrations import registered
 from embcompress.loading.fit import Misfit
+from embcompress.methods.decoding import check_stored
 from embcompress.pretrained.blueprint import Blueprint, blueprint
 from embcompress.pretrained.library import OFFLINE, reading, running
 
@@ -107,6 +108,8 @@ def loaded(plan: Blueprint) -> Loaded:
     """
     with open_checkpoint(plan.path) as checkpoint:
         checkpoint.check_integrity()
+        for record in plan.description.tables if plan.description else ():
+            check_stored(checkpoint, record)  # transformers itself would load any numbers in a native form
         names, files = frozenset(checkpoint.tensors), checkpoint.weight_files
     # Load these files, whatever they are called, and no others that config.json may name.
     plan.config.transformers_weights = (
@@ -120,7 +123,7 @@ def loaded(plan: Blueprint) -> Loaded:
         from embcompress.loading.conversion import Conversion
 
         model, found = plan.kind.from_pretrained(
-            plan.path,
+            plan.folder,
             config=plan.config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # refused below, in one line

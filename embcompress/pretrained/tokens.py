@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from embcompress.data.encoded import Encoded, Ids
-from embcompress.errors import InputError, UsageError
-from embcompress.pretrained.library import OFFLINE, check_small_files, library, reading
+from embcompress.errors import InputError
 from embcompress.pretrained.models import Pretrained
+from embcompress.pretrained.tokenizer import tokenizer_in
 
 _BATCH = 2048
 """Texts encoded at a time."""
@@ -79,20 +78,6 @@ def encoded(model: Pretrained, texts: Iterable[str], max_length: int) -> Tokens:
             remedy="use the tokenizer that belongs to this model",
         )
     return Tokens(texts_, tokenizer.pad_token_id or 0)
-
-
-def tokenizer_in(path: Path) -> Any:
-    """Open the tokenizer of a directory with transformers.
-
-    Raises:
-        UsageError: the directory has none.
-        InputError: it cannot be read.
-    """
-    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise UsageError(f"{path}: has no tokenizer", remedy="put the files of the model's tokenizer there")
-    check_small_files(path)
-    with reading(path):
-        return library().AutoTokenizer.from_pretrained(path, **OFFLINE)
 
 
 def positions(model: Any, usual: int) -> int:

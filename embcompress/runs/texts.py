@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from embcompress.choices import DEV_SHARE, LABEL_COLUMN, TEXT_COLUMN
-from embcompress.classifiers.record import ClassifierRecord, HeldOut
-from embcompress.data.labelled import LabelledTexts, read_csv, split_off
+from embcompress.choices import DEV_SHARE
+from embcompress.classifiers.record import ClassifierRecord, Columns, HeldOut
+from embcompress.data.labelled import LabelledTexts, read_labelled, split_off
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.errors import UsageError
 from embcompress.paths import make_paths
 from embcompress.training.scoring import Dataset
@@ -21,13 +22,15 @@ class Texts:
     """Where labelled texts are, and how to read them.
 
     Attributes:
-        train: CSV file to learn from.
-        dev: CSV file that chooses the epoch; None sets a part of ``train`` aside.
+        train: file to learn from: CSV, JSON Lines or lines of fastText, plain or gzip.
+        dev: file that chooses the epoch; None sets a part of ``train`` aside.
         dev_share: how large that part is for a new classifier, or for one from elsewhere; None for a tenth.
             Later training of the same classifier sets the same part aside again.
-        text_column: header of the texts; None for the classifier's own, or ``text``.
-        label_column: header of the labels; None for the classifier's own, or ``label``.
+        text_column: header of the texts; None for the classifier's own, or ``text``. In a CSV without a
+            header, the number of the column.
+        label_column: the same for the labels; None for the classifier's own, or ``label``.
         delimiter: between fields; None for a tab in .tsv files and a comma in all others.
+        text_format: how all files are written.
 
     Raises:
         UsageError: both ``dev`` and ``dev_share`` are given.
@@ -39,6 +42,7 @@ class Texts:
     text_column: str | None = None
     label_column: str | None = None
     delimiter: str | None = None
+    text_format: TextFormat = USUAL_FORMAT
 
     def __post_init__(self) -> None:
         make_paths(self, "train", "dev")
@@ -98,13 +102,23 @@ class Texts:
             UsageError: there is no such file or column.
             InputError: it is corrupt, or has another label.
         """
-        return read_csv(
+        columns = self.columns(record)
+        return read_labelled(
             path,
-            text_column=self.text_column or (record.text_column if record else TEXT_COLUMN),
-            label_column=self.label_column or (record.label_column if record else LABEL_COLUMN),
+            text_column=columns.text,
+            label_column=columns.label,
             delimiter=self.delimiter,
+            text_format=replace(self.text_format, header=columns.header),
             known_labels=record.number_of if record else labels,
         )
+
+    def columns(self, record: ClassifierRecord | None = None) -> Columns:
+        """The columns to read: those given, then those that the classifier was trained on."""
+        usual = Columns() if record is None else record.columns
+        header = self.text_format.header
+        if header is None:  # columns of the user's own have the usual names, unless he says otherwise
+            header = usual.header or self.text_column is not None or self.label_column is not None
+        return Columns(self.text_column or usual.text, self.label_column or usual.label, header)
 
 
 @dataclass(frozen=True)
@@ -127,8 +141,8 @@ class Split:
         learned = {*self.train.texts}
         shared = sum(text in learned for text in self.dev.texts)
         if not shared:
-            return ()
-        return (f"{shared:,} of {len(self.dev):,} dev texts are also training texts",)
+            return self.train.notes
+        return (*self.train.notes, f"{shared:,} of {len(self.dev):,} dev texts are also training texts")
 
 
 def dataset(record: ClassifierRecord, data: LabelledTexts) -> Dataset:

@@ -12,12 +12,11 @@ import errno
 import fcntl
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from embcompress import interruption
 from embcompress.errors import EmbcompressError, UsageError
 from embcompress.storage.permissions import restrict
 from embcompress.storage.targets import check_no_mount, check_target, remove_tree
@@ -74,7 +73,7 @@ def staged(target: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> Itera
     stage = place.parent / f".{place.name}{_ENDING}"
     lock = None
     try:
-        with _interrupts_wait():
+        with interruption.delayed():
             lock = _lock(stage)
             _sweep(stage, place)
         yield stage / place.name
@@ -85,7 +84,7 @@ def staged(target: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> Itera
             check_target(published(file), inputs, force=force)
         if place.exists():
             check_no_mount(place)  # it may have been mounted meanwhile
-        with _interrupts_wait():
+        with interruption.delayed():
             _publish(stage, place)
     except OSError as error:
         if error.errno is not None and error.filename is None:
@@ -93,7 +92,7 @@ def staged(target: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> Itera
         raise
     finally:
         if lock is not None:
-            with _interrupts_wait():
+            with interruption.delayed():
                 # The outcome is decided; the next run sweeps up anything left here.
                 with contextlib.suppress(OSError, UsageError):
                     _sweep(stage, place)
@@ -115,7 +114,7 @@ def discard(target: Path) -> None:
     stage = place.parent / f".{place.name}{_ENDING}"
     if not (stage.is_dir() or place.is_dir()):
         return
-    with contextlib.suppress(EmbcompressError), _interrupts_wait():
+    with contextlib.suppress(EmbcompressError), interruption.delayed():
         if place.exists():
             check_no_mount(place)
         lock = _lock(stage)
@@ -143,28 +142,6 @@ def rename(source: Path, target: Path) -> None:
         with staged(target, force=True) as stage:
             shutil.copytree(source, stage, symlinks=True)
         discard(source)
-
-
-@contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Delay Ctrl-C until the end of the block, for steps that must not be left half done.
-
-    Does nothing outside the main thread: only there can signal handlers be set and is KeyboardInterrupt
-    raised.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # by which interrupts are repeated
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
-        if pressed:
-            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -47,19 +47,22 @@ class Extent:
         offset: first byte, counted from the start of the file.
         size: number of bytes.
         crc: their CRC-32, None if the file stores no checksums.
+        packed: bytes that a deflated record takes in the file; None for one that is stored as it is.
     """
 
     offset: int
     size: int
     crc: int | None
+    packed: int | None = None
 
 
-def read_directory(fd: int, where: str) -> Mapping[str, Extent]:
+def read_directory(fd: int, where: str, *, deflated: bool = False) -> Mapping[str, Extent]:
     """The records of an uncompressed zip, in the order of their bytes.
 
     Args:
         fd: opened for reading; its position is moved.
         where: name of the file, for error messages.
+        deflated: whether records may be deflated; see :func:`check_stored`.
 
     Raises:
         InputError: the zip is cut short, compressed or encrypted, or its records are duplicated,
@@ -85,12 +88,11 @@ def read_directory(fd: int, where: str) -> Mapping[str, Extent]:
         seen.add(folded)
         if entry.flag_bits & 0x1:
             raise InputError(f"{where}: record {entry.filename} is encrypted", remedy="decrypt it first")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise InputError(
-                f"{where}: record {entry.filename} is compressed, {entry.compress_size:,} bytes for "
-                f"{entry.file_size:,}; torch.save stores records uncompressed",
-                remedy="save it again with torch.save",
-            )
+        packed = entry.compress_size if entry.compress_type == zipfile.ZIP_DEFLATED and deflated else None
+        if packed is None and (
+            entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size
+        ):
+            raise _compressed(where, entry.filename, entry.compress_size, entry.file_size)
         if entry.header_offset < end or (end == 0 and entry.header_offset > 0):
             raise InputError(
                 f"{where}: record {entry.filename} begins at byte {entry.header_offset:,}, where the record "
@@ -98,15 +100,35 @@ def read_directory(fd: int, where: str) -> Mapping[str, Extent]:
                 remedy=AGAIN,
             )
         start = _data_offset(fd, entry, where) if entry.header_offset < limit else entry.header_offset
-        end = start + entry.file_size
+        end = start + entry.compress_size
         if end > limit:
             raise InputError(
                 f"{where}: record {entry.filename} ends at byte {end:,}, after the last byte for "
                 f"records, {limit:,}",
                 remedy=AGAIN,
             )
-        records[entry.filename] = Extent(start, entry.file_size, entry.CRC if checked else None)
+        crc = entry.CRC if checked else None
+        records[entry.filename] = Extent(start, entry.file_size, crc, packed)
     return records
+
+
+def check_stored(records: Mapping[str, Extent], where: str) -> None:
+    """Refuse records that are deflated.
+
+    Raises:
+        InputError: with the first of them.
+    """
+    for name, extent in records.items():
+        if extent.packed is not None:
+            raise _compressed(where, name, extent.packed, extent.size)
+
+
+def _compressed(where: str, name: str, packed: int, size: int) -> InputError:
+    return InputError(
+        f"{where}: record {name} is compressed, {packed:,} bytes for {size:,}; torch.save stores records "
+        "uncompressed",
+        remedy="save it again with torch.save",
+    )
 
 
 class _Source(io.FileIO):

@@ -19,7 +19,6 @@ from embcompress.methods.stats import Weights
 from embcompress.progress import Progress
 from embcompress.reports.verification import Difference
 from embcompress.rows import count_nonfinite, filled_up
-from embcompress.verification.records import has_one_table
 
 _TOLERANCE = 1e-5
 """Share of itself by which an error may differ: other machines add in another order."""
@@ -46,7 +45,7 @@ class Measured:
 
 def measured_alone(written: Checkpoint, record: TableRecord, progress: Progress) -> Measured:
     """Decode a table without its original: every number must be finite."""
-    if not has_one_table(record):
+    if not record.is_one_table:
         return Measured()
     try:
         rows = decoded(written, record)

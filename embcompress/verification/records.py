@@ -10,7 +10,7 @@ from embcompress.compression.digests import digest_of
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
 from embcompress.methods import method_for
-from embcompress.methods.decoding import decoded
+from embcompress.methods.decoding import check_stored
 from embcompress.reports.verification import Difference
 from embcompress.tables import Table
 from embcompress.version import __version__
@@ -26,9 +26,10 @@ def record_differences(written: Checkpoint, described: Description) -> Iterator[
             yield Difference(f"record in {place}", "has lost its own SHA-256")
         elif each != described:
             yield Difference(f"record in {place}", f"differs from the one in {next(iter(places))}")
-    if written.needs_guard and described.swapped and "config.json" not in places:
+    if written.needs_guard and described.swapped and written.config_name not in places:
         yield Difference(
-            "record in config.json", "is missing: other loaders would not notice the compression"
+            f"record in {written.config_name}",
+            "is missing: other loaders would not notice the compression",
         )
 
 
@@ -48,14 +49,13 @@ def field_differences(described: Description, record: TableRecord) -> Iterator[D
 def part_differences(written: Checkpoint, record: TableRecord) -> Iterator[Difference]:
     """Parts that are missing, have another shape or type, or other bytes than those written."""
     found = [*_byte_differences(written, record)]
-    if has_one_table(record):
-        try:
-            decoded(written, record)
-        except InputError as error:
-            if not found and record.digests and written.tensors.keys() >= {*record.part_names}:
-                raise  # it is what was written, and no table: refused as everywhere else
-            where = f"{written.path}: {record.name}: "
-            found.insert(0, Difference(record.name, error.message.removeprefix(where)))
+    try:
+        check_stored(written, record)
+    except InputError as error:
+        if not found and record.digests and written.tensors.keys() >= {*record.part_names}:
+            raise  # it is what was written, and no table: refused as everywhere else
+        where = f"{written.path}: {record.name}: "
+        found.insert(0, Difference(record.name, error.message.removeprefix(where)))
     yield from found
 
 
@@ -71,11 +71,6 @@ def _byte_differences(written: Checkpoint, record: TableRecord) -> Iterator[Diff
     for name, digest in zip(record.part_names, record.digests, strict=False):
         if name in present and (found := digest_of(written, name)) != digest:
             yield Difference(name, f"SHA-256 {found}", digest)
-
-
-def has_one_table(record: TableRecord) -> bool:
-    """Whether the parts are of one table: in its own form, a library may train the two projections apart."""
-    return not (record.trained and record.native)
 
 
 def table_differences(record: TableRecord, table: Table) -> Iterator[Difference]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from embcompress.choices import DEFAULT_DEVICE, LEAST_TEXTS, MAX_LENGTH, TEXT_COLUMN
 from embcompress.data.counting import read_texts
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.errors import InputError
 from embcompress.pretrained.models import Pretrained, open_pretrained
 from embcompress.pretrained.tokens import Tokens, encoded
@@ -21,6 +22,7 @@ def compare(
     texts: str | Path,
     *,
     text_column: str = TEXT_COLUMN,
+    text_format: TextFormat = USUAL_FORMAT,
     max_length: int = MAX_LENGTH,
     device: str = DEFAULT_DEVICE,
     progress: Progress = silent,
@@ -30,8 +32,9 @@ def compare(
     Args:
         path: the directory of the compressed model.
         teacher: the directory of the model it was made from.
-        texts: a CSV with texts, or a file with a text in each line; each distinct text counts once.
-        text_column: header of the texts where the file is a CSV.
+        texts: a file of texts; each distinct text counts once.
+        text_column: header of the texts where they are in columns; a number where there is no header.
+        text_format: how the texts are written.
         max_length: tokens that are read of a text.
         device: where to compute, one of ``choices.DEVICES``.
         progress: called as ``progress("compare", done, total)``.
@@ -45,7 +48,7 @@ def compare(
     """
     where = runtime(device)
     student, original = open_pair(Path(path), Path(teacher))
-    data = tokens_of(student, Path(texts), text_column, max_length)
+    data = tokens_of(student, Path(texts), text_column, text_format, max_length)
     student.model.to(where.device)
     original.model.to(where.device)
     found = measure(student, original, data, where, progress)
@@ -67,13 +70,15 @@ def open_pair(path: Path, teacher: Path) -> tuple[Pretrained, Pretrained]:
     return student, original
 
 
-def tokens_of(model: Pretrained, texts: Path, text_column: str, max_length: int) -> Tokens:
+def tokens_of(
+    model: Pretrained, texts: Path, text_column: str, text_format: TextFormat, max_length: int
+) -> Tokens:
     """The distinct texts of a file, encoded as ``model`` reads them.
 
     Raises:
         InputError: there are fewer than ``LEAST_TEXTS``.
     """
-    data = encoded(model, read_texts(texts, text_column), max_length)
+    data = encoded(model, read_texts(texts, text_column, text_format), max_length)
     if len(data) < LEAST_TEXTS:
         raise InputError(
             f"{texts}: holds {len(data)} distinct texts, expected at least {LEAST_TEXTS}",

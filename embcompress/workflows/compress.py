@@ -60,7 +60,7 @@ def compress(
 
     Args:
         path: a dense classifier written by ``train``, or the Hugging Face directory of one.
-        texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
+        texts: a file of labelled texts, or where they are and how to read them.
         rank: target, as in :func:`embcompress.factorize`; exactly one of the five is given.
         ratio: target.
         energy: target; weighted, like the error.
@@ -73,7 +73,7 @@ def compress(
         smoothing: exponent s of a token's weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike; None
             takes the one of ``choices.SMOOTHINGS`` that is best on the dev texts.
         output: where to write; by default next to the input with ``-compressed`` in its name.
-        test: CSV file to measure on; None for the dev texts.
+        test: file of labelled texts to measure on; None for the dev texts.
         factory: ``package.module:function`` of a classifier of the user's own.
         recipe: how it is retrained; None for :func:`usual_recipe`.
         session: where it runs, and what it records.

@@ -9,6 +9,7 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.choices import DEFAULT_DEVICE, TEXT_COLUMN
 from embcompress.compression.outputs import check_format, check_output, output_path
 from embcompress.compression.sources import check_unchanged, compressed, stamps
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.pretrained.models import open_pretrained
 from embcompress.progress import Progress, silent
 from embcompress.reports.comparison import DistilResult
@@ -36,6 +37,7 @@ def distil(
     output: str | Path | None = None,
     recipe: DistilRecipe = USUAL_RECIPE,
     text_column: str = TEXT_COLUMN,
+    text_format: TextFormat = USUAL_FORMAT,
     device: str = DEFAULT_DEVICE,
     resume: bool = False,
     force: bool = False,
@@ -51,10 +53,11 @@ def distil(
     Args:
         path: the directory of the compressed model.
         teacher: the directory of the model it was made from.
-        texts: a CSV with texts, or a file with a text in each line.
+        texts: a file of texts.
         output: where to write; by default next to the input with ``-tuned`` in its name.
         recipe: what is trained, and how.
-        text_column: header of the texts where the file is a CSV.
+        text_column: header of the texts where they are in columns; a number where there is no header.
+        text_format: how the texts are written.
         device: where to compute, one of ``choices.DEVICES``.
         resume: go on with an interrupted run. On a CPU this gives bitwise the same model, unless the run
             is limited by time, of which it gets what was left.
@@ -85,7 +88,7 @@ def distil(
         check_format(place, source)
         check_space(place, source.size)
         student, original = open_pair(student_path, teacher_path)
-        data = tokens_of(student, file, text_column, recipe.max_length)
+        data = tokens_of(student, file, text_column, text_format, recipe.max_length)
         train, held = (data.take(rows) for rows in held_out(len(data), recipe.seed))
         begun_with = fingerprint(
             {"the starting model": student.model, "the teacher": original.model},

@@ -27,7 +27,7 @@ def evaluate(
     Args:
         path: a classifier written by ``train``, ``factorize`` or ``finetune``, or the Hugging Face directory
             of a model for sequence classification.
-        texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
+        texts: a file of labelled texts, or where they are and how to read them.
         factory: ``package.module:function`` of a classifier of the user's own.
         session: where it runs.
 

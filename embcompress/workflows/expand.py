@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Edit, NewParameters
+from embcompress.checkpoint.base import Checkpoint, Edit, NewParameters, Reading
 from embcompress.checkpoint.description import TableRecord, part_name
 from embcompress.checkpoint.rows import part_rows, rows_of
 from embcompress.checkpoint.tensors import NewTensor
@@ -54,7 +54,8 @@ def expand(
         inputs = (source.path, *source.weight_files)
         check_output(place, inputs, force=force)
         check_format(place, source, dense=True)
-        records = compressed(source, remedy="it is dense already").tables
+        described = compressed(source, remedy="it is dense already")
+        records, same_state = described.tables, Reading(state=described.state)
         source.check_integrity(progress)
         tables = [(record, _decoded(source, record)) for record in records]
         edit = _edit(source, tables)
@@ -62,7 +63,7 @@ def expand(
         with staged(place, force=force, inputs=inputs) as stage:
             notes = write_copy(source, stage, edit, None, progress)
             check_unchanged(source, before)  # or it would be compared with something else
-            with open_checkpoint(stage, progress) as written:
+            with open_checkpoint(stage, progress, same_state) as written:
                 for record, rows in tables:
                     _check(rows, rows_of(written, record.name), record, progress)
                 size = written.size

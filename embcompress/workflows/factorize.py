@@ -11,10 +11,10 @@ from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOO
 from embcompress.compression.check import check_tables, check_whole
 from embcompress.compression.outputs import check_format, check_output, output_path, write_copy
 from embcompress.compression.plan import plan_output
-from embcompress.compression.request import Request, target_of
-from embcompress.compression.sources import check_unchanged, hashed, stamps
-from embcompress.compression.weighting import WeightSource
+from embcompress.compression.request import Reading, Request, WeightSource, target_of
+from embcompress.compression.sources import check_editable, check_unchanged, hashed, stamps
 from embcompress.data.counting import Counts
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.progress import Progress, silent
 from embcompress.reports.results import FactorizeResult
 from embcompress.storage.staging import check_space, staged, synced_in_background
@@ -40,7 +40,10 @@ def factorize(
     corpus: str | Path | None = None,
     importance: str | Path | None = None,
     text_column: str = TEXT_COLUMN,
+    text_format: TextFormat = USUAL_FORMAT,
     smoothing: float = SMOOTHING,
+    weights_only: bool = False,
+    state: str | None = None,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress = silent,
@@ -75,8 +78,13 @@ def factorize(
         corpus: texts to count tokens in with the checkpoint's own tokenizer (``.csv``, ``.tsv``, ``.txt``).
         importance: texts on which to measure how much each token moves the predictions of a classifier
             written by ``train``; this then takes the place of counts (``.csv``, ``.tsv``, ``.txt``).
-        text_column: header of the texts where ``corpus`` or ``importance`` is a CSV.
+        text_column: header of the texts where they are in columns; a number where there is no header.
+        text_format: how the texts are written.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike.
+        weights_only: leave out what is neither weights nor plain data in a PyTorch file, and take the state
+            dict of a whole module, instead of refusing the file.
+        state: which state dict of a PyTorch file to take: the keys that lead to it, with dots between them,
+            such as ``"ema"``; None for the likeliest one.
         dry_run: plan, and write nothing.
         force: replace an existing output.
         progress: called as ``progress(stage, done, total)``.
@@ -102,7 +110,8 @@ def factorize(
         split_scale=split_scale,
         layout=layout,
         nan=nan,
-        weights=WeightSource(weights, corpus, importance, text_column, smoothing),
+        weights=WeightSource(weights, corpus, importance, text_column, smoothing, text_format),
+        reading=Reading(weights_only, state),
         dry_run=dry_run,
         force=force,
     )
@@ -111,14 +120,14 @@ def factorize(
 
 def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
     """Do what :func:`factorize` does, for a request."""
-    with open_checkpoint(request.path, progress) as source:
+    with open_checkpoint(request.path, progress, request.reading) as source:
         before = stamps(source)
         suffix = source.form(dense=False).suffix
         place = output_path(request.output, source.path, request.label, suffix)
         inputs = (source.path, *source.weight_files, *request.weights.files)
         check_output(place, inputs, force=request.force or request.dry_run)
         check_format(place, source)
-        source.check_editable()
+        check_editable(source)
         source.check_integrity(progress)
 
         plan = plan_output(source, request, progress)

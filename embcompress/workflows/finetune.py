@@ -46,7 +46,7 @@ def finetune(
     Args:
         path: a classifier written by ``train``, ``factorize`` or ``finetune``, or the Hugging Face directory
             of a model for sequence classification.
-        texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
+        texts: a file of labelled texts, or where they are and how to read them.
         output: where to write; by default next to the input with ``-tuned`` in its name.
         factory: ``package.module:function`` of a classifier of the user's own.
         recipe: how it is trained; None for :func:`usual_recipe`.

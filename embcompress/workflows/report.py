@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.base import Checkpoint, Reading
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.rows import rows_of
 from embcompress.choices import DEFAULT_METHOD, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.leftover import left_dense, left_notes
 from embcompress.compression.outputs import check_side_file
 from embcompress.compression.residuals import measured_error
-from embcompress.compression.sources import check_holds, compressed
+from embcompress.compression.sources import check_holds, compressed, reading_of
 from embcompress.compression.weighting import Weighting, WeightSource, weighting_for
 from embcompress.data.counting import Counts
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.dtypes import DTYPES
 from embcompress.errors import UsageError
 from embcompress.methods import METHODS, method_for
@@ -45,7 +46,10 @@ def report(
     weights: str | Path | Counts | None = None,
     corpus: str | Path | None = None,
     text_column: str = TEXT_COLUMN,
+    text_format: TextFormat = USUAL_FORMAT,
     smoothing: float = SMOOTHING,
+    weights_only: bool = False,
+    state: str | None = None,
     curve: bool = False,
     plot: str | Path | None = None,
     force: bool = False,
@@ -59,8 +63,13 @@ def report(
         keys: names of the tables; empty for every token table.
         weights: how often each token occurs; see :func:`embcompress.factorize`.
         corpus: texts to count tokens in.
-        text_column: header of the texts where ``corpus`` is a CSV.
+        text_column: header of the texts where they are in columns; a number where there is no header.
+        text_format: how the texts are written.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
+        weights_only: leave out what is neither weights nor plain data in a PyTorch file, and take the state
+            dict of a whole module, instead of refusing the file.
+        state: which state dict of a PyTorch file to take: the keys that lead to it, with dots between them,
+            such as ``"ema"``; None for the likeliest one.
         curve: also compare the methods at the ratios of ``CURVE``.
         plot: picture of that comparison (.png, .svg, .pdf); needs ``embcompress[plot]``.
         force: replace an existing picture.
@@ -75,14 +84,16 @@ def report(
         InputError: a file is corrupt or unsafe.
         OSError: the picture cannot be written.
     """
-    given = WeightSource(weights, corpus, text_column=text_column, smoothing=smoothing)
+    given = WeightSource(
+        weights, corpus, text_column=text_column, smoothing=smoothing, text_format=text_format
+    )
     picture = None if plot is None else Path(plot)
     if picture is not None:
         check_plot(picture)
         inputs = [Path(file) for file in (path, against) if file is not None]
         check_side_file(picture, (*inputs, *given.files), replace=force)
     keep_freed_memory()
-    with open_checkpoint(path, progress) as source:
+    with open_checkpoint(path, progress, Reading(weights_only, state)) as source:
         records = source.description.tables if source.description else ()
         found = [] if records and not keys else locate(source, keys, every=True)
         if not found and (curve or picture or given.is_given):
@@ -98,8 +109,8 @@ def report(
         if against is None:
             small = tuple(_compressed(source, record, None) for record in records)
             return _report(source, found, tables, small, None, chart=curve, plot=picture)
-        compressed(source, remedy="leave out --against")
-        with open_checkpoint(against, progress) as original:
+        described = compressed(source, remedy="leave out --against")
+        with open_checkpoint(against, progress, reading_of(described)) as original:
             small = tuple(
                 _compressed(source, r, _error_against(original, source, r, progress)) for r in records
             )

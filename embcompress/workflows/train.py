@@ -13,9 +13,7 @@ from embcompress.choices import (
     DEFAULT_ARCHITECTURE,
     DEFAULT_TOKENIZER,
     DIMENSION,
-    LABEL_COLUMN,
     MAX_LENGTH,
-    TEXT_COLUMN,
 )
 from embcompress.classifiers import classifier_for
 from embcompress.classifiers.base import Architecture
@@ -112,7 +110,7 @@ def train(
     """Train a text classifier and write a checkpoint that describes itself.
 
     Args:
-        texts: a CSV file with the columns ``text`` and ``label``, or where and how to read them.
+        texts: a file of labelled texts, or where they are and how to read them.
         output: the checkpoint to write; its suffix chooses the format.
         new: what the classifier is made of.
         recipe: how it is trained.
@@ -194,8 +192,8 @@ def _new(
     labels = label_set(split.train)
 
     def record_of(architecture: Architecture) -> ClassifierRecord:
-        columns = (texts.text_column or TEXT_COLUMN, texts.label_column or LABEL_COLUMN)
-        return ClassifierRecord(architecture, tokenizer, labels, new.max_length, split.held_out, *columns)
+        columns = texts.columns()
+        return ClassifierRecord(architecture, tokenizer, labels, new.max_length, split.held_out, columns)
 
     tokens, padding = len(tokenizer.vocabulary), tokenizer.padding
     if new.factory is not None:

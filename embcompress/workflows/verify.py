@@ -10,9 +10,10 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import Description
 from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.compression.edit import edit_behind
-from embcompress.compression.sources import GIVE_ORIGINAL, check_holds, hashed
+from embcompress.compression.sources import GIVE_ORIGINAL, check_holds, hashed, reading_of
 from embcompress.compression.weighting import Weighting, WeightSource, weighting_for
 from embcompress.data.counting import Counts
+from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.errors import InputError, UsageError
 from embcompress.progress import Progress, silent
 from embcompress.reports.verification import Difference, Verification, VerifiedTable
@@ -39,6 +40,7 @@ def verify(
     weights: str | Path | Counts | None = None,
     corpus: str | Path | None = None,
     text_column: str = TEXT_COLUMN,
+    text_format: TextFormat = USUAL_FORMAT,
     smoothing: float = SMOOTHING,
     progress: Progress = silent,
 ) -> Verification:
@@ -52,7 +54,8 @@ def verify(
         weights: how often each token occurs, as it was given to :func:`embcompress.factorize`; weighted
             errors are then measured again.
         corpus: texts to count tokens in, likewise.
-        text_column: header of the texts where ``corpus`` is a CSV.
+        text_column: header of the texts where they are in columns; a number where there is no header.
+        text_format: how the texts are written.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2.
         progress: called as ``progress(stage, done, total)``.
 
@@ -63,7 +66,9 @@ def verify(
         UsageError: there is no compressed table; ``against`` or the weights are not what it was made with.
         InputError: a file is corrupt or unsafe, or fails a checksum of its format.
     """
-    given = WeightSource(weights, corpus, text_column=text_column, smoothing=smoothing)
+    given = WeightSource(
+        weights, corpus, text_column=text_column, smoothing=smoothing, text_format=text_format
+    )
     if against is None and given.is_given:
         raise UsageError("weights are given, and no original", remedy="give it with --against")
     keep_freed_memory()
@@ -78,7 +83,7 @@ def verify(
             own += part_differences(written, record)
         if against is None:
             return _alone(written, described, own, progress)
-        with open_checkpoint(against, progress) as original:
+        with open_checkpoint(against, progress, reading_of(described)) as original:
             return _with_original(original, written, described, own, given, progress)
 
 

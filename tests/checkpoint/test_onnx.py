@@ -46,7 +46,9 @@ from embcompress.dtypes import BY_TORCH_NAME as BY_NUMPY
 from embcompress.linalg import trelliscode as linalg
 from embcompress.methods import method_for
 from embcompress.methods.pq import graph as trellis
+from embcompress.tables import locate
 
+PASSED = [helper.make_node("Identity", [NAME], ["same"], "pass")]
 TURN = helper.make_node("Transpose", [NAME], ["turned"], "turn", perm=[1, 0])
 
 
@@ -290,6 +292,143 @@ def test_a_transposed_copy_is_told(tmp_path):
     outputs(tmp_path / "s.onnx", ids=IDS)
 
 
+HALF = int(TensorProto.FLOAT16)
+CHAINS = {
+    "one name more": [
+        helper.make_node("Identity", ["E"], ["F"]),
+        helper.make_node("Gather", ["F", "ids"], ["rows"]),
+    ],
+    "another type": [
+        helper.make_node("Cast", ["E"], ["F"], to=HALF),
+        helper.make_node("Gather", ["F", "ids"], ["half"]),
+        helper.make_node("Cast", ["half"], ["rows"], to=int(TensorProto.FLOAT)),
+    ],
+    "ids of another type and shape": [
+        helper.make_node("Cast", ["ids"], ["small ids"], to=int(TensorProto.INT32)),
+        helper.make_node("Reshape", ["small ids", "shape"], ["flat ids"]),
+        helper.make_node("Gather", ["E", "flat ids"], ["rows"]),
+    ],
+}
+TAILS = {
+    "none": [helper.make_node("Neg", ["rows"], ["scores"])],
+    "turned under another name": [
+        helper.make_node("Identity", ["E"], ["head"]),
+        helper.make_node("Identity", ["head"], ["same head"]),
+        helper.make_node("Transpose", ["same head"], ["turned"], perm=[1, 0]),
+        helper.make_node("Identity", ["turned"], ["same turned"]),
+        helper.make_node("MatMul", ["rows", "same turned"], ["scores"]),
+    ],
+    "turned in another type": [
+        helper.make_node("Cast", ["rows"], ["half rows"], to=HALF),
+        helper.make_node("Transpose", ["E"], ["turned"]),
+        helper.make_node("Cast", ["turned"], ["half turned"], to=HALF),
+        helper.make_node("MatMul", ["half rows", "half turned"], ["half scores"]),
+        helper.make_node("Cast", ["half scores"], ["scores"], to=int(TensorProto.FLOAT)),
+    ],
+    "multiplied in another type": [
+        helper.make_node("Cast", ["E"], ["half head"], to=HALF),
+        helper.make_node("Cast", ["rows"], ["half rows"], to=HALF),
+        helper.make_node("Reshape", ["half rows", "flat"], ["half flat"]),
+        helper.make_node("Gemm", ["half flat", "half head"], ["half scores"], transB=1),
+        helper.make_node("Cast", ["half scores"], ["scores"], to=int(TensorProto.FLOAT)),
+    ],
+}
+
+
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("chain", CHAINS)
+def test_nodes_between_a_table_and_its_uses_are_seen_through(tmp_path, chain, tail):
+    """The table has no telling name and is found all the same; expanding puts every node back."""
+    more = {"E": low_rank(), "shape": np.array([-1, 7]), "flat": np.array([-1, D])}
+    made = model([*CHAINS[chain], *TAILS[tail]], ["scores"], more=more, values=np.eye(2, dtype=np.float32))
+    del made.graph.initializer[0]
+    path = saved(tmp_path / "m.onnx", made)
+    small, dense = there_and_back(path, rank=6)
+    assert {*weights(small)} == {"E.0.weight", "E.1.weight", "other", "shape", "flat"}
+    assert_same(small, dense, ids=IDS, atol=0.1 if "half" in str(made.graph.node) else 1e-4)
+    assert list(onnx.load(dense).graph.node) == list(made.graph.node)
+    wanted = outputs(path, ids=IDS)[0]
+    (exact,) = outputs(embcompress.factorize(path, rank=D - 2, output=tmp_path / "x.onnx").output, ids=IDS)
+    np.testing.assert_allclose(exact, wanted, atol=0.02 * np.abs(wanted).max())
+
+
+def lookups(**tables):
+    """A model that looks up each table by ids of this name; of the input itself, or computed ones."""
+    made = {
+        "positions": [helper.make_node("Range", ["zero", "length", "one"], ["positions"])],
+        "shifted": [helper.make_node("Add", ["ids", "one"], ["shifted"])],
+        "counted": [
+            helper.make_node("Cast", ["ids"], ["wide"], to=int(TensorProto.DOUBLE)),
+            helper.make_node("CumSum", ["wide", "one"], ["sums"]),
+            helper.make_node("Cast", ["sums"], ["counted"], to=int(TensorProto.INT64)),
+        ],
+    }
+    used = dict.fromkeys(ids for ids, _ in tables.values())
+    nodes = [node for ids in used for node in made.get(ids, ())]
+    nodes += [helper.make_node("Gather", [name, ids], [f"of {name}"]) for name, (ids, _) in tables.items()]
+    more = {name: low_rank(rows, 16) for name, (_, rows) in tables.items()}
+    more |= {name: np.array(value) for name, value in (("zero", 0), ("one", 1), ("length", 7))}
+    given = {name: IDS for name in ("ids", *(ids for ids in used if ids not in made))}
+    found = model(
+        nodes, [f"of {name}" for name in tables], more=more, inputs=given, values=np.eye(2, dtype="f4")
+    )
+    del found.graph.initializer[0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tables", "chosen", "every"),
+    [
+        ({"arg0_1": ("ids", 99), "arg1_1": ("positions", 900)}, "arg0_1", {"arg0_1"}),
+        ({"onnx::Gather_12": ("shifted", 99), "g": ("counted", 900)}, "onnx::Gather_12", {"onnx::Gather_12"}),
+        ({"g": ("position_ids", 900), "h": ("token_type_ids", 50), "E": ("ids", 99)}, "E", {"E"}),
+        ({"lm_head.weight": ("ids", 99), "E": ("positions", 900)}, "lm_head.weight", {"lm_head.weight"}),
+        ({"E": ("ids", 900), "F": ("ids", 99)}, "E", {"E", "F"}),
+        ({"E": ("ids", 900), "token_emb": ("ids", 99)}, "token_emb", {"E", "token_emb"}),
+        ({"position_embeddings.weight": ("ids", 900), "E": ("ids", 99)}, "E", {"E"}),
+        ({"E": ("counted", 99)}, "E", {"E"}),
+    ],
+)
+def test_a_table_is_known_by_the_ids_that_look_it_up(tmp_path, tables, chosen, every):
+    """Ids that the model is given are tokens, unless their name says otherwise; others come last."""
+    path = saved(tmp_path / "m.onnx", lookups(**tables))
+    with open_checkpoint(path) as opened:
+        assert [table.name for table in locate(opened)] == [chosen]
+        assert {table.name for table in locate(opened, every=True)} == every
+
+
+@pytest.mark.parametrize("form", ["raw", "numbers", "beside", "old"])
+def test_a_table_in_a_constant_is_found_and_replaced(tmp_path, form):
+    """It becomes an initializer; the other constants stay nodes, wherever their data are."""
+    values = low_rank()
+    tensor = numpy_helper.from_array(values, "v")
+    if form == "numbers":
+        tensor = helper.make_tensor("v", TensorProto.FLOAT, [V, D], values.ravel().tolist())
+    nodes = [
+        helper.make_node("Constant", [], ["scale"], value=numpy_helper.from_array(OTHER[0])),
+        helper.make_node("Constant", [], ["/Constant_output_0"], value=tensor),
+        helper.make_node("Gather", ["/Constant_output_0", "ids"], ["rows"]),
+        helper.make_node("Mul", ["rows", "scale"], ["scaled"]),
+    ]
+    old = {"opset": 9, "ir": 3} if form == "old" else {}
+    made = model(nodes, ["scaled"], values=np.eye(2, dtype=np.float32), **old)
+    path = saved(tmp_path / "m.onnx", made)
+    if form == "beside":
+        options = {"save_as_external_data": True, "location": "w", "size_threshold": 0}
+        onnx.save(made, path, **options, convert_attribute=True)
+    out = tmp_path / "out"
+    out.mkdir()
+    small, dense = there_and_back(path, folder=out)
+    assert {*weights(small)} == {NAME, "other", "/Constant_output_0.0.weight", "/Constant_output_0.1.weight"}
+    assert [node.op_type for node in onnx.load(dense).graph.node] == ["Constant", "Gather", "Mul"]
+    assert_same(small, dense, ids=IDS)
+    np.testing.assert_array_equal(outputs(path, ids=IDS)[0], values[IDS] * OTHER[0])
+    u, falling, vt = np.linalg.svd(values, full_matrices=False)
+    best = (u[:, :6] * falling[:6]) @ vt[:6]
+    np.testing.assert_allclose(outputs(small, ids=IDS)[0], best[IDS] * OTHER[0], atol=1e-4)
+    succeed("verify", small, "--against", path)
+
+
 def test_uses_inside_branches(tmp_path):
     """A subgraph may look up a table of its outer graph."""
     found = [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["a", "b", D])]
@@ -314,7 +453,9 @@ def test_uses_inside_branches(tmp_path):
 @pytest.mark.parametrize(
     ("nodes", "says"),
     [
-        ([helper.make_node("Identity", [NAME], ["rows"], "odd")], "node odd (Identity)"),
+        ([helper.make_node("Identity", [NAME], ["rows"], "odd")], "rows is an output of the graph"),
+        ([helper.make_node("Cast", [NAME], ["rows"], "odd", to=TensorProto.INT64)], "node odd (Cast)"),
+        ([*PASSED, helper.make_node("Relu", ["same"], ["rows"], "odd")], "node odd (Relu)"),
         ([GATHER, helper.make_node("Gather", [NAME, "ids"], ["s"], "odd", axis=1)], "node odd (Gather)"),
         ([GATHER, TURN, helper.make_node("Relu", ["turned"], ["s"], "odd")], "node odd (Relu)"),
         ([helper.make_node("MatMul", [NAME, "other"], ["rows"], "odd")], "node odd (MatMul)"),

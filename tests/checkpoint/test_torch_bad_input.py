@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickle
@@ -74,17 +75,17 @@ def test_row_15_pickle_that_runs_code(tmp_path, form):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_row_16_whole_module(tmp_path, legacy):
     text = refused(saved(tmp_path / "model.pt", model(), legacy))
-    assert "holds torch.nn.modules.container.Sequential, which is code" in text
+    assert "is a whole nn.Module, of class torch.nn.modules.container.Sequential, which is code" in text
     assert "torch.save(model.state_dict(), path)" in text
 
 
 def test_row_17_foreign_objects_in_the_dict(tmp_path):
-    import argparse
-
-    value = {"args": argparse.Namespace(lr=1), "w": torch.ones(2)}
-    assert "holds argparse.Namespace" in refused(saved(tmp_path / "model.pt", value))
-    value = {"score": np.float64(0.5), "w": torch.ones(2)}
-    assert "holds numpy" in refused(saved(tmp_path / "model.pt", value))
+    value = {"args": argparse.ArgumentParser, "w": torch.ones(2)}
+    assert "holds argparse.ArgumentParser under 'args'" in refused(saved(tmp_path / "model.pt", value))
+    value = {"random": np.random.default_rng(0), "w": torch.ones(2)}
+    assert "holds numpy.random._pickle.__generator_ctor under 'random'" in refused(
+        saved(tmp_path / "model.pt", value)
+    )
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

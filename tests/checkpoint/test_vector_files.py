@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import fasttext_models
 from helpers.checkpoints import (
     assert_one_line,
     assert_refused,
@@ -38,6 +39,7 @@ import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.vectors import streamed
 from embcompress.checkpoint.vectors.base import Written
+from embcompress.checkpoint.vectors.fasttext import FastText
 from embcompress.checkpoint.vectors.glove import GloVe
 from embcompress.checkpoint.vectors.npy import Npy
 from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
@@ -112,6 +114,11 @@ def read_binary(path):
     return tokens, matrix
 
 
+def read_fasttext(path):
+    made = fasttext_models.read(path.read_bytes())
+    return [word.decode() for word in made.words], made.table
+
+
 def read_npy(path):
     vocabulary = path.with_suffix(".vocab.txt").read_text(encoding="utf-8")
     return vocabulary.split("\n")[:-1], np.load(path)
@@ -141,6 +148,7 @@ CASES = [
     Case(Word2VecText, "vectors.vec", write_word2vec, read_word2vec),
     Case(Word2VecText, "vectors.w2v", write_word2vec, read_word2vec),
     Case(Word2VecBinary, "vectors.bin", write_binary, read_binary),
+    Case(FastText, "vectors.bin", fasttext_models.write, read_fasttext),
     Case(Npy, "vectors.npy", write_npy, read_npy),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -188,7 +196,9 @@ def test_a_compressed_file_is_read_without_this_package(tmp_path, case):
     """The factors have the usual names, the tokens are bytes separated by line feeds."""
     embcompress.factorize(case.make(tmp_path), rank=6, output=tmp_path / "small.safetensors")
     found = load_file(tmp_path / "small.safetensors")
-    assert set(found) == {"vectors.0.weight", "vectors.1.weight", "vectors.vocabulary"}
+    extras = {name for name in found if name.startswith("fasttext.")}
+    assert set(found) == {"vectors.0.weight", "vectors.1.weight", "vectors.vocabulary", *extras}
+    assert bool(extras) == (case.kind is FastText)
     assert found["vectors.vocabulary"].dtype == np.uint8
     assert found["vectors.vocabulary"].tobytes().decode().split("\n") == TOKENS
     product = found["vectors.0.weight"] @ found["vectors.1.weight"].T
@@ -341,7 +351,7 @@ def test_what_is_not_finite_is_refused_unless_it_is_to_be_zero(tmp_path, case, w
 def test_tokens_that_stand_twice_keep_their_rows(tmp_path):
     """Nothing is dropped; a note says so."""
     for case in CASES:
-        (folder := tmp_path / case.name).mkdir()
+        (folder := tmp_path / case.kind.__name__ / case.name).mkdir(parents=True)
         tokens = [*TOKENS[:-2], "the", "of"]
         path = case.make(folder, tokens)
         done = succeed("factorize", path, "--rank", 6, "-o", folder / "small.safetensors")
@@ -351,7 +361,7 @@ def test_tokens_that_stand_twice_keep_their_rows(tmp_path):
         np.testing.assert_allclose(matrix, best(MATRIX, 6), atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES[:-2], ids=lambda case: case.name)
 def test_bytes_that_are_no_utf_8_are_carried(tmp_path, case):
     """GoogleNews holds tokens that were cut in the middle of a letter."""
     path = case.make(tmp_path)
@@ -508,7 +518,7 @@ def test_names_must_fit_the_format(tmp_path):
     for name, says in [("o.txt", "safetensors, and .txt means"), ("o.pt", ".pt means torch")]:
         assert_refused(tmp_path, "factorize", path, "--rank", 6, "-o", tmp_path / name, code=2, says=says)
     for name, says in [
-        ("o.bin", "GloVe text, and .bin means torch or word2vec binary"),
+        ("o.bin", "GloVe text, and .bin means torch or fastText model or word2vec binary"),
         ("o.npy", "and .npy means NumPy matrix"),
         ("o.safetensors", "and .safetensors means safetensors"),
     ]:
@@ -612,11 +622,11 @@ GOOD = "a 1 2 3\nb 4 5 6\nc 7 8 9\n"
         ("v.txt", GOOD + "d 1 x 3\n", 3, "line 4: 'x' is not a number"),
         ("v.txt", GOOD + "d 1 1e300 3\n", 3, "line 4: number 2 is inf in float32"),
         ("v.txt", GOOD + "d 1 nan 3\n", 3, "the first is row 3"),
-        ("v.txt", GOOD + " 1 2 3\n", 3, "line 4: a vector without a token"),
+        ("v.txt", GOOD + " 1 2\n", 3, "line 4: 2 numbers, expected 3"),
         ("v.txt", "3 3\n" + GOOD + "d 1 2 3\n", 3, "line 1 claims 3 vectors, the file holds more"),
         ("v.vec", "9 3\n" + GOOD, 3, "line 1 claims 9 vectors, the file holds 3"),
         ("v.vec", "0 3\n", 3, "line 1 claims 0 vectors"),
-        ("v.bin", b"2 2\na " + bytes(8) + b"\nb " + bytes(5), 3, "at least 24 bytes; the file has 22"),
+        ("v.bin", b"2 2\na " + bytes(8) + b"\nb " + bytes(3), 3, "at least 22 bytes; the file has 20"),
         ("v.bin", b"2 2\naaaa " + bytes(8) + b"\nb " + bytes(7), 3, "is cut short in entry 2 of 2"),
         ("v.bin", b"1 2\na\nb " + bytes(8) + b"\n", 3, "entry 1: token 'a\\nb' holds a line feed"),
         ("v.txt.gz", gzip.compress(GOOD.encode() * 9)[:-12], 3, "the gzip stream is cut short"),
@@ -697,11 +707,11 @@ def _joined(*tokens):
         (_record("5"), "is not a format and a suffix"),
         (_record('{"format": "GloVe text", "suffix": "/../x"}'), "is not a format and a suffix"),
         (_record('{"format": "GloVe text", "suffix": 3}'), "is not a format and a suffix"),
-        (_record('{"format": "fastText", "suffix": ".ftz"}'), "in the format 'fastText'; install a newer"),
+        (_record('{"format": "LexVec", "suffix": ".lex"}'), "in the format 'LexVec'; install a newer"),
         (lambda t, _: t.pop("vectors.vocabulary"), "holds no vectors.vocabulary"),
         (_tokens(np.zeros((3, 3), np.uint8)), "vectors.vocabulary is not a list of bytes"),
         (_tokens(np.zeros(3, np.float32)), "vectors.vocabulary is not a list of bytes"),
-        (_tokens(np.zeros(0, np.uint8)), "token 1: a vector without a token"),
+        (_tokens(np.zeros(0, np.uint8)), "400 tokens are expected, one per row, there are 1"),
         (_joined(*TOKENS[:-1]), "400 tokens are expected, one per row, there are 399"),
         (_joined(*TOKENS, "x"), "400 tokens are expected, one per row, there are more"),
         (_joined(*TOKENS[:-1], "x" * 5000), "a token of 5,000 bytes, limit 4,096"),

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import embcompress
-from embcompress.data.labelled import read_csv, split_off
+from embcompress.data.labelled import read_labelled, split_off
 from embcompress.dtypes import DTYPES
 from embcompress.errors import UsageError
 from embcompress.methods import METHODS
@@ -899,7 +899,7 @@ def test_compress_counts_no_text_that_is_held_out(classifier, tmp_path):
     command = ("compress", path, train, "--smoothing", 0.5, "--rank", 3, "--epochs", 1)
     done = succeed(*command, "--device", "cpu", "-o", output, "--json", "-q")
     (table,) = json.loads(done.stdout)["factorized"]["tables"]
-    kept, _ = split_off(read_csv(train), 0.4, 3)
+    kept, _ = split_off(read_labelled(train), 0.4, 3)
     assert len(kept) == 36
     dense = tensors_of(path)[KEY].double().numpy()
     wanted = {}

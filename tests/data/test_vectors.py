@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from helpers import fasttext_models
 from helpers.checkpoints import directory, raw, table, vectors_file
 from helpers.refusals import assert_says
 from helpers.refusals import refused as refused_with
@@ -24,6 +25,7 @@ from safetensors.numpy import save_file
 
 import embcompress
 from embcompress.checkpoint.vectors.base import DIMENSION_LIMIT, TOKEN_LIMIT
+from embcompress.checkpoint.vectors.fasttext import FastText
 from embcompress.checkpoint.vectors.glove import GloVe
 from embcompress.checkpoint.vectors.npy import Npy
 from embcompress.checkpoint.vectors.stream import LINE_LIMIT
@@ -163,6 +165,8 @@ CASES = [
     Case(Word2VecBinary, "w2v.bin", binary),
     Case(Word2VecBinary, "GoogleNews.bin", binary_without_ends),
     Case(Word2VecBinary, "w2v.bin.gz", binary),
+    Case(FastText, "ft.bin", fasttext_models.write),
+    Case(FastText, "ft.bin.gz", fasttext_models.write),
     Case(Npy, "w2v.300d.npy", npy),
     Case(Npy, "fortran.npy", npy_fortran),
     Case(Npy, "double.npy", npy_double),
@@ -434,7 +438,7 @@ def test_a_file_of_no_known_format(tmp_path):
         ("a 1 2\nb 0x1 2\n", "line 2: '0x1' is not a number"),
         ("a 1 2\nb 1,5 2\n", "line 2: '1,5' is not a number"),
         ("a 1 2\nb  2\n", "line 2: 1 numbers, expected 2"),
-        ("a 1 2\n 1 2\n", "line 2: a vector without a token"),
+        ("a 1 2\n 1\n", "line 2: 1 numbers, expected 2"),
         ("a 1 2\nb nan 2\n", "line 2: number 1 is nan"),
         ("a 1 x\nb 1 2\n", "line 1: 'x' is not a number"),
         (". . . 1 2\n", "line 1: '.' is not a number"),
@@ -502,7 +506,7 @@ ONE = b"a " + bytes(8) + b"\n"
     [
         (
             b"3 2\n" + ONE * 2,
-            "claims 3 vectors of 2 numbers, at least 34 bytes; the file has 26",
+            "claims 3 vectors of 2 numbers, at least 31 bytes; the file has 26",
             "entry 3 of 3: 1 bytes",
         ),
         (
@@ -511,7 +515,7 @@ ONE = b"a " + bytes(8) + b"\n"
             "in entry 2 of 2: 8 bytes",
         ),
         (b"1 2\n" + ONE + ONE, "claims 1 vectors, the file holds more", "claims 1 vectors"),
-        (b"2 2\n" + ONE + ONE[1:], "entry 2: a vector without a token", "entry 2: a vector without a token"),
+        (b"2 2\n" + ONE + ONE[1:-2], "is cut short in entry 2 of 2: 8 bytes", "entry 2 of 2"),
         (
             b"1 4\n" + b"a" * 9000 + bytes(16),
             "entry 1: no space ends its token within 4,096 bytes",

@@ -21,8 +21,9 @@ from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED
+from embcompress.data.charsmaps import check_model
 from embcompress.data.counting import read_counts, read_texts
-from embcompress.data.labelled import label_set, read_csv
+from embcompress.data.labelled import label_set, read_labelled
 from embcompress.data.vectors import read_vectors
 from embcompress.errors import EmbcompressError
 from embcompress.methods.decoding import decoded
@@ -277,14 +278,14 @@ def _read_table(path: Path) -> None:
     """Read it as labelled texts, with any labels and with known ones, and as plain texts."""
 
     def labelled() -> None:
-        found = read_csv(path)
+        found = read_labelled(path)
         assert len(found) == len(found.labels) == len(found.lines)
         assert {*label_set(found)} == {*found.labels}
         assert all(label.strip() for label in found.labels)
 
     refusable(labelled)
-    refusable(lambda: read_csv(path, known_labels=["1", "good", "bad"]))
-    refusable(lambda: read_csv(path, text_column="label", label_column="text", delimiter=";"))
+    refusable(lambda: read_labelled(path, known_labels=["1", "good", "bad"]))
+    refusable(lambda: read_labelled(path, text_column="label", label_column="text", delimiter=";"))
     refusable(lambda: [*read_texts(path)])
 
 
@@ -302,6 +303,10 @@ def _place_counts(data: bytes, folder: Path) -> Path:
     return _file("counts.npy" if data.startswith((b"\x93NUMPY", b"PK")) else "counts.csv")(data, folder)
 
 
+def _read_pieces(path: Path) -> None:
+    refusable(lambda: check_model(path, 1 << 20))
+
+
 TARGETS = {
     "safetensors": Target(_file("model.safetensors"), _read_checkpoint, _mutate_safetensors),
     "torch": Target(_file("model.pt"), _read_checkpoint, _mutate_torch),
@@ -309,8 +314,10 @@ TARGETS = {
     "directory": Target(_place_directory, _read_checkpoint),
     "vectors_text": Target(_file("vectors.vec"), _read_vectors),
     "vectors_binary": Target(_file("vectors.bin"), _read_vectors),
+    "vectors_fasttext": Target(_file("model"), _read_vectors),
     "vectors_npy": Target(_place_matrix, _read_vectors),
     "csv": Target(_file("texts.csv"), _read_table),
     "counts": Target(_place_counts, _read_counts),
+    "sentencepiece": Target(_file("spiece.model"), _read_pieces),
 }
 """Every reader of files that strangers write, by the name of its folder in the corpus."""

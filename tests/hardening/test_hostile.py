@@ -38,11 +38,11 @@ from helpers.hostile import (
     commands,
     needs_proc,
 )
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 from torch import _weights_only_unpickler
 
-from embcompress.checkpoint.onnx.wire import field
+from embcompress.checkpoint.onnx.wire import field, varint
 
 pytestmark = needs_proc
 
@@ -652,6 +652,54 @@ def test_row_56_onnx_models_that_claim_or_nest_without_end(tmp_path):
         paths.append(tmp_path / f"bytes{number}.onnx")
     assert_harmless(tmp_path, (job for path in paths for job in both(path)), modules=ONNX)
     assert_good(tmp_path, onnx_file(tmp_path / "good.onnx"), modules=ONNX)
+
+
+def test_row_117_constants_of_onnx_models_that_lie(tmp_path):
+    """A matrix in a node is checked like any other: sizes, names, data in other files, fields that repeat."""
+    large = (1 << 40, 1 << 22, 501)
+    values = onnx_models.low_rank()
+    tensor = helper.make_tensor("v", TensorProto.FLOAT, values.shape, values.tobytes(), raw=True)
+    whole = tensor.SerializeToString()
+    dims = [b"".join(field(1, bytes(varint(size))) for size in (rows, 32)) for rows in large]
+    beside = TensorProto(dims=[500, 32], data_type=1, data_location=TensorProto.EXTERNAL)
+    beside.external_data.add(key="location", value="../secret")
+    tensors = {
+        "good": whole,
+        "cut": whole[:-4],
+        "twice": whole + field(9, values.tobytes()),
+        "beside": beside.SerializeToString(),
+        **{f"dims{i}": field(9, values.tobytes()) + b"\x10\x01" + each for i, each in enumerate(dims)},
+    }
+    attributes = {name: (field(1, b"value") + b"\xa0\x01\x04" + field(5, t),) for name, t in tensors.items()}
+    (good,) = attributes["good"]
+    attributes |= {
+        "two": (good, good),
+        "two tensors": (good + field(5, whole),),
+        "number": (field(1, b"value") + b"\xa0\x01\x02" + field(5, whole),),
+        "bad text": (good + field(1, b"\xff"),),
+    }
+    nodes = {
+        name: field(2, b"E") + field(4, b"Constant") + b"".join(field(5, each) for each in several)
+        for name, several in attributes.items()
+    }
+    nodes |= {
+        "bad name": field(2, b"\xff\xfe") + field(4, b"Constant") + field(5, good),
+        "taken": field(2, b"other") + field(4, b"Constant") + field(5, good),
+        "unnamed": field(2, b"") + field(4, b"Constant") + field(5, good),
+        "nothing": field(4, b"Constant") + field(5, good),
+        "long": field(2, b"x" * 100_000) + field(4, b"Constant") + field(5, good),
+    }
+    made = onnx_models.model([helper.make_node("Gather", ["E", "ids"], ["rows"])])
+    del made.graph.initializer[0]
+    paths = []
+    for name, node in nodes.items():
+        graph = field(1, node) + made.graph.SerializeToString()
+        head = made.__class__(ir_version=8, opset_import=made.opset_import).SerializeToString()
+        paths.append(tmp_path / f"{name}.onnx")
+        paths[-1].write_bytes(head + field(7, graph))
+    good_one = paths.pop(0)
+    assert_harmless(tmp_path, (job for path in paths for job in both(path)), codes=(2, 3), modules=ONNX)
+    assert_good(tmp_path, good_one, modules=ONNX)
 
 
 # ---- tokenizers

@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 
+import click
 import pytest
+import torch
+from helpers import distilling
 from helpers.checkpoints import contents
 from helpers.striking import strike
 from helpers.weather import weather
@@ -15,6 +18,7 @@ from safetensors.torch import save_file
 
 import embcompress.cli
 from embcompress.checkpoint import open_checkpoint
+from embcompress.cli.boundary import Boundary
 from embcompress.interruption import MESSAGE, is_interrupt
 
 COMMANDS = {
@@ -23,7 +27,18 @@ COMMANDS = {
     "expand": ("expand", "small.safetensors", "-o", "out"),
     "verify": ("verify", "small.safetensors", "--against", "model.safetensors"),
     "train": ("train", "texts.csv", "-o", "out.safetensors", "--epochs", "2"),
-    "compress": ("compress", "texts.csv", "-o", "out.safetensors", "--epochs", "1"),
+    "compress": (
+        "compress",
+        "dense.safetensors",
+        "texts.csv",
+        "--rank",
+        "2",
+        "-o",
+        "out.safetensors",
+        "--epochs",
+        "1",
+    ),
+    "distil": ("distil", "small", "--teacher", "model", "--texts", "texts.txt", "-o", "out", "--epochs", "1"),
     "evaluate": ("evaluate", "dense.safetensors", "texts.csv"),
     "finetune": (
         "finetune",
@@ -41,11 +56,10 @@ OUTPUTS = "out*"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """What the commands read."""
-    import torch
-
     path = tmp_path_factory.mktemp("struck")
     save_file({"embedding.weight": torch.randn(800, 32)}, path / "model.safetensors")
     weather(path / "texts.csv")
+    distilling.command(path, [f"w{i % 7} w{i % 11}" for i in range(60)])
     for command in (
         ("factorize", "model.safetensors", "--rank", "4", "-o", "small.safetensors"),
         ("train", "texts.csv", "-o", "dense.safetensors", "--epochs", "1"),
@@ -89,11 +103,10 @@ def clear(folder):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-@pytest.mark.slow
-def test_row_68_some_moments_of_two_commands(folder):
+def test_row_68_some_moments(tmp_path):
     """One line, exit code 130, and nothing left."""
-    assert check(folder, COMMANDS["factorize"], (0.05, 0.3, 0.55)) >= 1
-    assert check(folder, COMMANDS["evaluate"], (0.1, 0.4)) >= 1
+    save_file({"embedding.weight": torch.randn(800, 32)}, tmp_path / "model.safetensors")
+    assert check(tmp_path, COMMANDS["factorize"], (0.05, 0.3, 0.55)) >= 1
 
 
 @pytest.mark.slow
@@ -215,3 +228,41 @@ def test_errors_of_commands_that_come_of_an_interrupt_are_one(monkeypatch, tmp_p
     assert run.exit_code == 130
     assert run.stderr.strip() == f"Error: {MESSAGE}"
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+def test_an_interrupt_while_options_are_read_is_one():
+    """Before any command runs."""
+    from click.testing import CliRunner
+
+    def strike(*_):
+        raise KeyboardInterrupt
+
+    group = Boundary(params=[click.Option(["--now"], is_flag=True, is_eager=True, callback=strike)])
+    run = CliRunner().invoke(group, ["--now"])
+    assert (run.exit_code, run.stderr.strip()) == (130, f"Error: {MESSAGE}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM])
+def test_a_delayed_interrupt_is_raised_at_the_end(number):
+    """Also when it is another thread that takes the signal."""
+    code = f"""
+import os, signal, threading, time
+from embcompress import interruption
+
+interruption.watch()
+threading.Thread(target=time.sleep, args=(20,), daemon=True).start()
+try:
+    with interruption.delayed():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {{{int(number)}}})  # so the thread gets it
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(0.2)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {{{int(number)}}})
+        print("whole")
+except KeyboardInterrupt:
+    print("raised")
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("again")
+"""
+    assert ended(code).stdout.split() == ["whole", "raised", "again"]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from helpers.checkpoints import raw, run, table
 from helpers.hostile import MB, ROOM, commands, needs_proc
 from helpers.registry import EVERY, target
 from helpers.resealing import CARRIED, TABLE, Net, parts_of, resealed
+from helpers.sequence_models import named, tokenizer
 from safetensors.torch import save_file
 
 import embcompress
+from embcompress import NewClassifier, Recipe, Session
 from embcompress.checkpoint.description import NO_DIGEST, Description, TableRecord
 from embcompress.errors import EmbcompressError
 from embcompress.methods import method_for
@@ -29,21 +33,77 @@ STORED = {Elements.BYTES: (torch.uint8,), Elements.ROW_NUMBERS: (torch.int32,)}
 STORED |= {Elements.SCALES: (torch.float32,), Elements.FLOATS: TYPES[:4]}
 
 
+WORDS = [f"word{i}" for i in range(396)]
+LABELS = ("cold", "hot")
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+QUICK = Recipe(epochs=1, batch_size=200)
+READERS = {
+    "file": ("report", "verify", "expand", "load"),
+    "classifier": ("verify", "predict", "finetune"),
+    "directory": ("verify", "load", "from_pretrained", "predict", "finetune"),
+    "native": ("report", "verify", "expand", "load", "predict", "finetune"),
+}
+"""What reads the parts of each kind of checkpoint. Names of tables differ between kinds; verify reads all."""
+
+
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """A compressed file of each method, made when it is asked for."""
+    """A compressed file, classifier or directory of each method, made when it is asked for; and texts."""
     folder = tmp_path_factory.mktemp("shelf")
-    dense = table(400, 16)
-    dense[[0, 7]] = 0
-    save_file({TABLE: torch.from_numpy(dense), CARRIED: torch.ones(2, 16)}, folder / "model.safetensors")
+    texts = [f"{word},{LABELS[i % 2]}" for i, word in enumerate(WORDS)]
+    (folder / "texts.csv").write_text("\n".join(["text,label", *texts]))
+    original = functools.cache(lambda kind: DENSE[kind](folder))
 
     @functools.cache
-    def made(method: str) -> Path:
-        small = folder / f"{method}.safetensors"
-        embcompress.factorize(folder / "model.safetensors", method=method, output=small, **target(method))
+    def made(method: str, kind: str) -> Path:
+        small = folder / f"{kind}-{method}{original(kind).suffix}"
+        embcompress.factorize(original(kind), method=method, output=small, **target(method))
         return small
 
     return made
+
+
+def dense_file(folder):
+    dense = table(400, 16)
+    dense[[0, 7]] = 0
+    path = folder / "model.safetensors"
+    save_file({TABLE: torch.from_numpy(dense), CARRIED: torch.ones(2, 16)}, path)
+    return path
+
+
+def dense_classifier(folder):
+    path = folder / "classifier.safetensors"
+    shape = NewClassifier(hidden=(4,), dimension=16)
+    embcompress.train(folder / "texts.csv", output=path, new=shape, recipe=QUICK)
+    return path
+
+
+def dense_directory(folder):
+    config = tf.BertConfig(vocab_size=400, max_position_embeddings=20, **SIZES, **named(LABELS))
+    return directory(folder / "directory", tf.BertForSequenceClassification, config)
+
+
+def dense_native(folder):
+    """A model whose library has a form of its own for factors."""
+    config = tf.DebertaV2Config(vocab_size=400, max_position_embeddings=20, position_biased_input=False,
+                                type_vocab_size=0, **SIZES, **named(LABELS))  # fmt: skip
+    return directory(folder / "native", tf.DebertaV2ForSequenceClassification, config)
+
+
+def directory(path, kind, config):
+    path.mkdir()
+    tokenizer(path, words=["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])
+    torch.manual_seed(0)
+    kind(config).save_pretrained(path)
+    return path
+
+
+DENSE = {
+    "file": dense_file,
+    "classifier": dense_classifier,
+    "directory": dense_directory,
+    "native": dense_native,
+}
 
 
 def odd(part):
@@ -57,24 +117,38 @@ def odd(part):
             yield wrong
 
 
-def ending(command):
+def ending(path, command):
     """Exit code and words of a command that was refused, without the name of the file; None if it was not."""
     try:
         result = command()
     except EmbcompressError as error:
-        return error.exit_code, error.message.split("safetensors: ", 1)[-1]
+        return error.exit_code, error.message.removeprefix(f"{path}: ")
     assert not getattr(result, "differences", ())
     return None
 
 
-def endings(path, output):
-    """How everything that reads parts ends."""
-    return [
-        ending(functools.partial(embcompress.report, path)),
-        ending(functools.partial(embcompress.verify, path)),
-        ending(functools.partial(embcompress.expand, path, output=output, force=True)),
-        ending(functools.partial(embcompress.load, Net(400, 16), path)),
-    ]
+def built(kind, path):
+    """A model that the checkpoint fits."""
+    if kind == "file":
+        return Net(400, 16)
+    return tf.AutoModelForSequenceClassification.from_config(tf.AutoConfig.from_pretrained(path))
+
+
+def readers(kind, path, folder):
+    """Everything that reads the parts of a kind of checkpoint, by its name; texts lie in ``folder``."""
+    texts, output = folder / "texts.csv", path.with_stem("output")
+    found = {
+        "report": lambda: embcompress.report(path),
+        "verify": lambda: embcompress.verify(path),
+        "expand": lambda: embcompress.expand(path, output=output, force=True),
+        "load": lambda: embcompress.load(built(kind, path), path),
+        "from_pretrained": lambda: tf.AutoModel.from_pretrained(path),
+        "predict": lambda: embcompress.predict(path, ["word1 word2"]),
+        "finetune": lambda: embcompress.finetune(
+            path, texts, output=output, recipe=QUICK, session=Session(force=True)
+        ),
+    }
+    return {name: found[name] for name in READERS[kind]}
 
 
 def wrong_parts(method, parts, *, few):
@@ -90,32 +164,48 @@ def wrong_parts(method, parts, *, few):
                 yield spec.suffix, other, True
 
 
-@pytest.mark.parametrize("method", ["svd", "pq", "screen+int4"])
-def test_row_66_parts_are_refused_alike_some(shelf, tmp_path, method):
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("svd", "file"),
+        ("pq", "file"),
+        ("screen+int4", "file"),
+        ("lplr", "classifier"),
+        ("pq", "directory"),
+        ("svd", "native"),
+    ],
+)
+def test_row_66_parts_are_refused_alike_some(shelf, tmp_path, method, kind):
     """A sample of the whole grid below."""
-    check(shelf(method), tmp_path, method, few=True)
+    check(shelf(method, kind), tmp_path, method, kind, few=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", EVERY)
-def test_row_66_parts_are_refused_alike(shelf, tmp_path, method):
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("method", "kind"), [*itertools.product(EVERY, ("file", "classifier", "directory")), ("svd", "native")]
+)
+def test_row_66_parts_are_refused_alike(shelf, tmp_path, method, kind):
     """Each part in each type and in odd shapes: the same code and words from all, and never a traceback."""
-    check(shelf(method), tmp_path, method, few=False)
+    check(shelf(method, kind), tmp_path, method, kind, few=False)
 
 
-def check(small, folder, method, *, few):
+def check(small, folder, method, kind, *, few):
     for suffix, part, refused in wrong_parts(method, parts_of(small), few=few):
-        path = resealed(small, folder / "damaged.safetensors", {suffix: part})
-        found = endings(path, folder / "dense.safetensors")
-        assert len({*found}) == 1, (suffix, part.dtype, part.shape, found)
-        assert (found[0] is not None) == refused, (suffix, part.dtype, part.shape, found)
-        assert found[0] is None or found[0][0] == 3
+        path = resealed(small, folder / f"damaged{small.suffix}", {suffix: part})
+        found = {name: ending(path, read) for name, read in readers(kind, path, small.parent).items()}
+        assert len({*found.values()}) == 1, (suffix, part.dtype, part.shape, found)
+        assert all((end is not None) == refused for end in found.values()), (suffix, part.dtype, part.shape)
+        assert all(end is None or end[0] == 3 for end in found.values())
 
 
 def test_row_66_words_of_the_command_line(shelf, tmp_path):
     """The part, what it is and what it should be; the same line and exit code from each command."""
-    zeros = parts_of(shelf("pq"))["0.zeros"]
-    path = resealed(shelf("pq"), tmp_path / "damaged.safetensors", {"0.zeros": zeros.to(torch.float32)})
+    zeros = parts_of(shelf("pq", "file"))["0.zeros"]
+    path = resealed(
+        shelf("pq", "file"), tmp_path / "damaged.safetensors", {"0.zeros": zeros.to(torch.float32)}
+    )
     for command in (("report",), ("verify",), ("expand", "-o", tmp_path / "dense.safetensors")):
         done = run(command[0], path, *command[1:])
         assert done.exit_code == 3

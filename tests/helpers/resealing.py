@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from embcompress.checkpoint.description import parse_description, part_name
+from embcompress.checkpoint.description import Description, parse_description
 
 TABLE = "embedding.weight"
 CARRIED = "fc.weight"
@@ -34,9 +35,21 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     return safetensors.torch.load_file(path)
 
 
+def weights_in(path: Path) -> Path:
+    """The weight file of a file or a directory."""
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def described_by(path: Path) -> Description:
+    """The record in a file or a directory."""
+    with safe_open(weights_in(path), framework="pt") as held:
+        return parse_description(json.loads(held.metadata()["embcompress"]), str(path))
+
+
 def parts_of(path: Path) -> dict[str, Tensor]:
-    """The stored parts of the table, by suffix."""
-    return {n.removeprefix("embedding."): part for n, part in tensors_of(path).items() if n != CARRIED}
+    """The stored parts of the only compressed table, by suffix."""
+    (record,), tensors = described_by(path).tables, tensors_of(weights_in(path))
+    return {suffix: tensors[name] for suffix, name in zip(record.parts, record.part_names, strict=True)}
 
 
 def resealed(
@@ -50,23 +63,33 @@ def resealed(
     """``path`` with other parts, and with a record that says of them what ``factorize`` would.
 
     Args:
-        path: a compressed file.
-        output: where to write.
+        path: a compressed file or directory.
+        output: where to write; a directory is only brought up to date there.
         parts: by suffix; those not named stay.
         carried: other tensors by name; those not named stay.
         fields: of the table's record, set to other values.
     """
-    with safe_open(path, framework="pt") as held:
-        described = parse_description(json.loads(held.metadata()["embcompress"]), str(path))
-    tensors = tensors_of(path) | dict(carried or {})
-    tensors |= {f"embedding.{suffix}": part.contiguous() for suffix, part in parts.items()}
+    if path.is_dir() and not output.exists():
+        shutil.copytree(path, output)
+    with safe_open(weights_in(path), framework="pt") as held:
+        metadata = held.metadata()
+    described = described_by(path)
     (record,) = described.tables
-    stored = [tensors[part_name(TABLE, suffix)] for suffix in record.parts]
+    names = dict(zip(record.parts, record.part_names, strict=True))
+    tensors = tensors_of(weights_in(path)) | dict(carried or {})
+    tensors |= {names[suffix]: part.contiguous() for suffix, part in parts.items()}
+    stored = [tensors[name] for name in names.values()]
     taken = sum(part.numel() * part.element_size() for part in stored)
     dense = record.shape[0] * record.shape[1] * (2 if record.dtype in ("F16", "BF16") else 4)
     record = replace(record, digests=tuple(map(_digest, stored)), ratio=1 - taken / dense, **fields)
-    text = replace(described, tables=(record,)).to_json()
-    safetensors.torch.save_file(tensors, output, {"embcompress": text})
+    described = replace(described, tables=(record,))
+    metadata |= {"embcompress": described.to_json()}
+    safetensors.torch.save_file(tensors, weights_in(output), metadata)
+    if path.is_dir():
+        config = json.loads((path / "config.json").read_text())
+        if "quantization_config" in config:
+            config["quantization_config"] |= described.to_dict()
+            (output / "config.json").write_text(json.dumps(config))
     return output
 
 

@@ -1,4 +1,4 @@
-"""Press Ctrl-C at a moment of a real command."""
+"""Press Ctrl-C at a moment of a real command, once Python itself has started."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 DRIVER = r"""
 import os, signal, sys, time
 
+from embcompress.__main__ import main
+
 delay = float(sys.argv.pop(1))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what shells start in the background ignores it
 command, began = os.getpid(), time.monotonic()
@@ -20,8 +22,6 @@ if delay >= 0 and os.fork() == 0:
         os.kill(command, signal.SIGINT)
     os._exit(0)
 try:
-    from embcompress.__main__ import main
-
     main()
 finally:
     from embcompress import interruption
@@ -36,9 +36,9 @@ class Struck:
 
     Attributes:
         code: exit code.
-        noted: whether the signal came before its end.
+        noted: whether it was struck before its end.
         stderr: what it said.
-        seconds: from its first line to its last, without the start and the end of Python itself.
+        seconds: from the first line of its ``main`` to the last, without the start and the end of Python.
     """
 
     code: int
@@ -48,7 +48,7 @@ class Struck:
 
 
 def strike(folder: Path, arguments: tuple[str, ...], delay: float = -1) -> Struck:
-    """Run a command in ``folder``, and send it a SIGINT ``delay`` seconds after its first line, or never."""
+    """Run a command in ``folder``, and send it a SIGINT ``delay`` seconds after ``main`` began, or never."""
     run = subprocess.run(
         [sys.executable, "-c", DRIVER, str(delay), *arguments],
         cwd=folder,
@@ -60,4 +60,5 @@ def strike(folder: Path, arguments: tuple[str, ...], delay: float = -1) -> Struc
     )
     said, _, ours = run.stderr.rpartition("\n")
     seconds, noted = ours.split()
-    return Struck(run.returncode, noted != "0", said, float(seconds))
+    # A session of training has a handler of its own, and says so by its exit code.
+    return Struck(run.returncode, noted != "0" or run.returncode == 130, said, float(seconds))

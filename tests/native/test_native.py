@@ -14,11 +14,14 @@ import transformers as tf
 from click.testing import CliRunner
 from helpers.native_models import MODELS, OPT_SIZES, PURE, SIZES, V
 from helpers.refusals import refused
+from helpers.resealing import parts_of, resealed
+from helpers.static_models import unwrap_static_modules
 from safetensors.torch import load_file
 
 import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.cli import cli
+from embcompress.methods.svd.method import MIRROR
 from embcompress.native import NATIVE_FORMS
 
 R = 6
@@ -260,6 +263,24 @@ def test_projections_that_were_trained_apart_are_no_one_table(tmp_path):
     assert not (tmp_path / "dense").exists()
 
 
+@pytest.mark.parametrize("value", [1.5, float("nan")])
+def test_row_66_projections_that_were_trained_apart_hold_numbers(tmp_path, value):
+    """They can be loaded and verified as they are; what is no number is refused, in the same words."""
+    model = made("opt", tmp_path)
+    embcompress.factorize(tmp_path / "original", rank=R, output=tmp_path / "small")
+    out = parts_of(tmp_path / "small")[MIRROR]
+    out[0, 0] = value
+    path = resealed(tmp_path / "small", tmp_path / "tuned", {MIRROR: out}, trained=True)
+    into = type(model)(tf.AutoConfig.from_pretrained(path))
+    for read in (embcompress.verify, lambda path: embcompress.load(into, path)):
+        if value == 1.5:
+            read(path)
+        else:
+            with refused(embcompress.InputError, f"part {MIRROR} holds NaN or infinity in row 0"):
+                read(path)
+    assert (into.model.decoder.project_out.weight[0, 0] == 1.5) == (value == 1.5)
+
+
 def test_a_second_run_is_refused_by_the_record_in_the_weights(tmp_path):
     """config.json says nothing, yet the output knows that it is compressed; report shows it."""
     made("opt", tmp_path)
@@ -352,19 +373,6 @@ class TestStaticModels:
         small = st.SentenceTransformer(str(tmp_path / "small"), device="cpu")
         np.testing.assert_allclose(small.encode([*self.TEXTS]), self.expected(weight, R), atol=1e-6)
 
-    def test_tables_named_by_model2vec_are_renamed(self, tmp_path):
-        """So that model2vec, which knows no projection, does not take rows of the left factor for vectors."""
-        from safetensors.torch import save_file
-
-        st, weight = self.saved(tmp_path)
-        save_file({"embeddings": weight}, tmp_path / "original/model.safetensors")
-        run("factorize", tmp_path / "original", "--rank", R, "-o", tmp_path / "small")
-        assert load_file(tmp_path / "small/model.safetensors").keys() == {"embedding.weight"}
-        small = st.SentenceTransformer(str(tmp_path / "small"), device="cpu")
-        np.testing.assert_allclose(small.encode([*self.TEXTS]), self.expected(weight, R), atol=1e-6)
-        run("expand", tmp_path / "small", "-o", tmp_path / "dense")
-        assert load_file(tmp_path / "dense/model.safetensors").keys() == {"embeddings"}
-
     @pytest.mark.parametrize(("what", "says"), [("half", "float32"), ("dense", "projection follows")])
     def test_what_would_not_be_exact_is_refused(self, what, says, tmp_path):
         pytest.importorskip("sentence_transformers")
@@ -384,6 +392,7 @@ class TestStaticModels:
         run(
             "factorize", tmp_path / "original", "--ratio", "0.7", "--method", "int8", "-o", tmp_path / "small"
         )
+        unwrap_static_modules()
         with pytest.raises(KeyError):
             st.SentenceTransformer(str(tmp_path / "small"), device="cpu")
         run("expand", tmp_path / "small", "-o", tmp_path / "dense")

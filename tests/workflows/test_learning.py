@@ -37,7 +37,7 @@ from helpers.weather import (
 
 import embcompress
 from embcompress import NewClassifier, Recipe, Session, Texts
-from embcompress.data.labelled import read_csv, split_off
+from embcompress.data.labelled import read_labelled, split_off
 from embcompress.training.records import FINETUNE_RECIPE
 
 
@@ -70,7 +70,7 @@ def test_a_trained_classifier_describes_itself(shelf, arch, suffix):
     """Plain torch or safetensors opens it; labels and vocabulary, frequent tokens first, are inside."""
     path = shelf / f"{arch}{suffix}"
     stored, about = tensors(path), record(path)
-    train_part, _ = split_off(read_csv(shelf / "train.csv"), 0.1, 0)
+    train_part, _ = split_off(read_labelled(shelf / "train.csv"), 0.1, 0)
     counts = Counter(
         word
         for text in train_part.texts
@@ -156,7 +156,7 @@ def test_the_callers_random_numbers_stay_put(shelf, tmp_path):
 @pytest.mark.parametrize("seed", ["0", "5"])
 def test_the_dev_texts_are_held_out_by_the_seed(shelf, tmp_path, seed):
     """Training with --dev-share is training with the two parts as files."""
-    parts = split_off(read_csv(shelf / "train.csv"), 0.3, int(seed))
+    parts = split_off(read_labelled(shelf / "train.csv"), 0.3, int(seed))
     for name, part in zip(("learn", "hold"), parts, strict=True):
         with (tmp_path / f"{name}.csv").open("w", newline="") as file:
             rows = zip(part.texts, part.labels, strict=True)
@@ -172,7 +172,7 @@ def test_the_dev_texts_are_held_out_by_the_seed(shelf, tmp_path, seed):
 
 def test_later_training_holds_the_same_texts_out(shelf, dense):
     """Whatever its seed: another part would hold texts that were learned from."""
-    _, held = split_off(read_csv(shelf / "train.csv"), 0.1, 0)
+    _, held = split_off(read_labelled(shelf / "train.csv"), 0.1, 0)
     with dense.with_name("held.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *zip(held.texts, held.labels, strict=True)])
     runs = [("--dev", dense.with_name("held.csv")), ("--seed", "0"), ("--seed", "7")]

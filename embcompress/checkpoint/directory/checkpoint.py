@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.base import AS_IT_IS, Checkpoint, Edit, Reading
 from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
 from embcompress.checkpoint.directory.card import CARD, write_card
 from embcompress.checkpoint.directory.files import (
@@ -27,7 +27,14 @@ from embcompress.checkpoint.directory.files import (
     write_document,
     write_json,
 )
-from embcompress.checkpoint.directory.shards import Index, ShardLayout, carried_files, find_layout, read_json
+from embcompress.checkpoint.directory.shards import (
+    Index,
+    ShardLayout,
+    carried_files,
+    find_layout,
+    inside,
+    read_json,
+)
 from embcompress.checkpoint.files import open_file
 from embcompress.checkpoint.safetensors.file import NEW_METADATA, new_size, write_new
 from embcompress.checkpoint.tensors import TensorInfo
@@ -46,9 +53,10 @@ class Directory(Checkpoint):
 
     def __init__(self, path: Path, layout: ShardLayout, parts: dict[str, Checkpoint]) -> None:
         self.path = path
-        self._has_config = (path / CONFIG).exists()
+        self.config_name = inside(layout.home, CONFIG)
+        self._has_config = (path / self.config_name).exists()
         self._has_card = self._has_config or (path / CARD).is_file()
-        self.config = read_json(path / CONFIG) if self._has_config else {}
+        self.config = read_json(path / self.config_name) if self._has_config else {}
         self.tensors: Mapping[str, TensorInfo] = {n: t for p in parts.values() for n, t in p.tensors.items()}
         self.aliases = {n: a for p in parts.values() for n, a in p.aliases.items()}
         self.size = sum(p.size for p in parts.values())
@@ -64,6 +72,10 @@ class Directory(Checkpoint):
         self.description = self._find_description()
 
     @property
+    def folder(self) -> Path:
+        return self.path / self._layout.home
+
+    @property
     def needs_guard(self) -> bool:
         """Whether a stock ``from_pretrained`` could load the output and must be made to refuse it."""
         return self._has_config
@@ -75,30 +87,36 @@ class Directory(Checkpoint):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        layout = find_layout(path)
-        return cls.of_files(path, layout)
+        return cls.open_as(path, AS_IT_IS)
 
     @classmethod
-    def of_files(cls, path: Path, layout: ShardLayout) -> Self:
+    def open_as(cls, path: Path, reading: Reading) -> Self:
+        reading.check_one(path)
+        return cls.of_files(path, find_layout(path), reading)
+
+    @classmethod
+    def of_files(cls, path: Path, layout: ShardLayout, reading: Reading = AS_IT_IS) -> Self:
         """Open the weight files of ``path`` that are in ``layout``."""
         parts: dict[str, Checkpoint] = {}
         try:
             for name in layout.files:
-                parts[name] = open_file(path / name)
+                parts[name] = open_file(path / name, reading)
                 if len(layout.files) > _MOST_OPEN:
                     parts[name].suspend()
-            return cls(path, layout, parts)
+            opened = cls(path, layout, parts)
         except BaseException:
             for part in parts.values():
                 part.close()
             raise
+        opened.reading = reading
+        return opened
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         return self._part_of(name).rows(name, start, stop)
 
     @property
     def descriptions(self) -> Mapping[str, Description]:
-        found = {CONFIG: self.description} if self._quant_method() == METADATA_KEY else {}
+        found = {self.config_name: self.description} if self._quant_method() == METADATA_KEY else {}
         found |= {name: part.description for name, part in self._parts.items()}
         return {name: each for name, each in found.items() if each is not None}
 
@@ -129,7 +147,7 @@ class Directory(Checkpoint):
                 found |= {f"{new.file} metadata {key}": value for key, value in NEW_METADATA.items()}
         if self._layout.index is not None:
             found |= self._index_entries(self._layout.index, edit)
-        found |= other_files(self.path, self.carried, edit.documents if edit else {})
+        found |= other_files(self.path, self.carried, edit.documents if edit else {}, self.config_name)
         return {**found, **card_of(self.path, description if self._has_card else None, self.path)}
 
     def _index_entries(self, index: Index, edit: Edit | None) -> dict[str, object]:
@@ -153,7 +171,7 @@ class Directory(Checkpoint):
         for name in self._parts:
             self._part(name).check_integrity(progress)
         for name in self._layout.others:
-            with open_file(self.path / name) as other:
+            with open_file(self.path / name, self.reading) as other:
                 self._compare(name, other)
 
     def sidecar(self, key: str) -> object:
@@ -191,8 +209,8 @@ class Directory(Checkpoint):
             self._write_index(target)
         for name, document in edit.documents.items():
             write_document(target / name, document)
-        if (target / CONFIG).exists():
-            write_config(target / CONFIG, description)
+        if self._has_config:
+            write_config(target / self.config_name, description)
         about = description or self.description
         if about is not None and about.tables and self._has_card:
             # A model that is compressed already names its base.
@@ -203,13 +221,14 @@ class Directory(Checkpoint):
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:
         """Amend the record in config.json and in each weight file that carries one, and the card."""
-        for name in find_layout(target).files:
+        layout = find_layout(target)
+        for name in layout.files:
             with open_file(target / name) as part:
                 described, kind = part.description is not None, type(part)
             if described:
                 kind.amend(target / name, description)
-        if (target / CONFIG).exists():
-            write_config(target / CONFIG, description)
+        if (config := target / inside(layout.home, CONFIG)).exists():
+            write_config(config, description)
         if (target / CARD).exists():
             write_card(target, description)
 
@@ -244,14 +263,14 @@ class Directory(Checkpoint):
     def _find_description(self) -> Description | None:
         """The record in config.json, or else the one in the weights (a directory without config)."""
         if self._quant_method() == METADATA_KEY:
-            return parse_description(self.config[QUANTIZATION], str(self.path / CONFIG))
+            return parse_description(self.config[QUANTIZATION], str(self.path / self.config_name))
         return next((p.description for p in self._parts.values() if p.description is not None), None)
 
     def check_editable(self) -> None:
         """Refuse a model that another tool has quantized: config.json has room for one record."""
         if self._quant_method() not in (None, METADATA_KEY):
             raise UsageError(
-                f"{self.path / CONFIG}: the model is quantized already "
+                f"{self.path / self.config_name}: the model is quantized already "
                 f"(quant_method {self._quant_method()!r})",
                 remedy="compress the model it was made from",
             )
@@ -295,7 +314,7 @@ class Directory(Checkpoint):
                 continue
             with open_file(target / name) as part:
                 for tensor in map(part.tensors.__getitem__, _indexed(part)):
-                    weight_map[tensor.name] = name
+                    weight_map[tensor.name] = Path(name).name
                     if tensor.name not in part.aliases:
                         total_size += tensor.nbytes
                         total_parameters += int(np.prod(tensor.shape, dtype=np.int64))

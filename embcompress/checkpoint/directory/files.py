@@ -68,21 +68,23 @@ def copy_file(source: Path, target: Path) -> None:
         os.close(fd)
 
 
-def other_files(folder: Path, files: Iterable[Path], documents: Mapping[str, Any]) -> dict[str, object]:
+def other_files(
+    folder: Path, files: Iterable[Path], documents: Mapping[str, Any], config_name: str
+) -> dict[str, object]:
     """SHA-256 of each of ``files`` and of the ``documents`` that replace some of them, by name.
 
-    config.json is listed by its entries. Our own record and the model card (see :func:`card_of`) are left
-    out.
+    config.json, the file ``config_name``, is listed by its entries. Our own record and the model card (see
+    :func:`card_of`) are left out.
     """
     found: dict[str, object] = {}
     config = None
     for name in map(str, files):
-        if name == CONFIG:
-            config = read_json(folder / CONFIG)
+        if name == config_name:
+            config = read_json(folder / config_name)
         elif name != CARD and name not in documents:
             found[name] = _sha256(folder / name)
     for name, document in documents.items():
-        if name == CONFIG:
+        if name == config_name:
             config = document
         elif document is not None:
             found[name] = hashlib.sha256(_json(document)).hexdigest()
@@ -90,7 +92,7 @@ def other_files(folder: Path, files: Iterable[Path], documents: Mapping[str, Any
     record = config.get(QUANTIZATION)
     if isinstance(record, dict) and record.get("quant_method") == METADATA_KEY:
         del config[QUANTIZATION]
-    return {**found, **{f"{CONFIG} {key}": value for key, value in config.items()}}
+    return {**found, **{f"{config_name} {key}": value for key, value in config.items()}}
 
 
 def card_of(

@@ -23,7 +23,7 @@ class Module:
     """One module of a sentence-transformers model.
 
     Attributes:
-        folder: folder of its files, inside the directory; empty for the directory itself.
+        folder: folder of its files, inside the directory; empty for the directory itself (``"."`` too).
         kind: last part of its class name, e.g. ``"StaticEmbedding"``.
         entry: its whole entry in modules.json.
     """
@@ -53,24 +53,40 @@ def read_modules(path: Path) -> tuple[Module, ...]:
         ) from None
 
 
+def home_of(path: Path) -> Path:
+    """The folder of a directory's first module, in which its configuration and its tokenizer are.
+
+    Raises:
+        InputError: see :func:`read_modules`.
+    """
+    modules = read_modules(path)
+    return path / modules[0].folder if modules else path
+
+
 def _module(entry: Mapping[str, Any]) -> Module:
     folder, kind = entry["path"], entry["type"]
     if not isinstance(folder, str) or not isinstance(kind, str):
         raise TypeError("path and type must be text")
-    if folder in {".", ".."} or set(folder) & set("/\\:\0"):
+    if folder == ".":  # as model2vec writes it
+        folder = ""
+    if folder == ".." or set(folder) & set("/\\:\0"):
         raise ValueError(f"path {folder!r} leads out of the directory")
     if len(folder.encode()) > FILE_NAME_LIMIT:
         raise ValueError(f"a path of {len(folder):,} characters, limit {FILE_NAME_LIMIT} bytes")
     return Module(folder, kind.rpartition(".")[2], entry)
 
 
+STATIC = {"StaticEmbedding", "WordEmbeddings"}
+"""Classes of modules that hold a table and nothing else."""
+
+
 def static_modules(path: Path) -> tuple[Module, ...]:
-    """A model's leading StaticEmbedding, and the Dense that follows it directly; empty for other models.
+    """A model's leading table module, and the Dense that follows it directly; empty for other models.
 
     Raises:
         InputError: see :func:`read_modules`.
     """
     modules = read_modules(path)
-    if not modules or modules[0].kind != "StaticEmbedding":
+    if not modules or modules[0].kind not in STATIC:
         return ()
     return modules[:2] if len(modules) > 1 and modules[1].kind == "Dense" else modules[:1]

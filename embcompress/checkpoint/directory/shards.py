@@ -6,12 +6,12 @@ import json
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.directory.modules import static_modules
+from embcompress.checkpoint.directory.modules import MODULES, read_modules, static_modules
 from embcompress.checkpoint.names import FILE_NAME_LIMIT, check_name, check_not_pointer
 from embcompress.errors import InputError, UsageError
 from embcompress.storage.regular import read_limited
@@ -41,7 +41,7 @@ _NO_WEIGHTS = ("training_args.bin",)
 
 @dataclass(frozen=True)
 class Index:
-    """An index file: which shard holds which tensor."""
+    """An index file: which shard holds which tensor. All names of files are relative to the directory."""
 
     name: str
     weight_map: Mapping[str, str]
@@ -56,11 +56,14 @@ class ShardLayout:
         files: the weight files in use, in order.
         index: the index over them, None for a single file.
         others: a second set of weights, which must hold the same values and is not copied.
+        home: the folder, inside the directory, of config.json and the tokenizer; empty for the directory
+            itself.
     """
 
     files: tuple[str, ...]
-    index: Index | None
-    others: tuple[str, ...]
+    index: Index | None = None
+    others: tuple[str, ...] = ()
+    home: str = ""
 
     def check(self, path: Path, parts: Mapping[str, Checkpoint]) -> None:
         """Compare the index with the tensors that the shards hold.
@@ -103,46 +106,55 @@ def find_layout(path: Path) -> ShardLayout:
 
     Raises:
         UsageError: there are none, or several with nothing to choose between them.
-        InputError: the index is broken or leads out of the directory.
+        InputError: the index or modules.json is broken or leads out of the directory.
     """
-    if static := static_modules(path):
-        return ShardLayout(tuple(_weights_of(path, module.folder) for module in static), None, ())
-    present = [name for name in _STANDARD if (path / name).is_file()]
+    modules = read_modules(path)
+    layout = _layout_in(path, modules[0].folder if modules else "")
+    files = layout.files
+    if len(static := static_modules(path)) > 1:
+        files += _layout_in(path, static[1].folder).files
+    return replace(layout, files=files)
+
+
+def _layout_in(path: Path, home: str) -> ShardLayout:
+    """The weights in the folder ``home`` of the directory ``path``.
+
+    Raises:
+        UsageError, InputError: see :func:`find_layout`.
+    """
+    standard = [inside(home, name) for name in _STANDARD]
+    present = [name for name in standard if (path / name).is_file()]
     if present:
         first, *rest = (_expand(path, name) for name in present)
-        return ShardLayout(first.files, first.index, tuple(f for other in rest for f in other.files))
-    found = sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+        return ShardLayout(first.files, first.index, tuple(f for other in rest for f in other.files), home)
+    folder = path / home
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    found = [inside(home, n) for n in names if Path(n).suffix in _SUFFIXES and (folder / n).is_file()]
     if len(found) == 1:
-        return ShardLayout((found[0],), None, ())
+        return ShardLayout((found[0],), home=home)
     what = f"several weight files ({', '.join(found)})" if found else "no weight file"
+    where = f", where {MODULES} says that its first module is" if home else ""
+    again = home and not found
     raise UsageError(
-        f"{path}: {what}; looked for {', '.join(_STANDARD)}", remedy="name the weight file itself"
+        f"{path}: {what}; looked for {', '.join(standard)}{where}",
+        remedy="download the directory again" if again else "name the weight file itself",
     )
 
 
-def _weights_of(path: Path, folder: str) -> str:
-    """The weight file of a module, relative to the directory.
-
-    Raises:
-        UsageError: there is none.
-    """
-    names = [str(Path(folder, name)) for name in _STANDARD if not name.endswith(".json")]
-    found = next((name for name in names if (path / name).is_file()), None)
-    if found is None:
-        raise UsageError(
-            f"{path}: no weight file; looked for {', '.join(names)}", remedy="download the directory again"
-        )
-    return found
+def inside(home: str, name: str) -> str:
+    """The path of a file in the folder ``home``, relative to the directory."""
+    return f"{home}/{name}" if home else name
 
 
 def _expand(path: Path, name: str) -> ShardLayout:
     if not name.endswith(".index.json"):
-        return ShardLayout((name,), None, ())
-    index = _read_index(path / name)
-    return ShardLayout(tuple(sorted(set(index.weight_map.values()))), index, ())
+        return ShardLayout((name,))
+    index = _read_index(path, name)
+    return ShardLayout(tuple(sorted(set(index.weight_map.values()))), index)
 
 
-def _read_index(path: Path) -> Index:
+def _read_index(directory: Path, place: str) -> Index:
+    path = directory / place
     raw = read_json(path)
     weight_map, metadata = raw.get("weight_map"), raw.get("metadata", {})
     if not isinstance(weight_map, dict) or not weight_map or not isinstance(metadata, dict):
@@ -170,7 +182,8 @@ def _read_index(path: Path) -> Index:
             )
         if not (path.parent / shard).is_file():
             raise InputError(f"{path}: shard {shard} is missing", remedy="download the directory again")
-    return Index(path.name, weight_map, metadata)
+    home = place.removesuffix(path.name).removesuffix("/")
+    return Index(place, {name: inside(home, shard) for name, shard in weight_map.items()}, metadata)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -191,11 +204,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _is_other_weights(relative: Path) -> bool:
-    """Whether a file holds weights that are not in use; modules in folders of their own keep theirs."""
+def _is_other_weights(relative: Path, home: str) -> bool:
+    """Whether a file holds weights that are not in use; further modules, in other folders, keep theirs."""
     if relative.suffix in _OTHER_WEIGHTS:
         return True
-    return relative.suffix in _SUFFIXES and len(relative.parts) == 1 and relative.name not in _NO_WEIGHTS
+    beside = relative.parent in {Path(), Path(home)}
+    return relative.suffix in _SUFFIXES and beside and relative.name not in _NO_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -226,14 +240,14 @@ def carried_files(path: Path, layout: ShardLayout) -> Carried:
     carried: list[Path] = []
     left_out: list[str] = [*layout.others]
     irregular: list[str] = []
-    skip = {*own, *layout.others, *_STANDARD}
+    skip = {*own, *layout.others, *(inside(layout.home, name) for name in _STANDARD)}
 
     def visit(folder: Path) -> None:
         for entry in sorted(folder.iterdir()):
             relative = entry.relative_to(path)
             mode = entry.stat().st_mode
             if stat.S_ISDIR(mode):
-                if (
+                if str(relative) != layout.home and (
                     _OTHER_FOLDERS.fullmatch(entry.name)
                     or entry.is_symlink()
                     or entry.suffix == ".embcompress"
@@ -245,7 +259,7 @@ def carried_files(path: Path, layout: ShardLayout) -> Carried:
                 continue
             elif not stat.S_ISREG(mode):
                 irregular.append(str(relative))
-            elif _is_other_weights(relative):
+            elif _is_other_weights(relative, layout.home):
                 left_out.append(str(relative))
             else:
                 carried.append(relative)

@@ -30,7 +30,7 @@ NODES_KEY = "embcompress.nodes"
 """Metadata key of the replaced nodes: a JSON list of base64 strings, indexed by the number of the group."""
 
 
-REPLACED = ("Gather", "Transpose", "MatMul", "Gemm")
+REPLACED = ("Gather", "Transpose", "MatMul", "Gemm", "Identity", "Cast")
 """Operators of the nodes that can be replaced."""
 
 
@@ -158,6 +158,11 @@ class TableGraph(abc.ABC):
             "which coded rows do not support",
             remedy=f"choose --method {DEFAULT_METHOD}, or export a head that is not tied",
         )
+
+
+def transposed_name(name: str) -> str:
+    """Name of the value that holds the transposed left factor instead of the transposed table ``name``."""
+    return f"{PREFIX}{name}"
 
 
 def number_of(node: onnx.NodeProto) -> int | None:

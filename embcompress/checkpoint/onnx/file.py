@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ _HEADS = {tag << 3 | 2 for tag in (2, 3, 4, 6, 7, 8)} | {5 << 3}
 
 
 class OnnxFile(Checkpoint):
-    """One .onnx file; its tensors are the initializers of the main graph."""
+    """One .onnx file; its tensors are the initializers of the main graph, and large constants like them."""
 
     format = "onnx"
     suffixes = (".onnx",)
@@ -65,6 +66,13 @@ class OnnxFile(Checkpoint):
         self.size = sum(os.fstat(fd).st_size for fd in fds.values())
         text = self._metadata.get(METADATA_KEY)
         self.description = None if text is None else parse_description(text, str(path))
+
+    @functools.cached_property
+    def lookups(self) -> Mapping[str, str]:
+        """The initializers of which a ``Gather`` reads rows."""
+        from embcompress.checkpoint.onnx.uses import lookups_of
+
+        return lookups_of(self._model.proto.graph)
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:

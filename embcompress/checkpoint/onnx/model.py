@@ -28,6 +28,13 @@ INITIALIZER: Final = 5
 """Field of GraphProto."""
 RAW, _FLOATS, _DOUBLES = 9, 4, 10
 """Fields of TensorProto that hold the elements as bytes."""
+_NODE, _ATTRIBUTE, _TENSOR = 1, 5, 5
+"""Fields of GraphProto, NodeProto and AttributeProto."""
+
+_SMALLEST_CONSTANT = 1024
+"""Bytes of the smallest node that is searched for a matrix in it. Others hold names and a few numbers."""
+_PLACE = b"location"
+"""In every node whose matrix is in a data file."""
 
 _MOST_AXES = 64  # the product of a long list of sizes would take hours
 _TYPES = {1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64"}
@@ -70,6 +77,9 @@ class Weight:
 @dataclass(frozen=True)
 class Model:
     """A model whose weights are still in their files.
+
+    A large ``Constant`` node of the main graph that holds a float matrix is read as the initializer that it
+    might as well be: some exporters write tables so.
 
     Attributes:
         proto: the parsed model, with the headers of its initializers but not their data.
@@ -119,6 +129,12 @@ def read_model(fd: int, path: Path) -> Model:
         raise _corrupt(path, "holds no graph")
     if not has_text(proto):
         raise _corrupt(path, "holds a name that is not UTF-8")
+    if proto.ir_version < 4:  # every initializer is an input
+        given = {value.name for value in proto.graph.input}
+        for tensor in proto.graph.initializer:
+            if tensor.name not in given:
+                value = library().helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                proto.graph.input.append(value)
     weights: dict[str, Weight] = {}
     for tensor, extent in zip(proto.graph.initializer, extents, strict=True):
         check_name(tensor.name, path)
@@ -185,21 +201,66 @@ def _skeleton(wire: Wire, path: Path) -> tuple[bytes, list[DataExtent | None]]:
     inside: list[bytes] = []
     extents: list[DataExtent | None] = []
     for part in wire.fields(graphs[0].begin, graphs[0].end):
-        if part.number != INITIALIZER or not part.is_bytes:
+        if part.number == INITIALIZER and part.is_bytes:
+            header, extent = _tensor(wire, part, path)
+        elif (constant := _constant(wire, part, path)) is not None:
+            header, extent = constant
+        else:
             inside.append(wire.read(part.start, part.end))
             continue
-        header: list[bytes] = []
-        found: list[DataExtent] = []
-        for piece in wire.fields(part.begin, part.end):
-            if piece.number in (RAW, _FLOATS, _DOUBLES) and piece.is_bytes:
-                found.append(DataExtent(path, piece.begin, piece.length, piece.number))
-            else:
-                header.append(wire.read(piece.start, piece.end))
-        if len(found) > 1:
-            raise _corrupt(path, "a tensor holds its data twice")
-        inside.append(field(INITIALIZER, b"".join(header)))
-        extents.append(found[0] if found else None)
+        inside.append(field(INITIALIZER, header))
+        extents.append(extent)
     return b"".join([*kept, field(GRAPH, b"".join(inside))]), extents
+
+
+def _tensor(wire: Wire, part: Field, path: Path) -> tuple[bytes, DataExtent | None]:
+    """A tensor without its data, and where the data is."""
+    header: list[bytes] = []
+    found: list[DataExtent] = []
+    for piece in wire.fields(part.begin, part.end):
+        if piece.number in (RAW, _FLOATS, _DOUBLES) and piece.is_bytes:
+            found.append(DataExtent(path, piece.begin, piece.length, piece.number))
+        else:
+            header.append(wire.read(piece.start, piece.end))
+    if len(found) > 1:
+        raise _corrupt(path, "a tensor holds its data twice")
+    return b"".join(header), found[0] if found else None
+
+
+def _constant(wire: Wire, part: Field, path: Path) -> tuple[bytes, DataExtent | None] | None:
+    """The same for a node that gives out a float matrix, as an initializer; None for all other nodes."""
+    if part.number != _NODE or not part.is_bytes:
+        return None
+    if part.length < _SMALLEST_CONSTANT and _PLACE not in wire.read(part.begin, part.end):
+        return None
+    onnx = library()
+    rest, attributes = _apart(wire, part, _ATTRIBUTE)
+    try:
+        node = onnx.NodeProto.FromString(rest)
+        if node.op_type != "Constant" or node.domain or len(node.output) != 1 or len(attributes) != 1:
+            return None
+        rest, tensors = _apart(wire, attributes[0], _TENSOR)
+        attribute = onnx.AttributeProto.FromString(rest)
+        if attribute.name != "value" or attribute.type != attribute.TENSOR or len(tensors) != 1:
+            return None
+        header, extent = _tensor(wire, tensors[0], path)
+        tensor = onnx.TensorProto.FromString(header)
+        dtype = _dtype(tensor)
+        if len(tensor.dims) != 2 or dtype is None or not dtype.is_table:
+            return None
+        tensor.name = node.output[0]
+    except (
+        Exception
+    ):  # google.protobuf's DecodeError among others; reading the whole model says what is wrong
+        return None
+    return tensor.SerializeToString(deterministic=True), extent
+
+
+def _apart(wire: Wire, message: Field, number: int) -> tuple[bytes, list[Field]]:
+    """A message without its fields of this number, and these fields."""
+    pieces = [*wire.fields(message.begin, message.end)]
+    rest = b"".join(wire.read(piece.start, piece.end) for piece in pieces if piece.number != number)
+    return rest, [piece for piece in pieces if piece.number == number and piece.is_bytes]
 
 
 def _weight(tensor: onnx.TensorProto, extent: DataExtent | None, path: Path) -> Weight:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,18 @@ from onnx import helper
 
 from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import part_name, stem
-from embcompress.checkpoint.onnx.building import PREFIX, Group, Stored, number_of
+from embcompress.checkpoint.onnx.building import PREFIX, Group, Stored, TableGraph, number_of, transposed_name
 from embcompress.checkpoint.onnx.model import DATA_TYPES
-from embcompress.checkpoint.onnx.uses import GATHER, STANDARD, TRANSPOSE, graphs_in, uses_of
+from embcompress.checkpoint.onnx.uses import (
+    GATHER,
+    PASSED_ON,
+    STANDARD,
+    TRANSPOSE,
+    Use,
+    attributes_of,
+    graphs_in,
+    uses_of,
+)
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import InputError, UsageError
 
@@ -57,19 +67,15 @@ def compress(
         stored = Stored(info.name, shape, info.matrix_dtype(), parts, where, opset, filled)
         table = edit.graphs[info.name]()
         stored.needs(table.opset)
-        uses = [use for name in _names_of(info, edit) for use in uses_of(graph, name, where)]
+        uses = [use for name in _names_of(info, edit) for use in uses_of(graph, name, stored.dtype, where)]
         if not uses:
             raise UsageError(f"{where}: no node uses {info.name}", remedy="name another with --key")
         for use in uses:
             group = Group(len(old), opset)
-            if use.kind == GATHER:
-                rows, dtype = table.lookup(group, use.node.input[1], stored)
-                group.cast(rows, dtype, stored.dtype, use.node.output[0])
-            else:
-                table.product(group, use, stored)
+            _compute(group, use, table, replace(stored, dtype=use.dtype))
             groups[id(use.node)] = group
             old.append(use.node)
-            if use.kind == TRANSPOSE:
+            if use.kind in (TRANSPOSE, PASSED_ON):
                 gone.add(use.node.output[0])
     kept = [_copy(node) for node in old]
     for each in reversed([*graphs_in(graph)]):  # inner graphs first, since outer ones copy their nodes
@@ -130,6 +136,22 @@ def declare(proto: onnx.ModelProto, remove: frozenset[str], add: Sequence[NewTen
     del graph.input[:]
     graph.input.extend(inputs)
     _drop_values(graph, {*remove})
+
+
+def _compute(group: Group, use: Use, table: TableGraph, stored: Stored) -> None:
+    """Add the nodes that take the place of one node; at least one, which marks the place."""
+    made = use.node.output[0]
+    if use.kind == GATHER:
+        rows, dtype = table.lookup(group, use.node.input[1], stored)
+        group.cast(rows, dtype, stored.dtype, made)
+    elif use.kind != PASSED_ON:
+        table.product(group, use, stored)
+    elif use.transposed is None:
+        # What reads the value reads the parts instead, so that this node only keeps the place.
+        group.add("Identity", next(iter(stored.parts.values())).name)
+    else:
+        options = attributes_of(use.node)
+        group.add(use.node.op_type, transposed_name(use.transposed), output=transposed_name(made), **options)
 
 
 def _names_of(info: TensorInfo, edit: Edit) -> tuple[str, ...]:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from embcompress.checkpoint.names import check_not_pointer
+from embcompress.checkpoint.pytorch.modules import Budget, state_of_script
 from embcompress.checkpoint.pytorch.pickle_nodes import StorageRef, walk
 from embcompress.checkpoint.pytorch.pickle_reader import PICKLE_LIMIT, SAVE_AGAIN, load
+from embcompress.checkpoint.pytorch.plain import checked, weights_only
 from embcompress.checkpoint.pytorch.tensors import check_storages, storage_bytes
 from embcompress.errors import InputError
 from embcompress.storage.rawio import read_at
-from embcompress.storage.zipstore import AGAIN, Extent, read_directory
+from embcompress.storage.zipstore import AGAIN, Extent, check_stored, read_directory
 
 ZIP_MAGIC: Final = b"PK\x03\x04"
 LEGACY_MAGIC: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -35,27 +37,39 @@ class Archive:
         root: the saved object, as inert nodes.
         storages: storage key -> byte range of the storage.
         records: every record of a zip by name; empty for the old format.
+        protocol: of the pickle.
+        notes: what of the object is left out, one sentence each.
+        whole: whether the root is all that was saved, as it was saved.
     """
 
     root: Any
     storages: Mapping[str, Extent]
     records: Mapping[str, Extent]
+    protocol: int = 2
+    notes: tuple[str, ...] = ()
+    whole: bool = True
 
 
-def read_archive(fd: int, path: Path) -> Archive:
+def read_archive(fd: int, path: Path, *, only_weights: bool = False) -> Archive:
     """Read and check everything but the elements of the tensors.
 
+    Args:
+        fd: the file.
+        path: its name, for error messages.
+        only_weights: leave out everything but weights and plain data, instead of refusing it.
+
     Raises:
-        InputError: the file was not made by ``torch.save``, is damaged, or holds more than weights.
+        InputError: the file was not made by ``torch.save``, is damaged, or holds more than weights and plain
+            data.
     """
     head = read_at(fd, 512, 0)
     if not head:
         raise InputError(f"{path}: is empty, 0 bytes", remedy=AGAIN)
     check_not_pointer(head, path)
     if head.startswith(ZIP_MAGIC):
-        archive = _read_zip(fd, path)
+        archive = _read_zip(fd, path, only_weights=only_weights)
     elif head[:1] == b"\x80":
-        archive = _read_legacy(fd, path)
+        archive = _read_legacy(fd, path, only_weights=only_weights)
     elif head.lstrip()[:1] == b"<":
         raise InputError(
             f"{path}: is an HTML or XML page, not a model", remedy="download the file itself, not its page"
@@ -67,23 +81,41 @@ def read_archive(fd: int, path: Path) -> Archive:
         )
     else:
         raise InputError(f"{path}: begins with {head[:8]!r}, torch.save files do not", remedy=AGAIN)
-    check_storages(archive.root, archive.storages, str(path))
     return archive
 
 
-def _read_zip(fd: int, path: Path) -> Archive:
-    records = read_directory(fd, str(path))
+def _plain(archive: Archive, where: str, pickle_size: int, *, only_weights: bool) -> Archive:
+    """The archive without anything but weights and plain data, or an error."""
+    check_storages(archive.root, archive.storages, where)
+    plain = weights_only(archive.root, where, _budget(pickle_size)) if only_weights else None
+    plain = plain or checked(archive.root, where)
+    if plain.root is archive.root:
+        return archive
+    # What is left is in every protocol the same, and torch.load reads protocol 2 best.
+    return replace(archive, root=plain.root, notes=plain.notes, whole=False, protocol=2)
+
+
+def _budget(pickle_size: int) -> Budget:
+    """Far more than the names of tensors in a pickle of that size need."""
+    return Budget((1 << 20) + 16 * pickle_size)
+
+
+def _read_zip(fd: int, path: Path, *, only_weights: bool) -> Archive:
+    where = str(path)
+    records = read_directory(fd, where, deflated=True)
     # Like torch, take the folder of the first record as the folder of all.
     folder = next(iter(records), "").partition("/")[0]
     inside = {name.removeprefix(f"{folder}/"): extent for name, extent in records.items()}
+    scripted = "constants.pkl" in inside or any(name.startswith("code/") for name in inside)
+    _check_kind(inside, path, scripted=scripted, only_weights=only_weights)
+    if scripted:
+        code = {_module_of(name): extent for name, extent in inside.items() if name.startswith("code/")}
+        records = {name: extent for name, extent in records.items() if extent.packed is None}
+        inside = {name: extent for name, extent in inside.items() if extent.packed is None}
+    check_stored(records, where)
     pickles = [name for name in records if name.endswith("/data.pkl")]
     if len(pickles) > 1:
         raise InputError(f"{path}: holds {len(pickles)} pickles, {pickles[0]} and {pickles[1]}", remedy=AGAIN)
-    if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
-        raise InputError(
-            f"{path}: is a TorchScript program, which is code rather than weights",
-            remedy="save its weights: torch.save(torch.jit.load(path).state_dict(), path)",
-        )
     if "data.pkl" not in inside:
         raise InputError(f"{path}: is a zip without data.pkl, so not one of torch.save", remedy=SAVE_AGAIN)
     _check_byte_order(fd, inside, path)
@@ -92,9 +124,45 @@ def _read_zip(fd: int, path: Path) -> Archive:
         raise InputError(
             f"{path}: its data.pkl has {extent.size:,} bytes, limit {PICKLE_LIMIT:,}", remedy=SAVE_AGAIN
         )
-    root = load(read_at(fd, extent.size, extent.offset), str(path)).root
+    saved = load(read_at(fd, extent.size, extent.offset), where)
     storages = {n.removeprefix("data/"): e for n, e in inside.items() if n.startswith("data/")}
-    return Archive(root, storages, records)
+    archive = Archive(saved.root, storages, records, saved.protocol)
+    if not scripted:
+        return _plain(archive, where, extent.size, only_weights=only_weights)
+    check_storages(saved.root, storages, where)
+    state = state_of_script(saved.root, fd, code, where, _budget(extent.size))
+    note = "the file is a TorchScript archive: its state dict was taken, its code was left out"
+    return replace(archive, root=state, notes=(note,), whole=False)
+
+
+_EXPORTED = {"archive_format", "models/model.json", "serialized_exported_program.json"}
+"""Records that only ``torch.export.save`` writes."""
+
+
+def is_exported(names: Iterable[str]) -> bool:
+    """Whether a zip with records of these names was made by ``torch.export.save``."""
+    return any(name == each or name.endswith(f"/{each}") for name in names for each in _EXPORTED)
+
+
+def _check_kind(inside: Mapping[str, Extent], path: Path, *, scripted: bool, only_weights: bool) -> None:
+    """Refuse a program, unless its weights alone are asked for and can be had."""
+    if is_exported(inside):
+        raise InputError(
+            f"{path}: is a program of torch.export, a graph with its weights",
+            remedy="compress its state dict, torch.save(torch.export.load(path).state_dict, 'model.pt'), "
+            "load that into the model and export it again",
+        )
+    if scripted and not only_weights:
+        raise InputError(
+            f"{path}: is a TorchScript archive, which is code as well as weights",
+            remedy="run factorize or report with --weights-only to take its state dict; load that into the "
+            "model and script it again",
+        )
+
+
+def _module_of(record: str) -> str:
+    """``__torch__.a.b`` for ``code/__torch__/a/b.py``."""
+    return record.removeprefix("code/").removesuffix(".py").replace("/", ".")
 
 
 def _check_byte_order(fd: int, inside: Mapping[str, Extent], path: Path) -> None:
@@ -107,12 +175,13 @@ def _check_byte_order(fd: int, inside: Mapping[str, Extent], path: Path) -> None
         )
 
 
-def _read_legacy(fd: int, path: Path) -> Archive:
+def _read_legacy(fd: int, path: Path, *, only_weights: bool) -> Archive:
     where = str(path)
     size = os.fstat(fd).st_size
     with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
         magic = load(data, where)
         if magic.root != _LEGACY_NUMBER:
+            checked(magic.root, where)
             raise InputError(f"{path}: is a pickle, but not one of torch.save", remedy=SAVE_AGAIN)
         protocol = load(data, where, magic.end)
         if protocol.root != _LEGACY_PROTOCOL:
@@ -144,7 +213,8 @@ def _read_legacy(fd: int, path: Path) -> Archive:
                 )
             storages[key] = Extent(position + 8, nbytes, None)
             position += 8 + nbytes
-    return Archive(saved.root, storages, {})
+    archive = Archive(saved.root, storages, {}, saved.protocol)
+    return _plain(archive, where, saved.end - system.end, only_weights=only_weights)
 
 
 def _brief(value: object) -> str:

@@ -20,10 +20,11 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     OrderedMap,
     Replacements,
     StorageRef,
+    emptied,
 )
 from embcompress.checkpoint.pytorch.pickle_writer import dump
 from embcompress.checkpoint.pytorch.sharing import Build, following
-from embcompress.checkpoint.pytorch.state import StateDict, metadata_text, with_metadata
+from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict, metadata_text, with_metadata
 from embcompress.checkpoint.pytorch.storages import StorageUse, storage_uses, users
 from embcompress.checkpoint.pytorch.tensors import View, is_parameter, parse_view, storage_kind, unwrap
 from embcompress.checkpoint.tensors import NewTensor
@@ -91,7 +92,7 @@ def plan_rewrite(
         f"{listed(kept.users)}: views bytes of {kept.name}, which stay there"
         for kept in _kept(archive, state, edit, edited, uses, where)
     )
-    return Rewrite(dump(archive.root, replace), storages, (*edited.warnings, *kept))
+    return Rewrite(dump(archive.root, replace, archive.protocol), storages, (*edited.warnings, *kept))
 
 
 def edited_objects(
@@ -123,7 +124,7 @@ def edited_objects(
     replace = {
         **refit.replace,
         **others.replace,
-        id(state.node): with_metadata(new_state, None if description is None else description.to_json()),
+        id(state.anchor): _written(state, new_state, description),
     }
     told = (f"changed as well, since its tensors are shared: {listed(others.paths)}",) if others.paths else ()
     return EditedObjects(replace, storages, (*told, *refit.warnings))
@@ -193,9 +194,7 @@ def _location(node: object, where: str) -> str:
 
 def _edited_state(old: Mapping[Any, Any], edit: Edit, build: Build) -> dict[Any, Any]:
     """The state dict with each new tensor and its aliases in the place of the tensor it replaces."""
-    new: dict[Any, Any] = OrderedMap() if isinstance(old, OrderedMap) else {}
-    if isinstance(old, OrderedMap) and isinstance(new, OrderedMap):
-        new.state = old.state
+    new = emptied(old)
     for key, node in old.items():
         for tensor in edit.add:
             if tensor.replaces != key:
@@ -206,6 +205,14 @@ def _edited_state(old: Mapping[Any, Any], edit: Edit, build: Build) -> dict[Any,
         if key not in edit.remove:
             new[key] = node
     return new
+
+
+def _written(state: StateDict, new: dict[Any, Any], description: Description | None) -> object:
+    """What takes the place of a state dict; a table that was saved as a tensor alone becomes one again."""
+    if state.bare and description is None and len(new) == 1:
+        return next(iter(new.values()))
+    described = with_metadata(new, None if description is None else description.to_json())
+    return with_metadata(described, "true", BARE_KEY) if state.bare else described
 
 
 def _tensor(tensor: NewTensor, ref: StorageRef, replaced: object) -> Call:
@@ -232,7 +239,8 @@ def _filled(shape: tuple[int, ...], value: float) -> Iterator[Floats]:
 
 def amended_pickle(archive: Archive, state: StateDict, description: Description) -> bytes:
     """data.pkl with another description and everything else unchanged."""
-    return dump(archive.root, {id(state.node): with_metadata(state.node, description.to_json())})
+    described = with_metadata(state.node, description.to_json())
+    return dump(archive.root, {id(state.node): described}, archive.protocol)
 
 
 def _kind(state: dict[Any, Any], edit: Edit) -> Kind:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     DROPPED,
     SCALARS,
     Call,
+    Made,
     OrderedMap,
     Replacements,
     StorageRef,
 )
+from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict
+from embcompress.checkpoint.pytorch.strided import read_strided
 from embcompress.checkpoint.pytorch.tensors import View, parse_view
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.storage.rawio import CHUNK, sha256_of
@@ -37,7 +37,8 @@ def view_bytes(fd: int, archive: Archive, view: View, where: str) -> Iterator[by
     if view.span == view.numel and view.stride == _rows_first(view.shape):
         yield from pieces(fd, Extent(offset, nbytes, None), where)
     elif nbytes:
-        yield from _gathered(_mapped(fd, view, offset))
+        strides = tuple(s * view.itemsize for s in view.stride)
+        yield from _gathered(fd, offset, view.shape, strides, view.itemsize, where)
 
 
 def _rows_first(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -45,24 +46,26 @@ def _rows_first(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
-def _mapped(fd: int, view: View, offset: int) -> NDArray[Any]:
-    """The tensor as a memory map with its strides in the file; the last axis is the bytes of an element."""
-    mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-    # Dimensions of size 1 are dropped: their strides may be any number, and NumPy allows 64 dimensions.
-    steps = [(n, s * view.itemsize) for n, s in zip(view.shape, view.stride, strict=True) if n > 1]
-    shape, strides = (*(n for n, _ in steps), view.itemsize), (*(s for _, s in steps), 1)
-    return np.ndarray(shape, np.uint8, mapped, offset, strides)
-
-
-def _gathered(elements: NDArray[Any]) -> Iterator[bytes]:
-    """The bytes of a mapped tensor, split along its first axes until a piece is small enough."""
-    if elements.nbytes <= CHUNK or elements.ndim == 1:
-        yield elements.tobytes()
+def _gathered(
+    fd: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, where: str
+) -> Iterator[bytes]:
+    """The bytes of a tensor, split along its first dimensions until a piece is small enough."""
+    nbytes = math.prod(shape) * itemsize
+    if nbytes <= CHUNK or not shape:
+        yield read_strided(fd, offset, shape, strides, itemsize, where).tobytes()
         return
-    step = max(1, CHUNK * len(elements) // elements.nbytes)
-    for start in range(0, len(elements), step):
-        part = elements[start : start + step]
-        yield from _gathered(part[0] if len(part) == 1 else part)
+    step = max(1, CHUNK * shape[0] // nbytes)
+    for start in range(0, shape[0], step):
+        count = min(step, shape[0] - start)
+        # A piece of one row may be too large itself.
+        part, steps = ((count, *shape[1:]), strides) if count > 1 else (shape[1:], strides[1:])
+        yield from _gathered(fd, offset + start * strides[0], part, steps, itemsize, where)
+
+
+def _is_short(key: object) -> bool:
+    """Whether a key can be shown: a scalar, or a tuple of a few."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return all(isinstance(part, SCALARS) for part in parts)
 
 
 class Remainder:
@@ -84,7 +87,7 @@ class Remainder:
         self,
         fd: int,
         archive: Archive,
-        state: Mapping[Any, Any],
+        state: StateDict,
         stored: Collection[str],
         shared: Mapping[object, str],
         fresh: Mapping[int, NewTensor],
@@ -92,13 +95,9 @@ class Remainder:
         where: str,
     ) -> None:
         self._fd, self._archive, self._where = fd, archive, where
-        self._state, self._stored, self._shared, self._fresh, self._replace = (
-            state,
-            stored,
-            shared,
-            fresh,
-            replace,
-        )
+        self._state, self._stored, self._replace = state.node, stored, replace
+        self._shared, self._fresh = shared, fresh
+        self._bare = state.anchor if state.bare else None
         self._seen: dict[int, str] = {}
         self._found: dict[str, object] = {}
 
@@ -109,7 +108,7 @@ class Remainder:
 
     def _add(self, node: object, path: str) -> None:
         node = self._replace.get(id(node), node)
-        if node is DROPPED:
+        if node is DROPPED or (node is self._bare and node is not self._state):
             return
         if isinstance(node, SCALARS) or node == ():
             self._found[path] = repr(node)
@@ -149,11 +148,22 @@ class Remainder:
             for number, part in enumerate(node.args):
                 self._add(part, f"{path}({number})")
         elif isinstance(node, dict):
+            if isinstance(node, Made):
+                self._add_made(node, path)
             self._add_dict(node, path)
         else:
             self._found[path] = f"{type(node).__name__} of {len(node)}"
             for number, part in enumerate(node):
                 self._add(part, f"{path}[{number}]")
+
+    def _add_made(self, node: Made, path: str) -> None:
+        """Add how an object is made; an OrderedDict counts as a dict, and so does what becomes one."""
+        if isinstance(node, OrderedMap) or (node is self._state and str(node.function) in PLAIN):
+            return
+        self._add(node.function, path)
+        for kind, part in (("", node.args), (" keywords", node.keywords), (" items", node.appended)):
+            if part:
+                self._add(part, f"{path}(){kind}")
 
     def _looked_at(self, view: View) -> Extent:
         """The bytes from the first to the last element of a tensor."""
@@ -163,16 +173,25 @@ class Remainder:
     def _add_dict(self, node: dict[Any, Any], path: str) -> None:
         """Add the entries and attributes of a dict; of the state dict without its tensors and our record."""
         ours = node is self._state
+        odd = 0
         for key, part in node.items():
-            if not (ours and key in self._stored):
-                name = key if isinstance(key, str) else repr(key) if isinstance(key, SCALARS) else str(key)
-                self._add(part, f"{path}.{name}" if path else name)
-        attributes = node.state if isinstance(node, OrderedMap) else None
+            if ours and isinstance(key, str) and key in self._stored:
+                continue
+            name = key if isinstance(key, str) else repr(key) if _is_short(key) else f"[{odd}]"
+            name = f"{path}.{name}" if path else name
+            if not _is_short(key):
+                odd += 1
+                self._add(key, f"{name} key")
+            self._add(part, name)
+        attributes = node.state if isinstance(node, Made) else None
+        if attributes is not None and not isinstance(attributes, dict):
+            self._add(attributes, f"{path} state")
+            return
         for name, part in (attributes or {}).items():
             if ours and name == "_metadata" and isinstance(part, dict):
                 # An empty metadata dict counts as none: our record may be the only reason for it.
                 for key, value in part.items():
-                    if key != METADATA_KEY:
+                    if key not in (METADATA_KEY, BARE_KEY):
                         self._add(value, f"{path} {name}.{key}")
             else:
                 self._add(part, f"{path} {name}")

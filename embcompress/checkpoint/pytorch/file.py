@@ -6,7 +6,6 @@ zip format and the one before torch 1.6 can be read; only the zip format is writ
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,15 +14,29 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.base import Edit
+from embcompress.checkpoint.base import AS_IT_IS, Edit, Reading
 from embcompress.checkpoint.description import Description, parse_description
 from embcompress.checkpoint.names import check_name
 from embcompress.checkpoint.one_file import OneFile
-from embcompress.checkpoint.pytorch.archive import LEGACY_MAGIC, ZIP_MAGIC, Archive, read_archive
+from embcompress.checkpoint.pytorch.archive import (
+    LEGACY_MAGIC,
+    ZIP_MAGIC,
+    Archive,
+    is_exported,
+    read_archive,
+)
 from embcompress.checkpoint.pytorch.edits import amended_pickle, check_kept, edited_objects, plan_rewrite
 from embcompress.checkpoint.pytorch.elements import Remainder, view_bytes
+from embcompress.checkpoint.pytorch.for_torch import state_for_torch, torch_reads
 from embcompress.checkpoint.pytorch.pickle_nodes import NO_REPLACEMENTS
-from embcompress.checkpoint.pytorch.state import StateDict, find_state_dict, metadata_text
+from embcompress.checkpoint.pytorch.state import (
+    BARE_NAME,
+    StateDict,
+    dotted,
+    find_state_dict,
+    metadata_text,
+)
+from embcompress.checkpoint.pytorch.strided import read_strided
 from embcompress.checkpoint.pytorch.tensors import View, describe, is_tensor, memory_of, parse_view, unwrap
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import InputError, reason_of
@@ -43,24 +56,25 @@ class TorchFile(OneFile):
     """One file of ``torch.save``: a state dict, or a training checkpoint that contains one.
 
     Attributes:
-        container: the keys that lead from the saved object to the state dict; empty if the object is the
-            state dict.
+        container: the keys and positions that lead from the saved object to the state dict; empty if the
+            object is the state dict.
     """
 
     format = "torch"
     suffixes = (".pt", ".pth", ".bin", ".ckpt")
     shares_memory = True
 
-    def __init__(self, path: Path, fd: int, archive: Archive) -> None:
+    def __init__(self, path: Path, fd: int, archive: Archive, reading: Reading = AS_IT_IS) -> None:
         self.path = path
         self.size = os.fstat(fd).st_size
         self.weight_files = (path,)
         self.config: Mapping[str, Any] = {}
         self._source = Source(path, fd)
         self._archive = archive
-        self._state = find_state_dict(archive.root, str(path))
+        self._state = find_state_dict(archive.root, str(path), reading.state)
+        self.reading = reading
         self.container = self._state.keys
-        self.notes = _notes(self._state)
+        self.notes = (*archive.notes, *_notes(self._state))
         self.tensors = _tensors(self._state.node, path)
         self._views = _views(self._state.node, self.tensors, path)
         self.aliases = _aliases(self._views)
@@ -81,15 +95,20 @@ class TorchFile(OneFile):
             if not head.startswith(ZIP_MAGIC):
                 return False
             try:
-                return any(name.endswith("/data.pkl") for name in read_directory(file.fileno(), str(path)))
+                names = read_directory(file.fileno(), str(path), deflated=True)
             except InputError:
                 return False
+            return is_exported(names) or any(name.endswith("/data.pkl") for name in names)
 
     @classmethod
     def open(cls, path: Path) -> Self:
+        return cls.open_as(path, AS_IT_IS)
+
+    @classmethod
+    def open_as(cls, path: Path, reading: Reading) -> Self:
         fd = open_regular(path)
         try:
-            return cls(path, fd, read_archive(fd, path))
+            return cls(path, fd, read_archive(fd, path, only_weights=reading.weights_only), reading)
         except BaseException:
             os.close(fd)
             raise
@@ -103,16 +122,16 @@ class TorchFile(OneFile):
             stored = np.empty((stop - start, columns), dtype.storage)
             read_exact(self._fd, offset + start * columns * view.itemsize, stored, str(self.path))
             return dtype.decode(stored)
-        return dtype.decode(self._strided(view, dtype.storage, offset)[start:stop].copy())
-
-    def _strided(self, view: View, storage: str, offset: int) -> NDArray[Any]:
-        """A table whose rows are not contiguous, as a memory map."""
-        mapped = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
-        # The stride of a dimension of size 1 is never used, and may be any number.
-        strides = tuple(
-            s * view.itemsize if n > 1 else 0 for n, s in zip(view.shape, view.stride, strict=True)
+        strides = tuple(step * view.itemsize for step in view.stride)
+        stored = read_strided(
+            self._fd,
+            offset + start * strides[0],
+            (stop - start, columns),
+            strides,
+            view.itemsize,
+            str(self.path),
         )
-        return np.ndarray(view.shape, storage, mapped, offset, strides)
+        return dtype.decode(stored.view(dtype.storage)[..., 0])
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
         return view_bytes(self._fd, self._archive, self._views[name], str(self.path))
@@ -133,9 +152,9 @@ class TorchFile(OneFile):
         fresh: Mapping[int, NewTensor] = {}
         if edit is not None:
             edited = edited_objects(self._archive, state, edit, description, where)
-            replace = {key: node for key, node in edited.replace.items() if key != id(state.node)}
+            replace = {key: node for key, node in edited.replace.items() if key != id(state.anchor)}
             fresh = edited.fresh
-        return Remainder(self._fd, self._archive, state.node, dense, shared, fresh, replace, where).flat()
+        return Remainder(self._fd, self._archive, state, dense, shared, fresh, replace, where).flat()
 
     def check_edit(self, edit: Edit) -> None:
         """Refuse also an edit that frees nothing, as something else in the file keeps the bytes."""
@@ -151,6 +170,8 @@ class TorchFile(OneFile):
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
         """As torch reads them, what shares memory still sharing it."""
+        if self._state.anchor is not self._state.node or not torch_reads(self._archive):
+            return state_for_torch(self._fd, self._archive, self._state.node, names, str(self.path))
         import torch
 
         try:
@@ -170,7 +191,8 @@ class TorchFile(OneFile):
 
     def sidecar(self, key: str) -> object:
         """The entry ``key`` of the saved object, if the state dict is inside it."""
-        return self._archive.root.get(key) if self.container else None
+        root = self._archive.root
+        return root.get(key) if self.container and isinstance(root, dict) else None
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
         """Exact for storages and pickle, with an upper bound for what the zip adds to each."""
@@ -226,12 +248,18 @@ class TorchFile(OneFile):
 
 def _notes(state: StateDict) -> tuple[str, ...]:
     """Notes for the user of a training checkpoint about where its weights are."""
-    where = (f"the state dict stands under '{'.'.join(state.keys)}'",) if state.keys else ()
-    twins = ("'" + ".".join(keys) + "'" for keys in state.twins)
-    return (
-        *where,
-        *(f"{twin} holds other tensors of the same names, which stay" for twin in twins),
+    where = (f"the state dict stands under '{state.name}'",) if state.keys and not state.bare else ()
+    if state.bare and state.anchor is not state.node:
+        place = f" under '{state.name}'" if state.keys else ""
+        where = (
+            f"the table is a tensor without a name{place}, here called {BARE_NAME}: a compressed copy holds "
+            "the state dict of its parts in that place, and expand writes the tensor again",
+        )
+    twins = (
+        f"'{dotted(keys)}' holds other tensors of the same names, which stay; --state takes it instead"
+        for keys in state.twins
     )
+    return (*where, *twins)
 
 
 def _tensors(state: Mapping[Any, Any], path: Path) -> dict[str, TensorInfo]:

@@ -10,7 +10,7 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     NO_REPLACEMENTS,
     SCALARS,
     Call,
-    OrderedMap,
+    Made,
     Replacements,
 )
 
@@ -46,8 +46,9 @@ def _named(node: Any, path: str, contents: Collection[object]) -> Iterator[tuple
     if isinstance(node, dict):
         for key, value in node.items():
             yield (f"{path}.{key}" if path else str(key)), value
-        if isinstance(node, OrderedMap):
-            yield path, node.state
+        if isinstance(node, Made):
+            for value in (node.args, node.keywords, *(node.appended or ()), node.state):
+                yield path, value
     elif isinstance(node, list | tuple):
         for number, value in enumerate(node):
             yield f"{path}[{number}]", value

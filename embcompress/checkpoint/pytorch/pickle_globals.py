@@ -1,7 +1,7 @@
-"""The allowlist for torch pickles: which names they may hold, and which calls with which arguments.
+"""The allowlists for torch pickles: names of weights and plain data, and the arguments that calls may have.
 
-It is the list of ``torch.load(weights_only=True)`` (torch._weights_only_unpickler of torch 2.13). It
-holds strings only; nothing is imported or called.
+The first is the list of ``torch.load(weights_only=True)`` (torch._weights_only_unpickler of torch 2.13).
+They hold strings only; nothing is imported or called.
 """
 
 from __future__ import annotations
@@ -54,9 +54,49 @@ ALLOWED = (
     | {"collections.OrderedDict", "collections.Counter", "_codecs.encode"}
     | {"builtins.bytearray", "builtins.set", "builtins.complex"}
 )
-"""Every global that a pickle may name."""
+"""Every global that ``torch.load(weights_only=True)`` accepts."""
 
-HASHABLE = frozenset({"torch.Size", "torch.device", "builtins.complex"})
+_PATHS = ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+_SCALARS = (
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    *("intc", "uintc", "longlong", "ulonglong", "bool", "bool_", "str_", "bytes_", "object_"),
+    *("float16", "float32", "float64", "longdouble", "complex64", "complex128", "clongdouble"),
+    *("datetime64", "timedelta64", "void"),
+)
+
+PLAIN = frozenset(
+    {
+        *(f"builtins.{name}" for name in ("frozenset", "slice", "range", "bytes", "object")),
+        *(f"builtins.{name}" for name in ("bool", "int", "float", "str", "list", "tuple", "dict")),
+        *("collections.defaultdict", "collections.deque"),
+        *("argparse.Namespace", "types.SimpleNamespace"),
+        *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
+        *(f"datetime.{name}" for name in ("date", "time", "datetime", "timedelta", "timezone")),
+        *("decimal.Decimal", "fractions.Fraction", "uuid.UUID", "uuid.SafeUUID"),
+        *(f"numpy.{name}" for name in ("ndarray", "dtype", *_SCALARS)),
+        *(
+            f"numpy.{core}.multiarray.{name}"
+            for core in ("core", "_core")
+            for name in ("_reconstruct", "scalar")
+        ),
+        *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
+        "torch.torch_version.TorchVersion",
+    }
+)
+"""Classes of plain data in the standard library, NumPy and torch, and the functions that make them.
+
+``torch.load(weights_only=True)`` does not accept these. They are carried as they are, and never made.
+"""
+
+OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+OLD_NAMES = {
+    ("__builtin__", "xrange"): "range",
+    ("__builtin__", "long"): "int",
+    ("__builtin__", "unicode"): "str",
+}
+"""Names of Python 2, which pickles of protocol 2 still use, and those of Python 3."""
+
+HASHABLE = frozenset({"torch.Size", "torch.device", "builtins.complex", "builtins.frozenset"})
 """Functions whose results may be dict keys."""
 
 
@@ -90,6 +130,7 @@ SIGNATURES: dict[str, Callable[[tuple[Any, ...]], bool]] = {
     "_codecs.encode": _encodable,
     "builtins.bytearray": lambda a: a == () or (len(a) == 1 and type(a[0]) is bytes) or _encodable(a),
     "builtins.set": lambda a: len(a) == 1 and type(a[0]) is list,
+    "builtins.frozenset": lambda a: a == () or (len(a) == 1 and type(a[0]) is list),
     "builtins.complex": lambda a: len(a) == 2 and all(type(v) is float for v in a),
 }
 """The other functions that may be called, each with a check that torch accepts the arguments."""

@@ -1,4 +1,4 @@
-"""Write inert nodes as a torch pickle of protocol 2; shared nodes stay shared."""
+"""Write inert nodes as a pickle; shared nodes stay shared."""
 
 from __future__ import annotations
 
@@ -11,40 +11,44 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     NO_REPLACEMENTS,
     Call,
     Global,
-    OrderedMap,
+    Made,
     Replacements,
     StorageRef,
 )
 from embcompress.errors import InputError
 
-_ORDERED_DICT = Global("collections", "OrderedDict")
 _ENCODE = Global("_codecs", "encode")
 _TUPLES = {1: p.TUPLE1, 2: p.TUPLE2, 3: p.TUPLE3}
 
 
-def dump(root: object, replace: Replacements = NO_REPLACEMENTS) -> bytes:
-    """The pickle of ``root`` after replacement, as ``torch.load(weights_only=True)`` accepts it.
+def dump(root: object, replace: Replacements = NO_REPLACEMENTS, protocol: int = 2) -> bytes:
+    """The pickle of ``root`` after replacement.
+
+    Its opcodes are those of protocol 2 where they can be, so that ``torch.load(weights_only=True)`` accepts
+    what it holds whatever the protocol is.
 
     Args:
         root: any node of :mod:`embcompress.checkpoint.pytorch.pickle_nodes`.
         replace: replacements for nodes, by ``id``.
+        protocol: of the pickle that ``root`` comes from, 2 to 5: it tells how names are looked up.
 
     Raises:
         InputError: after replacement, the nesting is deeper than the stack allows.
     """
-    writer = _Writer(replace)
+    writer = _Writer(replace, protocol)
     try:
         writer.save(root)
     except RecursionError:
         raise InputError("the objects beside the weights are nested too deep to be written") from None
-    return p.PROTO + b"\x02" + bytes(writer.out) + p.STOP
+    return p.PROTO + bytes([protocol]) + bytes(writer.out) + p.STOP
 
 
 class _Writer:
     """Appends opcodes to ``out``; the memo finds texts and globals by value, other nodes by identity."""
 
-    def __init__(self, replace: Replacements) -> None:
+    def __init__(self, replace: Replacements, protocol: int) -> None:
         self.replace = replace
+        self.protocol = protocol
         self.out = bytearray()
         self.memo: dict[int | str | Global, int] = {}
 
@@ -84,6 +88,8 @@ class _Writer:
             self.out += p.BINUNICODE + struct.pack("<I", len(raw)) + raw
         elif isinstance(node, Global):
             self.out += p.GLOBAL + f"{node.module}\n{node.name}\n".encode()
+        elif isinstance(node, bytes) and self.protocol > 2:
+            self.out += p.BINBYTES + struct.pack("<I", len(node)) + node
         elif isinstance(node, bytes):
             # Protocol 2 has no bytes; like Python's pickle, write them as encoded text.
             self.save(_ENCODE)
@@ -108,17 +114,27 @@ class _Writer:
         self.out += _TUPLES.get(len(kept), p.TUPLE)
 
     def save_dict(self, node: dict[object, object]) -> None:
-        if isinstance(node, OrderedMap):
-            self.save(_ORDERED_DICT)
-            self.out += p.EMPTY_TUPLE + p.REDUCE
+        if isinstance(node, Made):
+            self.save_call(node)
         else:
             self.out += p.EMPTY_DICT
         self.remember(node)
+        if isinstance(node, Made):
+            self.save_items(self.kept(node.appended or ()), p.APPENDS)
         entries = [entry for entry in node.items() if self.replace.get(id(entry[1])) is not DROPPED]
         self.save_items([part for entry in entries for part in entry], p.SETITEMS)
-        if isinstance(node, OrderedMap) and node.state is not None:
+        if isinstance(node, Made) and node.state is not None:
             self.save(node.state)
             self.out += p.BUILD
+
+    def save_call(self, node: Made) -> None:
+        self.save(node.function)
+        self.save(node.args)
+        if node.keywords is not None:
+            self.save(node.keywords)
+            self.out += p.NEWOBJ_EX
+        else:
+            self.out += p.NEWOBJ if node.new else p.REDUCE
 
     def kept(self, values: Iterable[object]) -> list[object]:
         return [value for value in values if self.replace.get(id(value)) is not DROPPED]
@@ -159,4 +175,6 @@ def _integer(value: int) -> bytes:
     if -(1 << 31) <= value < 1 << 31:
         return p.BININT + struct.pack("<i", value)
     raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return p.LONG1 + bytes([len(raw)]) + raw
+    if len(raw) < 256:
+        return p.LONG1 + bytes([len(raw)]) + raw
+    return p.LONG4 + struct.pack("<i", len(raw)) + raw

@@ -15,7 +15,7 @@ from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import METADATA_KEY, parse_description, part_name, stem
 from embcompress.checkpoint.names import check_name
 from embcompress.checkpoint.pytorch.paths import walk_paths
-from embcompress.checkpoint.pytorch.pickle_nodes import Call, OrderedMap
+from embcompress.checkpoint.pytorch.pickle_nodes import Call, emptied
 from embcompress.checkpoint.pytorch.state import is_optimizer, metadata_text, with_metadata
 from embcompress.checkpoint.pytorch.tensors import memory_of
 from embcompress.checkpoint.tensors import NewTensor
@@ -115,9 +115,7 @@ def _followed(
     known = _shared_tables(old, where)
     dense = {new.name for tensors in added.values() for new in tensors}
     tables = {table: names for table, names in known.items() if table not in dense}
-    new: dict[Any, Any] = OrderedMap() if isinstance(old, OrderedMap) else {}
-    if isinstance(old, OrderedMap) and isinstance(new, OrderedMap):
-        new.state = old.state
+    new = emptied(old)
     for key, node in old.items():
         if key not in shared:
             new[key] = node

@@ -8,14 +8,16 @@ start to end, entry by entry (``streamed.py``); all open as :class:`StoredVector
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
+from embcompress.checkpoint.tensors import NewTensor
 from embcompress.dtypes import DType
 from embcompress.errors import InputError
 from embcompress.progress import Progress
@@ -26,22 +28,47 @@ DIMENSION_LIMIT = 65_536
 TOKEN_LIMIT = 4096
 """Longest token accepted, in bytes; word2vec itself stops at 100."""
 
+PACKED_SUFFIXES = (".gz", ".bz2", ".zip")
+"""Endings of the names of compressed files, which come after the suffix of what they hold."""
+
 AGAIN = "download or write it again"
 
 _WRITTEN = 1 << 18
 """Numbers written at a time, which bounds the memory for their text."""
 
 
+@dataclass(frozen=True)
+class Extra:
+    """A tensor that a file of vectors holds beside its table and its tokens.
+
+    Attributes:
+        dtype: element type.
+        shape: its sizes, one or two.
+        read: ``read(start, stop)`` returns elements or rows.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    read: Callable[[int, int], NDArray[Any]]
+
+
 class StoredVectors(abc.ABC):
     """Vectors whose rows can be read in any order.
 
     Attributes:
-        shape: (tokens, numbers per vector).
+        shape: (rows, numbers per vector).
         dtype: element type they are stored in.
+        extras: further tensors, by name.
     """
 
     shape: tuple[int, int]
     dtype: DType
+    extras: Mapping[str, Extra] = MappingProxyType({})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, one sentence each."""
+        return ()
 
     @abc.abstractmethod
     def rows(self, start: int, stop: int) -> NDArray[Any]:
@@ -53,10 +80,17 @@ class StoredVectors(abc.ABC):
 
     @abc.abstractmethod
     def tokens(self) -> Iterator[bytes]:
-        """The token of each row, in order.
+        """The token of each row, in order. Only a fastText model has rows after those, of n-grams.
 
         Raises:
             InputError: there are more or fewer tokens than rows, or one is not a valid token.
+        """
+
+    def check_editable(self) -> None:  # noqa: B027 - most formats have nothing to refuse
+        """Refuse vectors that cannot be made smaller.
+
+        Raises:
+            UsageError: with the reason.
         """
 
     @abc.abstractmethod
@@ -69,11 +103,12 @@ class Written:
     """Vectors to be written.
 
     Attributes:
-        shape: (tokens, numbers per vector).
+        shape: (rows, numbers per vector).
         dtype: element type of the dense table.
         tokens: the token of each row (V). The iterable itself raises if there are more or fewer.
         blocks: consecutive rows (any number × d), together of ``shape``.
         advance: called with the bytes of each block in memory.
+        extras: further tensors, by name.
     """
 
     shape: tuple[int, int]
@@ -81,6 +116,7 @@ class Written:
     tokens: Iterable[bytes]
     blocks: Iterable[NDArray[Any]]
     advance: Callable[[int], None]
+    extras: Mapping[str, NewTensor] = field(default_factory=dict)
 
     def entries(self) -> Iterator[tuple[list[bytes], NDArray[Any]]]:
         """The vectors in small batches: their tokens, and their rows."""
@@ -152,18 +188,20 @@ class VectorFormat(abc.ABC):
 
 def suffix_of(path: Path) -> str:
     """The suffix in lower case; for ``NAME.txt.gz`` that is ``.txt``."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    return Path(unpacked_name(path.name).lower()).suffix
+
+
+def unpacked_name(name: str) -> str:
+    """The name of a file without the suffix of a compressed one, such as ``.gz``."""
+    return Path(name).stem if Path(name).suffix.lower() in PACKED_SUFFIXES else name
 
 
 def check_token(token: bytes, where: str) -> None:
-    """Refuse an invalid token.
+    """Refuse a token that is too long; an empty one is a token like any other.
 
     Raises:
-        InputError: it is empty or too long.
+        InputError: with the limit.
     """
-    if not token:
-        raise InputError(f"{where}: a vector without a token", remedy="remove it, or write the file again")
     if len(token) > TOKEN_LIMIT:
         raise InputError(
             f"{where}: a token of {len(token):,} bytes, limit {TOKEN_LIMIT:,}",

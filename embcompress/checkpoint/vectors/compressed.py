@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint, Edit, Form
 from embcompress.checkpoint.description import Description
@@ -13,10 +17,12 @@ from embcompress.checkpoint.safetensors.file import Safetensors
 from embcompress.checkpoint.safetensors.header import Header, read_header
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.checkpoint.vectors.base import Written
+from embcompress.checkpoint.vectors.fasttext.subwords import header_of
 from embcompress.checkpoint.vectors.file import FORMAT
 from embcompress.checkpoint.vectors.record import RECORD_KEY, TABLE, VOCABULARY, parse_record
 from embcompress.checkpoint.vectors.registry import format_named
-from embcompress.checkpoint.vectors.streamed import split_tokens
+from embcompress.checkpoint.vectors.streamed import counted, split_tokens
+from embcompress.dtypes import DType
 from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import read_at
@@ -60,8 +66,10 @@ class CompressedVectors(Safetensors):
         return Form(Safetensors.format, self.path.suffix)
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        """The stored tensors; by default without the tokens, which are not weights."""
-        weights = [name for name in self.tensors if name != VOCABULARY]
+        """The stored tensors; by default the table alone, since the others are not weights."""
+        tables = self.description.tables if self.description else ()
+        kept = {TABLE, *(part for table in tables for part in table.part_names)}
+        weights = [name for name in self.tensors if name in kept]
         return super().torch_state(weights if names is None else names)
 
     def remainder(
@@ -75,7 +83,8 @@ class CompressedVectors(Safetensors):
         if description is not None:
             return super().size_after(edit, description)
         table = self._dense(edit)
-        return self._kind.size_of(_shape(table), table.dtype, self.tensors[VOCABULARY].nbytes)
+        extras = sum(tensor.nbytes for tensor in self._extras(edit).values())
+        return self._kind.size_of(_shape(table), table.dtype, self.tensors[VOCABULARY].nbytes) + extras
 
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
@@ -86,8 +95,22 @@ class CompressedVectors(Safetensors):
         table = self._dense(edit)
         shape, advance = _shape(table), Steps(progress, "write", table.nbytes)
         tokens = tokens_of(self, shape[0]) or ()
-        self._kind.write(target, Written(shape, table.dtype, tokens, table.blocks(), advance))
+        extras = self._extras(edit)
+        self._kind.write(target, Written(shape, table.dtype, tokens, table.blocks(), advance, extras))
         return ()
+
+    def _extras(self, edit: Edit) -> Mapping[str, NewTensor]:
+        """Everything that a dense copy holds beside the table and its tokens."""
+        known = (info for name, info in self.tensors.items() if name not in {TABLE, VOCABULARY, *edit.remove})
+        kept = [
+            NewTensor(i.name, i.dtype, i.shape, i.name, partial(self._stored_blocks, i.name, i.dtype))
+            for i in known
+            if i.dtype is not None and i.dtype.storage
+        ]
+        return {new.name: new for new in (*kept, *edit.add) if new.name != TABLE}
+
+    def _stored_blocks(self, name: str, dtype: DType) -> Iterator[NDArray[Any]]:
+        return (np.frombuffer(piece, dtype.storage) for piece in self.bytes_of(name))
 
     def _dense(self, edit: Edit) -> NewTensor:
         """The dense table that an edit without a description restores.
@@ -110,6 +133,8 @@ def _shape(table: NewTensor) -> tuple[int, int]:
 def tokens_of(checkpoint: Checkpoint, rows: int) -> Iterator[bytes] | None:
     """The token of each row of word vectors, None if the checkpoint is something else.
 
+    A fastText model has rows after those, of n-grams, which have no token.
+
     Args:
         checkpoint: dense or compressed.
         rows: rows of its table, V.
@@ -120,21 +145,9 @@ def tokens_of(checkpoint: Checkpoint, rows: int) -> Iterator[bytes] | None:
     info = checkpoint.tensors.get(VOCABULARY)
     if info is None:
         return None
+    if (header := header_of(checkpoint)) is not None:
+        rows = min(rows, header.words)
     where = f"{checkpoint.path}: {VOCABULARY}"
     if info.layout != "dense" or info.dtype is None or info.dtype.name != "U8" or len(info.shape) != 1:
         raise InputError(f"{where} is not a list of bytes", remedy=_AGAIN)
-    return _counted(split_tokens(checkpoint.bytes_of(VOCABULARY), where), rows, where)
-
-
-def _counted(tokens: Iterable[bytes], rows: int, where: str) -> Iterator[bytes]:
-    """Pass the tokens on, and check that there is one per row."""
-    count = 0
-    for count, token in enumerate(tokens, 1):
-        if count > rows:
-            break
-        yield token
-    if count != rows:
-        found = "more" if count > rows else f"{count:,}"
-        raise InputError(
-            f"{where}: {rows:,} tokens are expected, one per row, there are {found}", remedy=_AGAIN
-        )
+    return counted(split_tokens(checkpoint.bytes_of(VOCABULARY), where), rows, where)

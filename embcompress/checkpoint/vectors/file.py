@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from array import array
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,23 +70,30 @@ class VectorFile(Checkpoint):
 
     @functools.cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:  # type: ignore[override]
-        """The table, and its tokens as bytes."""
+        """The table, its tokens as bytes, and what else the format holds."""
         shape, dtype = self._stored.shape, self._stored.dtype
         nbytes = sum(len(token) + 1 for token in self._stored.tokens()) - 1
+        extras = self._stored.extras.items()
         return {
             TABLE: TensorInfo(TABLE, dtype, shape, dtype.nbytes(shape[0] * shape[1])),
             VOCABULARY: TensorInfo(VOCABULARY, DTYPES["U8"], (nbytes,), nbytes),
+            **{n: TensorInfo(n, e.dtype, e.shape, e.dtype.nbytes(math.prod(e.shape))) for n, e in extras},
         }
 
     @functools.cached_property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """A note on repeated tokens, if there are any; all their rows are kept."""
+        """Notes on repeated and on blank tokens, if there are any; all their rows are kept."""
         # A set of the tokens themselves would take ten times the memory.
-        hashes = array("q", map(hash, self._stored.tokens()))
+        hashes, blank = array("q"), None
+        for row, token in enumerate(self._stored.tokens()):
+            hashes.append(hash(token))
+            if blank is None and not token.strip():
+                blank = f"the token of row {row:,} is {token.decode()!r}; it is kept"
         again = len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64)))
-        if not again:
-            return ()
-        return (f"{again:,} rows belong to a token that has an earlier row; they are kept",)
+        repeated = (
+            f"{again:,} rows belong to a token that has an earlier row; they are kept" if again else None
+        )
+        return (*self._stored.notes, *(note for note in (repeated, blank) if note is not None))
 
     @property
     def record(self) -> VectorRecord:
@@ -105,14 +113,19 @@ class VectorFile(Checkpoint):
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         self.tensors[name].readable_dtype()
-        return self._stored.rows(start, stop)
+        return self._reader(name)(start, stop)
+
+    def _reader(self, name: str) -> Callable[[int, int], NDArray[Any]]:
+        return self._stored.rows if name == TABLE else self._stored.extras[name].read
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
         """The tokens as a compressed file stores them, or the table."""
-        return super().bytes_of(name) if name == TABLE else self._joined()
+        dtype = self.tensors[name].dtype
+        assert dtype is not None
+        return (dtype.encode(block).tobytes() for block in self._blocks(name))
 
     def torch_state(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        """The stored tensors; by default without the tokens, which are not weights."""
+        """The stored tensors; by default the table alone, since the others are not weights."""
         return super().torch_state([TABLE] if names is None else names)
 
     def _joined(self) -> Iterator[bytes]:
@@ -144,6 +157,9 @@ class VectorFile(Checkpoint):
         """None: the formats hold nothing else."""
         return None
 
+    def check_editable(self) -> None:
+        self._stored.check_editable()
+
     def size_after(self, edit: Edit, description: Description | None) -> int:
         """Exactly the bytes that :meth:`write` produces."""
         return size_of_new(self._entries(edit), self._metadata, description)
@@ -165,16 +181,18 @@ class VectorFile(Checkpoint):
 
     def _kept(self, info: TensorInfo) -> NewTensor:
         assert info.dtype is not None
-        blocks = self._row_blocks if info.name == TABLE else self._token_blocks
-        return NewTensor(info.name, info.dtype, info.shape, info.name, blocks)
+        return NewTensor(
+            info.name, info.dtype, info.shape, info.name, functools.partial(self._blocks, info.name)
+        )
 
-    def _row_blocks(self) -> Iterator[NDArray[Any]]:
-        rows, columns = self._stored.shape
-        step = max(1, CHUNK // (4 * columns))
-        return (self._stored.rows(i, min(i + step, rows)) for i in range(0, rows, step))
-
-    def _token_blocks(self) -> Iterator[NDArray[Any]]:
-        return (np.frombuffer(piece, np.uint8) for piece in self._joined())
+    def _blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """A tensor in pieces of a few megabytes."""
+        if name == VOCABULARY:
+            return (np.frombuffer(piece, np.uint8) for piece in self._joined())
+        shape = self.tensors[name].shape
+        read = self._reader(name)
+        step = max(1, CHUNK // (4 * math.prod(shape[1:]) or 1))
+        return (read(i, min(i + step, shape[0])) for i in range(0, shape[0], step))
 
     @classmethod
     def amend(cls, target: Path, description: Description) -> None:

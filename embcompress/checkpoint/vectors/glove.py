@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 from embcompress.checkpoint.vectors.base import Written, check_dimension, suffix_of
+from embcompress.checkpoint.vectors.packing import Sink
 from embcompress.checkpoint.vectors.stream import Stream
 from embcompress.checkpoint.vectors.streamed import Entries, StreamedFormat
 from embcompress.checkpoint.vectors.textlines import (
@@ -24,7 +23,7 @@ from embcompress.errors import InputError
 
 
 class GloVe(StreamedFormat):
-    """``token v1 … vd`` lines, plain or gzip; the first line determines d.
+    """``token v1 … vd`` lines, plain or compressed; the first line determines d.
 
     Tokens may hold spaces (". . ." in glove.840B), except the first one. A first line of two integers
     is the header of word2vec text instead.
@@ -59,14 +58,14 @@ class GloVe(StreamedFormat):
         number, line = next(lines, (0, b""))
         if not line:
             raise InputError(f"{path}: holds nothing but blank lines", remedy="download it again")
-        _, *fields = line.split()
+        fields = line.split()[0 if line[:1].isspace() else 1 :]  # the first token may be a blank
         where = f"{path}: line {number}"
         check_dimension(len(fields), where)
         # Always parse the first line: if it is broken, every other line would be misread.
         parse_numbers(len(fields), b" ".join(fields), where)
         return line_entries(chain([(number, line)], lines), len(fields), path)
 
-    def write_to(self, file: BinaryIO | gzip.GzipFile, new: Written) -> None:
+    def write_to(self, file: Sink, new: Written) -> None:
         write_lines(file, new)
 
     def size_of(self, shape: tuple[int, int], dtype: DType, token_bytes: int) -> int:

@@ -41,7 +41,8 @@ def has_text_behind_header(head: bytes) -> bool:
     """Whether the first number of the first vector is text, as far as ``head`` shows."""
     _, _, rest = head.partition(b"\n")
     _, _, behind_token = rest.partition(b" ")
-    return is_number(re.split(rb"[ \t\r\n]", behind_token[:HEADER_BYTES], maxsplit=1)[0])
+    first = behind_token[:HEADER_BYTES].lstrip(b" ")  # the token may be a blank
+    return is_number(re.split(rb"[ \t\r\n]", first, maxsplit=1)[0])
 
 
 def parse_header(head: bytes, path: object) -> Header:
@@ -82,15 +83,22 @@ def _first_line(head: bytes) -> bytes:
     return head[:HEADER_BYTES].partition(b"\n")[0]
 
 
-def check_claim(found: int, claimed: int, path: object, *, more: bool = False) -> None:
+def check_claim(found: int, header: Header, path: object, *, more: bool = False) -> None:
     """Refuse a file that does not hold the number of vectors that its header claims.
+
+    Args:
+        found: vectors in the file.
+        header: its first line.
+        path: the file, for the message.
+        more: whether the file holds more than ``found``, and it is not known how many.
 
     Raises:
         InputError: with both numbers.
     """
-    if more or found != claimed:
+    if more or found != header.count:
+        right = f'make its first line "{found} {header.dimension}"'
         raise InputError(
-            f"{path}: line 1 claims {claimed:,} vectors, the file holds "
+            f"{path}: line 1 claims {header.count:,} vectors, the file holds "
             f"{'more' if more else format(found, ',')}",
-            remedy="download it again, or correct its first line",
+            remedy="download it again" if more else f"download it again, or, if none is missing, {right}",
         )

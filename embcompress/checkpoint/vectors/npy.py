@@ -139,6 +139,11 @@ def read_lines(path: Path) -> Iterator[bytes]:
     with Stream(path) as stream:
         for number, line in enumerate(stream.lines(), 1):
             token = line.removesuffix(b"\r")
+            if not token:
+                raise InputError(
+                    f"{path}: line {number:,}: a vector without a token",
+                    remedy="remove it, or write the file again",
+                )
             check_token(token, f"{path}: line {number:,}")
             yield token
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from embcompress.checkpoint.description import parse_entry
+from embcompress.checkpoint.vectors.base import unpacked_name
+from embcompress.checkpoint.vectors.packing import name_inside
 from embcompress.errors import InputError
 
 RECORD_KEY = "embcompress.vectors"
@@ -29,7 +31,8 @@ class VectorRecord:
 
     Attributes:
         format: name of the format.
-        suffix: suffix of the file name, with ``.gz`` if it was compressed.
+        suffix: suffix of the file name, with ``.gz`` or ``.bz2`` if it was compressed. For a zip archive,
+            which is not written, that of the file in it.
     """
 
     format: str
@@ -38,8 +41,8 @@ class VectorRecord:
     @classmethod
     def of(cls, path: Path, form: str) -> VectorRecord:
         """The record of the file ``path``; an unusual suffix is left out."""
-        bare = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-        suffix = path.name.removeprefix(bare.stem)
+        name = name_inside(path)
+        suffix = name.removeprefix(Path(unpacked_name(name)).stem)
         return cls(form, suffix if _SUFFIX.fullmatch(suffix) else "")
 
     def to_json(self) -> str:

@@ -1,16 +1,17 @@
-"""Read files from start to end, plain or gzip, with bounded memory whatever they hold."""
+"""Read files from start to end, plain or compressed, with bounded memory whatever they hold."""
 
 from __future__ import annotations
 
 import gzip
-import io
 import os
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from embcompress.checkpoint.vectors.packing import Content, unpacked
 from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import naming
@@ -20,7 +21,7 @@ STAGE = "reading vectors"
 """Name of the progress stage, which counts bytes of the file."""
 
 CHUNK = 1 << 20
-"""Bytes read at a time; a gzip bomb expands by no more than that."""
+"""Bytes read at a time; a bomb expands by no more than that."""
 
 LINE_LIMIT = 4 << 20
 """Longest line accepted, in bytes: the most numbers a vector may have, at 60 bytes each."""
@@ -28,27 +29,34 @@ LINE_LIMIT = 4 << 20
 HEAD = 1 << 16
 """Bytes from which a format is recognized."""
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Stream:
-    """The bytes of a file, decompressed if it is gzip; use it as a context manager.
+    """The bytes of a file, decompressed if it is gzip, bzip2 or zip; use it as a context manager.
 
     Args:
         path: an existing file; its first bytes, not its suffix, decide whether it is compressed.
         progress: called with the number of bytes read from disk.
+
+    Raises:
+        UsageError: a zip archive with several files of vectors.
+        InputError: a zip archive that cannot be read.
     """
 
     def __init__(self, path: Path, progress: Progress = silent) -> None:
         self.path = path
         self._file = opened(path)
         self.size = os.fstat(self._file.fileno()).st_size
-        with naming(path):
-            self.compressed = self._file.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
-        self._content: gzip.GzipFile | io.BufferedReader = (
-            gzip.GzipFile(fileobj=self._file, mode="rb") if self.compressed else self._file
-        )
+        try:
+            with naming(path):
+                found = unpacked(self._file, path)
+        except BaseException:
+            self._file.close()
+            raise
+        self.compressed = found is not None
+        self._content: Content
+        self._packing, self._content = found or ("", self._file)
         self._steps = Steps(progress, STAGE, self.size)
         self._reported = self._read = 0
 
@@ -56,19 +64,22 @@ class Stream:
         """The next ``count`` bytes; fewer only at the end of the file.
 
         Raises:
-            InputError: the gzip stream is corrupt or cut short.
+            InputError: the compressed stream is corrupt or cut short.
         """
         try:
             with naming(self.path):
                 data = self._content.read(count)
         except EOFError:
             raise InputError(
-                f"{self.path}: the gzip stream is cut short after byte {self._read:,} of its contents",
+                f"{self.path}: the {self._packing} stream is cut short after byte {self._read:,} of its "
+                "contents",
                 remedy="download it again",
             ) from None
-        except (gzip.BadGzipFile, zlib.error) as error:
+        except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk
+                raise
             raise InputError(
-                f"{self.path}: the gzip stream is corrupt ({error})", remedy="download it again"
+                f"{self.path}: the {self._packing} stream is corrupt ({error})", remedy="download it again"
             ) from None
         if self._read == 0:
             data = data.removeprefix(_BYTE_ORDER_MARK)

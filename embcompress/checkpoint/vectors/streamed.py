@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import abc
-import gzip
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.vectors.base import TOKEN_LIMIT, StoredVectors, VectorFormat, Written, check_token
+from embcompress.checkpoint.vectors.packing import Sink, packed
 from embcompress.checkpoint.vectors.stream import CHUNK, Stream
 from embcompress.dtypes import DTYPES
 from embcompress.errors import EmbcompressError, InputError
 from embcompress.progress import Progress
 from embcompress.storage.rawio import read_exact, write_all
+from embcompress.storage.regular import opened
 
 Row = NDArray[np.float32]
 
 _SPOOLED = 1 << 18
 """Numbers copied at a time."""
-
-_GZIP_LEVEL = 6
-"""Compression level of gzip text: the default of the gzip program; Python's takes much longer."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Entries:
 
 
 class StreamedFormat(VectorFormat):
-    """A format that is read from start to end, plain or gzip."""
+    """A format that is read from start to end, plain or compressed."""
 
     @abc.abstractmethod
     def entries(self, stream: Stream) -> Entries:
@@ -61,7 +59,7 @@ class StreamedFormat(VectorFormat):
         """
 
     @abc.abstractmethod
-    def write_to(self, file: BinaryIO | gzip.GzipFile, new: Written) -> None:
+    def write_to(self, file: Sink, new: Written) -> None:
         """Write vectors to an open file; see :meth:`write`."""
 
     def open(self, path: Path, progress: Progress) -> StoredVectors:
@@ -70,14 +68,9 @@ class StreamedFormat(VectorFormat):
             return Spool(self.entries(stream))
 
     def write(self, target: Path, new: Written) -> None:
-        """Write the vectors, compressed if the name of ``target`` ends in ``.gz``."""
-        with target.open("xb") as file:
-            if target.suffix.lower() != ".gz":
-                self.write_to(file, new)
-                return
-            # Store neither name nor time, so that the same vectors give the same bytes.
-            with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:
-                self.write_to(packed, new)
+        """Write the vectors, compressed if the name of ``target`` ends in ``.gz`` or ``.bz2``."""
+        with packed(target) as file:
+            self.write_to(file, new)
 
 
 class Spool(StoredVectors):
@@ -127,14 +120,7 @@ class Spool(StoredVectors):
         self._put(block[:filled])
 
     def _put(self, block: Row) -> None:
-        try:
-            write_all(self._file.fileno(), block)
-        except OSError as error:
-            needed = 4 * self._columns * (self._count + len(block))
-            raise EmbcompressError(
-                f"{tempfile.gettempdir()}: cannot take {needed:,} bytes of vectors ({error.strerror})",
-                remedy="set the environment variable TMPDIR to a directory with more room",
-            ) from None
+        _spool(self._file, block, 4 * self._columns * (self._count + len(block)))
         self._count += len(block)
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
@@ -150,6 +136,58 @@ class Spool(StoredVectors):
     def close(self) -> None:
         """Delete the temporary copy."""
         self._file.close()
+
+
+def whole_file(path: Path, progress: Progress) -> IO[bytes]:
+    """A file to read from any place: ``path`` itself, or an unnamed temporary copy of what it holds unpacked.
+
+    Raises:
+        InputError: it is compressed, and corrupt.
+        EmbcompressError: there is no room for the copy.
+    """
+    with Stream(path, progress) as stream:
+        if not stream.compressed:
+            return opened(path)
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        try:
+            done = 0
+            while data := stream.read():
+                done += len(data)
+                _spool(file, data, done)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+
+def _spool(file: IO[bytes], data: bytes | Row, needed: int) -> None:
+    """Append to a temporary file, which then has ``needed`` bytes."""
+    try:
+        write_all(file.fileno(), data)
+    except OSError as error:
+        raise EmbcompressError(
+            f"{tempfile.gettempdir()}: cannot take {needed:,} bytes of vectors ({error.strerror})",
+            remedy="set the environment variable TMPDIR to a directory with more room",
+        ) from None
+
+
+def counted(tokens: Iterable[bytes], rows: int, where: str) -> Iterator[bytes]:
+    """Pass the tokens on, and check that there is one per row.
+
+    Raises:
+        InputError: there are more or fewer.
+    """
+    count = 0
+    for count, token in enumerate(tokens, 1):
+        if count > rows:
+            break
+        yield token
+    if count != rows:
+        found = "more" if count > rows else f"{count:,}"
+        raise InputError(
+            f"{where}: {rows:,} tokens are expected, one per row, there are {found}",
+            remedy="make the file again from its source",
+        )
 
 
 def split_tokens(pieces: Iterable[bytes], where: str) -> Iterator[bytes]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from embcompress.checkpoint.vectors.base import AGAIN, Written
+from embcompress.checkpoint.vectors.packing import Sink
 from embcompress.checkpoint.vectors.streamed import Entries, Row
 from embcompress.dtypes import DType
 from embcompress.errors import InputError
@@ -105,7 +104,10 @@ def is_number(field: bytes) -> bool:
 
 
 def split_line(line: bytes, dimension: int, where: str) -> tuple[bytes, bytes]:
-    """Split a line into token and numbers; the token is what the numbers leave and may hold spaces (". . .").
+    """Split a line into token and numbers; the token is what the numbers leave.
+
+    It may hold spaces (". . ."), be nothing but a blank, or be empty where the line begins with the space
+    that ends the token.
 
     Raises:
         InputError: there are more or fewer numbers.
@@ -113,6 +115,11 @@ def split_line(line: bytes, dimension: int, where: str) -> tuple[bytes, bytes]:
     if line.count(b" ") == dimension:
         token, _, numbers = line.partition(b" ")
         return token, numbers
+    if line[:1].isspace() and (found := len(line.split())) <= dimension:
+        if found < dimension:
+            raise _ragged(found, dimension, where)
+        numbers = line.lstrip()
+        return line[: -len(numbers) - 1], numbers
     token, *fields = line.rsplit(None, dimension)
     if len(fields) < dimension:
         raise _ragged(len(fields), dimension, where)
@@ -123,7 +130,7 @@ def split_line(line: bytes, dimension: int, where: str) -> tuple[bytes, bytes]:
     return token, b" ".join(fields)
 
 
-def write_lines(file: BinaryIO | gzip.GzipFile, new: Written) -> None:
+def write_lines(file: Sink, new: Written) -> None:
     """Write one line per vector, with the fewest digits that read back as the same float32."""
     for tokens, rows in new.entries():
         values = np.asarray(rows, np.float32)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from embcompress.checkpoint.vectors.header import (
     header_line,
     parse_header,
 )
+from embcompress.checkpoint.vectors.packing import Sink
 from embcompress.checkpoint.vectors.stream import Stream
 from embcompress.checkpoint.vectors.streamed import Entries, Row, StreamedFormat
 from embcompress.dtypes import DType
@@ -28,7 +27,7 @@ _TORCH_MAGICS = (b"PK", b"\x80")
 
 
 class Word2VecBinary(StreamedFormat):
-    r"""``V d\n``, then token, space and d little-endian float32, plain or gzip.
+    r"""``V d\n``, then token, space and d little-endian float32, plain or compressed.
 
     word2vec writes a line feed after each vector; files without them (GoogleNews) are read as well.
     """
@@ -49,7 +48,7 @@ class Word2VecBinary(StreamedFormat):
     def entries(self, stream: Stream) -> Entries:
         path, data = stream.path, stream.read()
         header = parse_header(data[:HEADER_BYTES], path)
-        least = header.length + header.count * (4 * header.dimension + 2)
+        least = header.length + header.count * (4 * header.dimension + 1)
         if not stream.compressed and stream.size < least:
             raise InputError(
                 f"{path}: line 1 claims {header.count:,} vectors of {header.dimension:,} numbers, "
@@ -59,7 +58,7 @@ class Word2VecBinary(StreamedFormat):
         each = _entries(stream, data[header.length :], header)
         return Entries(header.dimension, each, _parse, lambda entry: f"{path}: entry {entry:,}")
 
-    def write_to(self, file: BinaryIO | gzip.GzipFile, new: Written) -> None:
+    def write_to(self, file: Sink, new: Written) -> None:
         file.write(header_line(new.shape))
         for tokens, rows in new.entries():
             for token, row in zip(tokens, rows.astype("<f4"), strict=True):
@@ -106,5 +105,5 @@ def _entries(stream: Stream, data: bytes, header: Header) -> Iterator[tuple[byte
     rest = data[at:]
     while rest:
         if rest.strip(b"\r\n"):
-            check_claim(header.count, header.count, stream.path, more=True)
+            check_claim(header.count, header, stream.path, more=True)
         rest = stream.read()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from embcompress.checkpoint.vectors.base import Written, suffix_of
 from embcompress.checkpoint.vectors.header import (
+    Header,
     check_claim,
     has_header,
     has_text_behind_header,
     header_line,
     parse_header,
 )
+from embcompress.checkpoint.vectors.packing import Sink
 from embcompress.checkpoint.vectors.stream import Stream
 from embcompress.checkpoint.vectors.streamed import Entries, StreamedFormat
 from embcompress.checkpoint.vectors.textlines import (
@@ -28,7 +28,7 @@ from embcompress.dtypes import DType
 
 
 class Word2VecText(StreamedFormat):
-    """``V d``, then ``token v1 … vd`` lines, plain or gzip (``-binary 0``, .vec)."""
+    """``V d``, then ``token v1 … vd`` lines, plain or compressed (``-binary 0``, .vec)."""
 
     name = "word2vec text"
     suffixes = TEXT_SUFFIXES
@@ -43,9 +43,9 @@ class Word2VecText(StreamedFormat):
     def entries(self, stream: Stream) -> Entries:
         lines = filled(stream.lines())
         header = parse_header(next(lines, (0, b""))[1], stream.path)
-        return line_entries(_claimed(header.count, lines, stream.path), header.dimension, stream.path)
+        return line_entries(_claimed(header, lines, stream.path), header.dimension, stream.path)
 
-    def write_to(self, file: BinaryIO | gzip.GzipFile, new: Written) -> None:
+    def write_to(self, file: Sink, new: Written) -> None:
         file.write(header_line(new.shape))
         write_lines(file, new)
 
@@ -53,11 +53,10 @@ class Word2VecText(StreamedFormat):
         return len(header_line(shape)) + text_size(shape, dtype, token_bytes)
 
 
-def _claimed(count: int, lines: Iterable[tuple[int, bytes]], path: Path) -> Iterator[tuple[int, bytes]]:
+def _claimed(header: Header, lines: Iterable[tuple[int, bytes]], path: Path) -> Iterator[tuple[int, bytes]]:
     """Pass the lines on, and check that there are as many as the header claims."""
     found = 0
     for found, line in enumerate(lines, 1):
-        if found > count:
-            check_claim(count, count, path, more=True)
-        yield line
-    check_claim(found, count, path)
+        if found <= header.count:
+            yield line
+    check_claim(found, header, path)

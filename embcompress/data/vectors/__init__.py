@@ -7,6 +7,7 @@ from pathlib import Path
 
 from embcompress.checkpoint.names import check_not_pointer
 from embcompress.checkpoint.vectors.base import VectorFormat, check_token
+from embcompress.checkpoint.vectors.fasttext import FastText
 from embcompress.checkpoint.vectors.registry import VECTOR_FORMATS
 from embcompress.checkpoint.vectors.stream import Stream, read_head
 from embcompress.checkpoint.vectors.streamed import StreamedFormat
@@ -32,10 +33,11 @@ def read_vectors(
     """Read word vectors of any format, in the order of the file.
 
     Args:
-        path: GloVe or word2vec text, word2vec binary (each plain or gzip), a NumPy matrix NAME.npy
-            next to NAME.vocab.txt, or a checkpoint with its tokenizer.
+        path: GloVe or word2vec text, word2vec binary, a fastText model (each plain or compressed), a NumPy
+            matrix NAME.npy next to NAME.vocab.txt, or a checkpoint with its tokenizer.
         wanted: keep these tokens only. A token that the file does not hold gets the vector of the first
-            token that equals it in lower case. None keeps everything.
+            token that equals it in lower case; with a fastText model, that of its n-grams. None keeps
+            everything.
         progress: called with the number of bytes read.
 
     Returns:
@@ -87,6 +89,8 @@ def _matrix(kind: Source, path: Path, choice: Choice, progress: Progress) -> Mat
         return kind.read(path, choice, progress)
     if isinstance(kind, StreamedFormat):
         return _streamed(kind, path, choice, progress)
+    if isinstance(kind, FastText):
+        return CheckpointTable().read(path, choice, progress)
     stored = kind.open(path, progress)
     try:
         rows = Rows(stored.shape, stored.dtype, stored.rows)

@@ -61,6 +61,15 @@ class Choice:
         return self._slots.setdefault(lower, len(self._slots))
 
     @property
+    def unknown(self) -> tuple[str, ...]:
+        """The wanted tokens that have not been offered as they are spelled, sorted."""
+        return tuple(sorted((self._wanted or frozenset()) - self._exact))
+
+    def assign(self, token: str) -> int:
+        """The row for a wanted token that the file does not hold, and that has a vector nevertheless."""
+        return self._slots.setdefault(token, len(self._slots))
+
+    @property
     def tokens(self) -> tuple[str, ...]:
         """The kept tokens, spelled as wanted, in the order of their rows."""
         return tuple(self._slots)

@@ -7,7 +7,10 @@ from pathlib import Path
 from embcompress.checkpoint import FORMATS, open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.vectors.base import check_dimension
+from embcompress.checkpoint.vectors.compressed import tokens_of
+from embcompress.checkpoint.vectors.fasttext.subwords import subwords_of
 from embcompress.data.vectors.base import Choice, Matrix
+from embcompress.data.vectors.composing import compose
 from embcompress.data.vectors.gathering import gather
 from embcompress.data.vectors.vocabularies import vocabulary_of
 from embcompress.errors import UsageError
@@ -20,7 +23,7 @@ from embcompress.tables import locate
 class CheckpointTable:
     """A .safetensors, PyTorch or ONNX file or a Hugging Face directory, compressed or dense.
 
-    This includes compressed word vectors.
+    This includes compressed word vectors, and fastText models, whose n-grams are composed to words.
     """
 
     name = "checkpoint"
@@ -39,6 +42,9 @@ class CheckpointTable:
         with open_checkpoint(path) as checkpoint:
             rows = _rows(checkpoint)
             check_dimension(rows.shape[1], str(path))
+            if (subwords := subwords_of(checkpoint)) is not None:
+                words = tokens_of(checkpoint, rows.shape[0]) or ()
+                return compose(rows, enumerate(words), subwords, choice, path, progress)
             return gather(rows, vocabulary_of(checkpoint, rows.shape[0]), choice, path, progress)
 
 

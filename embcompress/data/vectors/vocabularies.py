@@ -51,7 +51,7 @@ def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
     recorded = _recorded(checkpoint, rows)
     if recorded is not None:
         return recorded
-    folder = path if path.is_dir() else path.parent
+    folder = checkpoint.folder
     if (file := folder / "tokenizer.json").exists():
         return _within(_from_tokenizer(read_json(file), file), rows, file)
     if (file := folder / "vocab.txt").exists():

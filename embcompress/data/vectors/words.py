@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.vectors.compressed import tokens_of
+from embcompress.checkpoint.vectors.fasttext.subwords import Subwords, subwords_of
+from embcompress.data.counting import Counts
 from embcompress.data.encoded import Encoded
-from embcompress.data.tokenizing import WORD, tokenizer_of
+from embcompress.data.tokenizing import WORD
 from embcompress.data.vectors.base import decode_token
 
 
@@ -22,9 +26,13 @@ class VectorWords:
 
     Args:
         tokens: the token of each row.
+        subwords: the n-grams of words, of a fastText model. A word then has the rows of its n-grams as well,
+            and no others if it has no token.
     """
 
-    def __init__(self, tokens: Iterable[str]) -> None:
+    def __init__(self, tokens: Iterable[str], subwords: Subwords | None = None) -> None:
+        self._subwords = subwords
+        self._ngrams: dict[str, list[int]] = {}
         self._rows: dict[str, int] = {}
         for row, token in enumerate(tokens):
             self._rows.setdefault(token, row)
@@ -39,9 +47,18 @@ class VectorWords:
 
     def _rows_in(self, text: str) -> Iterator[int]:
         for run in text.split():
-            row = self._row(run)
-            found = map(self._row, WORD.findall(run)) if row is None else [row]
-            yield from (row for row in found if row is not None)
+            for word in [run] if self._row(run) is not None else WORD.findall(run):
+                row = self._row(word)
+                if row is not None:
+                    yield row
+                yield from self._ngrams_of(word)
+
+    def _ngrams_of(self, word: str) -> Iterable[int]:
+        if self._subwords is None:
+            return ()
+        if word not in self._ngrams:
+            self._ngrams[word] = self._subwords.rows(word.encode())
+        return self._ngrams[word]
 
     def _row(self, word: str) -> int | None:
         lower = word.lower()
@@ -49,16 +66,26 @@ class VectorWords:
         return next((rows[form] for rows, form in ways if form in rows), None)
 
 
-def counting_of(checkpoint: Checkpoint, rows: int) -> Callable[[Sequence[str]], Encoded]:
-    """The function that turns texts into row numbers of a table, for counting.
+def words_of(checkpoint: Checkpoint, rows: int) -> VectorWords | None:
+    """The words of a checkpoint that holds the token of each of its ``rows``; None of any other."""
+    own = tokens_of(checkpoint, rows)
+    return None if own is None else VectorWords(map(decode_token, own), subwords_of(checkpoint))
+
+
+def spread(checkpoint: Checkpoint, counts: Counts) -> Counts:
+    """Counts of words, with those of their n-grams added if the checkpoint is a fastText model.
+
+    Counts that say something of rows of n-grams already are returned as they are.
 
     Args:
-        checkpoint: word vectors, or a model with its tokenizer.
-        rows: rows of the table, V.
-
-    Raises:
-        UsageError: there is no tokenizer.
-        InputError: it cannot be read.
+        checkpoint: word vectors, or a model.
+        counts: how often each row's token occurs (V).
     """
-    own = tokens_of(checkpoint, rows)
-    return tokenizer_of(checkpoint).count if own is None else VectorWords(map(decode_token, own)).count
+    subwords = subwords_of(checkpoint)
+    if subwords is None or counts[subwords.words :].any():
+        return counts
+    found = counts.copy()
+    for row, token in enumerate(tokens_of(checkpoint, len(counts)) or ()):
+        if counts[row]:
+            np.add.at(found, np.array(subwords.rows(token), np.int64), counts[row])
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embcompress.checkpoint.onnx.building import PREFIX, Group, Stored, TableGraph
+from embcompress.checkpoint.onnx.building import Group, Stored, TableGraph, transposed_name
 from embcompress.checkpoint.onnx.coding import wider
 from embcompress.checkpoint.onnx.uses import PRODUCT, TRANSPOSE, Use, attributes_of
 from embcompress.dtypes import DType
@@ -28,7 +28,7 @@ class FactorGraph(TableGraph):
         dtype, node = stored.parts["0.weight"].dtype, use.node
         if use.kind == TRANSPOSE:
             transposed = group.cast(left, dtype, stored.dtype)
-            group.add("Transpose", transposed, output=_transposed_name(node.output[0]), perm=[1, 0])
+            group.add("Transpose", transposed, output=transposed_name(node.output[0]), perm=[1, 0])
             return
         first, second = (left, right) if use.kind == PRODUCT else (right, left)
         given, options = node.input[0], attributes_of(node)
@@ -37,7 +37,7 @@ class FactorGraph(TableGraph):
         product = group.add("MatMul", given, group.cast(first, dtype, stored.dtype))
         transposes = use.transposed is None
         second = (
-            _transposed_name(use.transposed) if use.transposed else group.cast(second, dtype, stored.dtype)
+            transposed_name(use.transposed) if use.transposed else group.cast(second, dtype, stored.dtype)
         )
         if node.op_type == "Gemm":
             kept = {key: value for key, value in options.items() if key in ("alpha", "beta")}
@@ -47,11 +47,6 @@ class FactorGraph(TableGraph):
         if transposes:
             second = group.add("Transpose", second, perm=[1, 0])
         group.add("MatMul", product, second, output=node.output[0])
-
-
-def _transposed_name(name: str) -> str:
-    """Name of the value that holds the transposed left factor instead of the transposed table."""
-    return f"{PREFIX}{name}"
 
 
 def table_graph(_: Method) -> TableGraph:

@@ -1,0 +1,105 @@
+"""Open the tokenizer of a directory with transformers, from whatever files it has."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.directory.modules import home_of
+from embcompress.data.encoded import Encoded
+from embcompress.data.tokenizing import tokenizer_of
+from embcompress.errors import InputError, UsageError
+from embcompress.pretrained.library import OFFLINE, check_files, library, reading
+
+_SENTENCEPIECE = (".model", ".spm")
+"""Suffixes of the models of SentencePiece."""
+_LIBRARIES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+"""What transformers needs to read them: packages, and the modules by which they are imported."""
+
+
+def tokenizer_in(path: Path) -> Any:
+    """Open the tokenizer of a directory with ``AutoTokenizer``.
+
+    Raises:
+        UsageError: the directory has none, or a library that reads it is missing.
+        InputError: it cannot be read.
+    """
+    auto = library().AutoTokenizer
+    path = home_of(path)
+    check_files(path)
+    try:
+        with reading(path):
+            made = auto.from_pretrained(path, **OFFLINE)
+    except (InputError, UsageError):
+        _check_libraries(path)
+        raise
+    # Without its files, transformers makes a tokenizer that knows its special tokens alone.
+    names = {"tokenizer.json", *made.vocab_files_names.values()} - {"tokenizer_config.json"}
+    if made.vocab_files_names and not any((path / name).is_file() for name in names):
+        raise UsageError(
+            f"{path}: has no tokenizer, none of {', '.join(sorted(names))}",
+            remedy="put the files of the model's tokenizer there",
+        )
+    return made
+
+
+def _check_libraries(path: Path) -> None:
+    """Refuse a directory with a SentencePiece model where what reads it is missing.
+
+    Raises:
+        UsageError: with what is missing.
+    """
+    models = sorted(file.name for file in path.iterdir() if file.suffix in _SENTENCEPIECE)
+    missing = [package for package, module in _LIBRARIES.items() if not _is_installed(module)]
+    if models and missing:
+        raise UsageError(
+            f"{path}: {models[0]} needs {' and '.join(missing)}",
+            remedy="pip install 'embcompress[transformers]'",
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # the package around it is missing
+        return False
+
+
+def counting_of(checkpoint: Checkpoint) -> Callable[[Sequence[str]], Encoded]:
+    """The function that turns texts into the ids that a model would read, for counting.
+
+    The tokenizer is the one in the checkpoint's own record, or else in tokenizer.json next to its weights, or
+    else the one that transformers makes of the other files there.
+
+    Raises:
+        UsageError: there is none, or a library that reads it is missing.
+        InputError: it cannot be read.
+    """
+    own = tokenizer_of(checkpoint)
+    if own is not None:
+        return own.count
+    folder = checkpoint.folder
+    if not (folder / "config.json").is_file():  # it names the class of the tokenizer
+        raise UsageError(
+            f"{checkpoint.path}: has no tokenizer to count tokens with",
+            remedy=f"put the model's tokenizer.json into {folder}, or give counts with --weights",
+        )
+    try:
+        library()
+    except UsageError as error:
+        place = repr(str(folder))
+        raise UsageError(
+            f"{checkpoint.path}: has no tokenizer.json, and other tokenizers need the library transformers",
+            remedy=f"{error.remedy}, or make the file where it is installed: "
+            f"AutoTokenizer.from_pretrained({place}).save_pretrained({place})",
+        ) from None
+    made = tokenizer_in(folder)
+
+    def count(texts: Sequence[str]) -> Encoded:
+        with reading(folder):
+            return Encoded.of(made(list(texts))["input_ids"])
+
+    return count
