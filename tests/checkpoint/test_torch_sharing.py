@@ -245,7 +245,7 @@ def test_the_predicted_size_is_the_written_one_whatever_shares_the_table(
     options = {"rank": RANK, "keys": "embedding.weight"}
     predicted = embcompress.factorize(folder / "m.pt", dry_run=True, **options).size_after
     result = embcompress.factorize(folder / "m.pt", output=folder / "s.pt", **options)
-    assert result.size_after == (folder / "s.pt").stat().st_size <= predicted <= result.size_after + 256 * 40
+    assert result.size_after == (folder / "s.pt").stat().st_size <= predicted <= result.size_after + 48 + 64
     small, *_ = found = states(folder / "s.pt")
     for suffix in (".0.weight", ".1.weight"):
         parts = [value for state in found for name, value in state.items() if name.endswith(suffix)]

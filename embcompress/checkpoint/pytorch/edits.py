@@ -70,10 +70,12 @@ class Rewrite:
     @property
     def nbytes(self) -> int:
         """Bytes of all storages together."""
-        return sum(
-            s.nbytes if isinstance(s, NewTensor) else sum(extent.size for extent in s)
-            for s in self.storages.values()
-        )
+        return sum(map(self.nbytes_of, self.storages))
+
+    def nbytes_of(self, key: str) -> int:
+        """Bytes of one storage."""
+        source = self.storages[key]
+        return source.nbytes if isinstance(source, NewTensor) else sum(extent.size for extent in source)
 
 
 def plan_rewrite(
