@@ -26,6 +26,19 @@ from embcompress.storage.rawio import CHUNK
 
 
 @dataclass(frozen=True)
+class NewParameters:
+    """Parameters of a model that take the place of others.
+
+    Attributes:
+        before: how many they replace.
+        shapes: their shapes.
+    """
+
+    before: int
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class Edit:
     """The changes from a source checkpoint to a new one.
 
@@ -38,8 +51,8 @@ class Edit:
         documents: JSON documents of a directory by relative path, to be rewritten; None deletes one.
         graphs: for each removed table, by name, a function that returns how a graph computes with the new
             tensors. Only formats that hold a graph call it and know the type of the result.
-        more_parameters: where tables become parts or parts tables: for a removed name of each, how many more
-            parameters a model has afterwards. Saved optimizers number them.
+        parameters: where tables become parts or parts tables: for a removed name of each, what takes the
+            place of the parameters of a model. Saved optimizers number them.
     """
 
     remove: frozenset[str]
@@ -47,7 +60,7 @@ class Edit:
     aliases: Mapping[str, str] = field(default_factory=dict)
     documents: Mapping[str, Any] = field(default_factory=dict)
     graphs: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
-    more_parameters: Mapping[str, int] = field(default_factory=dict)
+    parameters: Mapping[str, NewParameters] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

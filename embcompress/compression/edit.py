@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.base import Checkpoint, Edit, NewParameters
 from embcompress.checkpoint.description import NO_DIGEST, Description, TableRecord, part_name
 from embcompress.checkpoint.rows import part_rows
 from embcompress.checkpoint.tensors import NewTensor
@@ -13,7 +13,7 @@ from embcompress.dtypes import DTYPES, Floats
 from embcompress.errors import InputError
 from embcompress.methods import method_for
 from embcompress.methods.base import Blocks, Method, TableLayout
-from embcompress.methods.parts import Part, parameter_count
+from embcompress.methods.parts import Part, parameter_shapes
 from embcompress.native import native_named
 from embcompress.native.base import Documents, NativeForm
 from embcompress.tables import Table
@@ -45,6 +45,12 @@ class Replacement:
             return self.form.names(self.table)
         return tuple(part_name(self.table.name, suffix) for suffix in self.layout.suffixes)
 
+    @property
+    def parameters(self) -> tuple[tuple[int, int], ...]:
+        """Shapes of the parameters that a model has in the table's place."""
+        shapes = {part.suffix: part.shape for part in self.layout.parts}
+        return parameter_shapes(self.method.parts, shapes, self.table.rows.shape[1])
+
 
 def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
     """The edit that puts parts in the place of each table, points ties at them, and adds guards if needed.
@@ -72,10 +78,8 @@ def replacing(source: Checkpoint, replacements: Sequence[Replacement]) -> Edit:
             if new.form is None:
                 aliases |= {part_name(tie, part.suffix): name for tie in table.ties}
     graphs = {new.table.name: new.method.graph for new in replacements}
-    more = {
-        new.table.name: parameter_count(new.method.parts, new.layout.suffixes) - 1 for new in replacements
-    }
-    edit = Edit(frozenset(remove), tuple(add), aliases, documents, graphs, more)
+    parameters = {new.table.name: NewParameters(1, new.parameters) for new in replacements}
+    edit = Edit(frozenset(remove), tuple(add), aliases, documents, graphs, parameters)
     source.check_edit(edit)
     return edit
 

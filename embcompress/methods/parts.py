@@ -70,15 +70,23 @@ class Part:
         return self.dtype.nbytes(math.prod(self.shape))
 
 
-def parameter_count(specs: Collection[PartSpec], present: Collection[str]) -> int:
-    """How many trainable parameters a model holds for a table: its left and its right factor count once each.
+def parameter_shapes(
+    specs: Collection[PartSpec], shapes: Mapping[str, tuple[int, int]], columns: int
+) -> tuple[tuple[int, int], ...]:
+    """Shapes of the trainable parameters that a model holds for a table: of its left and its right factor.
 
     Args:
         specs: everything that the method may store.
-        present: suffixes of the parts.
+        shapes: shapes of the stored parts by suffix.
+        columns: columns of the table, d.
     """
-    trained = (spec.suffix for spec in specs if spec.trainable and spec.suffix in present)
-    return len({suffix.partition(".")[0] for suffix in trained})
+    found: dict[str, tuple[int, int]] = {}
+    for spec in specs:
+        child, _, _ = spec.suffix.partition(".")
+        if spec.trainable and spec.suffix in shapes and child not in found:
+            rows, width = shapes[spec.suffix]
+            found[child] = (columns if child == "1" else rows, width)
+    return tuple(found.values())
 
 
 Parts = Mapping[str, Rows]

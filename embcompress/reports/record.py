@@ -76,6 +76,7 @@ class DenseTable:
         comparisons: what every method would lose, one for each of the same ratios.
         curve: the same at more ratios, for a chart; empty unless one was asked for.
         weighting: how rows are weighted in errors and spectrum, None for all alike.
+        obstacle: why ``factorize`` would refuse it, None if it would not.
     """
 
     name: str
@@ -93,6 +94,7 @@ class DenseTable:
     comparisons: tuple[Comparison, ...]
     curve: tuple[Comparison, ...]
     weighting: str | None
+    obstacle: str | None
 
 
 @dataclass(frozen=True)

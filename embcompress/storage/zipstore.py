@@ -259,17 +259,9 @@ class ZipWriter:
         self._written.append(_Written(name.encode(), header, extent.size, extent.crc))
 
     def _begin(self, name: str, size: int, crc: int) -> int:
-        """Write a local header, padded so that the data after it are aligned; return its offset."""
+        """Write a local header; return its offset."""
         header = os.lseek(self._fd, 0, os.SEEK_CUR)
-        raw = name.encode()
-        wide = size >= ZIP64_SIZE
-        extra = struct.pack("<2H2Q", 1, 16, size, size) if wide else b""
-        padding = -(header + _LOCAL.size + len(raw) + len(extra) + 4) % ALIGNMENT
-        extra += b"FB" + struct.pack("<H", padding) + b"Z" * padding
-        short = 0xFFFFFFFF if wide else size
-        version = 45 if wide else 20
-        fields = (version, _UTF8, 0, 0, _DAY, crc, short, short, len(raw), len(extra))
-        write_all(self._fd, _LOCAL.pack(b"PK\x03\x04", *fields) + raw + extra)
+        write_all(self._fd, _local(name.encode(), header, size, crc))
         return header
 
     def finish(self) -> None:
@@ -277,6 +269,29 @@ class ZipWriter:
         start = os.lseek(self._fd, 0, os.SEEK_CUR)
         directory = b"".join(_central(record) for record in self._written)
         write_all(self._fd, directory + _end(len(self._written), len(directory), start))
+
+
+def archive_size(records: Iterable[tuple[str, int]]) -> int:
+    """Bytes of an archive that :class:`ZipWriter` makes of records with these names and sizes."""
+    end, written = 0, []
+    for name, size in records:
+        record = _Written(name.encode(), end, size, 0)
+        written.append(record)
+        end += len(_local(record.name, end, size, 0)) + size
+    directory = sum(len(_central(record)) for record in written)
+    return end + directory + len(_end(len(written), directory, end))
+
+
+def _local(name: bytes, header: int, size: int, crc: int) -> bytes:
+    """A local header at the offset ``header``, padded so that the data after it are aligned."""
+    wide = size >= ZIP64_SIZE
+    extra = struct.pack("<2H2Q", 1, 16, size, size) if wide else b""
+    padding = -(header + _LOCAL.size + len(name) + len(extra) + 4) % ALIGNMENT
+    extra += b"FB" + struct.pack("<H", padding) + b"Z" * padding
+    short = 0xFFFFFFFF if wide else size
+    version = 45 if wide else 20
+    fields = (version, _UTF8, 0, 0, _DAY, crc, short, short, len(name), len(extra))
+    return _LOCAL.pack(b"PK\x03\x04", *fields) + name + extra
 
 
 def _central(record: _Written) -> bytes:

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 
 from embcompress.checkpoint import Reading, open_checkpoint
-from embcompress.checkpoint.base import Checkpoint, Edit
+from embcompress.checkpoint.base import Checkpoint, Edit, NewParameters
 from embcompress.checkpoint.description import TableRecord, part_name
-from embcompress.checkpoint.rows import rows_of
+from embcompress.checkpoint.rows import part_rows, rows_of
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.compression.outputs import BAD_DISK, check_format, check_output, output_path, write_copy
 from embcompress.compression.residuals import measured_errors
@@ -17,7 +17,7 @@ from embcompress.dtypes import DTYPES
 from embcompress.errors import EmbcompressError
 from embcompress.methods import method_for
 from embcompress.methods.decoding import decoded
-from embcompress.methods.parts import parameter_count
+from embcompress.methods.parts import parameter_shapes
 from embcompress.native import native_named
 from embcompress.native.base import Documents
 from embcompress.progress import Progress, silent
@@ -88,10 +88,15 @@ def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
     add: list[NewTensor] = []
     aliases: dict[str, str] = {}
     documents: Documents = {}
-    more: dict[str, int] = {}
+    parameters: dict[str, NewParameters] = {}
     for record, rows in tables:
         method = method_for(record.method, str(source.path))
-        more[record.part_names[0]] = 1 - parameter_count(method.parts, record.parts)
+        shapes = {
+            suffix: part_rows(source, name).shape
+            for suffix, name in zip(record.parts, record.part_names, strict=True)
+        }
+        before = parameter_shapes(method.parts, shapes, record.shape[1])
+        parameters[record.part_names[0]] = NewParameters(len(before), (record.shape,))
         if record.native is not None:
             documents = native_named(record.native, source.path).dense_documents(source, record.shape)
             remove |= {*record.part_names, *record.ties}
@@ -103,7 +108,7 @@ def _edit(source: Checkpoint, tables: list[tuple[TableRecord, Rows]]) -> Edit:
             add.append(NewTensor(name, dtype, record.shape, place, rows.blocks))
         aliases |= {tie: record.name for tie in record.ties if tie not in record.copies}
     edit = Edit(
-        frozenset(remove & source.tensors.keys()), tuple(add), aliases, documents, more_parameters=more
+        frozenset(remove & source.tensors.keys()), tuple(add), aliases, documents, parameters=parameters
     )
     source.check_edit(edit)
     return edit

@@ -10,7 +10,8 @@ from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.rows import rows_of
 from embcompress.choices import DEFAULT_METHOD, SMOOTHING, TEXT_COLUMN
-from embcompress.compression.leftover import left_dense, left_notes
+from embcompress.compression.edit import Replacement, describe, replacing, sketch
+from embcompress.compression.leftover import check_loadable, left_dense, left_notes
 from embcompress.compression.neighbours import check_not_adapter, quantized_note, quantizer_of
 from embcompress.compression.outputs import check_side_file
 from embcompress.compression.residuals import measured_error
@@ -19,7 +20,7 @@ from embcompress.compression.weighting import Weighting, WeightSource, weighting
 from embcompress.data.counting import Counts
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.dtypes import DTYPES
-from embcompress.errors import UsageError
+from embcompress.errors import EmbcompressError, UsageError
 from embcompress.methods import METHODS, method_for
 from embcompress.methods.base import RankedMethod, Settings, TableLayout
 from embcompress.methods.decoding import decoded
@@ -146,6 +147,7 @@ def _report(
         notes=(
             *source.notes,
             *(() if quantizer is None else (quantized_note(quantizer),)),
+            *(f"factorize refuses {table.name}: {table.obstacle}" for table in tables if table.obstacle),
             *left_notes(source, found, chosen=True),
         ),
     )
@@ -172,6 +174,8 @@ def _dense(
     stats, layouts = fitted(precise=False)
     if any(layout and layout.predicted_error < PRECISE_BELOW for layout in layouts):
         stats, layouts = fitted(precise=True)
+    some = next(filter(None, layouts), None) or method.widest(rows.shape, settings)
+    rest, obstacle = _rest(source, table, some)
     eigenvalues = stats.spectrum.eigenvalues
     largest = float(eigenvalues[0]) or 1.0
     compared = _compared(stats, ratios, settings, progress)
@@ -188,13 +192,24 @@ def _dense(
         break_even_rank=method.break_even(rows, settings),
         spectrum=tuple(float((value / largest) ** 0.5) for value in eigenvalues),
         options=tuple(
-            _option(source, table, ratio, layout, heads)
-            for ratio, layout in zip(RATIOS, layouts, strict=True)
+            _option(rest, table, ratio, layout, heads) for ratio, layout in zip(RATIOS, layouts, strict=True)
         ),
         comparisons=tuple(each for each in compared if each.ratio in RATIOS),
         curve=compared if ratios is CURVE else (),
         weighting=weighting.origin if weighting else None,
+        obstacle=obstacle,
     )
+
+
+def _rest(source: Checkpoint, table: Table, layout: TableLayout) -> tuple[int, str | None]:
+    """Bytes of the model without the parts of a compressed table, and why it cannot be compressed, if so."""
+    new = Replacement(table, _default_method(), layout)
+    try:
+        check_loadable(source, [table])
+        size = source.size_after(replacing(source, [new]), describe(source, [sketch(new, None)], None))
+    except EmbcompressError as error:
+        return source.copied_size - table.rows.nbytes * (1 + len(table.copies)), str(error)
+    return size - layout.nbytes, None
 
 
 def _default_method() -> RankedMethod:
@@ -223,15 +238,18 @@ def _compared(
     return tuple(compared)
 
 
-def _option(source: Checkpoint, table: Table, ratio: float, layout: TableLayout | None, heads: int) -> Option:
-    """What one ratio would cost with the default method; ``layout`` is None where not even rank 1 fits."""
+def _option(rest: int, table: Table, ratio: float, layout: TableLayout | None, heads: int) -> Option:
+    """What one ratio would cost with the default method; ``layout`` is None where not even rank 1 fits.
+
+    ``rest`` is what the model takes without the table.
+    """
     rows = table.rows
     rank, nbytes = (layout.rank or 0, layout.nbytes) if layout else (0, 0)
     return Option(
         ratio=ratio,
         rank=rank,
         table_bytes=nbytes,
-        model_bytes=source.copied_size - rows.nbytes * (1 + len(table.copies)) + nbytes,
+        model_bytes=rest + nbytes,
         relative_error=layout.predicted_error if layout else 1.0,
         flops=factored_flops(_default_method(), rows.shape, rank, heads),
     )

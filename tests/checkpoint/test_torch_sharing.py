@@ -120,6 +120,18 @@ def test_a_state_dict_follows_a_copy_of_the_table(tmp_path):
     assert [*loaded(tmp_path / "dense.pt")["head"]] == ["weight"]
 
 
+def test_the_report_predicts_the_size_that_is_written(tmp_path):
+    """Moments that are lost and tables that are shared do not count."""
+    torch.save(translator(), tmp_path / "run.pt")
+    (table,) = embcompress.report(tmp_path / "run.pt").tables
+    assert table.obstacle is None
+    for option in table.options[:2]:
+        written = embcompress.factorize(
+            tmp_path / "run.pt", rank=option.rank, output=tmp_path / f"{option.rank}.pt"
+        ).size_after
+        assert abs(option.model_bytes - written) < 256
+
+
 def test_the_compressed_state_dict_is_found_though_another_is_larger_now(tmp_path):
     torch.manual_seed(0)
     saved = {
@@ -147,6 +159,8 @@ def test_row_89_what_keeps_the_bytes_of_a_table_and_cannot_follow_is_refused(tmp
     table = torch.randn(ROWS, WIDTH)
     model = {"embedding.weight": table, "out.weight": torch.ones(3, 3)}
     torch.save(holder(model, table), tmp_path / "m.pt")
+    (table_report,) = embcompress.report(tmp_path / "m.pt", keys=["embedding.weight"]).tables
+    assert path in table_report.obstacle
     for dry_run in (True, False):
         with refused(UsageError, path, "embedding.weight", ".clone()"):
             embcompress.factorize(tmp_path / "m.pt", rank=RANK, output=tmp_path / "o.pt", dry_run=dry_run)
@@ -245,7 +259,7 @@ def test_the_predicted_size_is_the_written_one_whatever_shares_the_table(
     options = {"rank": RANK, "keys": "embedding.weight"}
     predicted = embcompress.factorize(folder / "m.pt", dry_run=True, **options).size_after
     result = embcompress.factorize(folder / "m.pt", output=folder / "s.pt", **options)
-    assert result.size_after == (folder / "s.pt").stat().st_size <= predicted <= result.size_after + 256 * 40
+    assert result.size_after == (folder / "s.pt").stat().st_size <= predicted <= result.size_after + 48 + 64
     small, *_ = found = states(folder / "s.pt")
     for suffix in (".0.weight", ".1.weight"):
         parts = [value for state in found for name, value in state.items() if name.endswith(suffix)]

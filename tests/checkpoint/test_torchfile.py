@@ -14,7 +14,7 @@ import torch
 from helpers.refusals import refused
 from torch import nn
 
-from embcompress.checkpoint.base import Edit
+from embcompress.checkpoint.base import Edit, NewParameters
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.checkpoint.pytorch.file import TorchFile
 from embcompress.checkpoint.rows import rows_of
@@ -45,7 +45,8 @@ def split(table="0.weight", stem="0", dtype="F32", aliases=()):
     """The edit that factorizes a V×d table."""
     left = factor(f"{stem}.0.weight", (VOCABULARY, RANK), table, dtype)
     right = factor(f"{stem}.1.weight", (WIDTH, RANK), table, dtype, seed=1)
-    return Edit(frozenset({table}), (left, right), dict(aliases), more_parameters={table: 1})
+    parameters = NewParameters(1, (left.shape, right.shape))
+    return Edit(frozenset({table}), (left, right), dict(aliases), parameters={table: parameters})
 
 
 def values_of(new):

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from embcompress.checkpoint.base import Edit
+import numpy as np
+
+from embcompress.checkpoint.base import Edit, NewParameters
 from embcompress.checkpoint.description import Description
 from embcompress.checkpoint.pytorch.archive import Archive
 from embcompress.checkpoint.pytorch.optimizers import Change, Kind, refit_optimizers
@@ -24,8 +26,9 @@ from embcompress.checkpoint.pytorch.pickle_writer import dump
 from embcompress.checkpoint.pytorch.sharing import Build, following
 from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict, metadata_text, with_metadata
 from embcompress.checkpoint.pytorch.storages import StorageUse, storage_uses, users
-from embcompress.checkpoint.pytorch.tensors import is_parameter, parse_view, storage_kind, unwrap
+from embcompress.checkpoint.pytorch.tensors import View, is_parameter, parse_view, storage_kind, unwrap
 from embcompress.checkpoint.tensors import NewTensor
+from embcompress.dtypes import DTYPES, Floats
 from embcompress.errors import UsageError
 from embcompress.storage.zipstore import Extent
 
@@ -36,18 +39,18 @@ class EditedObjects:
 
     Attributes:
         replace: replacements for nodes of the old one, by ``id``.
-        storages: storage of each new tensor, by its name.
+        storages: new storages, and the tensor that each of them holds.
         warnings: warnings for the user, one sentence each.
     """
 
     replace: Replacements
-    storages: Mapping[str, StorageRef]
+    storages: Sequence[tuple[StorageRef, NewTensor]]
     warnings: tuple[str, ...]
 
     @property
-    def fresh(self) -> Mapping[int, str]:
-        """``id`` of each new storage -> the name of its tensor."""
-        return {id(ref): name for name, ref in self.storages.items()}
+    def fresh(self) -> Mapping[int, NewTensor]:
+        """``id`` of each new storage -> its tensor."""
+        return {id(ref): new for ref, new in self.storages}
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,12 @@ class Rewrite:
     @property
     def nbytes(self) -> int:
         """Bytes of all storages together."""
-        return sum(
-            s.nbytes if isinstance(s, NewTensor) else sum(extent.size for extent in s)
-            for s in self.storages.values()
-        )
+        return sum(map(self.nbytes_of, self.storages))
+
+    def nbytes_of(self, key: str) -> int:
+        """Bytes of one storage."""
+        source = self.storages[key]
+        return source.nbytes if isinstance(source, NewTensor) else sum(extent.size for extent in source)
 
 
 def plan_rewrite(
@@ -79,9 +84,7 @@ def plan_rewrite(
     """Plan the file that ``edit`` makes of ``archive``."""
     edited = edited_objects(archive, state, edit, description, where)
     replace = dict(edited.replace)
-    storages: dict[str, NewTensor | tuple[Extent, ...]] = {
-        edited.storages[new.name].key: new for new in edit.add
-    }
+    storages: dict[str, NewTensor | tuple[Extent, ...]] = {ref.key: new for ref, new in edited.storages}
     uses = [*storage_uses(archive.root, edited.replace, edited.fresh, where)]
     for use in uses:
         key = str(len(storages))
@@ -105,12 +108,20 @@ def edited_objects(
         for i, new in enumerate(edit.add)
     }
 
+    storages = [(made[new.name], new) for new in edit.add]
+
     def build(new: NewTensor, replaced: object) -> Call:
         return _tensor(new, made[new.name], replaced)
 
+    def full(shape: tuple[int, ...], value: float, like: View) -> Call:
+        new = NewTensor("", like.dtype or DTYPES["F32"], shape, "", lambda: _filled(shape, value))
+        ref = StorageRef(storage_kind(new.dtype), str(len(storages)), like.storage.location, prod(shape))
+        storages.append((ref, new))
+        return _contiguous(ref, shape)
+
     new_state = _edited_state(state.node, edit, build)
     kind = _kind(state.node, edit)
-    refit = refit_optimizers(archive.root, _changes(state.node, edit, kind, where), where, kind)
+    refit = refit_optimizers(archive.root, _changes(state.node, edit, kind, where), where, kind, full)
     others = following(archive.root, state.node, edit, build, where)
     replace = {
         **refit.replace,
@@ -118,7 +129,7 @@ def edited_objects(
         id(state.anchor): _written(state, new_state, description),
     }
     told = (f"changed as well, since its tensors are shared: {listed(others.paths)}",) if others.paths else ()
-    return EditedObjects(replace, made, (*told, *refit.warnings))
+    return EditedObjects(replace, storages, (*told, *refit.warnings))
 
 
 @dataclass(frozen=True)
@@ -208,14 +219,24 @@ def _written(state: StateDict, new: dict[Any, Any], description: Description | N
 
 def _tensor(tensor: NewTensor, ref: StorageRef, replaced: object) -> Call:
     """The call that rebuilds a contiguous tensor, as a Parameter if it replaces one."""
-    stride = tuple(prod(tensor.shape[i + 1 :]) for i in range(len(tensor.shape)))
-    args = (ref, 0, tensor.shape, stride, False, OrderedMap())
-    plain = Call(Global("torch._utils", "_rebuild_tensor_v2"), args)
+    plain = _contiguous(ref, tensor.shape)
     if not isinstance(replaced, Call) or not is_parameter(replaced):
         return plain
     # Codes are integers, and in torch only floats can require gradients.
     trained = replaced.args[1] and tensor.dtype.is_table
     return Call(Global("torch._utils", "_rebuild_parameter"), (plain, trained, OrderedMap()))
+
+
+def _contiguous(ref: StorageRef, shape: tuple[int, ...]) -> Call:
+    stride = tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
+    return Call(Global("torch._utils", "_rebuild_tensor_v2"), (ref, 0, shape, stride, False, OrderedMap()))
+
+
+def _filled(shape: tuple[int, ...], value: float) -> Iterator[Floats]:
+    """All elements of a tensor, as blocks that take little memory."""
+    count, step = prod(shape), 1 << 20
+    for start in range(0, count, step):
+        yield np.full(min(step, count - start), value, np.float32)
 
 
 def amended_pickle(archive: Archive, state: StateDict, description: Description) -> bytes:
@@ -226,7 +247,7 @@ def amended_pickle(archive: Archive, state: StateDict, description: Description)
 
 def _kind(state: dict[Any, Any], edit: Edit) -> Kind:
     """What happens to the tables of a state dict."""
-    if not edit.more_parameters:
+    if not edit.parameters:
         return Kind.TRAINED
     return Kind.COMPRESSED if metadata_text(state) is None else Kind.EXPANDED
 
@@ -237,13 +258,14 @@ def _changes(state: Mapping[Any, Any], edit: Edit, kind: Kind, where: str) -> li
     shapes: dict[object, tuple[int, ...]] = {}
     for name in state:
         view = parse_view(unwrap(state[name]), where) if name in edit.remove else None
-        if view is not None and view.dtype is not None and view.dtype.is_table:
+        trained = view is not None and view.dtype is not None and view.dtype.is_table
+        if view is not None and (trained or name in edit.parameters):
             names.setdefault(view.memory, []).append(name)
             shapes[view.memory] = view.shape
-    more = edit.more_parameters
-    if kind is Kind.COMPRESSED:  # a stored copy of the table is no parameter of its own
-        names = {memory: same for memory, same in names.items() if more.keys() & {*same}}
-    return [
-        Change(frozenset(same), shapes[memory], sum(more.get(name, 0) for name in same))
-        for memory, same in names.items()
-    ]
+    changes = []
+    for memory, same in names.items():
+        new = next((edit.parameters[name] for name in same if name in edit.parameters), None)
+        if new is not None or kind is not Kind.COMPRESSED:  # a stored copy of a table is no parameter
+            new = new or NewParameters(1, (shapes[memory],))
+            changes.append(Change(frozenset(same), shapes[memory], new))
+    return changes

@@ -21,6 +21,7 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
 from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict
 from embcompress.checkpoint.pytorch.strided import read_strided
 from embcompress.checkpoint.pytorch.tensors import View, parse_view
+from embcompress.checkpoint.tensors import NewTensor
 from embcompress.storage.rawio import CHUNK, sha256_of
 from embcompress.storage.zipstore import Extent, pieces
 
@@ -75,8 +76,9 @@ class Remainder:
         archive: contents of the file.
         state: the state dict.
         stored: names of its dense tensors, which are left out.
-        shared: memory of such a tensor, or ``id`` of its new storage -> its name. Where other state dicts
-            hold it, only that is said.
+        shared: memory of such a tensor -> its name. Where other state dicts hold it, only that is said.
+        fresh: ``id`` of a storage that is not in the file yet -> its tensor. One without a name is of an
+            optimizer; the others are of the state dict.
         replace: replacements for nodes, by ``id``.
         where: name of the file, for error messages.
     """
@@ -88,11 +90,13 @@ class Remainder:
         state: StateDict,
         stored: Collection[str],
         shared: Mapping[object, str],
+        fresh: Mapping[int, NewTensor],
         replace: Replacements,
         where: str,
     ) -> None:
         self._fd, self._archive, self._where = fd, archive, where
-        self._state, self._stored, self._shared, self._replace = state.node, stored, shared, replace
+        self._state, self._stored, self._replace = state.node, stored, replace
+        self._shared, self._fresh = shared, fresh
         self._bare = state.anchor if state.bare else None
         self._seen: dict[int, str] = {}
         self._found: dict[str, object] = {}
@@ -120,8 +124,12 @@ class Remainder:
 
     def _add_new(self, node: Any, path: str) -> None:
         view = parse_view(node, self._where)
-        name = view and (self._shared.get(id(view.storage)) or self._shared.get(view.memory))
-        if name is not None:
+        new = self._fresh.get(id(view.storage)) if view is not None else None
+        name = new.name if new is not None else self._shared.get(view.memory) if view is not None else None
+        if new is not None and not name and view is not None:
+            blocks = (new.dtype.encode(block).tobytes() for block in new.blocks())
+            self._found[path] = f"{view.torch_dtype} {list(view.shape)}, SHA-256 {sha256_of(blocks)}"
+        elif name:
             self._found[path] = f"the same as {name} of the state dict"
         elif view is not None:
             whole = view_bytes(self._fd, self._archive, view, self._where)

@@ -43,13 +43,14 @@ from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage.rawio import read_exact
 from embcompress.storage.regular import Source, open_regular, opened
-from embcompress.storage.zipstore import Extent, ZipWriter, check_record, pieces, read_directory
+from embcompress.storage.zipstore import Extent, ZipWriter, archive_size, check_record, pieces, read_directory
 
 _FOLDER: Final = "archive"
 """Folder of the records in files that we write; torch accepts any."""
-_RECORD_OVERHEAD = 256
-"""Upper bound for the two headers of a record, with its alignment, in bytes."""
 _PICKLE: Final = f"{_FOLDER}/data.pkl"
+_SMALL_RECORDS: Final = {f"{_FOLDER}/byteorder": b"little", f"{_FOLDER}/version": b"3\n"}
+_LONGEST_ERRORS = 48
+"""Most bytes by which the two measured errors of a table can be longer than predicted ones, as text."""
 
 
 class TorchFile(OneFile):
@@ -148,12 +149,13 @@ class TorchFile(OneFile):
         for name in self._views:
             if memory := memory_of(state.node[name], where):
                 shared.setdefault(memory, name)
-        replace = dict(NO_REPLACEMENTS)
+        replace = NO_REPLACEMENTS
+        fresh: Mapping[int, NewTensor] = {}
         if edit is not None:
             edited = edited_objects(self._archive, state, edit, description, where)
             replace = {key: node for key, node in edited.replace.items() if key != id(state.anchor)}
-            shared |= {ref: name for ref, name in edited.fresh.items()}
-        return Remainder(self._fd, self._archive, state, dense, shared, replace, where).flat()
+            fresh = edited.fresh
+        return Remainder(self._fd, self._archive, state, dense, shared, fresh, replace, where).flat()
 
     def check_edit(self, edit: Edit) -> None:
         """Refuse also an edit that frees nothing, as something else in the file keeps the bytes."""
@@ -182,9 +184,12 @@ class TorchFile(OneFile):
         return root.get(key) if self.container and isinstance(root, dict) else None
 
     def size_after(self, edit: Edit, description: Description | None) -> int:
-        """Exact for storages and pickle, with an upper bound for what the zip adds to each."""
+        """Exact, but for the digits of errors that are still to be measured."""
         plan = plan_rewrite(self._archive, self._state, edit, description, str(self.path))
-        return plan.nbytes + len(plan.pickle) + _RECORD_OVERHEAD * (len(plan.storages) + 4)
+        sizes = {_record(key): plan.nbytes_of(key) for key in plan.storages}
+        sizes |= {name: len(data) for name, data in _SMALL_RECORDS.items()}
+        tables = () if description is None else description.tables
+        return archive_size({**sizes, _PICKLE: len(plan.pickle)}.items()) + _LONGEST_ERRORS * len(tables)
 
     def write(
         self, target: Path, edit: Edit, description: Description | None, progress: Progress = silent
@@ -196,16 +201,15 @@ class TorchFile(OneFile):
         try:
             archive = ZipWriter(fd)
             for key, source in plan.storages.items():
-                name = f"{_FOLDER}/data/{key}"
+                name = _record(key)
                 if isinstance(source, NewTensor):
                     archive.add(name, source.nbytes, _counted(_encoded(source), advance))
                 elif len(source) == 1 and source[0].crc is not None:
                     archive.copy(name, self._fd, source[0], advance)
                 else:
-                    size = sum(extent.size for extent in source)
-                    archive.add(name, size, _counted(self._pieces(source), advance))
-            archive.add(f"{_FOLDER}/byteorder", 6, [b"little"])
-            archive.add(f"{_FOLDER}/version", 2, [b"3\n"])
+                    archive.add(name, plan.nbytes_of(key), _counted(self._pieces(source), advance))
+            for name, data in _SMALL_RECORDS.items():
+                archive.add(name, len(data), [data])
             archive.add(_PICKLE, len(plan.pickle), [plan.pickle])  # last, so that amend can replace it
             archive.finish()
         finally:
@@ -274,6 +278,11 @@ def _aliases(views: Mapping[str, View]) -> dict[str, str]:
         if view.span and first.setdefault(memory, name) != name:
             aliases[name] = first[memory]
     return aliases
+
+
+def _record(key: str) -> str:
+    """Name of the record that holds a storage."""
+    return f"{_FOLDER}/data/{key}"
 
 
 def _encoded(tensor: NewTensor) -> Iterator[NDArray[Any]]:

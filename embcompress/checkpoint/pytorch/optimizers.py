@@ -8,16 +8,19 @@ What the optimizer was like before is noted in it under :data:`METADATA_KEY`, wh
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
+from embcompress.checkpoint.base import NewParameters
 from embcompress.checkpoint.description import METADATA_KEY
-from embcompress.checkpoint.pytorch.pickle_nodes import DROPPED, walk
+from embcompress.checkpoint.pytorch.pickle_nodes import DROPPED, Call, walk
 from embcompress.checkpoint.pytorch.state import is_optimizer
-from embcompress.checkpoint.pytorch.tensors import is_tensor, parse_view, unwrap
+from embcompress.checkpoint.pytorch.tensors import View, is_tensor, parse_view, unwrap
 
 Shape = tuple[int, ...]
+Full = Callable[[Shape, float, View], Call]
+"""``full(shape, value, like)`` makes a new tensor of one value, of the type and on the device of another."""
 
 
 class Kind(enum.Enum):
@@ -35,12 +38,17 @@ class Change:
     Attributes:
         names: its names in the state dict.
         shape: its shape.
-        more: how many more parameters take its place; -1 if none does.
+        new: what takes its place, and perhaps that of further ones.
     """
 
     names: frozenset[str]
     shape: Shape
-    more: int
+    new: NewParameters
+
+    @property
+    def more(self) -> int:
+        """By how many the number of parameters grows."""
+        return len(self.new.shapes) - self.new.before
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Refit:
     warnings: tuple[str, ...]
 
 
-def refit_optimizers(root: object, changes: Sequence[Change], where: str, kind: Kind) -> Refit:
+def refit_optimizers(root: object, changes: Sequence[Change], where: str, kind: Kind, full: Full) -> Refit:
     """Fit every optimizer under ``root`` to the model after ``changes``.
 
     If it is certain which of its parameters is a changed one, only that one's moments are dropped; if it is
@@ -68,36 +76,45 @@ def refit_optimizers(root: object, changes: Sequence[Change], where: str, kind: 
         changes: the removed parameters.
         where: name of the file, for error messages.
         kind: what the edit does.
+        full: makes the state of new parameters for optimizers that cannot do without.
     """
-    replace: dict[int, object] = {}
+    new_nodes: dict[int, object] = {}
     warnings: list[str] = []
     shapes = {*_shapes(root, where)} if changes else set()
     for node in _optimizers(root) if changes else ():
-        new, what = _refitted(node, changes, shapes, where, kind)
+        new, what = _refitted(node, changes, shapes, where, kind, full)
         if new is not node:
-            replace[id(node)] = new
-        if new is DROPPED or (isinstance(new, dict) and _moments(new) < _moments(node)):
+            new_nodes[id(node)] = new
+        if new is DROPPED or (isinstance(new, dict) and _has_lost(node["state"], new["state"])):
             warnings.append(what)
-    return Refit(replace, tuple(warnings))
+    return Refit(new_nodes, tuple(warnings))
 
 
 def _refitted(
-    node: dict[Any, Any], changes: Sequence[Change], shapes: Collection[Shape], where: str, kind: Kind
+    node: dict[Any, Any],
+    changes: Sequence[Change],
+    shapes: Collection[Shape],
+    where: str,
+    kind: Kind,
+    full: Full,
 ) -> tuple[object, str]:
     """The optimizer after ``changes``, and what to say if it has lost something."""
     some = "the optimizer's moments of the changed table were dropped; its other moments are kept"
-    old = _noted(node) if kind is Kind.EXPANDED else None
+    old = _noted(node, changes) if kind is Kind.EXPANDED else None
     if old is not None:
-        return _restored(node, old), some
+        return _with_state(_restored(node, old), node, old.tables, where, full), some
     found = _matching(node, changes, shapes, where)
     if found == {}:
         return node, ""  # it is the optimizer of something else
     if found is not None and kind is not Kind.EXPANDED:
-        return _with_note(_changed(node, found), node, [*found], kind), some
-    if len(node["param_groups"]) == 1 and _positional(node["param_groups"][0]):
+        new, places = _changed(node, found)
+        new = _with_note(new, node, {i: change.shape for i, change in found.items()}, kind)
+        return _with_state(new, node, places, where, full), some
+    groups = node["param_groups"]
+    if len(groups) == 1 and _positional(groups[0]) and not _needs_state(groups[0]):
         new = _emptied(node, sum(change.more for change in changes))
         what = "the optimizer's moments were dropped: its entry for the changed table is not certain"
-        return _with_note(new, node, [], kind), what
+        return _with_note(new, node, {}, kind), what
     return DROPPED, "the optimizer was dropped: its parameters cannot be matched with the new ones"
 
 
@@ -122,10 +139,12 @@ def _shapes(root: object, where: str) -> Iterator[Shape]:
             yield view.shape
 
 
-def _moments(node: Mapping[Any, Any]) -> int:
-    """The number of entries that hold a tensor."""
-    entries = [entry for entry in node["state"].values() if isinstance(entry, dict)]
-    return sum(any(is_tensor(value) for value in entry.values()) for entry in entries)
+def _has_lost(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> bool:
+    """Whether an entry that holds a tensor is missing, or was replaced."""
+    return any(
+        isinstance(entry, dict) and any(map(is_tensor, entry.values())) and new.get(i) is not entry
+        for i, entry in old.items()
+    )
 
 
 # -- finding the changed parameters --------------------------------------------------------------
@@ -133,8 +152,8 @@ def _moments(node: Mapping[Any, Any]) -> int:
 
 def _matching(
     node: Mapping[Any, Any], changes: Sequence[Change], shapes: Collection[Shape], where: str
-) -> dict[int, int] | None:
-    """Numbers of the changed parameters -> by how many they grow; None if that is not certain.
+) -> dict[int, Change] | None:
+    """Numbers of the changed parameters -> their changes; None if that is not certain.
 
     Args:
         node: the optimizer.
@@ -151,17 +170,17 @@ def _matching(
     names = [name for group in groups for name in _names(group)]
     if len(names) == len(listed):
         by_name = {i: name for i, name in zip(listed, names, strict=True)}
-        found = {i: change.more for i in listed for change in changes if by_name[i] in change.names}
+        found = {i: change for i in listed for change in changes if by_name[i] in change.names}
         if found:
             return found
     known = {i: _shape_of(node["state"].get(i), where) for i in listed}
     complete = all(shape in shapes or shape == () for shape in known.values())
-    matched: dict[int, int] = {}
+    matched: dict[int, Change] = {}
     for shape in {change.shape for change in changes}:
         ids = [i for i in listed if known[i] == shape]
-        grow = [change.more for change in changes if change.shape == shape]
-        if len(ids) == len(grow) and len({*grow}) == 1:
-            matched |= dict.fromkeys(ids, grow[0])
+        alike = [change for change in changes if change.shape == shape]
+        if len(ids) == len(alike) and len({change.new for change in alike}) == 1:
+            matched |= dict.fromkeys(ids, alike[0])
         elif ids or not complete:
             return None
     return matched
@@ -196,19 +215,58 @@ def _names(group: Mapping[Any, Any]) -> Sequence[object]:
 # -- the new optimizer ---------------------------------------------------------------------------
 
 
-def _changed(node: Mapping[Any, Any], found: Mapping[int, int]) -> dict[Any, Any]:
-    """The optimizer with other parameters in the place of each of ``found``, without their entries."""
+def _changed(node: Mapping[Any, Any], found: Mapping[int, Change]) -> tuple[dict[Any, Any], dict[int, Shape]]:
+    """The optimizer with other parameters in the place of each of ``found``, and the shapes of these.
+
+    Neither has an entry.
+    """
     unused = max((i for group in node["param_groups"] for i in group["params"]), default=-1) + 1
-    places: dict[int, list[int]] = {}
-    for i, more in found.items():
-        places[i] = [i, *range(unused, unused + more)] if more >= 0 else []
-        unused += max(0, more)
+    places: dict[int, dict[int, Shape]] = {}
+    for i, change in found.items():
+        ids = [i, *range(unused, unused + len(change.new.shapes))]
+        places[i] = dict(zip(ids, change.new.shapes, strict=False))
+        unused += len(change.new.shapes)
     groups = [
         _with_params(group, [j for i in group["params"] for j in places.get(i, (i,))])
         for group in node["param_groups"]
     ]
     state = {i: entry for i, entry in node["state"].items() if i not in found}
-    return {**node, "state": state, "param_groups": groups}
+    new = {i: shape for place in places.values() for i, shape in place.items()}
+    return {**node, "state": state, "param_groups": groups}, new
+
+
+def _needs_state(group: Mapping[Any, Any]) -> bool:
+    """Whether this is a group of Adagrad, which fails on parameters that have no entry."""
+    return isinstance(group.get("initial_accumulator_value"), int | float)
+
+
+def _with_state(
+    new: dict[Any, Any], old: Mapping[Any, Any], added: Mapping[int, Shape], where: str, full: Full
+) -> dict[Any, Any]:
+    """The optimizer with entries as Adagrad makes them for the parameters ``added``, where they need one.
+
+    Args:
+        new: the optimizer, without them.
+        old: the optimizer that it is made from.
+        added: number -> shape of each such parameter.
+        where: name of the file, for error messages.
+        full: makes a tensor of one value.
+    """
+    sums = (entry.get("sum") for entry in old["state"].values() if isinstance(entry, dict))
+    like = next((view for value in sums if (view := parse_view(unwrap(value), where))), None)
+    if like is None:
+        return new
+    state = {
+        i: {
+            "step": full((), 0.0, replace(like, torch_dtype="float32", itemsize=4)),
+            "sum": full(added[i], float(group["initial_accumulator_value"]), like),
+        }
+        for group in new["param_groups"]
+        if _needs_state(group)
+        for i in group["params"]
+        if i in added
+    }
+    return {**new, "state": {**new["state"], **state}}
 
 
 def _emptied(node: Mapping[Any, Any], more: int) -> dict[Any, Any]:
@@ -226,13 +284,16 @@ def _with_params(group: Mapping[Any, Any], params: list[int]) -> dict[Any, Any]:
     return {**kept, "params": params}
 
 
-def _with_note(new: dict[Any, Any], old: Mapping[Any, Any], tables: list[int], kind: Kind) -> dict[Any, Any]:
+def _with_note(
+    new: dict[Any, Any], old: Mapping[Any, Any], tables: Mapping[int, Shape], kind: Kind
+) -> dict[Any, Any]:
     """The optimizer with a note of what ``old`` was like, or without one where the model is dense again."""
     if kind is Kind.TRAINED:
         return new
     kept = {key: value for key, value in new.items() if key != METADATA_KEY}
     params = [group["params"] for group in old["param_groups"]]
-    return {**kept, METADATA_KEY: {"params": params, "tables": tables}} if kind is Kind.COMPRESSED else kept
+    note = {"params": params, "tables": {i: [*shape] for i, shape in tables.items()}}
+    return {**kept, METADATA_KEY: note} if kind is Kind.COMPRESSED else kept
 
 
 @dataclass(frozen=True)
@@ -241,26 +302,29 @@ class _Before:
 
     Attributes:
         params: the parameters of each group.
-        tables: those that were tables.
+        tables: the shapes of those that were tables.
     """
 
     params: Sequence[list[int]]
-    tables: Sequence[int]
+    tables: Mapping[int, Shape]
 
 
-def _noted(node: Mapping[Any, Any]) -> _Before | None:
-    """What is noted in an optimizer, None if that is nothing or does not fit it."""
+def _noted(node: Mapping[Any, Any], changes: Sequence[Change]) -> _Before | None:
+    """What is noted in an optimizer, None if that is nothing, or does not fit it or ``changes``."""
     note = node.get(METADATA_KEY)
     if not isinstance(note, dict) or not all(map(_positional, node["param_groups"])):
         return None
     params, tables = note.get("params"), note.get("tables")
-    if not isinstance(params, list) or not all(map(_is_numbers, params)) or not _is_numbers(tables):
+    if not isinstance(params, list) or not all(map(_is_numbers, params)) or not isinstance(tables, dict):
+        return None
+    dense = [[*shape] for change in changes for shape in change.new.shapes]
+    if not all(type(i) is int and shape in dense for i, shape in tables.items()):
         return None
     groups = node["param_groups"]
     fits = len(params) == len(groups) and all(
         {*before} - {*tables} <= {*group["params"]} for before, group in zip(params, groups, strict=True)
     )
-    return _Before(params, tables) if fits else None
+    return _Before(params, {i: tuple(shape) for i, shape in tables.items()}) if fits else None
 
 
 def _restored(node: Mapping[Any, Any], old: _Before) -> dict[Any, Any]:
@@ -270,4 +334,4 @@ def _restored(node: Mapping[Any, Any], old: _Before) -> dict[Any, Any]:
     ]
     kept = {i for params in old.params for i in params if i not in old.tables}
     state = {i: entry for i, entry in node["state"].items() if i in kept}
-    return _with_note({**node, "state": state, "param_groups": groups}, node, [], Kind.EXPANDED)
+    return _with_note({**node, "state": state, "param_groups": groups}, node, {}, Kind.EXPANDED)
