@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.rawio import naming
 from embcompress.storage.regular import opened
 from embcompress.storage.zipstore import DirectorySource
 
@@ -69,7 +70,7 @@ def unpacked(file: io.BufferedReader, path: Path) -> tuple[str, Content] | None:
 
 def is_zip_of_vectors(path: Path) -> bool:
     """Whether a file is a zip archive with files in it that may be vectors, and not a PyTorch file."""
-    with opened(path) as file:
+    with naming(path), opened(path) as file:
         return file.peek(_MAGIC_BYTES).startswith(_ZIP_MAGIC) and _archive(file) is not None
 
 
@@ -79,7 +80,7 @@ def name_inside(path: Path) -> str:
     Raises:
         UsageError, InputError: see :func:`unpacked`.
     """
-    with opened(path) as file:
+    with naming(path), opened(path) as file:
         zipped = file.peek(_MAGIC_BYTES).startswith(_ZIP_MAGIC)
         archive = _archive(file) if zipped else None
         return path.name if archive is None else PurePosixPath(_only_member(archive, path).filename).name

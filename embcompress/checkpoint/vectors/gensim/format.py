@@ -15,6 +15,7 @@ from embcompress.checkpoint.vectors.npy import NPY_TYPES, write_matrix
 from embcompress.dtypes import DType
 from embcompress.errors import InputError
 from embcompress.progress import Progress
+from embcompress.storage.rawio import naming
 from embcompress.storage.regular import first_bytes
 
 _HEAD = 100
@@ -43,7 +44,8 @@ class Gensim(VectorFormat):
 
     def dense_form(self, path: Path) -> tuple[str, str]:
         """KeyedVectors, or a model of fastText for the classes with n-grams."""
-        with_ngrams = b"FastText" in first_bytes(path, _HEAD)
+        with naming(path):
+            with_ngrams = b"FastText" in first_bytes(path, _HEAD)
         return (FastText.name, ".bin") if with_ngrams else (self.name, ".kv")
 
     def open(self, path: Path, progress: Progress) -> StoredVectors:  # noqa: ARG002 - it is read at once
