@@ -130,9 +130,9 @@ def differing_head(checkpoint: Checkpoint, table: Table) -> str | None:
 
 
 def is_table(checkpoint: Checkpoint, name: str) -> bool:
-    """Whether ``locate`` takes this tensor if it is asked for all tables."""
+    """Whether ``locate`` takes this tensor if it is asked for all tables and finds one of tokens."""
     info = checkpoint.tensors[name]
-    return len(info.shape) == 2 and 0 not in info.shape and _kind(name, info, checkpoint) != 0
+    return len(info.shape) == 2 and 0 not in info.shape and 1 <= _kind(name, info, checkpoint) <= 3
 
 
 def is_layer(name: str) -> bool:
