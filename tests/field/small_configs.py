@@ -127,7 +127,8 @@ def _shrunk(values: dict[str, Any], ids: Iterator[int]) -> dict[str, Any]:
     found = {}
     for key, value in values.items():
         if key == "per_layer_config":
-            found[key] = {i: changes for i, changes in (value or {}).items() if int(i) < LAYERS} or None
+            last = [*(value or {}).values()][-1:]  # full attention is like the last layer's
+            found[key] = {LAYERS - 1: _shrunk(last[0], ids)} if last else None
         elif isinstance(value, dict):
             found[key] = _shrunk(value, ids) if all(isinstance(k, str) for k in value) else value
         elif isinstance(value, list):
