@@ -14,7 +14,7 @@ import transformers as tf
 from helpers.checkpoints import raw, run, table
 from helpers.hostile import MB, ROOM, commands, needs_proc
 from helpers.registry import EVERY, target
-from helpers.resealing import CARRIED, TABLE, Net, parts_of, resealed
+from helpers.resealing import CARRIED, TABLE, Net, parts_of, resealed, tensors_of
 from helpers.sequence_models import named, tokenizer
 from safetensors.torch import save_file
 
@@ -308,6 +308,6 @@ def test_row_67_the_bound_is_no_refusal_of_good_parts(tmp_path, name):
     sparse(path, name, shape, rank, parts)
     embcompress.expand(path, output=tmp_path / "dense.safetensors")
     net = embcompress.load(torch.nn.ModuleDict({"embedding": torch.nn.Embedding(*shape)}), path)
-    dense = parts_of(tmp_path / "dense.safetensors")["weight"]
+    dense = tensors_of(tmp_path / "dense.safetensors")[TABLE]
     ids = torch.tensor([0, 1, 7, 8, shape[0] - 1])
     torch.testing.assert_close(net["embedding"](ids), dense[ids])
