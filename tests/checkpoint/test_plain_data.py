@@ -107,7 +107,13 @@ def test_protocols_3_to_5_are_compressed_and_made_dense_again(tmp_path, protocol
         found = torch.load(copy, weights_only=False)
         assert {key: found[key] for key in extra} == extra
         assert torch.equal(found["state_dict"]["fc.weight"], state["fc.weight"])
+    model = torch.nn.ModuleDict(
+        {"embedding": torch.nn.Embedding(300, 8), "fc": torch.nn.Linear(8, 4, bias=False)}
+    )
+    embcompress.load(model, result.output)  # although torch.load refuses it by default
+    assert torch.equal(model["fc"].weight, state["fc.weight"])
     dense = found["state_dict"]["embedding.weight"]
+    assert torch.allclose(model["embedding"](torch.arange(300)), dense, atol=1e-5)
     assert (dense - state["embedding.weight"]).norm() < 0.5 * dense.norm()
     assert embcompress.verify(result.output, against=path).is_right
 
