@@ -45,7 +45,10 @@ def walk_paths(
 def _named(node: Any, path: str, contents: Collection[object]) -> Iterator[tuple[str, object]]:
     if isinstance(node, dict):
         for key, value in node.items():
-            yield (f"{path}.{key}" if path else str(key)), value
+            name = str(key) if isinstance(key, SCALARS) else "…"
+            inner = f"{path}.{name}" if path else name
+            yield inner, key  # it may be a tensor
+            yield inner, value
         if isinstance(node, Made):
             for value in (node.args, node.keywords, *(node.appended or ()), node.state):
                 yield path, value
