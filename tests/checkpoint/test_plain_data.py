@@ -193,7 +193,7 @@ def test_everything_else_is_dropped_by_name_if_weights_only_are_asked_for():
     assert again["pair"] == (None, 2)
     assert again.keys() == {"a", "b", "args", "words", "pair"}
     dropped, plainer = plain.notes
-    for path in ("a[1]", "a[2].loss", "args.plan", "pair[0]", "factory", "class"):
+    for path in ("a.1", "a.2.loss", "args.plan", "pair.0", "factory", "class"):
         assert f"'{path}' ({__name__}.Plan)" in dropped
     assert plainer == f"taken as plain dicts: 'words' ({__name__}.Words)"
     for data in (pickle.dumps(Plan()), pickle.dumps([Plan()])):
