@@ -239,6 +239,7 @@ CLAIMS = {
     "itself": b"cevil\nX\n(]q\0h\0tRq\1h\1a", "texts that multiply": b"(" + text(b"a" * 4000) + b"q\0" + (
         b"c_codecs\nencode\n(h\0" + text(b"latin1") + b"tR") * 50 + b"t",
     "keys that multiply": b"}K\1" + b"q\0h\0\x86" * 60 + b"Ns",
+    "long names": b"}" + text(b"k" * 2_000_000) + b"(" + b"cevil\nX\n" * 20_000 + b"ts",
     "texts of mappings": b"cevil\nX\n)R" + b"q\0h\0h\0s" * 3000,
 }  # fmt: skip
 
