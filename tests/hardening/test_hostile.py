@@ -732,7 +732,7 @@ def test_row_56_onnx_models_that_claim_or_nest_without_end(tmp_path):
     assert_good(tmp_path, onnx_file(tmp_path / "good.onnx"), modules=ONNX)
 
 
-def test_row_117_constants_of_onnx_models_that_lie(tmp_path):
+def test_row_111_constants_of_onnx_models_that_lie(tmp_path):
     """A matrix in a node is checked like any other: sizes, names, data in other files, fields that repeat."""
     large = (1 << 40, 1 << 22, 501)
     values = onnx_models.low_rank()
