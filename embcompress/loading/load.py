@@ -21,7 +21,7 @@ from embcompress.errors import UsageError, printable
 from embcompress.loading.fit import RIGHT_MODEL, Misfit
 from embcompress.loading.stored_tables import Stored, places_of, read_stored
 from embcompress.loading.swapping import install, replacements
-from embcompress.methods.modules import module_parts
+from embcompress.methods.modules import in_range, module_parts
 
 _MOST_COMPARED = 1 << 16
 """Most numbers of a weight that is compared to see whether a model's layers have been loaded."""
@@ -99,7 +99,7 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
                 remedy="build the model with the ties that it was trained with",
             )
         modules |= new
-        parts = module_parts(table.parts, table.record.shape[1])
+        parts = in_range(module_parts(table.parts, table.record.shape[1]), parameters[main].dtype)
         weights |= {part_name(main, suffix): part for suffix, part in parts.items()}
 
     expected = _expected_state(nn.Module() if quantized else model, modules)
