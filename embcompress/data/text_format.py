@@ -62,7 +62,7 @@ class TextFormat:
         check_choice("quoting", self.quoting, QUOTINGS)
         if not _is_text_encoding(self.encoding):
             raise UsageError(
-                f"encoding {printable(self.encoding, 40)!r} is none that text files are written in",
+                f"encoding {printable(self.encoding, 40)!r} is not one of text files",
                 remedy="give one such as utf-8, cp1252, latin-1, utf-16 or gb18030",
             )
         given = self.delimiter
