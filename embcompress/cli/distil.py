@@ -49,7 +49,7 @@ _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.v
     help=f"Passes over the texts.  [default: {USUAL_EPOCHS}, or as many as --minutes allows]",
 )
 @click.option("--minutes", type=float, help="Time after which it ends, however many passes that is.")
-@click.option("--learning-rate", type=float, help=f"The highest.  [default: {_RATES}]")
+@click.option("--learning-rate", type=float, help=f"The highest learning rate.  [default: {_RATES}]")
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -63,7 +63,7 @@ _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.v
     type=click.IntRange(min=0),
     default=_USUAL.seed,
     show_default=True,
-    help="Of split and shuffling.",
+    help="Seed of split and shuffling.",
 )
 @device
 @resume

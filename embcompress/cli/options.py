@@ -198,7 +198,7 @@ targets = together(
         type=click.Choice(SPLITS),
         default=DEFAULT_SPLIT,
         show_default=True,
-        help="Where the singular values go.",
+        help="Which factor carries the singular values.",
     ),
 )
 """How small a table is to become, and how; exactly one of the first five is given."""

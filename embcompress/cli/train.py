@@ -71,7 +71,7 @@ def _numbers(
 @click.option(
     "--dimension",
     type=click.IntRange(min=1),
-    help=f"Of the table.  [default: the vectors', or {DIMENSION}]",
+    help=f"Columns of the table.  [default: the vectors', or {DIMENSION}]",
 )
 @click.option("--hidden", metavar="N[,N]", callback=_numbers, help=f"Units a layer.  [default: {_UNITS}]")
 @click.option("--dropout", type=float, help=f"Share of units dropped.  [default: {DROPOUT:g}]")

@@ -64,7 +64,9 @@ training = together(
         "--dev", type=INPUT, help="Texts that choose the best epoch.  [default: a part of the texts]"
     ),
     click.option(
-        "--dev-share", type=float, help=f"That part, of a new classifier.  [default: {DEV_SHARE:g}]"
+        "--dev-share",
+        type=float,
+        help=f"How large that part is, for a new classifier.  [default: {DEV_SHARE:g}]",
     ),
     click.option(
         "--epochs",
@@ -86,8 +88,8 @@ training = together(
     click.option(
         "--learning-rate",
         type=float,
-        help=f"The highest.  [default: the optimizer's; to retrain {FINETUNE_RECIPE.learning_rate:g}, "
-        f"transformers {PRETRAINED_RECIPE.learning_rate:g}]",
+        help="The highest learning rate.  [default: the optimizer's; to retrain "
+        f"{FINETUNE_RECIPE.learning_rate:g}, transformers {PRETRAINED_RECIPE.learning_rate:g}]",
     ),
     click.option(
         "--schedule",
@@ -100,9 +102,13 @@ training = together(
         metavar="NAME=X",
         callback=_settings,
         multiple=True,
-        help="Repeats: decay=0.1.",
+        help="Setting of the schedule, such as decay=0.1; may be given several times.",
     ),
-    click.option("--weight-decay", type=float, help=f"L2 penalty.  [default: {TRAIN_RECIPE.weight_decay:g}]"),
+    click.option(
+        "--weight-decay",
+        type=float,
+        help=f"Weight of the L2 penalty.  [default: {TRAIN_RECIPE.weight_decay:g}]",
+    ),
     click.option(
         "--clip",
         type=float,
@@ -114,7 +120,7 @@ training = together(
     click.option(
         "--seed",
         type=click.IntRange(min=0),
-        help=f"Of split, shuffling and dropout.  [default: {TRAIN_RECIPE.seed}]",
+        help=f"Seed of split, shuffling and dropout.  [default: {TRAIN_RECIPE.seed}]",
     ),
     device,
     click.option(

@@ -60,7 +60,7 @@ def left_notes(source: Checkpoint, tables: Sequence[Table], *, chosen: bool) -> 
     for matrix in shown[:_MOST]:
         yield f"{matrix.name} {list(matrix.shape)}, {human_bytes(matrix.nbytes)}, stays dense: {matrix.how}"
     if more := shown[_MOST:]:
-        yield f"{len(more)} further matrices as large as a table stay dense: 'report --json' lists them"
+        yield f"further matrices as large as a table that stay dense: {len(more)}; 'report --json' lists them"
     if not chosen and tables:
         taken = {matrix.name for matrix in left} | _names(tables)
         small = [info for name, info in _dense(source, taken) if is_table(source, name)]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from embcompress.data.csvlines import Lines, records, shown
+from embcompress.data.csvlines import Lines, fields_in, records, shown
 from embcompress.data.text_format import FASTTEXT_PREFIX, TextFormat, looks_like
 from embcompress.errors import InputError, UsageError
 
@@ -161,7 +161,7 @@ def _check_row(row: list[str], header: list[str], expected: int, lines: Lines, d
         elif len(row) > expected:
             remedy = f"put a text that holds {shown(delimiter)} in quotes"
         where = "in the header" if header else "in the first row"
-        raise lines.error(f"{len(row)} fields{ends}, expected {expected} as {where}", remedy)
+        raise lines.error(f"{fields_in(row)}{ends}, expected {expected} as {where}", remedy)
     if row == header:
         raise lines.error("the header appears here again, expected a row", "remove it")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embcompress.choices import TEXT_COLUMN
 from embcompress.data.columns import TEXT, fields
-from embcompress.data.csvlines import Lines, records, shown
+from embcompress.data.csvlines import Lines, fields_in, records, shown
 from embcompress.data.encoded import Encoded
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.data.textfile import open_texts
@@ -117,7 +117,7 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
         pairs = _pairs(source) if suffix == ".txt" else records(source, USUAL_FORMAT.delimiter_of(path))
         for record in pairs:
             if len(record) != 2:
-                raise source.error(f"{len(record)} fields, expected a token or id and a count", "correct it")
+                raise source.error(f"{fields_in(record)}, expected a token or id and a count", "correct it")
             count = _number(record[1])
             if count is None and not lines and header is None:
                 header = record[0].strip().lower()

@@ -10,7 +10,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 
 from embcompress.checkpoint.names import check_not_pointer
@@ -181,6 +181,11 @@ def _narrow(raw: bytes) -> str:
     except UnicodeDecodeError:
         return "latin-1"
     return "cp1252"
+
+
+def fields_in(record: Sized) -> str:
+    """How many fields a record has, in words."""
+    return "1 field" if len(record) == 1 else f"{len(record)} fields"
 
 
 def records(lines: Lines, delimiter: str, quoting: str = DEFAULT_QUOTING) -> Iterator[list[str]]:

@@ -229,7 +229,7 @@ def test_row_104_a_quantized_model_is_reported_and_not_compressed(tmp_path):
     path = made(tmp_path / "m.ftz", quantized_model()[0])
     shown = json.loads(succeed("report", path, "--json").stdout)
     assert shown["size"] == path.stat().st_size
-    assert "quantized already" in succeed("report", path).output
+    assert "a quantized fastText model" in succeed("report", path).output
     says = f"is quantized already, {path.stat().st_size:,} bytes for a table of {4 * 230 * D:,}"
     assert_refused(tmp_path, "factorize", path, "--ratio", 0.5, code=2, says=says)
 

@@ -177,7 +177,7 @@ def test_row_108_code_in_a_pickle_is_never_run(tmp_path):
     [
         ("Doc2Vec", {}, "is a gensim.models.doc2vec.Doc2Vec of gensim"),
         ("KeyedVectors", {"index_to_key": [1, *WORDS[1:]]}, "key 0 is a int, not a text"),
-        ("KeyedVectors", {"index_to_key": ["a\nb", *WORDS[1:]]}, "key 0, 'a\\nb', is no text of one line"),
+        ("KeyedVectors", {"index_to_key": ["a\nb", *WORDS[1:]]}, "key 0, 'a\\nb', is not a text of one line"),
         ("KeyedVectors", {"index_to_key": ["\ud800", *WORDS[1:]]}, "key 0, '\\ud800', is no text"),
         ("KeyedVectors", {"index_to_key": ["x" * 5000, *WORDS[1:]]}, "key 0: a token of 5,000 bytes"),
         ("KeyedVectors", {"index_to_key": WORDS[1:]}, "F32 of shape [60, 8], floats of 59 rows"),

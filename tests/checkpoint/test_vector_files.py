@@ -363,7 +363,7 @@ def test_tokens_that_stand_twice_keep_their_rows(tmp_path):
         tokens = [*TOKENS[:-2], "the", "of"]
         path = case.make(folder, tokens)
         done = succeed("factorize", path, "--rank", 6, "-o", folder / "small.safetensors")
-        assert "note: 2 rows belong to a token that has an earlier row; they are kept" in done.stderr
+        assert "note: rows of tokens that have an earlier row: 2; they are kept" in done.stderr
         found, matrix = case.read(embcompress.expand(folder / "small.safetensors").output)
         assert found == tokens
         np.testing.assert_allclose(matrix, best(MATRIX, 6), atol=1e-5)

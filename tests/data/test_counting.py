@@ -187,8 +187,8 @@ def test_the_vocabulary_is_asked_for_tokens_only(tmp_path):
         ('"a\nb",1\n"the",2\ncat,x\n', 4, "count 'x'"),  # and a token may have several
         ('the,1\n"a\nb",x\n', 2, "count 'x'"),  # told by the first of them
         ("the,1,2\n", 1, "3 fields, expected a token or id and a count"),
-        ("the,1\ncat\n", 2, "1 fields, expected a token or id and a count"),
-        ("the 1\n", 1, "1 fields"),
+        ("the,1\ncat\n", 2, "1 field, expected a token or id and a count"),
+        ("the 1\n", 1, "1 field"),
         ("token,count,share\n", 1, "3 fields"),
         ("the,1,000\n", 1, "3 fields"),
         ("id,count\n3,1\n10,1\n", 3, "id '10', the table has rows up to 9"),
@@ -425,7 +425,7 @@ def test_a_column_of_a_csv_is_read(tmp_path_factory, rows, tsv, mark):
         ("t.csv", "utterance,label\na,b\n", UsageError, ("line 1: no column 'text'", "--text-column")),
         ("t.csv", "Text\na\n", UsageError, ("'Text' differs by spaces or capitals only", "--text-column")),
         ("t.csv", "text,text\na,b\n", InputError, ("column 'text' appears 2 times",)),
-        ("t.csv", "text,label\na,b\nc\n", InputError, ("line 3: 1 fields, expected 2",)),
+        ("t.csv", "text,label\na,b\nc\n", InputError, ("line 3: 1 field, expected 2",)),
         ("t.csv", "text,label\na,b\nc,d,e\n", InputError, ("line 3: 3 fields", "in quotes")),
         ("t.csv", 'text\na\n"b\n', InputError, ("line 3: the quote that opens here",)),
         ("t.csv", "", InputError, ("is empty",)),

@@ -531,9 +531,9 @@ def test_row_45_a_huge_field_is_refused_unread(tmp_path, before):
     ("row", "says"),
     [
         ("c,d,z", ("3 fields, expected 2", "put a text that holds ',' in quotes")),
-        ("c", ("1 fields, expected 2", "complete it")),
-        ("   ", ("1 fields, expected 2", "complete it")),
-        ('"c,y\nd,z\ne"', ("1 fields up to line 7, expected 2", "a quote that opens in line 5")),
+        ("c", ("1 field, expected 2", "complete it")),
+        ("   ", ("1 field, expected 2", "complete it")),
+        ('"c,y\nd,z\ne"', ("1 field up to line 7, expected 2", "a quote that opens in line 5")),
         ("text,label", ("the header appears here again", "remove it")),
     ],
 )

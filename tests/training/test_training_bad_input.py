@@ -74,7 +74,7 @@ TEXTS = {
     "other delimiter": (GOOD.replace(b",", b";"), 2, "pass --delimiter ';'"),
     "column twice": (b"text,label,label\nsnow,cold,cold\n", 3, "appears 2 times in the header"),
     "blank label": (b"text,label\nsnow,cold\nsun, \n", 3, "line 3: a blank label"),
-    "ragged": (b"text,label\nsnow,cold\nsun\n", 3, "line 3: 1 fields, expected 2"),
+    "ragged": (b"text,label\nsnow,cold\nsun\n", 3, "line 3: 1 field, expected 2"),
     "open quote": (b'text,label\n"snow,cold\nsun,hot\n', 3, "the quote that opens here is still open"),
     "zip": (b"PK\x03\x04" + bytes(60), 3, "a zip archive"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", 3, "git lfs pull"),

@@ -91,7 +91,7 @@ def plan_rewrite(
         storages[key] = use.extents(archive.storages[use.ref.key])
         replace |= use.moved(key)
     kept = (
-        f"{listed(kept.users)}: views bytes of {kept.name}, which stay there"
+        f"{listed(kept.users)}: views some bytes of {kept.name}, which stay in the file"
         for kept in _kept(archive, state, edit, edited, uses, where)
     )
     return Rewrite(dump(archive.root, replace, archive.protocol), storages, (*edited.warnings, *kept))

@@ -88,7 +88,7 @@ def _tensor(
 
     key, dtype = view.storage.key, getattr(torch, view.torch_dtype, None)
     if dtype is None:
-        raise InputError(f"{where}: holds {view.torch_dtype}, which this torch does not have")
+        raise InputError(f"{where}: holds {view.torch_dtype}, which this torch does not have", "update torch")
     if key not in storages:
         extent = archive.storages[key]
         storages[key] = torch.empty(extent.size, dtype=torch.uint8)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from embcompress.checkpoint.names import check_name
 from embcompress.checkpoint.pytorch.pickle_nodes import Call, Global, Made, OrderedMap
+from embcompress.checkpoint.pytorch.pickle_reader import SAVE_AGAIN
 from embcompress.checkpoint.pytorch.tensors import is_tensor, parse_view, unwrap
 from embcompress.errors import InputError
 from embcompress.storage.rawio import read_at
@@ -60,7 +61,7 @@ class Budget:
         """
         self._left -= nbytes
         if self._left < 0:
-            raise InputError(f"{where}: its modules contain each other too often")
+            raise InputError(f"{where}: its modules contain each other too often", SAVE_AGAIN)
 
 
 def state_of(node: object, where: str, budget: Budget) -> OrderedMap:
@@ -116,7 +117,7 @@ class _Collection:
         try:
             self._add(module, "")
         except RecursionError:
-            raise InputError(f"{self._where}: its modules are nested too deep") from None
+            raise InputError(f"{self._where}: its modules are nested too deep", SAVE_AGAIN) from None
         return self._found
 
     def _add(self, module: Any, prefix: str) -> None:
@@ -254,6 +255,8 @@ class _Code:
                 data = b"" if record.packed is None else unpack.unconsumed_tail
                 self._left -= len(piece)
                 if self._left < 0:
-                    raise InputError(f"{self._where}: its code has more than {_CODE_LIMIT:,} bytes")
+                    raise InputError(
+                        f"{self._where}: its code has more than {_CODE_LIMIT:,} bytes", SAVE_AGAIN
+                    )
                 yield piece
         yield b"\n"

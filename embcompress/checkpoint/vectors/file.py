@@ -90,9 +90,7 @@ class VectorFile(Checkpoint):
             if blank is None and not token.strip():
                 blank = f"the token of row {row:,} is {token.decode()!r}; it is kept"
         again = len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64)))
-        repeated = (
-            f"{again:,} rows belong to a token that has an earlier row; they are kept" if again else None
-        )
+        repeated = f"rows of tokens that have an earlier row: {again:,}; they are kept" if again else None
         return (*self._stored.notes, *(note for note in (repeated, blank) if note is not None))
 
     @property

@@ -137,7 +137,7 @@ class FastTextModel(StoredVectors):
     def notes(self) -> tuple[str, ...]:
         """What a quantized model is, and what is kept of a dense one at its full size."""
         if self._quantized is not None:
-            return (f"a fastText model that is quantized already; {TABLE} is what its codes stand for",)
+            return (f"a quantized fastText model; {TABLE} is decoded from its codes",)
         nbytes = 4 * self.extras[OUTPUT].shape[0] * self.shape[1]
         if self._header.is_supervised or _NOTED * nbytes < 4 * self.shape[0] * self.shape[1]:
             return ()

@@ -58,7 +58,8 @@ def open_gensim(path: Path) -> StoredVectors:
     keys = found.texts("index_to_key", "index2word", "index2entity")
     if not keys or found.class_name not in (*_VECTORS, *_WITH_NGRAMS):
         raise InputError(
-            f"{where}: is a {found.class_name[:100]} of gensim, read are KeyedVectors, Word2Vec and FastText",
+            f"{where}: is a {found.class_name[:100]} of gensim; only KeyedVectors, Word2Vec and FastText "
+            "are read",
             remedy="save its vectors alone: model.wv.save('words.kv')",
         )
     if found.class_name in _WITH_NGRAMS:
@@ -90,7 +91,7 @@ class _Saved(StoredVectors):
                 token = b"\n"
             if b"\n" in token:
                 raise InputError(
-                    f"{self._where}: key {number:,}, {key[:40]!r}, is no text of one line",
+                    f"{self._where}: key {number:,}, {key[:40]!r}, is not a text of one line",
                     remedy="remove it, or train with tokens of one line",
                 )
             check_token(token, f"{self._where}: key {number:,}")
