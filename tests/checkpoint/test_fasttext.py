@@ -224,7 +224,7 @@ def test_a_quantized_model_is_read(tmp_path, pruned, norms):
     assert_composed(found, model, matrix)
 
 
-def test_row_110_a_quantized_model_is_reported_and_not_compressed(tmp_path):
+def test_row_104_a_quantized_model_is_reported_and_not_compressed(tmp_path):
     """The report says what it is; the refusal names the file to give instead, in both sizes."""
     path = made(tmp_path / "m.ftz", quantized_model()[0])
     shown = json.loads(succeed("report", path, "--json").stdout)
@@ -283,7 +283,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_row_108_sizes_that_do_not_fit(tmp_path, name):
+def test_row_102_sizes_that_do_not_fit(tmp_path, name):
     """Cut short, too long, or with headers that claim what is not there."""
     change, says = BROKEN[name]
     (tmp_path / "m.bin").write_bytes(change(MODEL))
@@ -302,13 +302,13 @@ def test_row_108_sizes_that_do_not_fit(tmp_path, name):
     ],
     ids=range(3),
 )
-def test_row_109_broken_dictionaries(tmp_path, words, change, says):
+def test_row_103_broken_dictionaries(tmp_path, words, change, says):
     """A word that nothing else could hold."""
     path = made(tmp_path / "m.bin", fasttext.model(words, table(2, 4), **change))
     assert_refused(tmp_path, "report", path, code=3, says=says)
 
 
-def test_row_109_words_and_labels_out_of_order(tmp_path):
+def test_row_103_words_and_labels_out_of_order(tmp_path):
     """A label among the words, and a word among the labels."""
     data, at = CLASSIFIER.bytes(), CLASSIFIER.bytes().index(b"token0\0") + 15
     (tmp_path / "m.bin").write_bytes(data[:at] + b"\1" + data[at + 1 :])
@@ -318,7 +318,7 @@ def test_row_109_words_and_labels_out_of_order(tmp_path):
     assert_refused(tmp_path, "report", tmp_path / "m.bin", code=3, says="is of kind 0, expected 1")
 
 
-def test_row_111_broken_quantized_matrices(tmp_path):
+def test_row_105_broken_quantized_matrices(tmp_path):
     """Wherever it is cut, and with sizes that do not fit each other."""
     model, _ = quantized_model()
     data, path = model.bytes(), tmp_path / "m.ftz"
@@ -383,7 +383,7 @@ def with_header(**options):
     ],
     ids=range(17),
 )
-def test_row_116_forged_compressed_models(tmp_path, change, says):
+def test_row_110_forged_compressed_models(tmp_path, change, says):
     """What expanding needs is missing or does not fit: nothing is written."""
     small = embcompress.factorize(made(tmp_path / "m.bin", CLASSIFIER), rank=5).output
     path = forged(small, tmp_path / "forged.safetensors", change)

@@ -144,7 +144,7 @@ class Shell:
 
 
 @needs_proc
-def test_row_114_code_in_a_pickle_is_never_run(tmp_path):
+def test_row_108_code_in_a_pickle_is_never_run(tmp_path):
     """In the place of the vectors, beside them, of the keys, of the object; in the array beside."""
     shell = Shell(f"touch {tmp_path / 'ran'}")
     changed = ("vectors", "index_to_key", "__numpys", "expandos")
@@ -195,7 +195,7 @@ def test_row_114_code_in_a_pickle_is_never_run(tmp_path):
     ],
     ids=range(17),
 )
-def test_row_114_other_objects_and_keys(tmp_path, kind, change, says):
+def test_row_108_other_objects_and_keys(tmp_path, kind, change, says):
     """What it is, and what can be done."""
     held = {**(WITH_NGRAMS if kind == "FastTextKeyedVectors" else HELD), **change}
     path = gensim.save(tmp_path / "w.kv", kind, held)
@@ -203,7 +203,7 @@ def test_row_114_other_objects_and_keys(tmp_path, kind, change, says):
     assert_refused(tmp_path, "factorize", path, "--rank", 2, code=3, says=says)
 
 
-def test_row_115_arrays_that_are_missing_or_do_not_fit(tmp_path):
+def test_row_109_arrays_that_are_missing_or_do_not_fit(tmp_path):
     """The file that is missing is named; another matrix is refused, and links lead to nothing but files."""
     path = gensim.save(tmp_path / "w.kv", "KeyedVectors", HELD, apart=("vectors",))
     beside = tmp_path / "w.kv.vectors.npy"
@@ -219,7 +219,7 @@ def test_row_115_arrays_that_are_missing_or_do_not_fit(tmp_path):
     assert_refused(tmp_path, "report", path, code=2, says="w.kv.vectors.npy")
 
 
-def test_row_115_arrays_in_the_pickle_that_do_not_fit(tmp_path):
+def test_row_109_arrays_in_the_pickle_that_do_not_fit(tmp_path):
     """Bytes, shape and type are compared before anything is made of them."""
     path = gensim.save(tmp_path / "w.kv", "KeyedVectors", HELD, protocol=3)
     data = path.read_bytes()

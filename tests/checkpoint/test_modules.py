@@ -1,4 +1,4 @@
-"""Directories of sentence-transformers: modules.json says where the weights are. Row 94 of BAD_INPUTS."""
+"""Directories of sentence-transformers: modules.json says where the weights are. Row 88 of BAD_INPUTS."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_weights_that_are_not_those_of_the_first_module_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("state", ["missing", "empty", "a file", "a loop"])
-def test_row_94_the_folder_of_the_first_module_holds_no_weights(tmp_path, state):
+def test_row_88_the_folder_of_the_first_module_holds_no_weights(tmp_path, state):
     """The message says which folder modules.json names."""
     model = tmp_path / "model"
     model.mkdir()
@@ -128,7 +128,7 @@ def test_row_94_the_folder_of_the_first_module_holds_no_weights(tmp_path, state)
     assert_refused(tmp_path, "report", model, code=2, says=f"{HOME}/model.safetensors modules.json")
 
 
-def test_row_94_a_directory_of_several_models(tmp_path):
+def test_row_88_a_directory_of_several_models(tmp_path):
     """A pipeline of diffusers, or a Router of sentence-transformers: its folders are named, and work."""
     model = tmp_path / "model"
     for name in ("query_0_StaticEmbedding", "document_0_StaticEmbedding", "vae"):

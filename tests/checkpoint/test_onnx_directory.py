@@ -1,4 +1,4 @@
-"""Directories with an ONNX model, as optimum writes them and as hubs keep them. Row 95 of BAD_INPUTS."""
+"""Directories with an ONNX model, as optimum writes them and as hubs keep them. Row 89 of BAD_INPUTS."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_no_form_of_another_library_is_written_into_a_graph(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["", "onnx"])
-def test_row_95_a_directory_of_several_onnx_models(folder, tmp_path):
+def test_row_89_a_directory_of_several_onnx_models(folder, tmp_path):
     """An exported encoder-decoder: the message names them, and each works when it is named."""
     names = [
         f"{folder}/{n}.onnx".lstrip("/")
@@ -130,7 +130,7 @@ def test_row_95_a_directory_of_several_onnx_models(folder, tmp_path):
         outputs(tmp_path / "one.onnx", ids=IDS)
 
 
-def test_row_95_models_that_are_run_are_no_onnx_directories(tmp_path):
+def test_row_89_models_that_are_run_are_no_onnx_directories(tmp_path):
     """``load`` and ``evaluate --teacher`` say what it is."""
     import torch
 

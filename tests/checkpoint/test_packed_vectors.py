@@ -74,7 +74,7 @@ def test_one_file_may_have_any_name(tmp_path):
     assert read_vectors(path).tokens == tuple(TOKENS)
 
 
-def test_row_112_an_archive_of_several_is_refused_by_their_names(tmp_path):
+def test_row_106_an_archive_of_several_is_refused_by_their_names(tmp_path):
     """glove.6B.zip holds four files; the remedy unpacks one of them."""
     path = archive(tmp_path / "glove.zip", {f"glove.{d}d.txt": lines() for d in (50, 100, 200)})
     says = "holds 3 files that may be vectors: glove.50d.txt, glove.100d.txt, glove.200d.txt"
@@ -95,7 +95,7 @@ def damaged(path, change):
 
 
 @needs_proc
-def test_row_112_hostile_archives(tmp_path):
+def test_row_106_hostile_archives(tmp_path):
     """Encrypted, of other methods, bombs, damaged or not vectors: one line, and nothing is written."""
     good = {"v.vec": b"60 8\n" + lines()}
 
@@ -133,7 +133,7 @@ def test_row_112_hostile_archives(tmp_path):
     assert_harmless(tmp_path, [job for path in paths for job in both(path)], codes=(2, 3))
 
 
-def test_row_112_what_is_said_of_a_broken_archive(tmp_path):
+def test_row_106_what_is_said_of_a_broken_archive(tmp_path):
     """The member, and what is wrong with it."""
     path = archive(tmp_path / "v.zip", {"v.vec": lines()}, compression=zipfile.ZIP_LZMA)
     assert_refused(
@@ -145,7 +145,7 @@ def test_row_112_what_is_said_of_a_broken_archive(tmp_path):
     assert_refused(tmp_path, "report", path, code=3, says="the zip stream is corrupt (Bad CRC-32")
 
 
-def test_row_113_bzip2_that_is_cut_or_damaged(tmp_path):
+def test_row_107_bzip2_that_is_cut_or_damaged(tmp_path):
     """Wherever it is cut, what came before is not taken for the whole."""
     whole, path = bz2.compress(lines()), tmp_path / "v.txt.bz2"
     for length in range(10, len(whole), len(whole) // 7):
@@ -157,7 +157,7 @@ def test_row_113_bzip2_that_is_cut_or_damaged(tmp_path):
 
 
 @needs_proc
-def test_row_113_a_bomb_of_bzip2_takes_little_memory(tmp_path):
+def test_row_107_a_bomb_of_bzip2_takes_little_memory(tmp_path):
     """A line of 32 MB is refused long before its end."""
     (tmp_path / "bomb.bz2").write_bytes(bz2.compress(b"a 0 0\n" + b"1" * (32 << 20)))
     for end in commands(tmp_path, ROOM, both(tmp_path / "bomb.bz2")):

@@ -232,7 +232,7 @@ def test_row_15_builtins_are_refused_under_the_old_name_too(name):
 
 def test_row_17_foreign_objects_are_named():
     error = refused(pickle.dumps({"loss": [torch.nn.CrossEntropyLoss()]}, protocol=2))
-    assert "holds torch.nn.modules.loss.CrossEntropyLoss under 'loss[0]'" in str(error)
+    assert "holds torch.nn.modules.loss.CrossEntropyLoss under 'loss.0'" in str(error)
     assert "--weights-only" in error.remedy
 
 

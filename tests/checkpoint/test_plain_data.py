@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import embcompress
+from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.pytorch.pickle_nodes import Global, Made
 from embcompress.checkpoint.pytorch.pickle_reader import load
 from embcompress.checkpoint.pytorch.pickle_writer import dump
@@ -193,7 +194,7 @@ def test_everything_else_is_dropped_by_name_if_weights_only_are_asked_for():
     assert again["pair"] == (None, 2)
     assert again.keys() == {"a", "b", "args", "words", "pair"}
     dropped, plainer = plain.notes
-    for path in ("a[1]", "a[2].loss", "args.plan", "pair[0]", "factory", "class"):
+    for path in ("a.1", "a.2.loss", "args.plan", "pair.0", "factory", "class"):
         assert f"'{path}' ({__name__}.Plan)" in dropped
     assert plainer == f"taken as plain dicts: 'words' ({__name__}.Words)"
     for data in (pickle.dumps(Plan()), pickle.dumps([Plan()])):
@@ -209,6 +210,21 @@ def test_what_becomes_a_dict_is_no_key_and_no_element():
     plain = weights_only(load(pickle.dumps(value), "x").root, "x")
     again = pickle.loads(dump(plain.root))
     assert again == {"a": {3: 4}, "b": {5, None}, "c": frozenset([None])}
+
+
+def test_what_verify_compares_stays_small(tmp_path):
+    """A long name or text can be referred to a million times; that it differs is still seen."""
+    value = {"w": torch.ones(3, 2), "k" * 100_000: [1] * 1000, "text": ["t" * 100_000] * 1000}
+    torch.save(value, tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        first = checkpoint.remainder()
+    assert len(first) > 2000
+    assert sum(len(path) + len(str(told)) for path, told in first.items()) < 1_000_000
+    torch.save({**value, "text": ["t" * 99_999 + "u"] * 1000}, tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        second = checkpoint.remainder()
+    assert first.keys() == second.keys()
+    assert sum(first[path] != second[path] for path in first) == 1000
 
 
 def test_nothing_is_lost_of_what_torch_itself_pickles():

@@ -203,7 +203,7 @@ NOTES = [
 
 
 @pytest.mark.parametrize("note", NOTES)
-def test_row_93_a_broken_note_of_the_optimizer_counts_as_none(tmp_path, note):
+def test_row_87_a_broken_note_of_the_optimizer_counts_as_none(tmp_path, note):
     """The number of parameters is right even so."""
     net, optimizer = trained(torch.optim.Adam, {}, in_one_group)
     embcompress.factorize(saved(tmp_path / "run.pt", net, optimizer), rank=2, output=tmp_path / "small.pt")

@@ -154,7 +154,7 @@ KEEPERS = {
 
 
 @pytest.mark.parametrize("keeper", KEEPERS)
-def test_row_89_what_keeps_the_bytes_of_a_table_and_cannot_follow_is_refused(tmp_path, keeper):
+def test_row_83_what_keeps_the_bytes_of_a_table_and_cannot_follow_is_refused(tmp_path, keeper):
     path, holder = KEEPERS[keeper]
     table = torch.randn(ROWS, WIDTH)
     model = {"embedding.weight": table, "out.weight": torch.ones(3, 3)}
@@ -171,7 +171,7 @@ def test_row_89_what_keeps_the_bytes_of_a_table_and_cannot_follow_is_refused(tmp
     assert result.size_after < result.size_before
 
 
-def test_row_90_a_name_that_is_taken_in_a_state_dict_that_shares_the_table_is_refused(tmp_path):
+def test_row_84_a_name_that_is_taken_in_a_state_dict_that_shares_the_table_is_refused(tmp_path):
     table = torch.randn(ROWS, WIDTH)
     saved = {"model": {"emb.weight": table}, "b": {"emb.weight": table, "emb.1.weight": torch.ones(2)}}
     torch.save(saved, tmp_path / "m.pt")
@@ -184,7 +184,7 @@ def test_row_90_a_name_that_is_taken_in_a_state_dict_that_shares_the_table_is_re
     "text",
     ["{", "[1]", '{"embedding.weight": "x"}', '{"embedding.weight": [3]}', '{"a\\u001b": []}', 7, "[" * 9999],
 )
-def test_row_91_broken_names_of_shared_tables_are_refused(tmp_path, text):
+def test_row_85_broken_names_of_shared_tables_are_refused(tmp_path, text):
     torch.save(translator(), tmp_path / "run.pt")
     embcompress.factorize(tmp_path / "run.pt", rank=RANK, output=tmp_path / "small.pt")
     broken = loaded(tmp_path / "small.pt")

@@ -58,7 +58,7 @@ def test_an_untied_head_is_named(untied):
     assert json.loads(json.dumps(left))["how"] in note
 
 
-def test_row_92_a_layer_of_a_transformers_model_is_refused_before_writing(untied, tmp_path):
+def test_row_86_a_layer_of_a_transformers_model_is_refused_before_writing(untied, tmp_path):
     for key in (
         "lm_head.weight",
         "model.layers.0.self_attn.q_proj.weight",

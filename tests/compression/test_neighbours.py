@@ -53,7 +53,7 @@ def adapter(path, *, suffix=".safetensors", saved=True, task="CAUSAL_LM"):
 @pytest.mark.parametrize(
     ("suffix", "saved"), [(".safetensors", True), (".bin", True), (".safetensors", False)]
 )
-def test_row_99_adapters(tmp_path, suffix, saved):
+def test_row_93_adapters(tmp_path, suffix, saved):
     """The directory and the file in it alike, by report as by factorize: peft would not find the table."""
     file = adapter(tmp_path / "adapter", suffix=suffix, saved=saved)
     line = f"peft.AutoPeftModelForCausalLM.from_pretrained('{file.parent}').merge_and_unload()"
@@ -78,7 +78,7 @@ def test_row_99_adapters(tmp_path, suffix, saved):
         (["x"], "AutoPeftModel"),
     ],
 )
-def test_row_99_the_class_that_merges(tmp_path, task, kind):
+def test_row_93_the_class_that_merges(tmp_path, task, kind):
     """peft has one for each task, and another for adapters that name none."""
     file = adapter(tmp_path / "adapter", task=task)
     with pytest.raises(UsageError, match=rf"peft\.{kind}\.from_pretrained"):
@@ -271,7 +271,7 @@ def test_what_is_not_quantized_is_not_called_so(tmp_path):
     [{}, [], "gptq", 4, {"quant_method": None}, {"quant_method": ["gptq"]}, {"quant_method": "a b\x1b"}],
     ids=str,
 )
-def test_row_102_records_that_do_not_say_what_quantized_it(tmp_path, record):
+def test_row_96_records_that_do_not_say_what_quantized_it(tmp_path, record):
     """The directory and the file in it alike."""
     path = marked(tmp_path / "model", record)
     for each in (path, path / "model.safetensors"):
@@ -280,7 +280,7 @@ def test_row_102_records_that_do_not_say_what_quantized_it(tmp_path, record):
         )
 
 
-def test_row_103_native_factors_of_a_quantized_model(tmp_path):
+def test_row_97_native_factors_of_a_quantized_model(tmp_path):
     """They are linear layers, which the library would take for quantized ones."""
     sizes = {"model_type": "deberta-v2", "hidden_size": 16, "position_biased_input": False}
     config = {**sizes, "architectures": ["DebertaV2Model"]}
@@ -298,7 +298,7 @@ def test_row_103_native_factors_of_a_quantized_model(tmp_path):
     )
 
 
-def test_row_104_tables_that_are_quantized_themselves(tmp_path):
+def test_row_98_tables_that_are_quantized_themselves(tmp_path):
     """Only what is still in floats can be compressed."""
     path = directory(tmp_path / "model", [{"a": table(60, 16)}], quantization_config={"quant_method": "fp8"})
     save_file({TABLE: torch.ones(60, 16).to(torch.float8_e4m3fn)}, path / "model.safetensors")

@@ -210,7 +210,7 @@ def test_numbers_are_labels_as_they_are_written(tmp_path):
         ("\n \n", InputError, ("holds no row",)),
     ],
 )
-def test_row_118_json_lines_that_are_none(tmp_path, content, kind, says):
+def test_row_112_json_lines_that_are_none(tmp_path, content, kind, says):
     """Told by the line, with what was found."""
     (tmp_path / "t.jsonl").write_text(content)
     with refused(kind, *says):
@@ -240,7 +240,7 @@ def test_row_118_json_lines_that_are_none(tmp_path, content, kind, says):
         ("t.csv", PLAIN.replace(",", ";").encode(), ("--delimiter", "';'"), 2),
     ],
 )
-def test_row_119_the_option_that_reads_a_file_is_named(tmp_path, name, content, remedy, code):
+def test_row_113_the_option_that_reads_a_file_is_named(tmp_path, name, content, remedy, code):
     """And it works."""
     path = tmp_path / name
     path.write_bytes(content)
@@ -274,14 +274,14 @@ def test_row_119_the_option_that_reads_a_file_is_named(tmp_path, name, content, 
         ("t.csv", PLAIN, ("--encoding", "os"), "none that text files are written in"),
     ],
 )
-def test_row_120_options_that_do_not_fit_the_file(tmp_path, name, content, words, says):
+def test_row_114_options_that_do_not_fit_the_file(tmp_path, name, content, words, says):
     """Refused as a matter of the request."""
     (tmp_path / name).write_text(content)
     command = ("train", tmp_path / name, "-o", tmp_path / "a.pt")
     assert_refused(tmp_path, *command, *words, code=2, says=says)
 
 
-def test_row_120_choices_of_the_python_interface():
+def test_row_114_choices_of_the_python_interface():
     for wrong in ({"kind": "parquet"}, {"quoting": "some"}, {"encoding": "x\0"}, {"encoding": ""}):
         with refused(UsageError, "choose from" if "encoding" not in wrong else "encoding"):
             TextFormat(**wrong)
@@ -299,7 +299,7 @@ def test_row_120_choices_of_the_python_interface():
         ("__label__ a text", "a blank label ''"),
     ],
 )
-def test_row_121_lines_of_fasttext_without_one_label(tmp_path, line, says):
+def test_row_115_lines_of_fasttext_without_one_label(tmp_path, line, says):
     """One label a text; texts alone are read from such lines too."""
     (tmp_path / "t.txt").write_text(f"__label__x one\n\n{line}\n__label__y three")
     with refused(InputError, f"line 3: {says}"):
@@ -316,7 +316,7 @@ def test_a_label_may_stand_at_the_end_of_a_line(tmp_path):
 # ---- gzip
 
 
-def test_row_122_gzip_that_is_cut_corrupt_or_a_bomb(tmp_path):
+def test_row_116_gzip_that_is_cut_corrupt_or_a_bomb(tmp_path):
     """A bomb is refused long before its end; text that shrinks a lot is read."""
     whole = gzip.compress(PLAIN.encode())
     for content, says in ((whole[:-20], "cut short"), (whole[:30] + b"\xff" * 9 + whole[39:], "corrupt")):
@@ -355,7 +355,7 @@ def test_labels_that_differ_in_blanks_are_one(tmp_path):
     assert read_labelled(path, known_labels=(" very  good", "very good ", "bad")).labels[0] == " very  good"
 
 
-def test_row_123_numbers_written_in_two_ways_are_told(tmp_path):
+def test_row_117_numbers_written_in_two_ways_are_told(tmp_path):
     """They stay two labels, and the note names both and how many rows each has."""
     path = tmp_path / "t.csv"
     big = ("9007199254740993", "9007199254740992", "nan", "NaN", "1_0", "10", "1e99999")

@@ -127,7 +127,7 @@ def test_row_59_texts_without_end(good, tmp_path):
     assert "line 10002: label '10000' is one more than 10,000, the limit" in last.stderr
 
 
-def test_row_124_texts_without_end_or_bottom_in_each_format(good, tmp_path):
+def test_row_118_texts_without_end_or_bottom_in_each_format(good, tmp_path):
     """Lines are limited in every format and encoding, and so is what unfolds from gzip."""
     small, model, out = good / "small", good / "model", tmp_path / "out"
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)

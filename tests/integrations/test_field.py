@@ -30,7 +30,7 @@ def steps(name, method, folder):
     ("DeepseekV3ForCausalLM", "pq"),  # its experts are one tensor in the model, many in files
     ("Phi3ForCausalLM", "int8"),
 ])  # fmt: skip
-def test_row_106_models_whose_weights_have_other_names_in_files(tmp_path, name, method):
+def test_row_100_models_whose_weights_have_other_names_in_files(tmp_path, name, method):
     """Every step works, and the outputs are those of transformers with the expanded table."""
     assert steps(name, method, tmp_path).steps == dict.fromkeys(STEPS, "yes")
 
@@ -38,7 +38,7 @@ def test_row_106_models_whose_weights_have_other_names_in_files(tmp_path, name, 
 @pytest.mark.parametrize(
     "name", ["MarianMTModel", "FSMTForConditionalGeneration", "PegasusForConditionalGeneration"]
 )
-def test_row_107_weights_that_are_never_stored(tmp_path, name):
+def test_row_101_weights_that_are_never_stored(tmp_path, name):
     """Sinusoidal positions, which the class makes itself, are not missed."""
     assert steps(name, "int8", tmp_path).steps == dict.fromkeys(STEPS, "yes")
 

@@ -21,7 +21,7 @@ from embcompress.errors import UsageError
     ("InklingForConditionalGeneration", "inkling_text"), ("IdeficsModel", "idefics"),
     ("Molmo2TextModel", "molmo2_text"),
 ])  # fmt: skip
-def test_row_105_nothing_is_written_that_no_class_could_load(tmp_path, kind, type_):
+def test_row_99_nothing_is_written_that_no_class_could_load(tmp_path, kind, type_):
     """The weight file by itself, which the message names, can be compressed."""
     kind = getattr(tf, kind)
     kind(small_config(kind)).save_pretrained(tmp_path / "model")

@@ -1,6 +1,6 @@
 """Static models of sentence-transformers and model2vec: SentenceTransformer reads and writes compressed ones.
 
-Row 97 of BAD_INPUTS.
+Row 91 of BAD_INPUTS.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def test_a_pytorch_file_of_weights_is_read_too(tmp_path):
         ({"weights": np.ones(3, np.float32)}, f"[3] {V}"),
     ],
 )
-def test_row_97_lists_of_model2vec_that_do_not_fit_are_refused(change, says, tmp_path):
+def test_row_91_lists_of_model2vec_that_do_not_fit_are_refused(change, says, tmp_path):
     """One line, before anything is looked up."""
     save_static(tmp_path / "original", "quantized vocabulary")
     small = compressed(tmp_path, "int8")
@@ -173,7 +173,7 @@ def test_row_97_lists_of_model2vec_that_do_not_fit_are_refused(change, says, tmp
         st.SentenceTransformer(str(small), device="cpu")
 
 
-def test_row_97_parts_that_were_changed_are_refused(tmp_path):
+def test_row_91_parts_that_were_changed_are_refused(tmp_path):
     """The checks are those of every other loader."""
     save_static(tmp_path / "original")
     small = compressed(tmp_path, "int8")

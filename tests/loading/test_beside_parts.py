@@ -12,6 +12,7 @@ import embcompress
 from embcompress.errors import InputError
 
 
+@pytest.mark.usefixtures("registered")
 def test_row_73_a_full_table_in_the_place_of_the_guard(tmp_path):
     """Nothing says which of the two is meant, so all who read tables refuse it."""
     case = CASES["bert"]
@@ -32,7 +33,6 @@ def test_row_73_a_full_table_in_the_place_of_the_guard(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
     with pytest.raises(InputError, match=says):
         embcompress.expand(small)
-    embcompress.register()
     with pytest.raises(InputError, match=says):
         tf.BertForMaskedLM.from_pretrained(small)
     with pytest.raises(InputError, match=says):

@@ -1,4 +1,4 @@
-"""Static models: counts of the tokens that they read, and comparison with the original. Rows 96 and 98."""
+"""Static models: counts of the tokens they read, and comparison with the original (BAD_INPUTS: rows 90, 92)."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_words_are_found_as_the_library_finds_them(lower, tmp_path):
     assert (errors[0] == errors[1]) == (not lower)
 
 
-def test_row_96_a_tokenizer_of_phrases_cannot_count(tmp_path):
+def test_row_90_a_tokenizer_of_phrases_cannot_count(tmp_path):
     """It splits texts with NLTK; counts can be given instead."""
     save_static(tmp_path / "model", "words")
     (tmp_path / "model/whitespacetokenizer_config.json").rename(
@@ -120,7 +120,7 @@ def test_row_96_a_tokenizer_of_phrases_cannot_count(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"vocab": "abc"}, {"vocab": [1, 2]}, {"stop_words": {"a": 1}}])
-def test_row_96_a_broken_tokenizer_of_words(change, tmp_path):
+def test_row_90_a_broken_tokenizer_of_words(change, tmp_path):
     """It holds no lists of texts."""
     save_static(tmp_path / "model", "words")
     file = tmp_path / "model/whitespacetokenizer_config.json"
@@ -140,7 +140,7 @@ def test_row_96_a_broken_tokenizer_of_words(change, tmp_path):
 
 
 @pytest.mark.parametrize("row", [V, -1])
-def test_row_96_a_list_of_rows_that_does_not_fit(row, tmp_path):
+def test_row_90_a_list_of_rows_that_does_not_fit(row, tmp_path):
     """A text has a token that the list does not have, or has no row for."""
     save_static(tmp_path / "model", "quantized vocabulary")
     file = tmp_path / "model/model.safetensors"
@@ -160,7 +160,7 @@ def test_row_96_a_list_of_rows_that_does_not_fit(row, tmp_path):
     assert_refused(tmp_path, *words, code=3, says="mapping")
 
 
-def test_row_98_what_has_no_static_counterpart_is_refused(tmp_path, shelf):
+def test_row_92_what_has_no_static_counterpart_is_refused(tmp_path, shelf):
     """A static model is not compared with a transformer, and distil has nothing to train but its table."""
     save_static(tmp_path / "original")
     small = tmp_path / "small"

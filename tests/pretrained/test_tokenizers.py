@@ -208,7 +208,7 @@ def test_marian_from_source_spm(tmp_path, pieces):
 # ---- refused
 
 
-def test_row_100_no_tokenizer(tmp_path):
+def test_row_94_no_tokenizer(tmp_path):
     """transformers would make one that knows its special tokens alone: every word would be unknown."""
     path = bert(tmp_path / "bert")
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
@@ -222,7 +222,7 @@ def test_row_100_no_tokenizer(tmp_path):
     assert_refused(tmp_path, *command, code=2, says=f"tokenizer.json into {path}, or give counts")
 
 
-def test_row_100_half_a_tokenizer(tmp_path):
+def test_row_94_half_a_tokenizer(tmp_path):
     """vocab.json without merges.txt."""
     path = gpt2(tmp_path / "gpt2")
     (path / "merges.txt").unlink()
@@ -230,7 +230,7 @@ def test_row_100_half_a_tokenizer(tmp_path):
         counted(path)
 
 
-def test_row_100_a_library_is_missing(tmp_path, monkeypatch):
+def test_row_94_a_library_is_missing(tmp_path, monkeypatch):
     """SentencePiece's models need two; the extra installs them."""
     path = t5(tmp_path / "t5", b"AA== 0\n")  # transformers cannot read it with them either
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
@@ -239,7 +239,7 @@ def test_row_100_a_library_is_missing(tmp_path, monkeypatch):
 
 
 @needs_proc
-def test_row_101_tokenizers_that_would_harm(tmp_path):
+def test_row_95_tokenizers_that_would_harm(tmp_path):
     """Maps that claim gigabytes, files without end, names of other files, labels by the billion, code."""
     (tmp_path / "texts.txt").write_text("the cat\n" * 4)
     (tmp_path / "secret.txt").write_text("[UNK]\nsecret\n")

@@ -90,7 +90,17 @@ def _plain(archive: Archive, where: str, pickle_size: int, *, only_weights: bool
     if not plain.notes:
         return archive
     # What is left is in every protocol the same, and torch.load reads protocol 2 best.
-    return replace(archive, root=plain.root, notes=plain.notes, whole=False, protocol=2)
+    return _reduced(archive, plain.root, plain.notes)
+
+
+def _reduced(archive: Archive, root: object, notes: tuple[str, ...]) -> Archive:
+    """The archive with ``root`` alone; what else it holds is noted by size."""
+    used = {node.key for node in walk(root) if isinstance(node, StorageRef)}
+    left = sum(extent.size for key, extent in archive.storages.items() if key not in used)
+    if left:
+        what = "tensors that are no parameters or persistent buffers, or belong to what was dropped"
+        notes = (*notes, f"{left:,} bytes were left out: {what}")
+    return replace(archive, root=root, notes=notes, whole=False, protocol=2)
 
 
 def _budget(pickle_size: int) -> Budget:
@@ -131,7 +141,7 @@ def _read_zip(fd: int, path: Path, *, only_weights: bool) -> Archive:
     state = state_of_script(saved.root, fd, code, where, _budget(extent.size))
     note = "the file is a TorchScript archive: its state dict was taken, its code was left out"
     plain = weights_only(state, where)
-    return replace(archive, root=plain.root, notes=(note, *plain.notes), whole=False)
+    return _reduced(archive, plain.root, (note, *plain.notes))
 
 
 _EXPORTED = {"archive_format", "models/model.json", "serialized_exported_program.json"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -57,6 +58,16 @@ def _gathered(
         yield from _gathered(fd, offset + start * strides[0], part, steps, itemsize, where)
 
 
+_LONGEST = 512
+"""Longest paths and texts that are kept as they are: a file can refer to one a million times."""
+_SHOWN = 64
+
+
+def _digest(text: str | bytes) -> str:
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return hashlib.sha256(raw).hexdigest()
+
+
 def _is_short(key: object) -> bool:
     """Whether a key can be shown: a scalar, or a tuple of a few."""
     parts = key if isinstance(key, tuple) else (key,)
@@ -94,6 +105,7 @@ class Remainder:
         self._shared, self._fresh = shared, fresh
         self._bare = state.anchor if state.bare else None
         self._seen: dict[int, str] = {}
+        self._texts: dict[int, str] = {}
         self._found: dict[str, object] = {}
 
     def flat(self) -> Mapping[str, object]:
@@ -105,7 +117,12 @@ class Remainder:
         node = self._replace.get(id(node), node)
         if node is DROPPED or (node is self._bare and node is not self._state):
             return
-        if isinstance(node, SCALARS) or node == ():
+        path = path if len(path) <= _LONGEST else f"{path[:_SHOWN]}… {_digest(path)}"
+        if isinstance(node, str | bytes) and len(node) > _LONGEST:
+            if id(node) not in self._texts:
+                self._texts[id(node)] = f"{node[:_SHOWN]!r}… of {len(node):,}, SHA-256 {_digest(node)}"
+            self._found[path] = self._texts[id(node)]
+        elif isinstance(node, SCALARS) or node == ():
             self._found[path] = repr(node)
         elif isinstance(node, dict | list | tuple | Call | StorageRef):
             # A shared node is visited once; otherwise a small pickle could mean billions of paths.

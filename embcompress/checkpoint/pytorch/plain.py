@@ -25,6 +25,8 @@ from embcompress.errors import InputError
 
 _NAMED = 8
 """Most dropped objects that a note lists by name."""
+_LONGEST = 200
+"""Most characters of a path in a message."""
 
 _BUDGET = 1 << 20
 """Most bytes of names of tensors in modules, where nothing says how large the file is."""
@@ -200,10 +202,10 @@ class _Selection:
             return self._fill(node, node, path)
         if isinstance(node, list):
             for number, item in enumerate(node):
-                node[number] = self._element(item, f"{path}[{number}]")
+                node[number] = self._element(item, _under(path, number))
             return node
         if isinstance(node, tuple):
-            parts = tuple(self._element(item, f"{path}[{number}]") for number, item in enumerate(node))
+            parts = tuple(self._element(item, _under(path, number)) for number, item in enumerate(node))
             return node if all(map(operator.is_, parts, node)) else parts
         if isinstance(node, Call):
             if str(node.function) in _SETS and (elements := node.args[0] if node.args else ()):
@@ -271,11 +273,12 @@ class _Selection:
         self._fill(node, node, path)
         for number, item in enumerate(node.appended or ()):
             assert node.appended is not None
-            node.appended[number] = self._element(item, f"{path}[{number}]")
+            node.appended[number] = self._element(item, _under(path, number))
         node.state = self._element(node.state, path)
         return node
 
 
 def _under(path: str, key: object) -> str:
-    name = str(key) if isinstance(key, str | int) else "…"
-    return f"{path}.{name}" if path else name
+    """The path of an entry, cut short: under a long one may be a million others."""
+    name = key[:_LONGEST] if isinstance(key, str) else str(key) if isinstance(key, bool | int) else "…"
+    return f"{path}.{name}"[:_LONGEST] if path else name
