@@ -133,7 +133,7 @@ def begin_swap(
 def _opened(files: Sequence[str]) -> Directory:
     """Open some or all weight files of a folder as one checkpoint."""
     names = tuple(Path(name).name for name in files)
-    return Directory.of_files(Path(files[0]).parent, ShardLayout(names, None, ()))
+    return Directory.of_files(Path(files[0]).parent, ShardLayout(names))
 
 
 def checksum(parts: Parts) -> int:

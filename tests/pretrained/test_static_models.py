@@ -1,4 +1,4 @@
-"""Static models: counts of the tokens they read, and comparison with the original (BAD_INPUTS: rows 90, 92)."""
+"""Static models: counts of the tokens they read, and comparison with the original (bad inputs 90, 92)."""
 
 from __future__ import annotations
 
