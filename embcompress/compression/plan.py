@@ -11,9 +11,9 @@ from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.compression.advice import advice
 from embcompress.compression.command_line import command_line
 from embcompress.compression.edit import Replacement, describe, replacing, sketch
-from embcompress.compression.leftover import check_loadable, left_notes
-from embcompress.compression.lookups import check_lookups
-from embcompress.compression.neighbours import check_not_adapter, quantized_note, quantizer_of
+from embcompress.compression.leftover import left_notes
+from embcompress.compression.lookups import check_loadable, check_lookups
+from embcompress.compression.neighbours import check_not_adapter, quantized_notes, quantizer_of
 from embcompress.compression.request import Request
 from embcompress.compression.storage_layout import StorageLayout, storage_layout
 from embcompress.compression.weighting import Weighting, weighting_for
@@ -116,9 +116,9 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         InputError: a table cannot be read, or is of a type that cannot be compressed.
         TargetError: the target is out of reach, or would make a table larger.
     """
-    check_lookups(source)
     keep_freed_memory()
     check_not_adapter(source)
+    check_lookups(source)
     quantizer = quantizer_of(source)
     tables = _tables(source, request)
     storage = storage_layout(source, tables, request, quantizer)
@@ -141,7 +141,7 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
     size = source.size_after(edit, description)
     notes = (
         *source.notes,
-        *(() if quantizer is None else (quantized_note(quantizer),)),
+        *quantized_notes(quantizer),
         *storage.notes,
         *_filling_notes(tables),
         *advice(source, plans, size),

@@ -21,7 +21,7 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
 )
 from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict
 from embcompress.checkpoint.pytorch.strided import read_strided
-from embcompress.checkpoint.pytorch.tensors import View, parse_view
+from embcompress.checkpoint.pytorch.tensors import View, contiguous, parse_view
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.storage.rawio import CHUNK, sha256_of
 from embcompress.storage.zipstore import Extent, pieces
@@ -35,16 +35,11 @@ def view_bytes(fd: int, archive: Archive, view: View, where: str) -> Iterator[by
     """
     offset = archive.storages[view.storage.key].offset + view.begin
     nbytes = view.numel * view.itemsize
-    if view.span == view.numel and view.stride == _rows_first(view.shape):
+    if view.span == view.numel and view.stride == contiguous(view.shape):
         yield from pieces(fd, Extent(offset, nbytes, None), where)
     elif nbytes:
         strides = tuple(s * view.itemsize for s in view.stride)
         yield from _gathered(fd, offset, view.shape, strides, view.itemsize, where)
-
-
-def _rows_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a contiguous tensor."""
-    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def _gathered(
