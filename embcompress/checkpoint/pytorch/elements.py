@@ -8,6 +8,7 @@ from typing import Any
 
 from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.paths import distinct
 from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     DROPPED,
@@ -110,6 +111,7 @@ class Remainder:
         node = self._replace.get(id(node), node)
         if node is DROPPED or (node is self._bare and node is not self._state):
             return
+        path = distinct(path)
         if isinstance(node, SCALARS) or node == ():
             self._found[path] = repr(node)
         elif isinstance(node, dict | list | tuple | Call | StorageRef):
@@ -178,7 +180,7 @@ class Remainder:
             if ours and isinstance(key, str) and key in self._stored:
                 continue
             name = key if isinstance(key, str) else repr(key) if _is_short(key) else f"[{odd}]"
-            name = f"{path}.{name}" if path else name
+            name = distinct(f"{path}.{name}" if path else name)
             if not _is_short(key):
                 odd += 1
                 self._add(key, f"{name} key")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embcompress.checkpoint.pytorch.modules import Budget, state_of
+from embcompress.checkpoint.pytorch.paths import at, under
 from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED, PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     SCALARS,
@@ -200,10 +201,10 @@ class _Selection:
             return self._fill(node, node, path)
         if isinstance(node, list):
             for number, item in enumerate(node):
-                node[number] = self._element(item, f"{path}[{number}]")
+                node[number] = self._element(item, at(path, number))
             return node
         if isinstance(node, tuple):
-            parts = tuple(self._element(item, f"{path}[{number}]") for number, item in enumerate(node))
+            parts = tuple(self._element(item, at(path, number)) for number, item in enumerate(node))
             return node if all(map(operator.is_, parts, node)) else parts
         if isinstance(node, Call):
             if str(node.function) in _SETS and (elements := node.args[0] if node.args else ()):
@@ -240,7 +241,7 @@ class _Selection:
         """Put the entries of ``old`` that may stay into ``new``, which can be the same dict."""
         others: list[Any] = []
         for key, value in old.items():
-            name, taken = self.take(key, path), self.take(value, _under(path, key))
+            name, taken = self.take(key, path), self.take(value, under(path, key))
             if name is not key or taken is GONE:  # what a key becomes could not be one
                 others.append(key)
             elif new is not old or taken is not value:
@@ -271,11 +272,6 @@ class _Selection:
         self._fill(node, node, path)
         for number, item in enumerate(node.appended or ()):
             assert node.appended is not None
-            node.appended[number] = self._element(item, f"{path}[{number}]")
+            node.appended[number] = self._element(item, at(path, number))
         node.state = self._element(node.state, path)
         return node
-
-
-def _under(path: str, key: object) -> str:
-    name = str(key) if isinstance(key, str | int) else "…"
-    return f"{path}.{name}" if path else name
