@@ -41,6 +41,7 @@ OPCODE_LIMIT = 10_000_000
 
 AGAIN = "download it again"
 SAVE_AGAIN = "save the state dict alone: torch.save(model.state_dict(), path)"
+_HASHABLE = HASHABLE | REBUILD  # optimizers have tensors as keys
 _KEY_PARTS = 32
 """Most objects in a tuple that is used as a dict key, with those in tuples inside it."""
 _INTEGER_LIMIT = 1024
@@ -171,7 +172,7 @@ class _Reader:
             elif not left or not (
                 isinstance(part, plain)
                 or type(part) is Made  # told apart by identity, whatever they would be equal to
-                or (isinstance(part, Call) and str(part.function) in HASHABLE)
+                or (isinstance(part, Call) and str(part.function) in _HASHABLE)
             ):
                 self.fail(f"a {type(value).__name__} as a dict key")
         return value
