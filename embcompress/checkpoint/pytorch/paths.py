@@ -71,7 +71,9 @@ def walk_paths(
 def _named(node: Any, path: str, contents: Collection[object]) -> Iterator[tuple[str, object]]:
     if isinstance(node, dict):
         for key, value in node.items():
-            yield under(path, key), value
+            inner = under(path, key)
+            yield inner, key  # it may be a tensor
+            yield inner, value
         if isinstance(node, Made):
             for value in (node.args, node.keywords, *(node.appended or ()), node.state):
                 yield path, value
