@@ -39,11 +39,4 @@ def open_checkpoint(path: str | Path, progress: Progress = silent, reading: Read
     with naming(path):
         if path.is_dir():
             return Directory.open_as(path, reading)
-        if (vectors := open_vectors(path, progress)) is None:
-            return open_file(path, reading)
-        try:
-            reading.check_one(path)
-        except BaseException:
-            vectors.close()
-            raise
-        return vectors
+        return open_vectors(path, progress, reading) or open_file(path, reading)

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Sequence
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.tensors import TensorInfo
-from embcompress.errors import UsageError
 from embcompress.reports.record import LeftDense
 from embcompress.reports.units import human_bytes
 from embcompress.tables import Table, differing_head, is_head, is_layer, is_table
@@ -79,21 +78,3 @@ def _dense(source: Checkpoint, taken: Collection[str]) -> Iterator[tuple[str, Te
     for name, info in source.tensors.items():
         if info.is_matrix and 0 not in info.shape and name not in taken and name not in source.aliases:
             yield name, info
-
-
-def check_loadable(source: Checkpoint, tables: Sequence[Table]) -> None:
-    """Refuse layers of a transformers model that the user named as tables: no model could load the result.
-
-    Raises:
-        UsageError: with the name, and what to do.
-    """
-    if not isinstance(source.config.get("model_type"), str):
-        return  # in a file by itself, the layer may be of any class
-    for table in tables:
-        if all(map(is_layer, (table.name, *table.ties))):
-            raise UsageError(
-                f"{source.path}: {table.name} belongs to a linear layer, not to an embedding: nothing "
-                "could load its parts",
-                remedy="leave it out; if code of your own will load it, give "
-                f"{source.weight_files[0].name} by itself",
-            )

@@ -1,15 +1,16 @@
-"""Models that do more with a table than look up its rows: their classes cannot hold it compressed.
+"""Tables that no model could load once they are compressed: more is done with them than rows looked up.
 
-The list goes by config.json, so that transformers is not needed; ``tests/integrations/test_own_lookups.py``
-compares it with the classes of transformers.
+The list of models goes by config.json, so that transformers is not needed;
+``tests/integrations/test_own_lookups.py`` compares it with the classes of transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.errors import UsageError
+from embcompress.tables import Table, is_layer
 
 _QUANTIZE, _NORMALIZE = "quantize the rows that they look up", "normalize the rows that they look up"
 _PATCH = "take some of the rows from another tensor"
@@ -40,6 +41,24 @@ def check_lookups(source: Checkpoint) -> None:
                 f"{source.path}: {kind} models {OWN_LOOKUPS[kind]}, which compressed tables cannot do: "
                 "nothing could load the result",
                 remedy=f"give {source.weight_files[0].name} by itself if code of your own will load it",
+            )
+
+
+def check_loadable(source: Checkpoint, tables: Sequence[Table]) -> None:
+    """Refuse layers of a transformers model that the user named as tables: no model could load the result.
+
+    Raises:
+        UsageError: with the name, and what to do.
+    """
+    if not isinstance(source.config.get("model_type"), str):
+        return  # in a file by itself, the layer may be of any class
+    for table in tables:
+        if all(map(is_layer, (table.name, *table.ties))):
+            raise UsageError(
+                f"{source.path}: {table.name} belongs to a linear layer, not to an embedding: nothing "
+                "could load its parts",
+                remedy="leave it out; if code of your own will load it, give "
+                f"{source.weight_files[0].name} by itself",
             )
 
 

@@ -85,13 +85,15 @@ def quantizer_of(source: Checkpoint) -> str | None:
     return None if name == METADATA_KEY else name
 
 
-def quantized_note(quantizer: str) -> str:
-    """What the user should know of a model whose layers are quantized."""
+def quantized_notes(quantizer: str | None) -> tuple[str, ...]:
+    """What the user should know of a model whose layers are quantized; nothing of others."""
+    if quantizer is None:
+        return ()
     more = ", ".join(["ignore_mismatched_sizes=True", *_OPTIONS.get(quantizer, ())])
     return (
         f"its layers are quantized ({quantizer}) and stay as they are: to load a compressed copy, call "
         f"from_pretrained(…, {more}), then embcompress.load, which replaces the tables alone; "
-        "'embcompress expand' makes a copy that needs neither"
+        "'embcompress expand' makes a copy that needs neither",
     )
 
 

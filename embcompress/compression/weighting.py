@@ -11,7 +11,7 @@ from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.data.counting import Counts, check_counts, count_texts, read_counts, read_texts
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.data.vectors.vocabularies import rows_by_token
-from embcompress.data.vectors.words import spread, words_of
+from embcompress.data.vectors.words import spread
 from embcompress.errors import InputError, UsageError
 from embcompress.methods.stats import Weights
 from embcompress.pretrained.tokenizer import counting_of
@@ -113,9 +113,7 @@ def weighting_for(
     elif given.corpus is not None:
         origin = Path(given.corpus).name
         texts = read_texts(Path(given.corpus), given.text_column, given.text_format)
-        words = words_of(checkpoint, rows)
-        encode = counting_of(checkpoint) if words is None else words.count
-        found = count_texts(texts, encode, rows, str(checkpoint.path))
+        found = count_texts(texts, counting_of(checkpoint, rows), rows, str(checkpoint.path))
         if not found.any():
             raise InputError(
                 f"{given.corpus}: holds no text to count tokens in", remedy="give texts that the model reads"

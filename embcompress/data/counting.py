@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from embcompress.choices import TEXT_COLUMN
 from embcompress.data.columns import TEXT, fields
 from embcompress.data.csvlines import Lines, fields_in, records, shown
-from embcompress.data.encoded import Encoded
+from embcompress.data.encoded import Encoded, batches_of
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.data.textfile import open_texts
 from embcompress.errors import InputError, UsageError
@@ -30,9 +29,6 @@ COUNT_LIMIT = 1e15
 """Largest count accepted: integers up to it are exact in float64, and so are their sums."""
 
 _REMEDY = "give a .csv, .tsv, .txt or .npy file of counts"
-
-_BATCH = 2048
-"""Texts encoded at a time."""
 
 _ARRAY_HEADER = 1 << 16
 """Longest header of a .npy file, in bytes."""
@@ -53,8 +49,7 @@ def count_texts(texts: Iterable[str], encode: Encode, rows: int, where: str) -> 
         InputError: a token has no row.
     """
     counts = np.zeros(rows)
-    remaining = iter(texts)
-    while batch := [*itertools.islice(remaining, _BATCH)]:
+    for batch in batches_of(texts):
         tokens = encode(batch).tokens
         if tokens.size and int(tokens.max()) >= rows:
             raise InputError(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+
+_BATCH = 2048
+"""Texts encoded at a time."""
 
 _POOL = 50
 """Batches sorted by length together: enough to leave little padding, few enough to stay random."""
@@ -49,6 +53,13 @@ class Encoded:
         places = self.starts[rows][:, None] + columns
         inside = columns < lengths[:, None]
         return np.where(inside, self.tokens[np.minimum(places, len(self.tokens) - 1)], padding)
+
+
+def batches_of(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts in lists that are encoded at a time. They may be an iterator, and are not kept."""
+    remaining = iter(texts)
+    while batch := [*itertools.islice(remaining, _BATCH)]:
+        yield batch
 
 
 def shuffled_batches(lengths: Ids, size: int, rng: np.random.Generator) -> list[Ids]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.directory.modules import static_modules
+from embcompress.checkpoint.directory.modules import MAPPING, static_modules
 from embcompress.checkpoint.directory.shards import read_json
 from embcompress.data.counting import Encode
 from embcompress.data.encoded import Encoded
@@ -18,8 +18,6 @@ from embcompress.errors import InputError, UsageError
 
 _WHITESPACE, _PHRASES = "whitespacetokenizer_config.json", "phrasetokenizer_config.json"
 """Files of the two tokenizers that ``WordEmbeddings`` may have besides those of transformers."""
-_MAPPING = "mapping"
-"""Where model2vec stores the row of each token."""
 
 
 def static_encoding(checkpoint: Checkpoint) -> Encode | None:
@@ -61,22 +59,22 @@ def static_counting(checkpoint: Checkpoint) -> Encode | None:
     Raises:
         UsageError, InputError: see :func:`static_encoding`.
     """
-    encode, info = static_encoding(checkpoint), checkpoint.tensors.get(_MAPPING)
+    encode, info = static_encoding(checkpoint), checkpoint.tensors.get(MAPPING)
     if encode is None or info is None or info.dtype is None or info.dtype.name not in {"I32", "I64"}:
         return encode
-    tokens_of, row_of = encode, np.frombuffer(b"".join(checkpoint.bytes_of(_MAPPING)), info.dtype.storage)
+    tokens_of, row_of = encode, np.frombuffer(b"".join(checkpoint.bytes_of(MAPPING)), info.dtype.storage)
 
     def rows(texts: Sequence[str]) -> Encoded:
         found = tokens_of(texts)
         if found.tokens.size and int(found.tokens.max()) >= len(row_of):
             raise InputError(
-                f"{checkpoint.path}: a text has token {int(found.tokens.max()):,}, {_MAPPING} has "
+                f"{checkpoint.path}: a text has token {int(found.tokens.max()):,}, {MAPPING} has "
                 f"{len(row_of):,}",
                 remedy="use the tokenizer that belongs to this model",
             )
         mapped = row_of[found.tokens].astype(np.int64)
         if mapped.size and int(mapped.min()) < 0:
-            raise InputError(f"{checkpoint.path}: {_MAPPING} has negative rows", remedy="download it again")
+            raise InputError(f"{checkpoint.path}: {MAPPING} has negative rows", remedy="download it again")
         return Encoded(mapped, found.lengths)
 
     return rows

@@ -19,16 +19,16 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding, 
 from torch import Tensor, nn
 
 from embcompress.checkpoint.description import METADATA_KEY, Description, part_name
+from embcompress.checkpoint.directory.modules import MAPPING, WEIGHTS
 from embcompress.checkpoint.files import open_file
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
 from embcompress.integrations.hidden_modules import float_type
 from embcompress.integrations.saving import described, resaved, stored_parts
-from embcompress.integrations.swap import SwappedTable, checksum
-from embcompress.loading.static import MAPPING, WEIGHTS, remapped, table_modules
+from embcompress.integrations.swap import SwappedTable
+from embcompress.loading.static import remapped, table_modules
 from embcompress.loading.stored_tables import StoredTable, read_stored
 from embcompress.loading.swapping import install, replacements
-from embcompress.methods.modules import RIGHT_PARTS
 from embcompress.nn import FactorizedPair
 
 _PLACES: Mapping[Any, str] = {StaticEmbedding: "embedding", WordEmbeddings: "emb_layer"}
@@ -86,15 +86,7 @@ def _loading(original: Any) -> Any:
         dense.weight = nn.Parameter(blank.to(dense.weight.dtype), dense.weight.requires_grad)
         with torch.random.fork_rng([]), torch.no_grad():
             install(module, _modules(module, place, table, others))
-        parts = table.parts
-        swapped = SwappedTable(
-            record,
-            (place,),
-            {record.name: f"{place}.weight"},
-            {suffix: part.dtype for suffix, part in parts.items()},
-            {suffix: part for suffix, part in parts.items() if suffix in RIGHT_PARTS},
-            checksum(parts),
-        )
+        swapped = SwappedTable.of(table, (place,), {record.name: f"{place}.weight"})
         setattr(module, _HELD, _Held(description, swapped, others))
         return module
 

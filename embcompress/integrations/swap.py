@@ -47,6 +47,19 @@ class SwappedTable:
     right: Parts
     checksum: int
 
+    @classmethod
+    def of(cls, table: StoredTable, owners: tuple[str, ...], names: Mapping[str, str]) -> SwappedTable:
+        """What is needed to save a table later; see the attributes for ``owners`` and ``names``."""
+        parts = table.parts
+        return cls(
+            table.record,
+            owners,
+            names,
+            {suffix: part.dtype for suffix, part in parts.items()},
+            {suffix: part for suffix, part in parts.items() if suffix in RIGHT_PARTS},
+            checksum(parts),
+        )
+
 
 @dataclass(frozen=True)
 class Swap:
@@ -111,7 +124,9 @@ def begin_swap(
         for table in read_stored(checkpoint, description, others=False).tables:
             apart = {name for key, those in places.items() if key != table.record.name for name in those}
             new = _replacements(model, table, names, stored, apart, checkpoint.path)
-            tables.append(_swapped(table, names, new))
+            owners = tuple(name for name, module in new.items() if isinstance(module, FactorizedPair))
+            known = {name: names.renamed(name) for name in (table.record.name, *table.record.ties)}
+            tables.append(SwappedTable.of(table, owners, known))
             modules |= new
     if isinstance(device_map, Mapping):
         _check_disk(tables, device_map)
@@ -133,7 +148,7 @@ def begin_swap(
 def _opened(files: Sequence[str]) -> Directory:
     """Open some or all weight files of a folder as one checkpoint."""
     names = tuple(Path(name).name for name in files)
-    return Directory.of_files(Path(files[0]).parent, ShardLayout(names, None, ()))
+    return Directory.of_files(Path(files[0]).parent, ShardLayout(names))
 
 
 def checksum(parts: Parts) -> int:
@@ -144,19 +159,6 @@ def checksum(parts: Parts) -> int:
         total = zlib.crc32(f"{suffix} {part.dtype} {list(part.shape)}".encode(), total)
         total = zlib.crc32(part.view(-1).view(torch.uint8).numpy().data, total)
     return total
-
-
-def _swapped(table: StoredTable, names: Names, modules: Mapping[str, nn.Module]) -> SwappedTable:
-    """Collect what is needed to save the table later."""
-    record, parts = table.record, table.parts
-    return SwappedTable(
-        record,
-        tuple(name for name, module in modules.items() if isinstance(module, FactorizedPair)),
-        {name: names.renamed(name) for name in (record.name, *record.ties)},
-        {suffix: part.dtype for suffix, part in parts.items()},
-        {suffix: part for suffix, part in parts.items() if suffix in RIGHT_PARTS},
-        checksum(parts),
-    )
 
 
 def _replacements(

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from operator import methodcaller
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.description import TableRecord, part_name
+from embcompress.checkpoint.description import part_name
 from embcompress.errors import UsageError, printable
 from embcompress.loading.fit import RIGHT_MODEL, Misfit
-from embcompress.loading.stored_tables import Stored, places_of, read_stored
+from embcompress.loading.naming import Naming, naming_for
+from embcompress.loading.quantized import loaded_ties
+from embcompress.loading.stored_tables import StoredTable, places_of, read_stored
 from embcompress.loading.swapping import install, replacements
 from embcompress.methods.modules import in_range, module_parts
-
-_MOST_COMPARED = 1 << 16
-"""Most numbers of a weight that is compared to see whether a model's layers have been loaded."""
 
 
 def load(
@@ -75,33 +70,18 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
     """
     if any(tensor.is_meta for tensor in model.parameters()):
         raise UsageError("the model has parameters on the meta device", remedy="build it on a real device")
-    parameters = dict(model.named_parameters(remove_duplicate=False))
     with open_checkpoint(path) as checkpoint:
         if needs_tables:
             _check_tables(checkpoint)
         description = checkpoint.description
         quantized = description is not None and description.quantizer is not None
         stored = read_stored(checkpoint, description, others=not quantized)
-        naming = _naming(stored, model)
+        naming = naming_for(stored, model)
         weights = naming.converted(stored.others, path)
         if quantized:
-            weights = _stored_ties(checkpoint, [table.record for table in stored.tables], parameters, naming)
-            _check_opened(checkpoint, parameters, naming, {*weights})
-    modules: dict[str, nn.Module] = {}
-    places = [places_of(table.record, model, parameters, naming.renamed, path) for table in stored.tables]
-    for table, (main, *ties) in zip(stored.tables, places, strict=True):
-        apart = {name for others in places for name in others if others[0] != main}
-        new = replacements(model, main, table.contents, ties=ties, untie=weights, apart=apart)
-        twice = sorted(name for name in modules.keys() & new.keys() if f"{name}.weight" not in weights)
-        if twice:
-            raise UsageError(
-                f"{path}: the model ties {twice[0]} to what are several tables in the file",
-                remedy="build the model with the ties that it was trained with",
-            )
-        modules |= new
-        parts = in_range(module_parts(table.parts, table.record.shape[1]), parameters[main].dtype)
-        weights |= {part_name(main, suffix): part for suffix, part in parts.items()}
-
+            weights = loaded_ties(checkpoint, [table.record for table in stored.tables], model, naming)
+    modules, parts = _built(stored.tables, model, naming, weights, path)
+    weights |= parts
     expected = _expected_state(nn.Module() if quantized else model, modules)
     # Older files store buffers (BERT's position_ids) that newer classes make themselves.
     unsaved = {name for name, _ in model.named_buffers()} - expected.keys()
@@ -124,51 +104,38 @@ def fill(model: nn.Module, path: str | Path, *, strict: bool = True, needs_table
         module.load_state_dict(state, strict=True)
 
 
-def _check_opened(
-    checkpoint: Checkpoint, parameters: Mapping[str, nn.Parameter], naming: Naming, ties: Collection[str]
-) -> None:
-    """Refuse a model that does not hold a checkpoint's layers, by what is stored in floats: norms and biases.
+def _built(
+    tables: Sequence[StoredTable], model: nn.Module, naming: Naming, untie: Collection[str], path: object
+) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
+    """The modules that take the place of tables and what is tied to them, and the parts to put into them.
 
     Args:
-        checkpoint: has quantized layers.
-        parameters: the model's parameters by name.
-        naming: from the names in the checkpoint to those.
-        ties: names of parameters that are about to be replaced.
+        tables: the compressed tables.
+        model: not changed.
+        naming: from the names in the checkpoint to those in the model.
+        untie: the names in the model of what the checkpoint stores in full.
+        path: the checkpoint, for messages.
 
     Raises:
-        UsageError: a weight has other values in the model.
+        UsageError: a table does not fit the model.
     """
-    held: dict[str, Tensor] = {}
-    for name, info in checkpoint.tensors.items():
-        mine = parameters.get(new := naming.renamed(name))
-        if mine is None or new in ties or info.dtype is None or not info.dtype.is_table:
-            continue
-        if mine.is_floating_point() and tuple(mine.shape) == info.shape and mine.numel() <= _MOST_COMPARED:
-            held[name] = mine.detach()
-    for name, value in checkpoint.torch_state([*held]).items() if held else ():
-        if not torch.equal(value.to(held[name].dtype), held[name].cpu()):
+    modules: dict[str, nn.Module] = {}
+    weights: dict[str, Tensor] = {}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    places = [places_of(table.record, model, parameters, naming.renamed, path) for table in tables]
+    for table, (main, *ties) in zip(tables, places, strict=True):
+        apart = {name for others in places for name in others if others[0] != main}
+        new = replacements(model, main, table.contents, ties=ties, untie=untie, apart=apart)
+        twice = sorted(name for name in modules.keys() & new.keys() if f"{name}.weight" not in untie)
+        if twice:
             raise UsageError(
-                f"{checkpoint.path}: {name} has other values in the model; only tables are read from here",
-                remedy="let from_pretrained(…, ignore_mismatched_sizes=True) load the quantized layers first",
+                f"{path}: the model ties {twice[0]} to what are several tables in the file",
+                remedy="build the model with the ties that it was trained with",
             )
-
-
-def _stored_ties(
-    checkpoint: Checkpoint,
-    tables: Collection[TableRecord],
-    parameters: Mapping[str, nn.Parameter],
-    naming: Naming,
-) -> dict[str, Any]:
-    """The weights in full of whatever the model ties to a table, by their names in the model."""
-    shared = {id(parameters.get(naming.renamed(table.name))) for table in tables}
-    records = {table.name for table in tables}
-    names = {
-        new: name
-        for name in checkpoint.tensors
-        if name not in records and id(parameters.get(new := naming.renamed(name), naming)) in shared
-    }
-    state = checkpoint.torch_state([*names.values()]) if names else {}
-    return {new: state[name] for new, name in names.items()}
+        modules |= new
+        parts = in_range(module_parts(table.parts, table.record.shape[1]), parameters[main].dtype)
+        weights |= {part_name(main, suffix): part for suffix, part in parts.items()}
+    return modules, weights
 
 
 def _check_tables(checkpoint: Checkpoint) -> None:
@@ -182,87 +149,6 @@ def _check_tables(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path}: holds no compressed table",
             remedy="load it with load_state_dict or from_pretrained, or run 'embcompress factorize' first",
         )
-
-
-class Naming(Protocol):
-    """How the names in a file map to the names in a model."""
-
-    def renamed(self, name: str) -> str:
-        """The name in the model for a name in the file."""
-
-    def merges(self, name: str) -> bool:
-        """Whether the weight called ``name`` in the file is merged with others into one of the model's."""
-
-    def converted(self, weights: Mapping[str, Any], where: object) -> dict[str, Any]:
-        """The weights of a file, by their names in the model."""
-
-
-@dataclass(frozen=True)
-class _Renaming:
-    """One function renames every name; no weights are merged."""
-
-    renamed: Callable[[str], str]
-
-    def merges(self, name: str) -> bool:  # noqa: ARG002
-        return False
-
-    def converted(self, weights: Mapping[str, Any], where: object) -> dict[str, Any]:  # noqa: ARG002
-        return {self.renamed(name): value for name, value in weights.items()}
-
-
-def _naming(stored: Stored, model: nn.Module) -> Naming:
-    """Find how the names in the file map to those in the model.
-
-    Names may be the same, have a prefix on one side only, or be renamed by transformers. A transformers
-    model keeps its body under ``base_model_prefix``, and the body alone has no such prefix; data
-    parallelism, compilation and trainers add a prefix of their own to all names. The first mapping that
-    gives every name in the file one in the model is taken. The file may hold more than the model, so
-    without such a mapping it is the first that finds every table.
-    """
-    tables = [table.record.name for table in stored.tables]
-    if not tables:
-        return _Renaming(str)
-    above = tables[0].split(".")[:-2]  # the modules around the one that holds the table
-    prefixes = [".".join((*above[: i + 1], "")) for i in range(len(above))]
-    base = getattr(model, "base_model_prefix", "")
-    plain: list[Naming] = [
-        _Renaming(str),
-        *([_Renaming(f"{base}.".__add__)] if base else []),
-        *(_Renaming(methodcaller("removeprefix", prefix)) for prefix in prefixes),
-    ]
-    everything = {*stored.others, *tables}
-    in_model = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    in_model |= {name for name, _ in model.named_buffers()}
-    if stored.others:  # the state dict of layers that are quantized may take work, and change them
-        in_model |= model.state_dict().keys()
-
-    def fits(naming: Naming, names: Collection[str]) -> bool:
-        return in_model >= {*map(naming.renamed, names)} and _keeps_distinct(naming, everything)
-
-    if found := next((naming for naming in plain if fits(naming, everything)), None):
-        return found
-    theirs = [*_transformers_namings(model, ["", *prefixes])]
-    tried = [(naming, everything) for naming in theirs]
-    tried += [(naming, {*tables}) for naming in (*theirs, *plain)]
-    return next((naming for naming, names in tried if fits(naming, names)), plain[0])
-
-
-def _keeps_distinct(naming: Naming, names: Collection[str]) -> bool:
-    """Whether names stay distinct, except those whose weights are merged."""
-    kept = [naming.renamed(name) for name in names if not naming.merges(name)]
-    return len({*kept}) == len(kept)
-
-
-def _transformers_namings(model: nn.Module, prefixes: Collection[str]) -> Iterator[Naming]:
-    """What ``from_pretrained`` of a transformers model does to names, after each prefix is removed."""
-    library = sys.modules.get("transformers.modeling_utils")
-    if library is None or not isinstance(model, library.PreTrainedModel):
-        return
-    with contextlib.suppress(ImportError):  # other versions rename nothing, or do it elsewhere
-        from embcompress.loading.conversion import Conversion
-
-        for prefix in prefixes:
-            yield Conversion(model, prefix)
 
 
 def _expected_state(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Any]:

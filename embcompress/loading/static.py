@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.directory.modules import MAPPING, WEIGHTS
 from embcompress.errors import UsageError
 from embcompress.loading.stored_tables import StoredTable, read_stored
 from embcompress.methods.modules import TableModules, projected, right_factor
@@ -15,9 +16,6 @@ from embcompress.nn.coded import CodedEmbedding
 from embcompress.nn.lookup import FloatRows
 from embcompress.nn.remapped import RemappedRows
 from embcompress.tables import locate
-
-MAPPING, WEIGHTS = "mapping", "weights"
-"""What model2vec may store besides the table: the row of each token, and a factor for each."""
 
 
 def table_modules(table: StoredTable) -> TableModules:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
-from embcompress.checkpoint.directory.modules import MODULES, read_modules, static_modules
+from embcompress.checkpoint.directory.modules import MAPPING, MODULES, WEIGHTS, read_modules, static_modules
 from embcompress.dtypes import DType
 from embcompress.native.base import Documents, NativeForm
 from embcompress.tables import Table
@@ -19,8 +19,6 @@ directory was written with, so it does not take the rows of a left factor for ve
 _PACKAGES = (".static_embedding", ".word_embeddings")
 """Ends of the modules' packages. Up to version 5 all modules were in one; now each has its own file."""
 _DENSE = "sentence_transformers.base.modules.dense.Dense"
-_OTHERS = ("mapping", "weights")
-"""Other tensors that model2vec may store."""
 
 
 class StaticModel(NativeForm):
@@ -41,7 +39,7 @@ class StaticModel(NativeForm):
             return f"{table.name} is not its word embedding"
         if len(static_modules(checkpoint.path)) > 1:
             return "a projection follows it already"
-        if others := [name for name in _OTHERS if name in checkpoint.tensors]:
+        if others := [name for name in (MAPPING, WEIGHTS) if name in checkpoint.tensors]:
             return f"{others[0]} maps tokens to rows or weighs them"
         if dtype.name != "F32":
             return f"its projection computes in float32 and cannot use a factor in {dtype.torch}"

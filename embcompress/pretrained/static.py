@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,15 +11,13 @@ from torch import Tensor, nn
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.directory.modules import read_modules, static_modules
-from embcompress.data.encoded import Encoded
+from embcompress.data.encoded import batches_of
 from embcompress.data.static_tokens import static_encoding
-from embcompress.errors import InputError, UsageError
+from embcompress.errors import UsageError
 from embcompress.loading.static import static_embedding
 from embcompress.pretrained.models import Pretrained
-from embcompress.pretrained.tokens import Tokens
+from embcompress.pretrained.tokens import Tokens, tokens_for
 
-_BATCH = 2048
-"""Texts encoded at a time."""
 _ALIKE = {"StaticEmbedding", "WordEmbeddings", "Pooling", "Normalize"}
 """Modules whose part in a text's vector is known: the mean of rows, and a length that cosines ignore."""
 
@@ -53,10 +50,8 @@ def open_static(path: Path) -> Pretrained | None:
         return None
     embedding = static_embedding(path)
     with open_checkpoint(path) as checkpoint:
-        size = checkpoint.size
-        native = (
-            any(table.native for table in checkpoint.description.tables) if checkpoint.description else False
-        )
+        size, described = checkpoint.size, checkpoint.description
+    native = described is not None and any(table.native for table in described.tables)
     kinds = [module.kind for module in read_modules(path)]
     if native:
         del kinds[1]
@@ -77,17 +72,9 @@ def static_tokens(model: Pretrained, texts: Iterable[str], max_length: int) -> T
         encode = static_encoding(checkpoint)
     if encode is None:
         raise UsageError(f"{model.path}: has no tokenizer", remedy="put the model's tokenizer.json there")
-    distinct = iter(dict.fromkeys(texts))
     found: list[list[int]] = []
-    while batch := [*itertools.islice(distinct, _BATCH)]:
+    for batch in batches_of(dict.fromkeys(texts)):
         part = encode(batch)
         starts = zip(part.starts, part.lengths, strict=True)
         found += [part.tokens[start : start + min(n, max_length)].tolist() for start, n in starts if n]
-    joined = Encoded.of(found)
-    if joined.tokens.size and int(joined.tokens.max()) >= model.vocabulary:
-        raise InputError(
-            f"{model.path}: a text has token {int(joined.tokens.max()):,}, the table has rows up to "
-            f"{model.vocabulary - 1:,}",
-            remedy="use the tokenizer that belongs to this model",
-        )
-    return Tokens(joined, 0)
+    return tokens_for(model, found, 0)

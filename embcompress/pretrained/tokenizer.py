@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.directory.modules import home_of
+from embcompress.data.counting import Encode
 from embcompress.data.encoded import Encoded
 from embcompress.data.static_tokens import static_counting
 from embcompress.data.tokenizing import tokenizer_of
+from embcompress.data.vectors.words import words_of
 from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.library import OFFLINE, check_files, library, reading
 
@@ -69,20 +71,26 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def counting_of(checkpoint: Checkpoint) -> Callable[[Sequence[str]], Encoded]:
-    """The function that turns texts into the ids that a model would read, for counting.
+def counting_of(checkpoint: Checkpoint, rows: int) -> Encode:
+    """The function that turns texts into the rows that a model would read, for counting.
 
-    The tokenizer is the one that a static model reads with, or in the checkpoint's own record, or else in
-    tokenizer.json next to its weights, or else the one that transformers makes of the other files there.
+    Word vectors are read by their words. The tokenizer of a model is the one that a static model reads with,
+    or in the checkpoint's own record, or else in tokenizer.json next to its weights, or else the one that
+    transformers makes of the other files there.
+
+    Args:
+        checkpoint: the model or the word vectors.
+        rows: rows of the table, V.
 
     Raises:
         UsageError: there is none, or a library that reads it is missing.
         InputError: it cannot be read.
     """
+    if (words := words_of(checkpoint, rows)) is not None:
+        return words.count
     if (static := static_counting(checkpoint)) is not None:
         return static
-    own = tokenizer_of(checkpoint)
-    if own is not None:
+    if (own := tokenizer_of(checkpoint)) is not None:
         return own.count
     folder = checkpoint.folder
     if not (folder / "config.json").is_file():  # it names the class of the tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embcompress.data.encoded import Encoded, Ids
+from embcompress.data.encoded import Encoded, Ids, batches_of
 from embcompress.errors import InputError
 from embcompress.pretrained.models import Pretrained
 from embcompress.pretrained.tokenizer import tokenizer_in
-
-_BATCH = 2048
-"""Texts encoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +61,28 @@ def encoded(model: Pretrained, texts: Iterable[str], max_length: int) -> Tokens:
     longest = min(
         max_length, int(min(tokenizer.model_max_length, 1 << 30)), positions(model.model, max_length)
     )
-    distinct = iter(dict.fromkeys(text for text in texts if text.strip()))
+    distinct = dict.fromkeys(text for text in texts if text.strip())
     found: list[list[int]] = []
-    while batch := [*itertools.islice(distinct, _BATCH)]:
+    for batch in batches_of(distinct):
         ids = tokenizer(batch, truncation=True, max_length=longest, padding=False)["input_ids"]
         found += (one for one in ids if one)
-    texts_ = Encoded.of(found)
-    if texts_.tokens.size and int(texts_.tokens.max()) >= model.vocabulary:
+    return tokens_for(model, found, tokenizer.pad_token_id or 0)
+
+
+def tokens_for(model: Pretrained, texts: Iterable[list[int]], padding: int) -> Tokens:
+    """Token ids of texts, to be given to ``model``.
+
+    Raises:
+        InputError: one of them has no row in its table.
+    """
+    found = Encoded.of(texts)
+    if found.tokens.size and int(found.tokens.max()) >= model.vocabulary:
         raise InputError(
-            f"{model.path}: a text has token {int(texts_.tokens.max()):,}, the table has rows up to "
+            f"{model.path}: a text has token {int(found.tokens.max()):,}, the table has rows up to "
             f"{model.vocabulary - 1:,}",
             remedy="use the tokenizer that belongs to this model",
         )
-    return Tokens(texts_, tokenizer.pad_token_id or 0)
+    return Tokens(found, padding)
 
 
 def positions(model: Any, usual: int) -> int:

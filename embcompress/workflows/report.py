@@ -11,8 +11,9 @@ from embcompress.checkpoint.description import TableRecord
 from embcompress.checkpoint.rows import rows_of
 from embcompress.choices import DEFAULT_METHOD, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.edit import Replacement, describe, replacing, sketch
-from embcompress.compression.leftover import check_loadable, left_dense, left_notes
-from embcompress.compression.neighbours import check_not_adapter, quantized_note, quantizer_of
+from embcompress.compression.leftover import left_dense, left_notes
+from embcompress.compression.lookups import check_loadable
+from embcompress.compression.neighbours import check_not_adapter, quantized_notes, quantizer_of
 from embcompress.compression.outputs import check_side_file
 from embcompress.compression.residuals import measured_error
 from embcompress.compression.sources import check_holds, compressed, reading_of
@@ -131,7 +132,6 @@ def _report(
     chart: bool,
     plot: Path | None,
 ) -> Report:
-    quantizer = quantizer_of(source)
     return Report(
         path=source.path,
         format=source.format,
@@ -146,7 +146,7 @@ def _report(
         plot=plot,
         notes=(
             *source.notes,
-            *(() if quantizer is None else (quantized_note(quantizer),)),
+            *quantized_notes(quantizer_of(source)),
             *(f"factorize refuses {table.name}: {table.obstacle}" for table in tables if table.obstacle),
             *left_notes(source, found, chosen=True),
         ),

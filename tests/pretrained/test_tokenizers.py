@@ -85,7 +85,7 @@ def gpt2(path):
 def counted(path):
     """What ``--corpus`` counts: the tokens with their numbers of occurrences, by id."""
     with open_checkpoint(path) as checkpoint:
-        counts = count_texts(TEXTS, counting_of(checkpoint), ROWS, str(path))
+        counts = count_texts(TEXTS, counting_of(checkpoint, ROWS), ROWS, str(path))
     return {int(row): int(counts[row]) for row in np.flatnonzero(counts)}
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import AS_IT_IS, Checkpoint, Edit, Reading
-from embcompress.checkpoint.description import METADATA_KEY, Description, parse_description
+from embcompress.checkpoint.description import Description, parse_description
 from embcompress.checkpoint.directory.card import CARD, write_card
 from embcompress.checkpoint.directory.files import (
     CONFIG,
     QUANTIZATION,
     card_of,
     copy_file,
+    is_our_record,
     made,
     other_files,
     write_config,
@@ -117,7 +118,7 @@ class Directory(Checkpoint):
 
     @property
     def descriptions(self) -> Mapping[str, Description]:
-        found = {self.config_name: self.description} if self._quant_method() == METADATA_KEY else {}
+        found = {self.config_name: self.description} if is_our_record(self.config.get(QUANTIZATION)) else {}
         found |= {name: part.description for name, part in self._parts.items()}
         return {name: each for name, each in found.items() if each is not None}
 
@@ -257,15 +258,10 @@ class Directory(Checkpoint):
                 self._open.pop(next(iter(self._open))).suspend()
         return part
 
-    def _quant_method(self) -> object:
-        """The ``quant_method`` of config.json: who wrote the record; None if there is none."""
-        quantization = self.config.get(QUANTIZATION)
-        return quantization.get("quant_method", "") if isinstance(quantization, dict) else quantization
-
     def _find_description(self) -> Description | None:
         """The record in config.json, or else the one in the weights (a directory without config)."""
-        if self._quant_method() == METADATA_KEY:
-            return parse_description(self.config[QUANTIZATION], str(self.path / self.config_name))
+        if is_our_record(record := self.config.get(QUANTIZATION)):
+            return parse_description(record, str(self.path / self.config_name))
         return next((p.description for p in self._parts.values() if p.description is not None), None)
 
     def check_editable(self) -> None:

@@ -19,6 +19,11 @@ CONFIG = "config.json"
 QUANTIZATION = "quantization_config"
 
 
+def is_our_record(record: object) -> bool:
+    """Whether a ``quantization_config`` is the record of this package."""
+    return isinstance(record, dict) and record.get("quant_method") == METADATA_KEY
+
+
 def write_config(path: Path, description: Description | None) -> None:
     """Write the record where transformers looks for a quantization, or remove it.
 
@@ -26,7 +31,7 @@ def write_config(path: Path, description: Description | None) -> None:
     """
     config = read_json(path)
     record = config.pop(QUANTIZATION, None)
-    if record is not None and not (isinstance(record, dict) and record.get("quant_method") == METADATA_KEY):
+    if record is not None and not is_our_record(record):
         return
     if description is not None and description.swapped:
         config[QUANTIZATION] = {"quant_method": METADATA_KEY, **description.to_dict()}
@@ -95,8 +100,7 @@ def other_files(
         elif document is not None:
             found[name] = hashlib.sha256(_json(document)).hexdigest()
     config = dict(config or {})
-    record = config.get(QUANTIZATION)
-    if isinstance(record, dict) and record.get("quant_method") == METADATA_KEY:
+    if is_our_record(config.get(QUANTIZATION)):
         del config[QUANTIZATION]
     return {**found, **{f"{config_name} {key}": value for key, value in config.items()}}
 

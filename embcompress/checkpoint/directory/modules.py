@@ -79,6 +79,9 @@ def _module(entry: Mapping[str, Any]) -> Module:
 STATIC = {"StaticEmbedding", "WordEmbeddings"}
 """Classes of modules that hold a table and nothing else."""
 
+MAPPING, WEIGHTS = "mapping", "weights"
+"""Names of what model2vec may store besides the table: the row of each token, and a factor for each."""
+
 
 def static_modules(path: Path) -> tuple[Module, ...]:
     """A model's leading table module, and the Dense that follows it directly; empty for other models.

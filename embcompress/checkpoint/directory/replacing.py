@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.checkpoint.directory.checkpoint import Directory
-from embcompress.checkpoint.directory.files import CONFIG, QUANTIZATION
+from embcompress.checkpoint.directory.files import CONFIG, QUANTIZATION, is_our_record
 from embcompress.checkpoint.directory.shards import read_json
 from embcompress.errors import EmbcompressError, UsageError
 
@@ -46,4 +45,4 @@ def _says_it_is_ours(config: Path) -> bool:
         found = read_json(config).get(QUANTIZATION) if config.is_file() else None
     except EmbcompressError:
         return False
-    return isinstance(found, dict) and found.get("quant_method") == METADATA_KEY
+    return is_our_record(found)

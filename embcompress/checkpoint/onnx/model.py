@@ -249,9 +249,7 @@ def _constant(wire: Wire, part: Field, path: Path) -> tuple[bytes, DataExtent | 
         if len(tensor.dims) != 2 or dtype is None or not dtype.is_table:
             return None
         tensor.name = node.output[0]
-    except (
-        Exception
-    ):  # google.protobuf's DecodeError among others; reading the whole model says what is wrong
+    except Exception:  # of protobuf, among others; reading the whole model says what is wrong
         return None
     return tensor.SerializeToString(deterministic=True), extent
 

@@ -67,28 +67,26 @@ def read_archive(fd: int, path: Path, *, only_weights: bool = False) -> Archive:
         raise InputError(f"{path}: is empty, 0 bytes", remedy=AGAIN)
     check_not_pointer(head, path)
     if head.startswith(ZIP_MAGIC):
-        archive = _read_zip(fd, path, only_weights=only_weights)
-    elif head[:1] == b"\x80":
-        archive = _read_legacy(fd, path, only_weights=only_weights)
-    elif head.lstrip()[:1] == b"<":
+        return _read_zip(fd, path, only_weights=only_weights)
+    if head[:1] == b"\x80":
+        return _read_legacy(fd, path, only_weights=only_weights)
+    if head.lstrip()[:1] == b"<":
         raise InputError(
             f"{path}: is an HTML or XML page, not a model", remedy="download the file itself, not its page"
         )
-    elif head[257:262] == b"ustar":
+    if head[257:262] == b"ustar":
         raise InputError(
             f"{path}: is a tar file, the format of torch before 0.1.10, which is not read",
             remedy="load it with an older torch and save it again",
         )
-    else:
-        raise InputError(f"{path}: begins with {head[:8]!r}, torch.save files do not", remedy=AGAIN)
-    return archive
+    raise InputError(f"{path}: begins with {head[:8]!r}, torch.save files do not", remedy=AGAIN)
 
 
 def _plain(archive: Archive, where: str, pickle_size: int, *, only_weights: bool) -> Archive:
     """The archive without anything but weights and plain data, or an error."""
     check_storages(archive.root, archive.storages, where)
-    plain = weights_only(archive.root, where, _budget(pickle_size)) if only_weights else None
-    plain = plain or checked(archive.root, where)
+    root = archive.root
+    plain = weights_only(root, where, _budget(pickle_size)) if only_weights else checked(root, where)
     if not plain.notes:
         return archive
     # What is left is in every protocol the same, and torch.load reads protocol 2 best.

@@ -26,7 +26,14 @@ from embcompress.checkpoint.pytorch.pickle_writer import dump
 from embcompress.checkpoint.pytorch.sharing import Build, following
 from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict, metadata_text, with_metadata
 from embcompress.checkpoint.pytorch.storages import StorageUse, storage_uses, users
-from embcompress.checkpoint.pytorch.tensors import View, is_parameter, parse_view, storage_kind, unwrap
+from embcompress.checkpoint.pytorch.tensors import (
+    View,
+    contiguous,
+    is_parameter,
+    parse_view,
+    storage_kind,
+    unwrap,
+)
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.dtypes import DTYPES, Floats
 from embcompress.errors import UsageError
@@ -228,8 +235,8 @@ def _tensor(tensor: NewTensor, ref: StorageRef, replaced: object) -> Call:
 
 
 def _contiguous(ref: StorageRef, shape: tuple[int, ...]) -> Call:
-    stride = tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
-    return Call(Global("torch._utils", "_rebuild_tensor_v2"), (ref, 0, shape, stride, False, OrderedMap()))
+    args = (ref, 0, shape, contiguous(shape), False, OrderedMap())
+    return Call(Global("torch._utils", "_rebuild_tensor_v2"), args)
 
 
 def _filled(shape: tuple[int, ...], value: float) -> Iterator[Floats]:

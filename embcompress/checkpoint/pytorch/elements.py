@@ -9,6 +9,7 @@ from typing import Any
 
 from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.paths import distinct
 from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     DROPPED,
@@ -21,7 +22,7 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
 )
 from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict
 from embcompress.checkpoint.pytorch.strided import read_strided
-from embcompress.checkpoint.pytorch.tensors import View, parse_view
+from embcompress.checkpoint.pytorch.tensors import View, contiguous, parse_view
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.storage.rawio import CHUNK, sha256_of
 from embcompress.storage.zipstore import Extent, pieces
@@ -35,16 +36,11 @@ def view_bytes(fd: int, archive: Archive, view: View, where: str) -> Iterator[by
     """
     offset = archive.storages[view.storage.key].offset + view.begin
     nbytes = view.numel * view.itemsize
-    if view.span == view.numel and view.stride == _rows_first(view.shape):
+    if view.span == view.numel and view.stride == contiguous(view.shape):
         yield from pieces(fd, Extent(offset, nbytes, None), where)
     elif nbytes:
         strides = tuple(s * view.itemsize for s in view.stride)
         yield from _gathered(fd, offset, view.shape, strides, view.itemsize, where)
-
-
-def _rows_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a contiguous tensor."""
-    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def _gathered(
@@ -64,7 +60,7 @@ def _gathered(
 
 
 _LONGEST = 512
-"""Longest paths and texts that are kept as they are: a file can refer to one a million times."""
+"""Longest text that is kept as it is: a file can refer to one a million times."""
 _SHOWN = 64
 
 
@@ -122,7 +118,7 @@ class Remainder:
         node = self._replace.get(id(node), node)
         if node is DROPPED or (node is self._bare and node is not self._state):
             return
-        path = path if len(path) <= _LONGEST else f"{path[:_SHOWN]}… {_digest(path)}"
+        path = distinct(path)
         if isinstance(node, str | bytes) and len(node) > _LONGEST:
             if id(node) not in self._texts:
                 self._texts[id(node)] = f"{node[:_SHOWN]!r}… of {len(node):,}, SHA-256 {_digest(node)}"
@@ -195,7 +191,7 @@ class Remainder:
             if ours and isinstance(key, str) and key in self._stored:
                 continue
             name = key if isinstance(key, str) else repr(key) if _is_short(key) else f"[{odd}]"
-            name = f"{path}.{name}" if path else name
+            name = distinct(f"{path}.{name}" if path else name)
             if not _is_short(key):
                 odd += 1
                 self._add(key, f"{name} key")

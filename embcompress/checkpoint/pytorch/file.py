@@ -37,7 +37,7 @@ from embcompress.checkpoint.pytorch.state import (
     metadata_text,
 )
 from embcompress.checkpoint.pytorch.strided import read_strided
-from embcompress.checkpoint.pytorch.tensors import View, describe, is_tensor, memory_of, parse_view, unwrap
+from embcompress.checkpoint.pytorch.tensors import View, describe, is_tensor, parse_view, unwrap
 from embcompress.checkpoint.tensors import NewTensor, TensorInfo
 from embcompress.errors import InputError
 from embcompress.progress import Progress, Steps, silent
@@ -147,9 +147,9 @@ class TorchFile(OneFile):
         where, state = str(self.path), self._state
         dense = {name for name, info in self.tensors.items() if info.layout == "dense"}
         shared: dict[object, str] = {}
-        for name in self._views:
-            if memory := memory_of(state.node[name], where):
-                shared.setdefault(memory, name)
+        for name, view in self._views.items():
+            if view.span:
+                shared.setdefault(view.memory, name)
         replace = NO_REPLACEMENTS
         fresh: Mapping[int, NewTensor] = {}
         if edit is not None:
@@ -283,9 +283,8 @@ def _aliases(views: Mapping[str, View]) -> dict[str, str]:
     first: dict[tuple[object, ...], str] = {}
     aliases: dict[str, str] = {}
     for name, view in views.items():
-        memory = (view.storage.key, view.torch_dtype, view.offset, view.shape, view.stride, view.plain)
-        if view.span and first.setdefault(memory, name) != name:
-            aliases[name] = first[memory]
+        if view.span and first.setdefault(view.memory, name) != name:
+            aliases[name] = first[view.memory]
     return aliases
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from embcompress.checkpoint.pytorch.archive import Archive
 from embcompress.checkpoint.pytorch.pickle_nodes import SCALARS, Call, Made, OrderedMap, walk
+from embcompress.checkpoint.pytorch.pickle_reader import SAVE_AGAIN
 from embcompress.checkpoint.pytorch.tensors import View, is_tensor, parse_view, unwrap
 from embcompress.errors import InputError, reason_of
 from embcompress.storage.rawio import read_exact
@@ -73,7 +74,7 @@ def state_for_torch(
                 raise InputError(
                     f"{where}: {name} is sparse, quantized or stored with flags, and something beside it "
                     "keeps torch from loading the file",
-                    remedy="save the state dict alone: torch.save(model.state_dict(), path)",
+                    remedy=SAVE_AGAIN,
                 )
             found[name] = _tensor(fd, archive, view, storages, where)
         elif isinstance(node, SCALARS):

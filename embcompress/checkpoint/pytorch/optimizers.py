@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 from embcompress.checkpoint.base import NewParameters
 from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.checkpoint.pytorch.pickle_nodes import DROPPED, Call, walk
-from embcompress.checkpoint.pytorch.state import is_optimizer
+from embcompress.checkpoint.pytorch.state import is_optimizer, outside_optimizers
 from embcompress.checkpoint.pytorch.tensors import View, is_tensor, parse_view, unwrap
 
 Shape = tuple[int, ...]
@@ -119,21 +119,14 @@ def _refitted(
 
 
 def _optimizers(root: object) -> Iterator[dict[Any, Any]]:
-    for node in walk(root, inside=_contained):
+    for node in walk(root, inside=outside_optimizers):
         if isinstance(node, dict) and is_optimizer(node):
             yield node
 
 
-def _contained(node: object) -> Collection[object]:
-    """The contents of a plain container; optimizers are never inside tensors or a dict's attributes."""
-    if isinstance(node, dict):
-        return () if is_optimizer(node) else node.values()
-    return node if isinstance(node, list | tuple) else ()
-
-
 def _shapes(root: object, where: str) -> Iterator[Shape]:
     """Shapes of all dense tensors outside of optimizers."""
-    for node in walk(root, inside=_contained):
+    for node in walk(root, inside=outside_optimizers):
         view = parse_view(unwrap(node), where)
         if view is not None:
             yield view.shape

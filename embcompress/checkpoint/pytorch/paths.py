@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,29 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
 )
 
 _SHOWN = 3
+_LONGEST = 200
+"""Most characters of a path. A file can hold one long key, and a million nodes under it."""
+
+
+def under(path: str, key: object) -> str:
+    """The path of an entry of a dict, list or tuple, with dots as ``--state`` takes them.
+
+    Only texts and numbers show as keys, for others could be of any size.
+    """
+    name = (key if isinstance(key, str) else str(key))[:_LONGEST] if isinstance(key, str | int) else "…"
+    return _cut(f"{path}.{name}" if path else name)
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= _LONGEST else f"{path[: _LONGEST - 1]}…"
+
+
+def distinct(path: str) -> str:
+    """``path`` as a key: where it is too long, its end is replaced by a digest."""
+    if len(path) <= _LONGEST:
+        return path
+    digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{path[: _LONGEST - len(digest) - 1]}…{digest}"
 
 
 def walk_paths(
@@ -45,8 +69,7 @@ def walk_paths(
 def _named(node: Any, path: str, contents: Collection[object]) -> Iterator[tuple[str, object]]:
     if isinstance(node, dict):
         for key, value in node.items():
-            name = str(key) if isinstance(key, SCALARS) else "…"
-            inner = f"{path}.{name}" if path else name
+            inner = under(path, key)
             yield inner, key  # it may be a tensor
             yield inner, value
         if isinstance(node, Made):
@@ -54,7 +77,7 @@ def _named(node: Any, path: str, contents: Collection[object]) -> Iterator[tuple
                 yield path, value
     elif isinstance(node, list | tuple):
         for number, value in enumerate(node):
-            yield f"{path}[{number}]", value
+            yield under(path, number), value
     elif isinstance(node, Call):
         for value in contents:
             yield path, value

@@ -7,7 +7,7 @@ own. Their metadata say which tables these are, so that expanding can go back.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +16,12 @@ from embcompress.checkpoint.description import METADATA_KEY, parse_description, 
 from embcompress.checkpoint.names import check_name
 from embcompress.checkpoint.pytorch.paths import walk_paths
 from embcompress.checkpoint.pytorch.pickle_nodes import Call, emptied
-from embcompress.checkpoint.pytorch.state import is_optimizer, metadata_text, with_metadata
+from embcompress.checkpoint.pytorch.state import (
+    is_optimizer,
+    metadata_text,
+    outside_optimizers,
+    with_metadata,
+)
 from embcompress.checkpoint.pytorch.tensors import memory_of
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.errors import InputError, UsageError
@@ -84,14 +89,9 @@ def _replaced(edit: Edit, name: str) -> str | None:
 
 def _state_dicts(root: object) -> Iterator[tuple[str, dict[Any, Any]]]:
     """Every dict outside of optimizers, with its path."""
-    for path, node in walk_paths(root, _contained):
+    for path, node in walk_paths(root, outside_optimizers):
         if isinstance(node, dict) and not is_optimizer(node):
             yield path, node
-
-
-def _contained(node: object) -> Collection[object]:
-    """The contents of a container, unless it is an optimizer."""
-    return node if isinstance(node, dict | list | tuple) and not is_optimizer(node) else ()
 
 
 def _followed(

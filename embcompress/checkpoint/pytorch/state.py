@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -60,6 +60,13 @@ def is_optimizer(node: object) -> bool:
         and isinstance(node.get("state"), dict)
         and isinstance(node.get("param_groups"), list)
     )
+
+
+def outside_optimizers(node: object) -> Collection[object]:
+    """The contents of a plain container that is no optimizer, for a walk; empty for all other nodes."""
+    if isinstance(node, dict):
+        return () if is_optimizer(node) else node.values()
+    return node if isinstance(node, list | tuple) else ()
 
 
 def find_state_dict(root: object, where: str, chosen: str | None = None) -> StateDict:

@@ -183,6 +183,11 @@ def _brief(sizes: tuple[int, ...]) -> str:
     return str(list(sizes[:8]))
 
 
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a tensor whose elements are next to each other, row by row."""
+    return tuple(_product(shape[i + 1 :]) for i in range(len(shape)))
+
+
 def storage_bytes(ref: StorageRef) -> int:
     """Bytes of the whole storage."""
     return ref.numel * _itemsize(_KIND_DTYPE[ref.kind.name.removesuffix("Storage")])

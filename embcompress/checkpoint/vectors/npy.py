@@ -33,8 +33,6 @@ from embcompress.storage.regular import open_regular, opened
 _HEADER_LIMIT = 10_000
 """Longest header accepted, in bytes; this is also NumPy's limit."""
 _KINDS = {"f2": "F16", "f4": "F32", "f8": "F64"}
-NPY_TYPES = (*_KINDS.values(),)
-"""Names of the element types that a matrix can have."""
 _VERSIONS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 """Header readers by version of the format; version 3 exists only for records with named fields."""
 
@@ -68,11 +66,6 @@ class Npy(VectorFormat):
 
     def write(self, target: Path, new: Written) -> None:
         """Write the matrix row by row, and the vocabulary."""
-        if new.dtype.name not in NPY_TYPES:
-            raise InputError(
-                f"{target.name}: no NumPy matrix holds {new.dtype.torch}",
-                remedy="make the compressed file again from its source",
-            )
         with _vocabulary(target).open("xb") as vocabulary:
 
             def take(tokens: list[bytes]) -> None:
@@ -87,7 +80,16 @@ class Npy(VectorFormat):
 
 
 def write_matrix(target: Path, new: Written, take: Callable[[list[bytes]], None]) -> None:
-    """Write the rows to a .npy file, which does not exist yet, and sync it; ``take`` gets their tokens."""
+    """Write the rows to a .npy file, which does not exist yet, and sync it; ``take`` gets their tokens.
+
+    Raises:
+        InputError: the format has no such element type.
+    """
+    if new.dtype.name not in _KINDS.values():
+        raise InputError(
+            f"{target.name}: no NumPy matrix holds {new.dtype.torch}",
+            remedy="make the compressed file again from its source",
+        )
     header = {"descr": new.dtype.storage, "fortran_order": False, "shape": new.shape}
     with target.open("xb") as matrix:
         npy_format.write_array_header_1_0(matrix, header)

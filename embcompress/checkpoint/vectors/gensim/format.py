@@ -11,9 +11,8 @@ from embcompress.checkpoint.pytorch.pickle_writer import dump
 from embcompress.checkpoint.vectors.base import StoredVectors, VectorFormat, Written
 from embcompress.checkpoint.vectors.fasttext.format import FastText
 from embcompress.checkpoint.vectors.gensim.stored import GENSIM_COUNTS, open_gensim
-from embcompress.checkpoint.vectors.npy import NPY_TYPES, write_matrix
+from embcompress.checkpoint.vectors.npy import write_matrix
 from embcompress.dtypes import DType
-from embcompress.errors import InputError
 from embcompress.progress import Progress
 from embcompress.storage.rawio import naming
 from embcompress.storage.regular import first_bytes
@@ -54,11 +53,6 @@ class Gensim(VectorFormat):
 
     def write(self, target: Path, new: Written) -> None:
         """Write KeyedVectors, whose array is in a file beside them."""
-        if new.dtype.name not in NPY_TYPES:
-            raise InputError(
-                f"{target.name}: no NumPy matrix holds {new.dtype.torch}",
-                remedy="make the compressed file again from its source",
-            )
         keys: list[str] = []
         matrix = target.with_name(f"{target.name}.vectors.npy")
         write_matrix(
