@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +25,13 @@ from embcompress.methods.planning import TablePlan, plan_tables
 from embcompress.methods.stats import Advance
 from embcompress.progress import Progress, Steps
 from embcompress.reports.results import FactorizeResult, TableResult
+from embcompress.reports.units import human_bytes
 from embcompress.rows import count_nonfinite, filled_up, keep_freed_memory
 from embcompress.tables import Table, locate
+
+_SPARE = 0.01
+"""Most of the bytes of all tables that those hold which stay dense where the target is out of their reach."""
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,7 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         budget=_budget(source, tables, request, storage, weighting, quantizer),
         advance=Steps(progress, "spectrum", sum(table.rows.shape[0] for table in tables)),
         weights=None if weighting is None else weighting.weights,
+        spare=_spare(tables) if request.all_tables and not request.keys else (),
     )
     encoding = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
     edit = replacing(source, [_replacement(plan, storage, encoding) for plan in plans])
@@ -143,7 +150,8 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         *source.notes,
         *quantized_notes(quantizer),
         *storage.notes,
-        *_filling_notes(tables),
+        *_filling_notes([plan.table for plan in plans]),
+        *_dense_notes(tables, plans),
         *advice(source, plans, size),
         *left_notes(source, tables, chosen=bool(request.keys)),
     )
@@ -156,6 +164,24 @@ def _tables(source: Checkpoint, request: Request) -> tuple[Table, ...]:
     if request.keys:
         check_loadable(source, tables)
     return tuple(_filled(table) for table in tables) if request.nan == "zero" else tables
+
+
+def _spare(tables: Sequence[Table]) -> set[str]:
+    """Names of the smallest tables, which hold little together: a target need not be in their reach."""
+    smallest = sorted(tables, key=lambda table: table.rows.nbytes)
+    held = itertools.accumulate(table.rows.nbytes for table in smallest)
+    most = _SPARE * sum(table.rows.nbytes for table in tables)
+    return {table.name for table, nbytes in zip(smallest, held, strict=True) if nbytes <= most}
+
+
+def _dense_notes(tables: Sequence[Table], plans: Sequence[TablePlan]) -> Iterator[str]:
+    planned = {plan.table.name for plan in plans}
+    left = [table for table in tables if table.name not in planned]
+    if left:
+        shown = ", ".join(f"{table.name} {list(table.rows.shape)}" for table in left[:_SHOWN])
+        more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+        total = human_bytes(sum(table.rows.nbytes for table in left))
+        yield f"out of reach of the target, so left dense: {shown}{more}; {total}"
 
 
 def _filled(table: Table) -> Table:

@@ -19,7 +19,7 @@ from embcompress.loading.naming import Naming, naming_for
 from embcompress.loading.quantized import loaded_ties
 from embcompress.loading.stored_tables import StoredTable, places_of, read_stored
 from embcompress.loading.swapping import install, replacements
-from embcompress.methods.modules import module_parts
+from embcompress.methods.modules import in_range, module_parts
 
 
 def load(
@@ -133,7 +133,7 @@ def _built(
                 remedy="build the model with the ties that it was trained with",
             )
         modules |= new
-        parts = module_parts(table.parts, table.record.shape[1])
+        parts = in_range(module_parts(table.parts, table.record.shape[1]), parameters[main].dtype)
         weights |= {part_name(main, suffix): part for suffix, part in parts.items()}
     return modules, weights
 

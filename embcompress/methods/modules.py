@@ -28,8 +28,8 @@ from embcompress.nn.outline import outlined
 Parts = Mapping[str, Tensor]
 """Stored tensors by suffix."""
 
-RIGHT = "1.weight"
-"""Name of the right factor in the state dict of a module."""
+LEFT, RIGHT = "0.weight", "1.weight"
+"""Names of the factors in the state dict of a module."""
 
 _INTEGERS = ("1.codes", "1.scales")
 _BITS = "0.bits"
@@ -145,6 +145,23 @@ def module_parts(parts: Parts, columns: int) -> dict[str, Tensor]:
     right = right_factor(parts, columns)
     others = {suffix: part for suffix, part in parts.items() if suffix not in _INTEGERS}
     return others if right is None else {**others, RIGHT: right}
+
+
+def in_range(parts: Parts, dtype: torch.dtype) -> Parts:
+    """Two float factors as they are, unless the left one is infinite in ``dtype``.
+
+    Then its columns are divided, and those of the transposed right factor multiplied, by powers of two,
+    which leaves their product as it is.
+    """
+    left, right = parts.get(LEFT), parts.get(RIGHT)
+    if left is None or right is None:
+        return parts
+    most = left.abs().amax(0).double()
+    excess = (most / torch.finfo(dtype).max).log2().ceil().clamp(min=0)
+    if not excess.any():
+        return parts
+    by = excess.exp2()
+    return {**parts, LEFT: left.double() / by, RIGHT: right.double() * by}
 
 
 def trained_right(weight: Tensor, parts: Parts, columns: int) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -111,6 +111,7 @@ def plan_tables(
     budget: int = 0,
     advance: Advance | None = None,
     weights: Weights | None = None,
+    spare: Collection[str] = (),
 ) -> tuple[TablePlan, ...]:
     """Choose the layout of each table.
 
@@ -127,6 +128,8 @@ def plan_tables(
         budget: bytes of all factors together, for the target ``max_size``.
         advance: called with the number of rows read.
         weights: of the rows (V), for each table; errors and energies are then weighted.
+        spare: names of tables that are left out, and stay dense, where the target is out of their reach; at
+            least one table must be none of them.
 
     Raises:
         UsageError: the method cannot plan for such a target.
@@ -138,28 +141,46 @@ def plan_tables(
             f"rank {target.value:g}: method {method.name if method else AUTO} takes no rank",
             remedy="give a ratio, a size or an error",
         )
-    share = budget / sum(t.rows.nbytes for t in tables)
-    wanted = [Settings(dtype or t.rows.dtype, split_scale, mirrored) for t in tables]
-    limits = [_limit(t, target, method, s, share) for t, s in zip(tables, wanted, strict=True)]
+    settings_of = {t.name: Settings(dtype or t.rows.dtype, split_scale, mirrored) for t in tables}
     plans = []
-    for table, settings, limit in zip(tables, wanted, limits, strict=True):
-        stats = measure(table.rows, table.name, advance=advance, weights=weights)
-        plan: TablePlan | None = None
+    for table, limit in _limits(tables, target, method, settings_of, budget, spare):
+        settings = settings_of[table.name]
         try:
-            plan = _plan(table, stats, target, method, settings, limit)
+            plan = _measured_plan(table, target, method, settings, limit, advance, weights)
         except TargetError:
-            if target.error >= PRECISE_BELOW:
-                raise  # a more exact spectrum would change nothing
-        if plan is None or (plan.method.by_spectrum and plan.layout.predicted_error < PRECISE_BELOW):
-            stats = measure(table.rows, table.name, precise=True, advance=advance, weights=weights)
-            plan = _plan(table, stats, target, method, settings, limit)
+            if table.name in spare and not budget:  # of which what stays dense would take more
+                continue
+            raise
         if not plan.rivals:
             others = [m for m in METHODS.values() if m.name != plan.method.name]
-            rivals = predicted_errors(stats, plan.layout.nbytes, settings, others)
+            rivals = predicted_errors(plan.stats, plan.layout.nbytes, settings, others)
             plan = replace(plan, rivals={**rivals, plan.method.name: plan.layout.predicted_error})
         # A copy is without the sample of rows, of which there would be one a table.
         plans.append(replace(plan, stats=replace(plan.stats)))
     return tuple(plans)
+
+
+def _measured_plan(
+    table: Table,
+    target: Target,
+    method: Method | None,
+    settings: Settings,
+    limit: int,
+    advance: Advance | None,
+    weights: Weights | None,
+) -> TablePlan:
+    """The plan of a table, by a spectrum as exact as it needs."""
+    stats = measure(table.rows, table.name, advance=advance, weights=weights)
+    plan: TablePlan | None = None
+    try:
+        plan = _plan(table, stats, target, method, settings, limit)
+    except TargetError:
+        if target.error >= PRECISE_BELOW:
+            raise  # a more exact spectrum would change nothing
+    if plan is None or (plan.method.by_spectrum and plan.layout.predicted_error < PRECISE_BELOW):
+        stats = measure(table.rows, table.name, precise=True, advance=advance, weights=weights)
+        plan = _plan(table, stats, target, method, settings, limit)
+    return plan
 
 
 def bytes_for_ratio(rows: Rows, ratio: float) -> int:
@@ -250,6 +271,35 @@ def _reaches(method: Method, stats: TableStats, room: int, error: float, setting
     """Whether the method reaches the target error, with its margin, in that many bytes."""
     layout = method.fit(stats, min(room, stats.rows.nbytes - 1), settings)
     return layout is not None and layout.predicted_error <= error * (1 - method.margin)
+
+
+def _limits(
+    tables: Sequence[Table],
+    target: Target,
+    method: Method | None,
+    settings: Mapping[str, Settings],
+    budget: int,
+    spare: Collection[str],
+) -> list[tuple[Table, int]]:
+    """The tables whose shapes let them reach the target, each with the bytes that this leaves it.
+
+    Raises:
+        TargetError: the target is out of reach of one that is not spare.
+    """
+    share = budget / sum(t.rows.nbytes for t in tables)
+    limits = []
+    for table in tables:
+        try:
+            limits.append((table, _limit(table, target, method, settings[table.name], share)))
+        except TargetError:
+            if table.name not in spare:
+                raise
+    reached = [table for table, _ in limits]
+    if len(reached) == len(tables):
+        return limits
+    # What stays dense takes its bytes from the budget of the others.
+    dense = sum(t.rows.nbytes * (1 + len(t.copies)) for t in tables if t not in reached)
+    return _limits(reached, target, method, settings, max(0, budget - dense), spare)
 
 
 def _limit(table: Table, target: Target, method: Method | None, settings: Settings, share: float) -> int:

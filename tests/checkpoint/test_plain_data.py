@@ -227,6 +227,37 @@ def test_what_verify_compares_stays_small(tmp_path):
     assert sum(first[path] != second[path] for path in first) == 1000
 
 
+def test_an_optimizer_saved_whole_is_dropped_by_name(tmp_path):
+    """Its state has tensors as keys."""
+    model = torch.nn.Sequential(torch.nn.Embedding(40, 8), torch.nn.Linear(8, 2))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.tensor([1])).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer}, tmp_path / "whole.pt")
+    with pytest.raises(embcompress.InputError, match=r"Adam under 'optimizer'.*--weights-only"):
+        embcompress.factorize(tmp_path / "whole.pt", rank=2)
+    result = embcompress.factorize(
+        tmp_path / "whole.pt", rank=2, keys=["0.weight"], weights_only=True, output=tmp_path / "small.pt"
+    )
+    assert any("'optimizer' (torch.optim.adam.Adam)" in note for note in result.notes)
+    small = torch.load(tmp_path / "small.pt", weights_only=True)
+    assert small.keys() == {"model"}
+    embcompress.verify(tmp_path / "small.pt", against=tmp_path / "whole.pt")
+
+
+def test_tensors_as_keys_are_carried(tmp_path):
+    """They keep their bytes, and share them with the state dict where they did."""
+    one, two = torch.randn(2, 3), torch.randn(40, 8)
+    torch.save({"model": {"embedding.weight": two, "one": one}, "steps": {one: 3}}, tmp_path / "model.pt")
+    embcompress.factorize(tmp_path / "model.pt", rank=2, output=tmp_path / "small.pt")
+    small = torch.load(tmp_path / "small.pt", weights_only=True)
+    ((key, value),) = small["steps"].items()
+    assert value == 3
+    assert torch.equal(key, one)
+    assert key.data_ptr() == small["model"]["one"].data_ptr()
+    embcompress.verify(tmp_path / "small.pt", against=tmp_path / "model.pt")
+
+
 def test_nothing_is_lost_of_what_torch_itself_pickles():
     """An optimizer, a scheduler's state and a generator's state are plain data."""
     model = torch.nn.Linear(2, 2)

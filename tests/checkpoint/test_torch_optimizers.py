@@ -160,6 +160,15 @@ def test_an_optimizer_of_another_module_stays_as_it_is(tmp_path):
         assert torch.equal(again.state[parameter]["exp_avg"], other.state[parameter]["exp_avg"])
 
 
+def test_an_optimizer_saved_as_an_object_is_dropped(tmp_path):
+    """Its state is a dict whose keys are parameters."""
+    net, optimizer = trained(torch.optim.Adam, {}, in_one_group)
+    torch.save({"model": net.state_dict(), "optimizer": optimizer}, tmp_path / "m.pt")
+    result = embcompress.factorize(tmp_path / "m.pt", rank=2, weights_only=True, output=tmp_path / "small.pt")
+    assert any("'optimizer' (torch.optim.adam.Adam)" in note for note in result.notes)
+    assert [*loaded(tmp_path / "small.pt")] == ["model"]
+
+
 def test_names_tell_the_table_from_another_parameter_of_its_shape(tmp_path):
     torch.manual_seed(0)
     net = nn.ModuleDict({"embedding": nn.Embedding(ROWS, WIDTH), "head": nn.Linear(WIDTH, ROWS, bias=False)})

@@ -148,6 +148,7 @@ KEEPERS = {
     "flat": ("model.flat", lambda model, table: {"model": {**model, "flat": table.reshape(-1)}}),
     "list": ("weights[1]", lambda model, table: {"model": model, "weights": [torch.ones(1), table]}),
     "storage": ("raw", lambda model, table: {"model": model, "raw": table._typed_storage()}),
+    "key": ("state.…", lambda model, table: {"model": model, "state": {nn.Parameter(table): 1}}),
     "no name": ("best.7", lambda model, table: {"model": model, "best": {7: table}}),
 }
 """What keeps the bytes of a table: its path in the file, and the file."""

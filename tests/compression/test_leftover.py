@@ -237,3 +237,31 @@ def test_every_embedding_of_real_models_may_be_named():
     ]
     assert len(found) >= 9
     assert not [name for name in found if is_layer(name)]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [{"ratio": 0.5}, {"rank": 3}, {"energy": 0.9}, {"max_size": 25_000}, {"max_error": 0.3, "method": "pq"}],
+    ids=str,
+)
+def test_all_leaves_tables_dense_that_are_too_small_for_the_target(tmp_path, target):
+    """Only the smallest may stay: a target out of reach of another table is refused."""
+    tables = {"user_emb.weight": torch.randn(2, 8), "item_emb.weight": torch.randn(2, 8)}
+    tables |= {"a_emb.weight": torch.randn(500, 16), "b_emb.weight": torch.randn(300, 16)}
+    torch.save(tables, tmp_path / "model.pt")
+    result = embcompress.factorize(
+        tmp_path / "model.pt", all_tables=True, output=tmp_path / "small.pt", **target
+    )
+    assert {table.name for table in result.tables} == {"a_emb.weight", "b_emb.weight"}
+    (note,) = (note for note in result.notes if "out of reach" in note)
+    assert "user_emb.weight [2, 8], item_emb.weight [2, 8]; 128 B" in note
+    small = torch.load(tmp_path / "small.pt", weights_only=True)
+    assert torch.equal(small["user_emb.weight"], tables["user_emb.weight"])
+    assert (tmp_path / "small.pt").stat().st_size <= target.get("max_size", 52_000)
+    embcompress.verify(tmp_path / "small.pt", against=tmp_path / "model.pt")
+    with pytest.raises(embcompress.TargetError):
+        embcompress.factorize(tmp_path / "model.pt", keys=["user_emb.weight", "a_emb.weight"], **target)
+    torch.save({**tables, "c_emb.weight": torch.randn(8, 64)}, tmp_path / "other.pt")
+    if "rank" in target:
+        with pytest.raises(embcompress.TargetError, match="c_emb"):
+            embcompress.factorize(tmp_path / "other.pt", all_tables=True, rank=9)

@@ -104,10 +104,11 @@ CODE = (
 """Names that run code, or lead to code, once they are looked up or called."""
 
 
-def good_archive() -> dict[str, bytes]:
-    """The records of a file of torch.save with a table, and a text MARKER beside it."""
+def good_archive(beside: object = None) -> dict[str, bytes]:
+    """The records of a file of torch.save with a table, and a text MARKER and ``beside`` beside it."""
     buffer = io.BytesIO()
-    torch.save({"embedding.weight": torch.from_numpy(table(8, 4)), "x": "MARKER"}, buffer)
+    weights = {"embedding.weight": torch.from_numpy(table(8, 4))}
+    torch.save({**weights, "x": "MARKER", **({} if beside is None else {"beside": beside})}, buffer)
     with zipfile.ZipFile(buffer) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -265,6 +266,35 @@ def test_row_82_pickles_of_protocol_4_that_claim_or_multiply(tmp_path, full, opt
         assert "out of memory" not in end.stderr, job
         assert_plain(end.stdout + end.stderr)
     assert contents(tmp_path) == before
+
+
+def with_long_paths() -> dict[str, object]:
+    """What stands beside the weights, and has paths that would take far more than the file."""
+    many: object = {number: [] for number in range(3_000)}
+    deep, doubled = many, frozenset([1])
+    for _ in range(100):
+        deep = {"k" * 2_000: deep}
+    for _ in range(60):
+        doubled = frozenset([(doubled, (doubled,))])
+    return {
+        "a long key": {"k" * MB: many},
+        "many keys": deep,
+        "sets in a key": {doubled: 1},
+        "sets in keys": {(1, doubled): {(2, doubled): 3}},
+    }
+
+
+@pytest.mark.parametrize("option", [(), ("--weights-only",)], ids=["as it is", "weights only"])
+def test_row_140_paths_that_are_longer_than_the_file(tmp_path, option):
+    """The file is compressed, and its copy verified, in memory that its size allows."""
+    jobs: list[Sequence[object]] = []
+    for name, beside in with_long_paths().items():
+        foreign = b"cevil\nX\n)R" if option else b"N"
+        file = with_marker(tmp_path / f"{name}.pt", good_archive(beside), foreign)
+        copy = tmp_path / f"{name}-small.pt"
+        jobs += [("factorize", file, "--rank", 2, *option, "-o", copy), ("verify", copy, "--against", file)]
+    for job, end in zip(jobs, commands(tmp_path, ROOM, jobs), strict=True):
+        assert end.code == 0, (job, end)
 
 
 # ---- zip

@@ -397,7 +397,7 @@ def test_a_model_of_torch_alone_needs_no_transformers(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("method", quick(EVERY, "pq", "lplr", "int4", "screen+int4"))
+@pytest.mark.parametrize("method", quick(EVERY, "svd", "pq", "lplr", "int4", "screen+int4"))
 def test_load_equals_expand_at_the_end_of_a_type(tmp_path, method, kind):
     """Where an approximation exceeds the range of float16, both clip it; elsewhere both round to the same."""
     dtype, ids = getattr(torch, kind), torch.arange(400)

@@ -1,4 +1,4 @@
-"""Static models: counts of the tokens they read, and comparison with the original (bad inputs 90, 92)."""
+"""Static models: token counts, and comparison with the original. Rows 90 and 92 of BAD_INPUTS."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from embcompress.checkpoint.description import METADATA_KEY
 from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.paths import distinct
 from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     DROPPED,
@@ -59,7 +60,7 @@ def _gathered(
 
 
 _LONGEST = 512
-"""Longest paths and texts that are kept as they are: a file can refer to one a million times."""
+"""Longest text that is kept as it is: a file can refer to one a million times."""
 _SHOWN = 64
 
 
@@ -117,7 +118,7 @@ class Remainder:
         node = self._replace.get(id(node), node)
         if node is DROPPED or (node is self._bare and node is not self._state):
             return
-        path = path if len(path) <= _LONGEST else f"{path[:_SHOWN]}… {_digest(path)}"
+        path = distinct(path)
         if isinstance(node, str | bytes) and len(node) > _LONGEST:
             if id(node) not in self._texts:
                 self._texts[id(node)] = f"{node[:_SHOWN]!r}… of {len(node):,}, SHA-256 {_digest(node)}"
@@ -190,7 +191,7 @@ class Remainder:
             if ours and isinstance(key, str) and key in self._stored:
                 continue
             name = key if isinstance(key, str) else repr(key) if _is_short(key) else f"[{odd}]"
-            name = f"{path}.{name}" if path else name
+            name = distinct(f"{path}.{name}" if path else name)
             if not _is_short(key):
                 odd += 1
                 self._add(key, f"{name} key")

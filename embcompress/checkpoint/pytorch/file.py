@@ -132,7 +132,7 @@ class TorchFile(OneFile):
             view.itemsize,
             str(self.path),
         )
-        return dtype.decode(stored.view(dtype.storage)[..., 0])
+        return dtype.decode(stored.view(dtype.storage).reshape(stop - start, columns))
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
         return view_bytes(self._fd, self._archive, self._views[name], str(self.path))

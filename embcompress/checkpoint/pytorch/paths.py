@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,31 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
 )
 
 _SHOWN = 3
+_LONGEST = 200
+"""Most characters of a path. A file can hold one long key, and a million nodes under it."""
+
+
+def under(path: str, key: object) -> str:
+    """The path of a dict's entry; only texts and numbers show as keys, for others could be of any size."""
+    name = (key if isinstance(key, str) else str(key))[:_LONGEST] if isinstance(key, str | int) else "…"
+    return _cut(f"{path}.{name}" if path else name)
+
+
+def at(path: str, number: int) -> str:
+    """The path of an element of a list or tuple."""
+    return _cut(f"{path}[{number}]")
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= _LONGEST else f"{path[: _LONGEST - 1]}…"
+
+
+def distinct(path: str) -> str:
+    """``path`` as a key: where it is too long, its end is replaced by a digest."""
+    if len(path) <= _LONGEST:
+        return path
+    digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{path[: _LONGEST - len(digest) - 1]}…{digest}"
 
 
 def walk_paths(
@@ -45,13 +71,15 @@ def walk_paths(
 def _named(node: Any, path: str, contents: Collection[object]) -> Iterator[tuple[str, object]]:
     if isinstance(node, dict):
         for key, value in node.items():
-            yield (f"{path}.{key}" if path else str(key)), value
+            inner = under(path, key)
+            yield inner, key  # it may be a tensor
+            yield inner, value
         if isinstance(node, Made):
             for value in (node.args, node.keywords, *(node.appended or ()), node.state):
                 yield path, value
     elif isinstance(node, list | tuple):
         for number, value in enumerate(node):
-            yield f"{path}[{number}]", value
+            yield at(path, number), value
     elif isinstance(node, Call):
         for value in contents:
             yield path, value

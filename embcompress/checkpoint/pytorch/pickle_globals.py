@@ -97,7 +97,7 @@ OLD_NAMES = {
 """Names of Python 2, which pickles of protocol 2 still use, and those of Python 3."""
 
 HASHABLE = frozenset({"torch.Size", "torch.device", "builtins.complex", "builtins.frozenset"})
-"""Functions whose results may be dict keys."""
+"""Functions whose results are plain values that may be dict keys."""
 
 
 def _ints(value: Any) -> bool:

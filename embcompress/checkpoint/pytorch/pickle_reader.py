@@ -43,6 +43,8 @@ AGAIN = "download it again"
 SAVE_AGAIN = "save the state dict alone: torch.save(model.state_dict(), path)"
 _KEY_PARTS = 32
 """Most objects in a tuple that is used as a dict key, with those in tuples inside it."""
+_KEYS = HASHABLE | REBUILD
+"""Functions whose results may be dict keys: plain values, and tensors, as in the state of an optimizer."""
 _INTEGER_LIMIT = 1024
 """Most bytes of an integer: Python prints no number of more than 4,300 digits."""
 PROTOCOLS = range(2, 6)
@@ -171,7 +173,7 @@ class _Reader:
             elif not left or not (
                 isinstance(part, plain)
                 or type(part) is Made  # told apart by identity, whatever they would be equal to
-                or (isinstance(part, Call) and str(part.function) in HASHABLE)
+                or (isinstance(part, Call) and str(part.function) in _KEYS)
             ):
                 self.fail(f"a {type(value).__name__} as a dict key")
         return value

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embcompress.checkpoint.pytorch.modules import Budget, state_of
+from embcompress.checkpoint.pytorch.paths import at, under
 from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED, PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     SCALARS,
@@ -25,9 +26,6 @@ from embcompress.errors import InputError
 
 _NAMED = 8
 """Most dropped objects that a note lists by name."""
-_LONGEST = 200
-"""Most characters of a path in a message."""
-
 _BUDGET = 1 << 20
 """Most bytes of names of tensors in modules, where nothing says how large the file is."""
 
@@ -202,10 +200,10 @@ class _Selection:
             return self._fill(node, node, path)
         if isinstance(node, list):
             for number, item in enumerate(node):
-                node[number] = self._element(item, _under(path, number))
+                node[number] = self._element(item, at(path, number))
             return node
         if isinstance(node, tuple):
-            parts = tuple(self._element(item, _under(path, number)) for number, item in enumerate(node))
+            parts = tuple(self._element(item, at(path, number)) for number, item in enumerate(node))
             return node if all(map(operator.is_, parts, node)) else parts
         if isinstance(node, Call):
             if str(node.function) in _SETS and (elements := node.args[0] if node.args else ()):
@@ -242,7 +240,7 @@ class _Selection:
         """Put the entries of ``old`` that may stay into ``new``, which can be the same dict."""
         others: list[Any] = []
         for key, value in old.items():
-            name, taken = self.take(key, path), self.take(value, _under(path, key))
+            name, taken = self.take(key, path), self.take(value, under(path, key))
             if name is not key or taken is GONE:  # what a key becomes could not be one
                 others.append(key)
             elif new is not old or taken is not value:
@@ -273,12 +271,6 @@ class _Selection:
         self._fill(node, node, path)
         for number, item in enumerate(node.appended or ()):
             assert node.appended is not None
-            node.appended[number] = self._element(item, _under(path, number))
+            node.appended[number] = self._element(item, at(path, number))
         node.state = self._element(node.state, path)
         return node
-
-
-def _under(path: str, key: object) -> str:
-    """The path of an entry, cut short: under a long one may be a million others."""
-    name = key[:_LONGEST] if isinstance(key, str) else str(key) if isinstance(key, bool | int) else "…"
-    return f"{path}.{name}"[:_LONGEST] if path else name

@@ -194,7 +194,7 @@ def _named(found: Sequence[StateDict], chosen: str, where: str) -> StateDict:
     inside = [c for c in found if c.keys]
     raise UsageError(
         f"{where}: --state {chosen}: holds no such state dict",
-        remedy=f"choose one of {_listed(inside)}" if inside else "leave out --state, it holds one alone",
+        remedy=f"choose one of {_listed(inside)}" if inside else "leave out --state, the file holds only one",
     )
 
 

@@ -21,7 +21,7 @@ _CHEAP = 1 << 16
 def read_strided(
     fd: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, where: str
 ) -> NDArray[np.uint8]:
-    """The bytes of a tensor in row-major order, as an array of ``shape`` and the bytes of an element.
+    """The bytes of each element of a tensor, in row-major order (numel × itemsize).
 
     Args:
         fd: file descriptor of the file.
@@ -34,12 +34,12 @@ def read_strided(
     Raises:
         InputError: the file ends too early.
     """
-    # The stride of a dimension of size 1 is never used, and may be any number.
-    steps = tuple(s if n > 1 else 0 for n, s in zip(shape, strides, strict=True))
-    out = np.empty((*shape, itemsize), np.uint8)
+    # Dimensions of size 1 are dropped: their strides may be any number, and NumPy allows 64 dimensions.
+    steps = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
+    out = np.empty((*(n for n, _ in steps), itemsize), np.uint8)
     if out.size:
-        _fill(out, fd, offset, steps, where)
-    return out
+        _fill(out, fd, offset, tuple(s for _, s in steps), where)
+    return out.reshape(-1, itemsize)
 
 
 def _fill(out: NDArray[Any], fd: int, offset: int, strides: tuple[int, ...], where: str) -> None:
