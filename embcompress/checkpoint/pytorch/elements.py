@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -64,11 +63,6 @@ _LONGEST = 512
 _SHOWN = 64
 
 
-def _digest(text: str | bytes) -> str:
-    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return hashlib.sha256(raw).hexdigest()
-
-
 def _is_short(key: object) -> bool:
     """Whether a key can be shown: a scalar, or a tuple of a few."""
     parts = key if isinstance(key, tuple) else (key,)
@@ -121,7 +115,8 @@ class Remainder:
         path = distinct(path)
         if isinstance(node, str | bytes) and len(node) > _LONGEST:
             if id(node) not in self._texts:
-                self._texts[id(node)] = f"{node[:_SHOWN]!r}… of {len(node):,}, SHA-256 {_digest(node)}"
+                raw = node if isinstance(node, bytes) else node.encode("utf-8", "surrogatepass")
+                self._texts[id(node)] = f"{node[:_SHOWN]!r}… of {len(node):,}, SHA-256 {sha256_of([raw])}"
             self._found[path] = self._texts[id(node)]
         elif isinstance(node, SCALARS) or node == ():
             self._found[path] = repr(node)
