@@ -146,7 +146,7 @@ def test_the_compressed_state_dict_is_found_though_another_is_larger_now(tmp_pat
 KEEPERS = {
     "transposed": ("model.head_t", lambda model, table: {"model": {**model, "head_t": table.T}}),
     "flat": ("model.flat", lambda model, table: {"model": {**model, "flat": table.reshape(-1)}}),
-    "list": ("weights[1]", lambda model, table: {"model": model, "weights": [torch.ones(1), table]}),
+    "list": ("weights.1", lambda model, table: {"model": model, "weights": [torch.ones(1), table]}),
     "storage": ("raw", lambda model, table: {"model": model, "raw": table._typed_storage()}),
     "key": ("state.…", lambda model, table: {"model": model, "state": {nn.Parameter(table): 1}}),
     "no name": ("best.7", lambda model, table: {"model": model, "best": {7: table}}),

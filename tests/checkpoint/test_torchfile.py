@@ -346,6 +346,7 @@ def test_row_24_a_storage_of_which_nothing_is_used_comes_out_empty(tmp_path):
     assert (tmp_path / "out.pt").stat().st_size < 5_000
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")
 def test_a_storage_that_is_saved_as_such_is_not_trimmed(tmp_path):
     big = torch.arange(1000.0)
     path = saved(tmp_path / "model.pt", {"w": torch.ones(2), "raw": big.untyped_storage()})

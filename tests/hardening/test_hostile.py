@@ -285,7 +285,7 @@ def with_long_paths() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("option", [(), ("--weights-only",)], ids=["as it is", "weights only"])
-def test_row_140_paths_that_are_longer_than_the_file(tmp_path, option):
+def test_row_119_paths_that_are_longer_than_the_file(tmp_path, option):
     """The file is compressed, and its copy verified, in memory that its size allows."""
     jobs: list[Sequence[object]] = []
     for name, beside in with_long_paths().items():

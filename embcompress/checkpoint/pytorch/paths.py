@@ -21,14 +21,12 @@ _LONGEST = 200
 
 
 def under(path: str, key: object) -> str:
-    """The path of a dict's entry; only texts and numbers show as keys, for others could be of any size."""
+    """The path of an entry of a dict, list or tuple, with dots as ``--state`` takes them.
+
+    Only texts and numbers show as keys, for others could be of any size.
+    """
     name = (key if isinstance(key, str) else str(key))[:_LONGEST] if isinstance(key, str | int) else "…"
     return _cut(f"{path}.{name}" if path else name)
-
-
-def at(path: str, number: int) -> str:
-    """The path of an element of a list or tuple."""
-    return _cut(f"{path}[{number}]")
 
 
 def _cut(path: str) -> str:
@@ -79,7 +77,7 @@ def _named(node: Any, path: str, contents: Collection[object]) -> Iterator[tuple
                 yield path, value
     elif isinstance(node, list | tuple):
         for number, value in enumerate(node):
-            yield at(path, number), value
+            yield under(path, number), value
     elif isinstance(node, Call):
         for value in contents:
             yield path, value

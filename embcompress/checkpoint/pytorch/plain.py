@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embcompress.checkpoint.pytorch.modules import Budget, state_of
-from embcompress.checkpoint.pytorch.paths import at, under
+from embcompress.checkpoint.pytorch.paths import under
 from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED, PLAIN
 from embcompress.checkpoint.pytorch.pickle_nodes import (
     SCALARS,
@@ -200,10 +200,10 @@ class _Selection:
             return self._fill(node, node, path)
         if isinstance(node, list):
             for number, item in enumerate(node):
-                node[number] = self._element(item, at(path, number))
+                node[number] = self._element(item, under(path, number))
             return node
         if isinstance(node, tuple):
-            parts = tuple(self._element(item, at(path, number)) for number, item in enumerate(node))
+            parts = tuple(self._element(item, under(path, number)) for number, item in enumerate(node))
             return node if all(map(operator.is_, parts, node)) else parts
         if isinstance(node, Call):
             if str(node.function) in _SETS and (elements := node.args[0] if node.args else ()):
@@ -271,6 +271,6 @@ class _Selection:
         self._fill(node, node, path)
         for number, item in enumerate(node.appended or ()):
             assert node.appended is not None
-            node.appended[number] = self._element(item, at(path, number))
+            node.appended[number] = self._element(item, under(path, number))
         node.state = self._element(node.state, path)
         return node
