@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from embcompress.checkpoint.names import check_not_pointer
+from embcompress.checkpoint.pickles.nodes import StorageRef, walk
+from embcompress.checkpoint.pickles.reader import PICKLE_LIMIT, SAVE_AGAIN, load
 from embcompress.checkpoint.pytorch.modules import Budget, state_of_script
-from embcompress.checkpoint.pytorch.pickle_nodes import StorageRef, walk
-from embcompress.checkpoint.pytorch.pickle_reader import PICKLE_LIMIT, SAVE_AGAIN, load
 from embcompress.checkpoint.pytorch.plain import checked, weights_only
 from embcompress.checkpoint.pytorch.tensors import check_storages, storage_bytes
 from embcompress.errors import InputError

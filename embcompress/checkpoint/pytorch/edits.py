@@ -11,10 +11,7 @@ import numpy as np
 
 from embcompress.checkpoint.base import Edit, NewParameters
 from embcompress.checkpoint.description import Description
-from embcompress.checkpoint.pytorch.archive import Archive
-from embcompress.checkpoint.pytorch.optimizers import Change, Kind, refit_optimizers
-from embcompress.checkpoint.pytorch.paths import listed
-from embcompress.checkpoint.pytorch.pickle_nodes import (
+from embcompress.checkpoint.pickles.nodes import (
     Call,
     Global,
     OrderedMap,
@@ -22,7 +19,10 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     StorageRef,
     emptied,
 )
-from embcompress.checkpoint.pytorch.pickle_writer import dump
+from embcompress.checkpoint.pickles.writer import dump
+from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.optimizers import Change, Kind, refit_optimizers
+from embcompress.checkpoint.pytorch.paths import listed
 from embcompress.checkpoint.pytorch.sharing import Build, following
 from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict, metadata_text, with_metadata
 from embcompress.checkpoint.pytorch.storages import StorageUse, storage_uses, users

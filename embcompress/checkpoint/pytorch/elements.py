@@ -7,10 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from embcompress.checkpoint.description import METADATA_KEY
-from embcompress.checkpoint.pytorch.archive import Archive
-from embcompress.checkpoint.pytorch.paths import distinct
-from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
-from embcompress.checkpoint.pytorch.pickle_nodes import (
+from embcompress.checkpoint.pickles.allowed import PLAIN
+from embcompress.checkpoint.pickles.nodes import (
     DROPPED,
     SCALARS,
     Call,
@@ -19,6 +17,8 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     Replacements,
     StorageRef,
 )
+from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.paths import distinct
 from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict
 from embcompress.checkpoint.pytorch.strided import read_strided
 from embcompress.checkpoint.pytorch.tensors import View, contiguous, parse_view

@@ -1,6 +1,6 @@
 """The torch format: files of ``torch.save``, read and written without importing torch.
 
-The pickle inside is read as inert data (``pickle_reader.py``), and tensors by byte range. Both the
+The pickle inside is read as inert data (``checkpoint/pickles``), and tensors by byte range. Both the
 zip format and the one before torch 1.6 can be read; only the zip format is written.
 """
 
@@ -18,6 +18,7 @@ from embcompress.checkpoint.base import AS_IT_IS, Edit, Reading
 from embcompress.checkpoint.description import Description, parse_description
 from embcompress.checkpoint.names import check_name
 from embcompress.checkpoint.one_file import OneFile
+from embcompress.checkpoint.pickles.nodes import NO_REPLACEMENTS
 from embcompress.checkpoint.pytorch.archive import (
     LEGACY_MAGIC,
     ZIP_MAGIC,
@@ -28,7 +29,6 @@ from embcompress.checkpoint.pytorch.archive import (
 from embcompress.checkpoint.pytorch.edits import amended_pickle, check_kept, edited_objects, plan_rewrite
 from embcompress.checkpoint.pytorch.elements import Remainder, view_bytes
 from embcompress.checkpoint.pytorch.for_torch import loaded_by_torch, state_for_torch, torch_reads
-from embcompress.checkpoint.pytorch.pickle_nodes import NO_REPLACEMENTS
 from embcompress.checkpoint.pytorch.state import (
     BARE_NAME,
     StateDict,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from embcompress.checkpoint.description import METADATA_KEY
-from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
-from embcompress.checkpoint.pytorch.pickle_nodes import Made, OrderedMap
+from embcompress.checkpoint.pickles.allowed import PLAIN
+from embcompress.checkpoint.pickles.nodes import Made, OrderedMap
 from embcompress.checkpoint.pytorch.tensors import describe, is_tensor, memory_of, parse_view, unwrap
 from embcompress.errors import InputError, UsageError
 
