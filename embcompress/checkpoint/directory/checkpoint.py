@@ -6,6 +6,7 @@ the weights and copies everything else.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -115,6 +116,10 @@ class Directory(Checkpoint):
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         return self._part_of(name).rows(name, start, stop)
+
+    @functools.cached_property
+    def lookups(self) -> Mapping[str, str]:
+        return {name: ids for part in self._parts.values() for name, ids in part.lookups.items()}
 
     @property
     def descriptions(self) -> Mapping[str, Description]:

@@ -139,6 +139,12 @@ def _read_zip(fd: int, path: Path, *, only_weights: bool) -> Archive:
         return _plain(archive, where, extent.size, only_weights=only_weights)
     check_storages(saved.root, storages, where)
     state = state_of_script(saved.root, fd, code, where, _budget(extent.size))
+    if not state:
+        raise InputError(
+            f"{path}: is a TorchScript archive without parameters: if it is frozen, its code has them as "
+            "constants",
+            remedy="save the state dict of the model from before torch.jit.freeze",
+        )
     note = "the file is a TorchScript archive: its state dict was taken, its code was left out"
     plain = weights_only(state, where)
     return _reduced(archive, plain.root, (note, *plain.notes))

@@ -75,12 +75,12 @@ class TorchFile(OneFile):
         self._state = find_state_dict(archive.root, str(path), reading.state)
         self.reading = reading
         self.container = self._state.keys
-        self.notes = (*archive.notes, *_notes(self._state))
         self.tensors = _tensors(self._state.node, path)
         self._views = _views(self._state.node, self.tensors, path)
         self.aliases = _aliases(self._views)
         text = metadata_text(self._state.node)
         self.description = None if text is None else parse_description(text, str(path))
+        self.notes = (*archive.notes, *_notes(self._state, dense=self.description is None))
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
@@ -237,7 +237,7 @@ class TorchFile(OneFile):
             os.close(fd)
 
 
-def _notes(state: StateDict) -> tuple[str, ...]:
+def _notes(state: StateDict, *, dense: bool) -> tuple[str, ...]:
     """Notes for the user of a training checkpoint about where its weights are."""
     where = (f"the state dict stands under '{state.name}'",) if state.keys and not state.bare else ()
     if state.bare and state.anchor is not state.node:
@@ -246,9 +246,9 @@ def _notes(state: StateDict) -> tuple[str, ...]:
             f"the table is a tensor without a name{place}, here called {BARE_NAME}: a compressed copy holds "
             "the state dict of its parts in that place, and expand writes the tensor again",
         )
+    instead = "; --state takes it instead" if dense else ""
     twins = (
-        f"'{dotted(keys)}' holds other tensors of the same names, which stay; --state takes it instead"
-        for keys in state.twins
+        f"'{dotted(keys)}' holds other tensors of the same names, which stay{instead}" for keys in state.twins
     )
     return (*where, *twins)
 
