@@ -47,7 +47,7 @@ _FEATURES = re.compile(
 """Owners of one table for each feature of a recommender, whatever the feature is called."""
 _LAYER_WORD = re.compile(
     r"projs?|project|projections?|projector|linears?|dense|fc|conv|convs|mlp|dnn|ffn|feed|forward|experts?|gate|router|lstm"
-    r"|gru|rnn|ih|hh|attn|attention|norm|layernorm|ln|bias|adapter|lora|mul|gemm|classifier|score"
+    r"|gru|rnn|ih|hh|attn|attention|norm|layernorm|ln|bias|adapter|lora|mul|gemm|classifier|score|layers"
 )
 """Words for layers that multiply."""
 _ROW_WORD = re.compile(r"pos|position(s|al)?|types?|segments?|seg|relative|rel|distance|rotary|rope")

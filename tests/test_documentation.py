@@ -6,6 +6,7 @@ fences in one namespace. A ``text`` fence is what the fence above it prints: its
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -237,6 +238,19 @@ def test_text_classifier(page):
     for text in (outputs[5], outputs[6], outputs[9], outputs[10]):
         assert float(re.search(r"accuracy ([\d.]+)%", text)[1]) > 0
     assert names["schedule"].last_epoch == 6
+
+
+@plays("examples/guides/pytorch-files.md")
+def test_pytorch_files(page):
+    """A training checkpoint with settings and an average, and a whole module."""
+    state = own_module().state_dict()
+    average = {name: 0.9 * tensor for name, tensor in state.items()}
+    settings = {"args": argparse.Namespace(lr=0.001), "epoch": 3}
+    torch.save({"model": state, "ema": average, **settings}, "checkpoint.pt")
+    torch.save(own_module(), "module.pt")
+    names, _ = play(page, model=own_module())
+    assert not isinstance(names["model"]["embedding"], nn.Embedding)
+    assert names["checkpoint"]["ema"]["embedding.weight"].shape == (500, 32)
 
 
 @plays("examples/guides/word-vectors.md")

@@ -34,8 +34,8 @@ COMMANDS = (
 def cli() -> None:
     """Make the embedding tables of saved models small.
 
-    Reads a .safetensors file, a PyTorch checkpoint or a Hugging Face directory; never runs code
-    from it.
+    Reads Hugging Face directories, .safetensors files, PyTorch checkpoints, ONNX models and word
+    vectors; never runs code from them.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 input unsafe or corrupt, 4 target not reachable, 130
     interrupted.

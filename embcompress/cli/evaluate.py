@@ -11,7 +11,7 @@ from embcompress.choices import TEXT_COLUMN
 from embcompress.cli.options import INPUT, Terminal, device, max_length, source, with_terminal
 from embcompress.cli.training import VIEW, columns, own_module
 
-_OF_CLASSIFIERS = {"factory": "--model", "label_column": "--label-column", "delimiter": "--delimiter"}
+_OF_CLASSIFIERS = {"factory": "--model", "label_column": "--label-column"}
 """Options that mean nothing with --teacher, and how they are written."""
 
 
@@ -54,7 +54,7 @@ def _evaluate(path: Path, texts: Path, terminal: Terminal, options: dict[str, An
     """Measure a classifier."""
     import embcompress
 
-    columns = {name: options[name] for name in ("text_column", "label_column", "delimiter", "text_format")}
+    columns = {name: options[name] for name in ("text_column", "label_column", "text_format")}
     with terminal.progress():
         result = embcompress.evaluate(
             path,

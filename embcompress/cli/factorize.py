@@ -54,7 +54,7 @@ from embcompress.cli.options import (
 def factorize(path: Path, *, terminal: Terminal, **options: Any) -> None:
     """Write a smaller copy of the checkpoint PATH, its embedding table replaced by factors or codes.
 
-    PATH may also be a file of word vectors; its copy is a .safetensors file.
+    The copy of a file of word vectors is a .safetensors file.
     Give exactly one target. Without -o the output is written next to the input, named after the target.
     """
     import embcompress

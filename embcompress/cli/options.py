@@ -127,18 +127,24 @@ def with_text_format(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(
-        *args: Any, kind: str | None, header: bool | None, quoting: str, encoding: str, **options: Any
+        *args: Any,
+        kind: str | None,
+        header: bool | None,
+        quoting: str,
+        encoding: str,
+        delimiter: str | None,
+        **options: Any,
     ) -> None:
         from embcompress.data.text_format import TextFormat
 
-        command(*args, text_format=TextFormat(kind, header, quoting, encoding), **options)
+        command(*args, text_format=TextFormat(kind, header, quoting, encoding, delimiter), **options)
 
     return together(
         click.option(
             "--text-format",
             "kind",
             type=click.Choice(TEXT_FORMATS),
-            help="How texts are written.  [default: as suffix and first line show]",
+            help="How texts are written.  [default: what suffix and first line show]",
         ),
         click.option(
             "--header/--no-header", default=None, help="Whether a .csv names its columns.  [default: it does]"
@@ -148,9 +154,18 @@ def with_text_format(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(QUOTINGS),
             default=DEFAULT_QUOTING,
             show_default=True,
-            help="Quotes in a .csv: around fields, or characters like any other.",
+            help="Whether quotes in a .csv enclose fields, or are characters like any other.",
         ),
-        click.option("--encoding", default=ENCODING, show_default=True, help="Of the characters of texts."),
+        click.option(
+            "--delimiter",
+            help="Between the fields of a .csv.  [default: a tab in .tsv files, else a comma]",
+        ),
+        click.option(
+            "--encoding",
+            default=ENCODING,
+            show_default=True,
+            help="Character encoding of the texts, such as cp1252 or utf-16.",
+        ),
     )(run)
 
 

@@ -57,7 +57,11 @@ def _numbers(
     help="Network.",
 )
 @own_module
-@click.option("--vectors", type=INPUT, help="Pretrained: GloVe, word2vec, .npy, or a checkpoint's table.")
+@click.option(
+    "--vectors",
+    type=INPUT,
+    help="Pretrained: GloVe, word2vec, fastText, gensim, .npy, or a checkpoint's table.",
+)
 @click.option(
     "--tokenizer",
     default=DEFAULT_TOKENIZER,

@@ -54,7 +54,6 @@ columns = together(
     click.option(
         "--label-column", help=f"The same for the labels.  [default: {LABEL_COLUMN}, or as it was trained]"
     ),
-    click.option("--delimiter", help="Between fields.  [default: a tab in .tsv files, else a comma]"),
     with_text_format,
 )
 own_module = click.option(

@@ -107,7 +107,7 @@ def check_format(place: Path, source: Checkpoint, *, dense: bool = False) -> Non
         what = "has the format of the input" if form.name == source.format else "gets another format"
         raise UsageError(
             f"{place}: the output {what}, {form.name}, and {suffix} means {' or '.join(meant)}",
-            remedy="give it another name with -o",
+            remedy=f"give it another name with -o, such as {place.with_suffix(form.suffix).name}",
         )
 
 

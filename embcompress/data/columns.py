@@ -8,18 +8,15 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from embcompress.data.csvlines import Lines, records, shown
-from embcompress.data.text_format import FASTTEXT_PREFIX, TextFormat, looks_like, suffix_of
+from embcompress.data.text_format import FASTTEXT_PREFIX, TextFormat, looks_like
 from embcompress.errors import InputError, UsageError
 
 TEXT, LABEL = "--text-column", "--label-column"
 """Options that name the wanted columns."""
 
-_TAB_NAMES = ("tab", "\\t")
-"""Names of the tab, which is hard to type in a shell."""
 _USUAL_DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 """Delimiters tried on a header that does not match, and how each is given to ``--delimiter``."""
 
@@ -36,8 +33,6 @@ def fields(
     text_format: TextFormat,
     *,
     usual: str,
-    delimiter: str | None = None,
-    can_delimit: bool = True,
 ) -> Iterator[tuple[str, ...]]:
     """The wanted fields of each record; ``lines.begin`` is the line in which the last one begins.
 
@@ -46,8 +41,6 @@ def fields(
         wanted: for each field the option that names its column, and the column.
         text_format: what is known of the file.
         usual: the kind of a file whose suffix and first line say nothing.
-        delimiter: between the fields of a CSV: one character, or ``tab``; None for the suffix's own.
-        can_delimit: whether the command can be told another.
 
     Raises:
         UsageError: there is no such column, or the file is of another kind.
@@ -60,30 +53,14 @@ def fields(
         return _from_fasttext(lines, wanted)
     if kind == "lines":
         return _from_lines(lines, wanted)
-    delimiter = delimiter_of(delimiter, lines.path)
-    return _from_csv(lines, wanted, text_format, delimiter, can_delimit=can_delimit)
-
-
-def delimiter_of(given: str | None, path: Path) -> str:
-    """The delimiter that the user names, or the one for the file's suffix."""
-    if given is None:
-        return "\t" if suffix_of(path) == ".tsv" else ","
-    if given in _TAB_NAMES:
-        return "\t"
-    if len(given) != 1 or given in '"\r\n\0':
-        raise UsageError(
-            f"--delimiter {shown(given)}: expected one character, and neither a quote nor a line's end",
-            remedy="give one such as ',' or tab",
-        )
-    return given
+    return _from_csv(lines, wanted, text_format)
 
 
 # ---- CSV
 
 
-def _from_csv(
-    lines: Lines, wanted: Mapping[str, str], text_format: TextFormat, delimiter: str, *, can_delimit: bool
-) -> Iterator[tuple[str, ...]]:
+def _from_csv(lines: Lines, wanted: Mapping[str, str], text_format: TextFormat) -> Iterator[tuple[str, ...]]:
+    delimiter = text_format.delimiter_of(lines.path)
     rows = records(lines, delimiter, text_format.quoting)
     if text_format.header is False:
         places = [_place(option, column) for option, column in wanted.items()]
@@ -99,7 +76,7 @@ def _from_csv(
         header, expected = [], len(first)
         yield tuple(first[place] for place in places)
     else:
-        header = _read_header(rows, lines, delimiter, wanted, can_delimit=can_delimit)
+        header = _read_header(rows, lines, delimiter, wanted)
         places, expected = [header.index(column) for column in wanted.values()], len(header)
     for row in rows:
         _check_row(row, header, expected, lines, delimiter)
@@ -111,13 +88,13 @@ def _place(option: str, column: str) -> int:
     if not (column.isascii() and column.isdigit() and int(column[:9]) > 0 and len(column) < 10):
         raise UsageError(
             f"--no-header: {option} {shown(column)} is not the number of a column",
-            remedy="number the columns from 1 on",
+            remedy=f"count the columns from 1, and give {option} a number",
         )
     return int(column) - 1
 
 
 def _read_header(
-    rows: Iterator[list[str]], lines: Lines, delimiter: str, wanted: Mapping[str, str], *, can_delimit: bool
+    rows: Iterator[list[str]], lines: Lines, delimiter: str, wanted: Mapping[str, str]
 ) -> list[str]:
     """Read the header and check that every wanted column appears once."""
     broken = None
@@ -132,9 +109,7 @@ def _read_header(
                 raise lines.usage_error(
                     f"the columns are not delimited by {shown(delimiter)}, "
                     f"expected {' and '.join(map(shown, wanted.values()))}",
-                    f"pass --delimiter {given}"
-                    if can_delimit
-                    else "save it with commas as .csv, or with tabs as .tsv",
+                    f"pass --delimiter {given}",
                 )
         kind = looks_like(lines.held[0]) if lines.held else None
         if kind is not None:
@@ -167,9 +142,12 @@ def _or_no_header(row: Sequence[str], wanted: Mapping[str, str]) -> str:
     """The options that read a file whose first line is a row: texts are long, labels are short."""
     if len(row) < len(wanted):
         return "put a header above the rows"
-    by_length = sorted(range(len(row)), key=lambda place: len(row[place]))
-    numbers = {TEXT: by_length[-1] + 1, LABEL: by_length[0] + 1}
-    return f"if it is a row, pass --no-header {' '.join(f'{option} {numbers[option]}' for option in wanted)}"
+    text = max(reversed(range(len(row))), key=lambda place: len(row[place]))
+    others = [place for place in range(len(row)) if place != text]
+    label = min(others, key=lambda place: (not row[place], len(row[place])), default=text)
+    numbers = {TEXT: text + 1, LABEL: label + 1}
+    options = " ".join(f"{option} {numbers[option]}" for option in wanted)
+    return f"pass --no-header {options} if it is a row"
 
 
 def _check_row(row: list[str], header: list[str], expected: int, lines: Lines, delimiter: str) -> None:
@@ -306,7 +284,7 @@ def _missing(column: str, option: str, header: Collection[str], lines: Lines, ot
     elif near is not None:
         remedy = f"did you mean {shown(near)}? name it with {option}"
     else:
-        remedy = f"name another with {option}; {otherwise}"
+        remedy = f"name another with {option}, or {otherwise}"
     return lines.usage_error(f"no column {shown(column)} among {listed(header)}", remedy)
 
 

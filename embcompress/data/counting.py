@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.choices import TEXT_COLUMN
-from embcompress.data.columns import TEXT, delimiter_of, fields
+from embcompress.data.columns import TEXT, fields
 from embcompress.data.csvlines import Lines, records, shown
 from embcompress.data.encoded import Encoded, batches_of
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
@@ -76,7 +76,7 @@ def read_texts(
     """
     with open_texts(path, "give a .csv, .tsv, .jsonl or .txt file of texts") as file:
         lines = Lines(file, path, text_format.encoding)
-        for (text,) in fields(lines, {TEXT: text_column}, text_format, usual="lines", can_delimit=False):
+        for (text,) in fields(lines, {TEXT: text_column}, text_format, usual="lines"):
             yield text
 
 
@@ -109,7 +109,7 @@ def read_counts(path: Path, rows: int, row_of: Callable[[], Mapping[str, int]]) 
     lines: list[tuple[int, str, float]] = []
     with naming(path), opened(path) as file:
         source = Lines(file, path)
-        pairs = _pairs(source) if suffix == ".txt" else records(source, delimiter_of(None, path))
+        pairs = _pairs(source) if suffix == ".txt" else records(source, USUAL_FORMAT.delimiter_of(path))
         for record in pairs:
             if len(record) != 2:
                 raise source.error(f"{len(record)} fields, expected a token or id and a count", "correct it")

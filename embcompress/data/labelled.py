@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from embcompress.choices import LABEL_COLUMN, TEXT_COLUMN
-from embcompress.data.columns import LABEL, TEXT, delimiter_of, fields, folded, listed, nearest
+from embcompress.data.columns import LABEL, TEXT, fields, folded, listed, nearest
 from embcompress.data.csvlines import Lines, shown
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.data.textfile import open_texts
@@ -63,7 +63,6 @@ def read_labelled(
     *,
     text_column: str = TEXT_COLUMN,
     label_column: str = LABEL_COLUMN,
-    delimiter: str | None = None,
     text_format: TextFormat = USUAL_FORMAT,
     known_labels: Collection[str] | None = None,
 ) -> LabelledTexts:
@@ -76,7 +75,6 @@ def read_labelled(
         path: the file.
         text_column: name of the column of texts, or its number in a CSV without a header.
         label_column: name or number of the column of labels.
-        delimiter: one character, or ``tab``; None means a tab for ``.tsv``, otherwise a comma.
         text_format: how the file is written.
         known_labels: the allowed labels; None allows any, but requires at least two.
 
@@ -92,13 +90,12 @@ def read_labelled(
             f"{' and '.join(wanted)} are both {shown(text_column)}, expected two columns",
             remedy="name another column with one of them",
         )
-    delimiter_of(delimiter, path)
     texts, labels, begins = [], [], []
     seen: dict[str, str] = {}  # label as in the file -> one string per label rather than one per row
     names: dict[str, str] = {_spaced(label): label for label in known_labels or ()}
     with open_texts(path, "give a file of labelled texts") as file:
         lines = Lines(file, path, text_format.encoding)
-        for text, label in fields(lines, wanted, text_format, usual="csv", delimiter=delimiter):
+        for text, label in fields(lines, wanted, text_format, usual="csv"):
             if label not in seen:
                 _check_label(label, known_labels, names, lines)
                 exact = known_labels is not None and label in known_labels

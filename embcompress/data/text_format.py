@@ -16,6 +16,8 @@ _BY_SUFFIX = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
 }
+_TAB_NAMES = ("tab", "\\t")
+"""Names of the tab, which is hard to type in a shell."""
 _PROBE = 'xn--bcher-kva \\u0041 +AGE- ~{az,09;"\t|\n'
 """Text that every encoding in use stores as ASCII, and that escaping ones change."""
 
@@ -41,15 +43,18 @@ class TextFormat:
             for the way a classifier was trained, otherwise for a header.
         quoting: one of ``choices.QUOTINGS``: whether a CSV puts fields in quotes, or quotes are plain text.
         encoding: name of the character encoding, as Python calls it.
+        delimiter: between the fields of a CSV: one character, or ``tab``; None for a tab in .tsv files and a
+            comma in all others.
 
     Raises:
-        UsageError: there is no such kind, quoting or encoding.
+        UsageError: there is no such kind, quoting, encoding or delimiter.
     """
 
     kind: str | None = None
     header: bool | None = None
     quoting: str = DEFAULT_QUOTING
     encoding: str = ENCODING
+    delimiter: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind is not None:
@@ -57,9 +62,22 @@ class TextFormat:
         check_choice("quoting", self.quoting, QUOTINGS)
         if not _is_text_encoding(self.encoding):
             raise UsageError(
-                f"encoding {printable(self.encoding, 40)!r} is none that text files are written in",
+                f"encoding {printable(self.encoding, 40)!r} is not one of text files",
                 remedy="give one such as utf-8, cp1252, latin-1, utf-16 or gb18030",
             )
+        given = self.delimiter
+        if given is not None and given not in _TAB_NAMES and (len(given) != 1 or given in '"\r\n\0'):
+            raise UsageError(
+                f"--delimiter {printable(given, 40)!r}: expected one character, and neither a quote nor a "
+                "line's end",
+                remedy="give one such as ',' or tab",
+            )
+
+    def delimiter_of(self, path: Path) -> str:
+        """The delimiter of a CSV: the one that was given, or that of the suffix."""
+        if self.delimiter is None:
+            return "\t" if suffix_of(path) == ".tsv" else ","
+        return "\t" if self.delimiter in _TAB_NAMES else self.delimiter
 
     def kind_of(self, path: Path, first: str, *, usual: str) -> str:
         """The kind of a file.

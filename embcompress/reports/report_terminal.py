@@ -8,7 +8,7 @@ from rich.text import Text
 from embcompress.reports.chart import CURVE_TICKS, Curve, Frame, chart, error_span, marks, sparkline
 from embcompress.reports.record import Comparison, CompressedTable, DenseTable, Report, methods_of
 from embcompress.reports.terminal import print_table, safe, shape_text, show, stdout
-from embcompress.reports.units import human_bytes, human_error, human_flops
+from embcompress.reports.units import counted, human_bytes, human_error, human_flops
 
 __all__ = ["show"]
 
@@ -25,7 +25,7 @@ def _(report: Report) -> None:
     console = stdout()
     console.print(
         f"[bold]{safe(report.path)}[/]  {report.format} · {human_bytes(report.size)} · "
-        f"{report.tensors:,} tensors"
+        f"{counted(report.tensors, 'tensor')}"
     )
     for table in report.tables:
         _show_dense(console, table)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from embcompress.errors import printable
 from embcompress.reports.results import ExpandResult, FactorizeResult, TableResult
-from embcompress.reports.units import human_bytes, human_error
+from embcompress.reports.units import counted, human_bytes, human_error
 from embcompress.reports.verification import Verification, VerifiedTable
 
 _PATIENCE = 1.0
@@ -190,7 +190,9 @@ def _(result: Verification) -> None:
     for table in result.tables:
         console.print(f"[bold]{safe(table.name)}[/]\n  {_verified(table)}")
     if result.against is not None and result.tensors:
-        console.print(f"{result.tensors:,} other tensors, byte for byte those of {safe(result.against)}")
+        console.print(
+            f"{counted(result.tensors, 'other tensor')}, byte for byte those of {safe(result.against)}"
+        )
     if result.against is not None:
         console.print(f"{result.others:,} files, settings and other entries as expected")
     if result.unchecked:
@@ -203,7 +205,8 @@ def _(result: Verification) -> None:
 
 def _verified(table: VerifiedTable) -> str:
     """What was checked of a table, in one line."""
-    said = [f"{safe(table.method)}, {table.parts} parts{' match their SHA-256' if table.sealed else ''}"]
+    matched = f" match{'es its' if table.parts == 1 else ' their'} SHA-256" if table.sealed else ""
+    said = [f"{safe(table.method)}, {counted(table.parts, 'part')}{matched}"]
     if table.measured_error is not None:
         ending = "after training, by its record" if table.trained else "as recorded"
         said.append(f"error {human_error(table.measured_error)} {ending}")

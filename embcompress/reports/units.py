@@ -18,6 +18,11 @@ def human_error(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0005 or value == 0 else f"{value:.1e}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: ``1 tensor``, ``2 tensors``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def _scaled(count: int) -> str:
     """Three digits, a space and a decimal prefix, which is empty below a thousand."""
     value, prefix = float(count), ""

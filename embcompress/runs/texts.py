@@ -29,7 +29,6 @@ class Texts:
         text_column: header of the texts; None for the classifier's own, or ``text``. In a CSV without a
             header, the number of the column.
         label_column: the same for the labels; None for the classifier's own, or ``label``.
-        delimiter: between fields; None for a tab in .tsv files and a comma in all others.
         text_format: how all files are written.
 
     Raises:
@@ -41,7 +40,6 @@ class Texts:
     dev_share: float | None = None
     text_column: str | None = None
     label_column: str | None = None
-    delimiter: str | None = None
     text_format: TextFormat = USUAL_FORMAT
 
     def __post_init__(self) -> None:
@@ -107,7 +105,6 @@ class Texts:
             path,
             text_column=columns.text,
             label_column=columns.label,
-            delimiter=self.delimiter,
             text_format=replace(self.text_format, header=columns.header),
             known_labels=record.number_of if record else labels,
         )

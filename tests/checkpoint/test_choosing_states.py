@@ -166,7 +166,8 @@ def test_twins_are_named_with_the_way_to_take_them(tmp_path):
     several(tmp_path / "model.pt")
     notes = embcompress.report(tmp_path / "model.pt").notes
     assert any(
-        "'ema' holds other tensors of the same names" in n and "--state takes it instead" in n for n in notes
+        "'ema' holds other tensors of the same names" in n and "--state ema takes it instead" in n
+        for n in notes
     )
 
 

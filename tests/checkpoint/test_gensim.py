@@ -75,7 +75,7 @@ def test_the_vectors_of_a_model(tmp_path, apart):
     path = gensim.save(tmp_path / "w.model", "Word2Vec", held, apart=apart, inner=["wv"])
     assert_read(path)
     done = succeed("factorize", path, "--rank", 3)
-    assert "of which only the word vectors are taken" in done.stderr
+    assert "of which only the vectors are taken" in done.stderr
     dense = embcompress.expand(tmp_path / "w-svd-rank-3.safetensors").output
     assert dense.name == "w-svd-rank-3-dense.kv"
     np.testing.assert_allclose(gensim.load(dense).vectors, best(MATRIX, 3), atol=1e-5)

@@ -84,7 +84,7 @@ def at(call, place):
 COLUMNS = {
     "--text-column": ("t", "texts.text_column", "t"),
     "--label-column": ("l", "texts.label_column", "l"),
-    "--delimiter": (";", "texts.delimiter", ";"),
+    "--delimiter": (";", "texts.text_format.delimiter", ";"),
     "--text-format": ("jsonl", "texts.text_format.kind", "jsonl"),
     "--header": (None, "texts.text_format.header", True),
     "--no-header": (None, "texts.text_format.header", False),

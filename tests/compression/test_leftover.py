@@ -195,6 +195,7 @@ def test_a_type_that_is_no_table_never_fails_a_run(tmp_path):
         "layers.0.feed_forward.w1.weight",
         "block.0.layer.1.DenseReluDense.wi.weight",
         "classifier.weight",
+        "layers.4.weight",
     ],
 )
 def test_layers_are_told_by_their_names(name):
@@ -212,6 +213,7 @@ def test_layers_are_told_by_their_names(name):
         "wpe.weight",
         "model.embed_tokens_per_layer.weight",
         "attention.head_embedding.weight",
+        "embedding.layers.0.weight",
         "weight",
         "tok.weight",
     ],

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from embcompress.data.csvlines import FIELD_LIMIT, RECORD_LIMIT
 from embcompress.data.labelled import LABEL_LIMIT, LabelledTexts, label_set, read_labelled, split_off
+from embcompress.data.text_format import TextFormat
 from embcompress.errors import InputError, UsageError
 
 INTENTS = Path(__file__).parents[2] / "examples" / "data" / "intents_train.csv"
@@ -44,11 +45,11 @@ def write(folder, content, name="train.csv"):
     return path
 
 
-def refused(path, kind, *says, **options):
+def refused(path, kind, *says, delimiter=None, **options):
     """Reading, and a command that reads, end in one line of ``kind`` that holds all of ``says``."""
     before = contents(path.parent)
     with pytest.raises(kind) as caught:
-        read_labelled(path, **options)
+        read_labelled(path, text_format=TextFormat(delimiter=delimiter), **options)
     assert type(caught.value) is kind
     assert caught.value.exit_code == CODES[kind]
     line = str(caught.value)
@@ -59,6 +60,7 @@ def refused(path, kind, *says, **options):
     assert contents(path.parent) == before
     if "known_labels" not in options:  # which are those of other rows
         given = [x for key, value in options.items() for x in (f"--{key.replace('_', '-')}", value)]
+        given += [] if delimiter is None else ["--delimiter", delimiter]
         output = path.with_name("classifier.pt")
         assert_refused(path.parent, "train", path, "-o", output, *given, code=CODES[kind], says=line)
 
@@ -106,7 +108,9 @@ def test_what_csv_writes_is_read_with_its_lines(
     path = tmp_path_factory.mktemp("csv") / "train.csv"
     path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + content.encode())
 
-    data = read_labelled(path, delimiter=delimiter, known_labels={label for _, label in rows})
+    data = read_labelled(
+        path, text_format=TextFormat(delimiter=delimiter), known_labels={label for _, label in rows}
+    )
     assert data.lines == tuple(begins[1:])
     assert [*zip(data.texts, data.labels, strict=True)] == rows
 
@@ -161,13 +165,21 @@ def test_a_real_file_is_read_whole():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("a.tsv", {}), ("a.TSV", {}), ("a.csv", {"delimiter": "tab"}), ("a.txt", {"delimiter": "\\t"})],
+    [
+        ("a.tsv", {}),
+        ("a.TSV", {}),
+        ("a.csv", {"text_format": TextFormat(delimiter="tab")}),
+        ("a.txt", {"text_format": TextFormat(delimiter="\\t")}),
+    ],
 )
 def test_tabs_are_taken_by_suffix_or_by_name(tmp_path, name, options):
     """A .tsv needs no option, and a tab can be asked for without typing one."""
     path = write(tmp_path, GOOD.replace(",", "\t"), name)
     assert read_labelled(path, **options).labels == ("music", "weather")
-    assert read_labelled(write(tmp_path, GOOD, "b.tsv"), delimiter=",").labels == ("music", "weather")
+    assert read_labelled(write(tmp_path, GOOD, "b.tsv"), text_format=TextFormat(delimiter=",")).labels == (
+        "music",
+        "weather",
+    )
 
 
 def test_columns_are_chosen_by_name(tmp_path):
@@ -405,7 +417,7 @@ def test_row_43_options_that_cannot_be_met(tmp_path):
         read_labelled(path, label_column="text")
     for wrong in ("", ",,", '"', "\n", "\0", "comma"):
         with refused_with(UsageError, "--delimiter"):
-            read_labelled(path, delimiter=wrong)
+            TextFormat(delimiter=wrong)
     assert contents(tmp_path) == before
 
 
@@ -546,7 +558,7 @@ def test_row_45_wrong_delimiter(tmp_path, given, name, quote):
         f"pass --delimiter {name}",
         delimiter=wrong,
     )
-    assert read_labelled(path, delimiter=name.strip("'")).labels == ("x", "y")
+    assert read_labelled(path, text_format=TextFormat(delimiter=name.strip("'"))).labels == ("x", "y")
 
 
 def test_row_45_duplicated_header(tmp_path):

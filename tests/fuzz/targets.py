@@ -326,7 +326,11 @@ def _read_table(path: Path) -> None:
 
     refusable(labelled)
     refusable(lambda: read_labelled(path, known_labels=["1", "good", "bad"]))
-    refusable(lambda: read_labelled(path, text_column="label", label_column="text", delimiter=";"))
+    refusable(
+        lambda: read_labelled(
+            path, text_column="label", label_column="text", text_format=TextFormat(delimiter=";")
+        )
+    )
     refusable(lambda: [*read_texts(path)])
     for form in (TextFormat("jsonl"), TextFormat("fasttext"), TextFormat("csv", encoding="utf-16")):
         _read_as(path, form, "text", "label")

@@ -66,7 +66,7 @@ class Made(dict[Any, Any]):
         args: the arguments.
         keywords: the arguments by name; None for a call that can have none.
         new: whether ``function.__new__`` is called, and not ``function``.
-        items: what is appended to it.
+        appended: what is appended to it; None for nothing.
         state: what ``__setstate__`` or ``__dict__`` is given; None for nothing.
     """
 

@@ -80,7 +80,8 @@ class TorchFile(OneFile):
         self.aliases = _aliases(self._views)
         text = metadata_text(self._state.node)
         self.description = None if text is None else parse_description(text, str(path))
-        self.notes = (*archive.notes, *_notes(self._state, dense=self.description is None))
+        chosen = reading.state is not None or self.description is not None
+        self.notes = (*archive.notes, *_notes(self._state, chosen=chosen))
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
@@ -237,8 +238,13 @@ class TorchFile(OneFile):
             os.close(fd)
 
 
-def _notes(state: StateDict, *, dense: bool) -> tuple[str, ...]:
-    """Notes for the user of a training checkpoint about where its weights are."""
+def _notes(state: StateDict, *, chosen: bool) -> tuple[str, ...]:
+    """Notes for the user of a training checkpoint about where its weights are.
+
+    Args:
+        state: the state dict that is taken.
+        chosen: whether the user named it, or a compressed file leaves no choice.
+    """
     where = (f"the state dict stands under '{state.name}'",) if state.keys and not state.bare else ()
     if state.bare and state.anchor is not state.node:
         place = f" under '{state.name}'" if state.keys else ""
@@ -246,9 +252,10 @@ def _notes(state: StateDict, *, dense: bool) -> tuple[str, ...]:
             f"the table is a tensor without a name{place}, here called {BARE_NAME}: a compressed copy holds "
             "the state dict of its parts in that place, and expand writes the tensor again",
         )
-    instead = "; --state takes it instead" if dense else ""
     twins = (
-        f"'{dotted(keys)}' holds other tensors of the same names, which stay{instead}" for keys in state.twins
+        f"'{name}' holds other tensors of the same names, which stay"
+        + ("" if chosen else f"; --state {name} takes it instead")
+        for name in map(dotted, state.twins)
     )
     return (*where, *twins)
 

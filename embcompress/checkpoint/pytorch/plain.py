@@ -168,7 +168,7 @@ class _Selection:
     def notes(self) -> list[str]:
         """What was dropped or changed, for the user."""
         found = (
-            (self.modules, "the state dict was taken of the nn.Module"),
+            (self.modules, "the state dict was taken from the nn.Module"),
             (self.dropped, "dropped, being neither weights nor plain data"),
             (self.plainer, "taken as plain dicts"),
         )

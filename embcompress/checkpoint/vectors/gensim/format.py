@@ -30,7 +30,7 @@ class Gensim(VectorFormat):
     """
 
     name = "gensim KeyedVectors"
-    suffixes = (".kv",)
+    suffixes = (".kv", ".model")
 
     def recognizes(self, path: Path, head: bytes) -> bool:  # noqa: ARG002 - many files are called .model
         """Recognize a pickle whose first name is one of gensim."""

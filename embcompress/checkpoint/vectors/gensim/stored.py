@@ -53,7 +53,7 @@ def open_gensim(path: Path) -> StoredVectors:
     notes: tuple[str, ...] = ()
     if found.class_name in _MODELS:
         kind = found.class_name.rpartition(".")[2]
-        notes = (f"a {kind} model of gensim, of which only the word vectors are taken",)
+        notes = (f"a {kind} model of gensim, of which only the vectors are taken",)
         found = found.inner("wv")
     keys = found.texts("index_to_key", "index2word", "index2entity")
     if not keys or found.class_name not in (*_VECTORS, *_WITH_NGRAMS):
