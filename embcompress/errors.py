@@ -6,7 +6,7 @@ These classes are for whatever comes from outside; ``assert`` is for our own bug
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class EmbcompressError(Exception):
@@ -80,6 +80,12 @@ def printable(text: str, limit: int = 500) -> str:
     if len(text) > limit:
         text = f"{text[:limit]}… ({len(text):,} characters)"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first ``most`` names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def reason_of(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.tensors import TensorInfo
+from embcompress.errors import listed
 from embcompress.reports.record import LeftDense
 from embcompress.reports.units import human_bytes
 from embcompress.tables import Table, differing_head, is_head, is_layer, is_table
@@ -64,9 +65,8 @@ def left_notes(source: Checkpoint, tables: Sequence[Table], *, chosen: bool) -> 
         taken = {matrix.name for matrix in left} | _names(tables)
         small = [info for name, info in _dense(source, taken) if is_table(source, name)]
         if small:
-            more_names = f" and {len(small) - 3} more" if len(small) > 3 else ""
-            names, total = ", ".join(info.name for info in small[:3]), sum(info.nbytes for info in small)
-            yield f"smaller tables, {human_bytes(total)}, stay dense: --all takes {names}{more_names}"
+            names, total = listed([info.name for info in small]), sum(info.nbytes for info in small)
+            yield f"smaller tables, {human_bytes(total)}, stay dense: --all takes {names}"
 
 
 def _names(tables: Sequence[Table]) -> set[str]:

@@ -18,7 +18,7 @@ from embcompress.compression.neighbours import check_not_adapter, quantized_note
 from embcompress.compression.request import Request
 from embcompress.compression.storage_layout import StorageLayout, storage_layout
 from embcompress.compression.weighting import Weighting, weighting_for
-from embcompress.errors import TargetError
+from embcompress.errors import TargetError, listed
 from embcompress.methods import METHODS
 from embcompress.methods.base import Settings
 from embcompress.methods.planning import TablePlan, plan_tables
@@ -31,7 +31,6 @@ from embcompress.tables import Table, locate
 
 _SPARE = 0.01
 """Most of the bytes of all tables that those hold which stay dense where the target is out of their reach."""
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -178,10 +177,9 @@ def _dense_notes(tables: Sequence[Table], plans: Sequence[TablePlan]) -> Iterato
     planned = {plan.table.name for plan in plans}
     left = [table for table in tables if table.name not in planned]
     if left:
-        shown = ", ".join(f"{table.name} {list(table.rows.shape)}" for table in left[:_SHOWN])
-        more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+        shown = listed([f"{table.name} {list(table.rows.shape)}" for table in left])
         total = human_bytes(sum(table.rows.nbytes for table in left))
-        yield f"out of reach of the target, so left dense: {shown}{more}; {total}"
+        yield f"out of reach of the target, so left dense: {shown}; {total}"
 
 
 def _filled(table: Table) -> Table:

@@ -15,8 +15,8 @@ import string
 from pathlib import Path
 from typing import Any
 
-from embcompress.checkpoint.onnx.wire import Wire
 from embcompress.errors import InputError
+from embcompress.storage.protobuf import Wire
 from embcompress.storage.regular import opened, read_limited
 
 _KEY = "precompiled_charsmap"

@@ -23,7 +23,6 @@ RECORD_LIMIT = 1 << 20
 FIELD_LIMIT = 131_072
 """Most characters of a field. This is the csv module's default, enforced even if a program has raised it."""
 
-_BOM = b"\xef\xbb\xbf"
 _AS_UTF8 = "save it as UTF-8"
 _WITH_LF = "save it with LF or CRLF line ends"
 _WIDE = (

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from embcompress.errors import MissingWeights, UsageError
+from embcompress.errors import MissingWeights, UsageError, listed
 
 RIGHT_MODEL = "use the model class and the sizes that it was made from"
-
-_SHOWN = 3
-"""Most names that a message lists; the rest are counted."""
 
 
 @dataclass(frozen=True)
@@ -60,5 +57,4 @@ class Misfit:
 
 def _listed(what: str, names: Sequence[str]) -> str:
     """``2 unknown to the model: a, b``; empty without names."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}" if names else ""
+    return f"{len(names)} {what}: {listed(names)}" if names else ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from embcompress.checkpoint import Reading, open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Edit, NewParameters
-from embcompress.checkpoint.description import TableRecord, part_name
+from embcompress.checkpoint.description import Description, TableRecord, part_name
 from embcompress.checkpoint.rows import part_rows, rows_of
 from embcompress.checkpoint.tensors import NewTensor
 from embcompress.compression.outputs import BAD_DISK, check_format, check_output, output_path, write_copy
@@ -69,7 +70,17 @@ def expand(
                 size = written.size
             check_unchanged(source, before)
         names = tuple(record.name for record in records)
-        return ExpandResult(source.path, place, names, source.size, size, (*source.notes, *notes))
+        notes = (*source.notes, *notes, *_state_notes(described))
+        return ExpandResult(source.path, place, names, source.size, size, notes)
+
+
+def _state_notes(described: Description) -> Iterator[str]:
+    """A note where the record was all that said which of several state dicts is meant."""
+    if described.state is not None:
+        yield (
+            f"commands without --state may take another state dict of the output than '{described.state}': "
+            "where they do, save that one alone"
+        )
 
 
 def _decoded(source: Checkpoint, record: TableRecord) -> Rows:

@@ -12,7 +12,7 @@ from embcompress.checkpoint.rows import rows_of
 from embcompress.choices import DEFAULT_METHOD, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.edit import Replacement, describe, replacing, sketch
 from embcompress.compression.leftover import left_dense, left_notes
-from embcompress.compression.lookups import check_loadable
+from embcompress.compression.lookups import check_loadable, check_lookups
 from embcompress.compression.neighbours import check_not_adapter, quantized_notes, quantizer_of
 from embcompress.compression.outputs import check_side_file
 from embcompress.compression.residuals import measured_error
@@ -205,6 +205,7 @@ def _rest(source: Checkpoint, table: Table, layout: TableLayout) -> tuple[int, s
     """Bytes of the model without the parts of a compressed table, and why it cannot be compressed, if so."""
     new = Replacement(table, _default_method(), layout)
     try:
+        check_lookups(source)
         check_loadable(source, [table])
         size = source.size_after(replacing(source, [new]), describe(source, [sketch(new, None)], None))
     except EmbcompressError as error:

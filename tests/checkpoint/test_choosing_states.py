@@ -171,6 +171,21 @@ def test_twins_are_named_with_the_way_to_take_them(tmp_path):
     )
 
 
+def test_a_compressed_copy_has_no_choice_and_its_dense_one_says_how_to_choose(tmp_path):
+    """Only the record says which state dict is meant, and the dense copy has none."""
+    several(tmp_path / "model.pt")
+    small = embcompress.factorize(tmp_path / "model.pt", rank=2, state="ema").output
+    notes = embcompress.report(small).notes
+    assert any("same names" in note for note in notes)
+    assert not any("--state" in note for note in notes)
+    dense = embcompress.expand(small)
+    assert any("--state may take another state dict of the output than 'ema'" in n for n in dense.notes)
+    with open_checkpoint(dense.output) as checkpoint:
+        assert checkpoint.container != ("ema",)
+    small = embcompress.factorize(tmp_path / "model.pt", rank=2, force=True).output
+    assert not any("--state" in note for note in embcompress.expand(small, force=True).notes)
+
+
 def test_row_78_no_state_dict_of_that_name(tmp_path):
     """The refusal names the choices; where there is none, it says so."""
     several(tmp_path / "model.pt")

@@ -56,6 +56,18 @@ def test_the_whole_directory_is_carried(place, method, tmp_path):
     assert shown["compressed"][0]["method"] == method
 
 
+def test_a_table_is_found_by_its_lookups(tmp_path):
+    """As in the model by itself, whatever it is called."""
+    made = model()
+    made.graph.initializer[0].name = made.graph.node[0].input[0] = "onnx::Gather_17"
+    before = directory(tmp_path / "model")
+    saved(before / "model.onnx", made)
+    (before / "config.json").write_text("{}")
+    for path in (before, before / "model.onnx"):
+        done = succeed("factorize", path, "--method", "int8", "--ratio", 0.5, "--dry-run", "--json")
+        assert [table["name"] for table in json.loads(done.stdout)["tables"]] == ["onnx::Gather_17"]
+
+
 @pytest.mark.parametrize("place", ["model.onnx", "onnx/model.onnx"])
 def test_data_files_belong_to_the_model(place, tmp_path):
     """They are neither copied nor reported as other weights."""

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import _weights_only_unpickler
 
-from embcompress.checkpoint.pytorch import pickle_reader as pickles
-from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED
-from embcompress.checkpoint.pytorch.pickle_nodes import (
+from embcompress.checkpoint.pickles import reader as pickles
+from embcompress.checkpoint.pickles.allowed import ALLOWED
+from embcompress.checkpoint.pickles.nodes import (
     DEPTH_LIMIT,
     DROPPED,
     Call,
@@ -24,8 +24,8 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     OrderedMap,
     StorageRef,
 )
-from embcompress.checkpoint.pytorch.pickle_reader import load
-from embcompress.checkpoint.pytorch.pickle_writer import dump
+from embcompress.checkpoint.pickles.reader import load
+from embcompress.checkpoint.pickles.writer import dump
 from embcompress.checkpoint.pytorch.plain import checked
 from embcompress.errors import InputError
 

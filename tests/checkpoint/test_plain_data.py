@@ -18,9 +18,9 @@ import torch
 
 import embcompress
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.pytorch.pickle_nodes import Global, Made
-from embcompress.checkpoint.pytorch.pickle_reader import load
-from embcompress.checkpoint.pytorch.pickle_writer import dump
+from embcompress.checkpoint.pickles.nodes import Global, Made
+from embcompress.checkpoint.pickles.reader import load
+from embcompress.checkpoint.pickles.writer import dump
 from embcompress.checkpoint.pytorch.plain import checked, weights_only
 
 PLAIN = (

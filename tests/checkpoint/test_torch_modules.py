@@ -199,6 +199,26 @@ def test_row_76_scripts_whose_code_is_missing_or_does_not_end(tmp_path, monkeypa
         assert "embedding.weight" not in checkpoint.tensors
 
 
+def test_row_120_a_frozen_script(tmp_path):
+    """Its weights are constants, and its state dict is empty."""
+    model = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 2)).eval()
+    torch.jit.freeze(torch.jit.script(model)).save(tmp_path / "model.pt")
+    assert "without parameters: if it is frozen" in refusal(tmp_path / "model.pt")
+
+
+def test_row_120_a_file_that_torch_save_has_left_unfinished(tmp_path):
+    """It is not taken for an archive of word vectors."""
+    with pytest.raises(RuntimeError, match="not pickle"):
+        torch.save(Unsaveable(), tmp_path / "model.pt")
+    assert zipfile.is_zipfile(tmp_path / "model.pt")
+    assert "is a zip without data.pkl" in refusal(tmp_path / "model.pt")
+
+
+class Unsaveable:
+    def __reduce__(self):
+        raise RuntimeError("not pickled")
+
+
 def module(**inside):
     made = nn.Module()
     made._modules.update(inside)

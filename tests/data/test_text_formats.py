@@ -103,7 +103,13 @@ def test_every_way_of_writing_texts_is_read_alike(tmp_path, case):
         assert [*found] == [text for text, _ in ROWS]
 
 
-@pytest.mark.parametrize("case", ["no header", "plain quotes", "json lines", "fasttext, gzip", "utf-16"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("no header", "plain quotes", "json lines"),
+        *(pytest.param(case, marks=pytest.mark.slow) for case in ("fasttext, gzip", "utf-16")),
+    ],
+)
 def test_every_command_reads_them(tmp_path, case):
     """A classifier is trained, retrained, compressed and measured; tokens are counted and weighed."""
     name, content, words = FILES[case]

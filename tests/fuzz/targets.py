@@ -20,7 +20,7 @@ import numpy as np
 from embcompress.checkpoint import Reading, open_checkpoint
 from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import TableRecord
-from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED, PLAIN
+from embcompress.checkpoint.pickles.allowed import ALLOWED, PLAIN
 from embcompress.data.charsmaps import check_model
 from embcompress.data.counting import read_counts, read_texts
 from embcompress.data.labelled import label_set, read_labelled

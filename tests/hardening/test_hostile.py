@@ -42,7 +42,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 from torch import _weights_only_unpickler
 
-from embcompress.checkpoint.onnx.wire import field, varint
+from embcompress.storage.protobuf import field, varint
 
 pytestmark = needs_proc
 

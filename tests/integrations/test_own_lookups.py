@@ -28,6 +28,7 @@ def test_row_99_nothing_is_written_that_no_class_could_load(tmp_path, kind, type
     with refused(UsageError, f"{type_} model.safetensors"):
         embcompress.factorize(tmp_path / "model", ratio=0.5, output=tmp_path / "small")
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    assert type_ in embcompress.report(tmp_path / "model").tables[0].obstacle
     file = tmp_path / "model" / "model.safetensors"
     embcompress.factorize(file, ratio=0.5, all_tables=True, output=tmp_path / "small.safetensors")
     embcompress.expand(tmp_path / "small.safetensors", output=tmp_path / "dense.safetensors")

@@ -21,10 +21,10 @@ from safetensors.numpy import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.checkpoint.onnx.wire import field
 from embcompress.data.counting import count_texts
 from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.tokenizer import counting_of, tokenizer_in
+from embcompress.storage.protobuf import field
 
 ROWS = 300
 TEXTS = ["the cat sat on the mat", "a hat, the cats", "dog", "naïve café the", ""]

@@ -6,6 +6,7 @@ the weights and copies everything else.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -116,6 +117,10 @@ class Directory(Checkpoint):
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         return self._part_of(name).rows(name, start, stop)
 
+    @functools.cached_property
+    def lookups(self) -> Mapping[str, str]:
+        return {name: ids for part in self._parts.values() for name, ids in part.lookups.items()}
+
     @property
     def descriptions(self) -> Mapping[str, Description]:
         found = {self.config_name: self.description} if is_our_record(self.config.get(QUANTIZATION)) else {}
@@ -212,14 +217,14 @@ class Directory(Checkpoint):
             self._write_index(target)
         for name, document in edit.documents.items():
             write_document(target / name, document)
-        if self._has_config and not self.holds_graph:
+        if self.needs_guard:
             write_config(target / self.config_name, description)
         about = description or self.description
         if about is not None and about.tables and self._has_card:
             # A model that is compressed already names its base.
             made_from = self.path if self.description is None else None
-            dense, graph = description is None, self.holds_graph
-            write_card(target, about, made_from=made_from, dense=dense, graph=graph)
+            dense = description is None
+            write_card(target, about, made_from=made_from, dense=dense, graph=self.holds_graph)
         return tuple(warnings)
 
     @classmethod
@@ -227,13 +232,12 @@ class Directory(Checkpoint):
         """Amend the record in config.json and in each weight file that carries one, and the card."""
         with cls.open(target) as written:
             own = {name: type(part) for name, part in written._parts.items() if part.description is not None}
-            config, graph = written.config_name, written.holds_graph
         for name, kind in own.items():
             kind.amend(target / name, description)
-        if (target / config).exists() and not graph:
-            write_config(target / config, description)
+        if written.needs_guard:
+            write_config(target / written.config_name, description)
         if (target / CARD).exists():
-            write_card(target, description, graph=graph)
+            write_card(target, description, graph=written.holds_graph)
 
     @property
     def descriptors(self) -> Mapping[Path, int]:

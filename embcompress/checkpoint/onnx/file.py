@@ -25,11 +25,11 @@ from embcompress.checkpoint.onnx.model import (
     read_model,
     tensors_in,
 )
-from embcompress.checkpoint.onnx.wire import Wire
 from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.errors import UsageError
 from embcompress.progress import Progress, Steps, silent
 from embcompress.storage import zipstore
+from embcompress.storage.protobuf import Wire
 from embcompress.storage.rawio import read_exact, sha256_of, write_all
 from embcompress.storage.regular import first_bytes, open_regular
 from embcompress.storage.staging import published

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from embcompress.checkpoint.onnx.model import GRAPH, INITIALIZER, METADATA, PROTOBUF_LIMIT, RAW, DataExtent
-from embcompress.checkpoint.onnx.wire import field, head
 from embcompress.checkpoint.tensors import NewTensor
+from embcompress.storage.protobuf import field, head
 from embcompress.storage.rawio import copy_range, write_all
 
 if TYPE_CHECKING:

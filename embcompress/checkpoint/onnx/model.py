@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embcompress.checkpoint.names import FILE_NAME_LIMIT, check_name, check_not_pointer
-from embcompress.checkpoint.onnx.wire import Field, Wire, field
 from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.protobuf import Field, Wire, field
 from embcompress.storage.rawio import read_at
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from embcompress.checkpoint.names import check_not_pointer
+from embcompress.checkpoint.pickles.nodes import StorageRef, walk
+from embcompress.checkpoint.pickles.reader import PICKLE_LIMIT, SAVE_AGAIN, load
 from embcompress.checkpoint.pytorch.modules import Budget, state_of_script
-from embcompress.checkpoint.pytorch.pickle_nodes import StorageRef, walk
-from embcompress.checkpoint.pytorch.pickle_reader import PICKLE_LIMIT, SAVE_AGAIN, load
 from embcompress.checkpoint.pytorch.plain import checked, weights_only
 from embcompress.checkpoint.pytorch.tensors import check_storages, storage_bytes
 from embcompress.errors import InputError
@@ -139,6 +139,12 @@ def _read_zip(fd: int, path: Path, *, only_weights: bool) -> Archive:
         return _plain(archive, where, extent.size, only_weights=only_weights)
     check_storages(saved.root, storages, where)
     state = state_of_script(saved.root, fd, code, where, _budget(extent.size))
+    if not state:
+        raise InputError(
+            f"{path}: is a TorchScript archive without parameters: if it is frozen, its code has them as "
+            "constants",
+            remedy="save the state dict of the model from before torch.jit.freeze",
+        )
     note = "the file is a TorchScript archive: its state dict was taken, its code was left out"
     plain = weights_only(state, where)
     return _reduced(archive, plain.root, (note, *plain.notes))

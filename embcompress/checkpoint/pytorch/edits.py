@@ -11,10 +11,7 @@ import numpy as np
 
 from embcompress.checkpoint.base import Edit, NewParameters
 from embcompress.checkpoint.description import Description
-from embcompress.checkpoint.pytorch.archive import Archive
-from embcompress.checkpoint.pytorch.optimizers import Change, Kind, refit_optimizers
-from embcompress.checkpoint.pytorch.paths import listed
-from embcompress.checkpoint.pytorch.pickle_nodes import (
+from embcompress.checkpoint.pickles.nodes import (
     Call,
     Global,
     OrderedMap,
@@ -22,7 +19,10 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     StorageRef,
     emptied,
 )
-from embcompress.checkpoint.pytorch.pickle_writer import dump
+from embcompress.checkpoint.pickles.writer import dump
+from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.optimizers import Change, Kind, refit_optimizers
+from embcompress.checkpoint.pytorch.paths import named
 from embcompress.checkpoint.pytorch.sharing import Build, following
 from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict, metadata_text, with_metadata
 from embcompress.checkpoint.pytorch.storages import StorageUse, storage_uses, users
@@ -98,7 +98,7 @@ def plan_rewrite(
         storages[key] = use.extents(archive.storages[use.ref.key])
         replace |= use.moved(key)
     kept = (
-        f"{listed(kept.users)}: views some bytes of {kept.name}, which stay in the file"
+        f"{named(kept.users)}: views some bytes of {kept.name}, which stay in the file"
         for kept in _kept(archive, state, edit, edited, uses, where)
     )
     return Rewrite(dump(archive.root, replace, archive.protocol), storages, (*edited.warnings, *kept))
@@ -135,7 +135,7 @@ def edited_objects(
         **others.replace,
         id(state.anchor): _written(state, new_state, description),
     }
-    told = (f"changed as well, since its tensors are shared: {listed(others.paths)}",) if others.paths else ()
+    told = (f"changed as well, since its tensors are shared: {named(others.paths)}",) if others.paths else ()
     return EditedObjects(replace, storages, (*told, *refit.warnings))
 
 
@@ -187,7 +187,7 @@ def check_kept(archive: Archive, state: StateDict, edit: Edit, where: str) -> No
     for kept in _kept(archive, state, edit, edited, uses, where):
         if kept.whole:
             raise UsageError(
-                f"{where}: {listed(kept.users)} would keep the bytes of {kept.name}, whose memory is shared",
+                f"{where}: {named(kept.users)} would keep the bytes of {kept.name}, whose memory is shared",
                 remedy="save a copy with memory of its own (.clone()) in its place, or leave it out",
             )
 

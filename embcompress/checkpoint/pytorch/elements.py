@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from embcompress.checkpoint.description import METADATA_KEY
-from embcompress.checkpoint.pytorch.archive import Archive
-from embcompress.checkpoint.pytorch.paths import distinct
-from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
-from embcompress.checkpoint.pytorch.pickle_nodes import (
+from embcompress.checkpoint.pickles.allowed import PLAIN
+from embcompress.checkpoint.pickles.nodes import (
     DROPPED,
     SCALARS,
     Call,
@@ -20,6 +17,8 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     Replacements,
     StorageRef,
 )
+from embcompress.checkpoint.pytorch.archive import Archive
+from embcompress.checkpoint.pytorch.paths import distinct
 from embcompress.checkpoint.pytorch.state import BARE_KEY, StateDict
 from embcompress.checkpoint.pytorch.strided import read_strided
 from embcompress.checkpoint.pytorch.tensors import View, contiguous, parse_view
@@ -62,11 +61,6 @@ def _gathered(
 _LONGEST = 512
 """Longest text that is kept as it is: a file can refer to one a million times."""
 _SHOWN = 64
-
-
-def _digest(text: str | bytes) -> str:
-    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return hashlib.sha256(raw).hexdigest()
 
 
 def _is_short(key: object) -> bool:
@@ -121,7 +115,8 @@ class Remainder:
         path = distinct(path)
         if isinstance(node, str | bytes) and len(node) > _LONGEST:
             if id(node) not in self._texts:
-                self._texts[id(node)] = f"{node[:_SHOWN]!r}… of {len(node):,}, SHA-256 {_digest(node)}"
+                raw = node if isinstance(node, bytes) else node.encode("utf-8", "surrogatepass")
+                self._texts[id(node)] = f"{node[:_SHOWN]!r}… of {len(node):,}, SHA-256 {sha256_of([raw])}"
             self._found[path] = self._texts[id(node)]
         elif isinstance(node, SCALARS) or node == ():
             self._found[path] = repr(node)

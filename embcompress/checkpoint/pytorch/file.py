@@ -1,6 +1,6 @@
 """The torch format: files of ``torch.save``, read and written without importing torch.
 
-The pickle inside is read as inert data (``pickle_reader.py``), and tensors by byte range. Both the
+The pickle inside is read as inert data (``checkpoint/pickles``), and tensors by byte range. Both the
 zip format and the one before torch 1.6 can be read; only the zip format is written.
 """
 
@@ -18,6 +18,7 @@ from embcompress.checkpoint.base import AS_IT_IS, Edit, Reading
 from embcompress.checkpoint.description import Description, parse_description
 from embcompress.checkpoint.names import check_name
 from embcompress.checkpoint.one_file import OneFile
+from embcompress.checkpoint.pickles.nodes import NO_REPLACEMENTS
 from embcompress.checkpoint.pytorch.archive import (
     LEGACY_MAGIC,
     ZIP_MAGIC,
@@ -28,7 +29,6 @@ from embcompress.checkpoint.pytorch.archive import (
 from embcompress.checkpoint.pytorch.edits import amended_pickle, check_kept, edited_objects, plan_rewrite
 from embcompress.checkpoint.pytorch.elements import Remainder, view_bytes
 from embcompress.checkpoint.pytorch.for_torch import loaded_by_torch, state_for_torch, torch_reads
-from embcompress.checkpoint.pytorch.pickle_nodes import NO_REPLACEMENTS
 from embcompress.checkpoint.pytorch.state import (
     BARE_NAME,
     StateDict,
@@ -252,14 +252,12 @@ def _notes(state: StateDict, *, chosen: bool) -> tuple[str, ...]:
             f"the table is a tensor without a name{place}, here called {BARE_NAME}: a compressed copy holds "
             "the state dict of its parts in that place, and expand writes the tensor again",
         )
-    twins = () if chosen else (dotted(keys) for keys in state.twins)
-    return (
-        *where,
-        *(
-            f"'{name}' holds other tensors of the same names, which stay; --state {name} takes it instead"
-            for name in twins
-        ),
+    twins = (
+        f"'{name}' holds other tensors of the same names, which stay"
+        + ("" if chosen else f"; --state {name} takes it instead")
+        for name in map(dotted, state.twins)
     )
+    return (*where, *twins)
 
 
 def _tensors(state: Mapping[Any, Any], path: Path) -> dict[str, TensorInfo]:

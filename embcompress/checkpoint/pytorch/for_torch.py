@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embcompress.checkpoint.pickles.nodes import SCALARS, Call, Made, OrderedMap, walk
+from embcompress.checkpoint.pickles.reader import SAVE_AGAIN
 from embcompress.checkpoint.pytorch.archive import Archive
-from embcompress.checkpoint.pytorch.pickle_nodes import SCALARS, Call, Made, OrderedMap, walk
-from embcompress.checkpoint.pytorch.pickle_reader import SAVE_AGAIN
 from embcompress.checkpoint.pytorch.tensors import View, is_tensor, parse_view, unwrap
 from embcompress.errors import InputError, reason_of
 from embcompress.storage.rawio import read_exact

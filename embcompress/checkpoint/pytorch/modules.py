@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from embcompress.checkpoint.names import check_name
-from embcompress.checkpoint.pytorch.pickle_nodes import Call, Global, Made, OrderedMap
-from embcompress.checkpoint.pytorch.pickle_reader import SAVE_AGAIN
+from embcompress.checkpoint.pickles.nodes import Call, Global, Made, OrderedMap
+from embcompress.checkpoint.pickles.reader import SAVE_AGAIN
 from embcompress.checkpoint.pytorch.tensors import is_tensor, parse_view, unwrap
 from embcompress.errors import InputError
 from embcompress.storage.rawio import read_at

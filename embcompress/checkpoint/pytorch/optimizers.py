@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 
 from embcompress.checkpoint.base import NewParameters
 from embcompress.checkpoint.description import METADATA_KEY
-from embcompress.checkpoint.pytorch.pickle_nodes import DROPPED, Call, walk
+from embcompress.checkpoint.pickles.nodes import DROPPED, Call, walk
 from embcompress.checkpoint.pytorch.state import is_optimizer, outside_optimizers
 from embcompress.checkpoint.pytorch.tensors import View, is_tensor, parse_view, unwrap
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from embcompress.checkpoint.pytorch.pickle_nodes import (
+from embcompress.checkpoint.pickles.nodes import (
     DROPPED,
     NO_REPLACEMENTS,
     SCALARS,
@@ -14,8 +14,8 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     Made,
     Replacements,
 )
+from embcompress.errors import listed
 
-_SHOWN = 3
 _LONGEST = 200
 """Most characters of a path. A file can hold one long key, and a million nodes under it."""
 
@@ -83,7 +83,6 @@ def _named(node: Any, path: str, contents: Collection[object]) -> Iterator[tuple
             yield path, value
 
 
-def listed(paths: Sequence[str]) -> str:
+def named(paths: Sequence[str]) -> str:
     """The first paths, and how many more there are."""
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    return ", ".join(path or "the saved object" for path in paths[:_SHOWN]) + more
+    return listed([path or "the saved object" for path in paths])

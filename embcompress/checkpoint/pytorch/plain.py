@@ -1,6 +1,6 @@
 """What of a pickle may stay: weights and plain data. Objects of other classes are refused or dropped.
 
-Nothing of a file is looked up or called, whatever it names; see :mod:`.pickle_globals` for the lists.
+Nothing of a file is looked up or called, whatever it names; ``checkpoint/pickles/allowed.py`` has the lists.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from embcompress.checkpoint.pytorch.modules import Budget, state_of
-from embcompress.checkpoint.pytorch.paths import under
-from embcompress.checkpoint.pytorch.pickle_globals import ALLOWED, PLAIN
-from embcompress.checkpoint.pytorch.pickle_nodes import (
+from embcompress.checkpoint.pickles.allowed import ALLOWED, PLAIN
+from embcompress.checkpoint.pickles.nodes import (
     SCALARS,
     Call,
     Global,
@@ -21,7 +19,9 @@ from embcompress.checkpoint.pytorch.pickle_nodes import (
     StorageRef,
     walk,
 )
-from embcompress.checkpoint.pytorch.pickle_reader import SAVE_AGAIN
+from embcompress.checkpoint.pickles.reader import SAVE_AGAIN
+from embcompress.checkpoint.pytorch.modules import Budget, state_of
+from embcompress.checkpoint.pytorch.paths import under
 from embcompress.errors import InputError
 
 _NAMED = 8

@@ -14,8 +14,8 @@ from typing import Any, Final
 from embcompress.checkpoint.base import Edit
 from embcompress.checkpoint.description import METADATA_KEY, parse_description, part_name, stem
 from embcompress.checkpoint.names import check_name
+from embcompress.checkpoint.pickles.nodes import Call, emptied
 from embcompress.checkpoint.pytorch.paths import walk_paths
-from embcompress.checkpoint.pytorch.pickle_nodes import Call, emptied
 from embcompress.checkpoint.pytorch.state import (
     is_optimizer,
     metadata_text,

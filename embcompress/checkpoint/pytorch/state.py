@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from embcompress.checkpoint.description import METADATA_KEY
-from embcompress.checkpoint.pytorch.pickle_globals import PLAIN
-from embcompress.checkpoint.pytorch.pickle_nodes import Made, OrderedMap
+from embcompress.checkpoint.pickles.allowed import PLAIN
+from embcompress.checkpoint.pickles.nodes import Made, OrderedMap
 from embcompress.checkpoint.pytorch.tensors import describe, is_tensor, memory_of, parse_view, unwrap
-from embcompress.errors import InputError, UsageError
+from embcompress.errors import InputError, UsageError, listed
 
 PREFERRED = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
 """Keys under which training scripts store the model, the likeliest first."""
@@ -199,8 +199,7 @@ def _named(found: Sequence[StateDict], chosen: str, where: str) -> StateDict:
 
 
 def _listed(found: Sequence[StateDict]) -> str:
-    more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
-    return ", ".join(c.name[:80] for c in found[:_SHOWN]) + more
+    return listed([c.name[:80] for c in found], _SHOWN)
 
 
 def _nothing_found(root: object, where: str) -> InputError:

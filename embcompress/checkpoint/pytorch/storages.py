@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from embcompress.checkpoint.pickles.nodes import Call, Replacements, StorageRef, walk
 from embcompress.checkpoint.pytorch.paths import walk_paths
-from embcompress.checkpoint.pytorch.pickle_nodes import Call, Replacements, StorageRef, walk
 from embcompress.checkpoint.pytorch.tensors import (
     GRANULE,
     View,

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embcompress.checkpoint.pytorch.pickle_globals import REBUILD
-from embcompress.checkpoint.pytorch.pickle_nodes import Call, Global, StorageRef, children, walk
+from embcompress.checkpoint.pickles.allowed import REBUILD
+from embcompress.checkpoint.pickles.nodes import Call, Global, StorageRef, children, walk
 from embcompress.checkpoint.tensors import TensorInfo
 from embcompress.dtypes import BY_TORCH_NAME, DType
 from embcompress.errors import InputError

@@ -32,8 +32,8 @@ Content = IO[bytes] | gzip.GzipFile | bz2.BZ2File
 Sink = BinaryIO | gzip.GzipFile | bz2.BZ2File
 """A file that is written, compressed or not."""
 
-_OTHERS = (".pkl", ".npy", "/archive_format")
-"""Endings of names in the archives of torch.save, numpy.savez and torch.export."""
+_OTHERS = (".pkl", "/byteorder", ".npy", "/archive_format")
+"""Endings of names in the archives of torch.save, also of one that failed, numpy.savez and torch.export."""
 _ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, struct.error)
 """What the library raises for broken archives; the first two also for what it does not read."""
 _VECTOR_SUFFIXES = (".txt", ".vec", ".bin", ".ftz", ".w2v", ".glove", "")

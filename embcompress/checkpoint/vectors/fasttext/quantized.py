@@ -19,19 +19,8 @@ _MATRIX = struct.Struct("<b2qi")
 _QUANTIZER = struct.Struct("<4i")
 
 
-@dataclass(frozen=True)
-class Quantizer:
-    """The codebooks of a matrix.
-
-    Attributes:
-        group: numbers coded by a byte; the last group of a row may have fewer.
-        groups: bytes per row.
-        books: centroids of each group (256 × its numbers).
-    """
-
-    group: int
-    groups: int
-    books: tuple[NDArray[np.float32], ...]
+Books = tuple[NDArray[np.float32], ...]
+"""Centroids of each group of numbers in a row (256 × its numbers); the last group may have fewer numbers."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +30,7 @@ class QuantizedMatrix:
     Attributes:
         shape: (rows, numbers per row) of what it decodes to.
         codes: offset of the codes.
-        quantizer: their codebooks.
+        books: their codebooks; a row has a byte for each.
         norm_codes: offset of the codes of norms; None if norms are not coded by themselves.
         norms: centroids of the norms (256 × 1), if they are.
         end: offset of the first byte after it.
@@ -49,17 +38,17 @@ class QuantizedMatrix:
 
     shape: tuple[int, int]
     codes: int
-    quantizer: Quantizer
+    books: Books
     norm_codes: int | None
     norms: NDArray[np.float32] | None
     end: int
 
     def rows(self, fd: int, start: int, stop: int, where: str) -> NDArray[np.float32]:
         """Decode rows ``start:stop``."""
-        books, width = self.quantizer.books, self.quantizer.groups
+        width = len(self.books)
         codes = np.empty((stop - start, width), np.uint8)
         read_exact(fd, self.codes + start * width, codes, where)
-        found = np.concatenate([book[codes[:, place]] for place, book in enumerate(books)], axis=1)
+        found = np.concatenate([book[codes[:, place]] for place, book in enumerate(self.books)], axis=1)
         if self.norm_codes is not None and self.norms is not None:
             norms = np.empty(stop - start, np.uint8)
             read_exact(fd, self.norm_codes + start, norms, where)
@@ -77,16 +66,16 @@ def read_quantized(fd: int, offset: int, where: str) -> QuantizedMatrix:
     codes = offset + _MATRIX.size
     if rows < 1 or size < 0 or has_norms not in (0, 1):
         raise _misfit(where, f"{rows:,} rows and {size:,} codes")
-    quantizer, end = _read_quantizer(fd, codes + size, columns, where)
-    if size != rows * quantizer.groups:
-        raise _misfit(where, f"{size:,} codes, {quantizer.groups} for each of {rows:,} rows")
+    books, end = _read_books(fd, codes + size, columns, where)
+    if size != rows * len(books):
+        raise _misfit(where, f"{size:,} codes, {len(books)} for each of {rows:,} rows")
     if not has_norms:
-        return QuantizedMatrix((rows, columns), codes, quantizer, None, None, end)
-    norms, after = _read_quantizer(fd, end + rows, 1, where)
-    return QuantizedMatrix((rows, columns), codes, quantizer, end, norms.books[0], after)
+        return QuantizedMatrix((rows, columns), codes, books, None, None, end)
+    (norms,), after = _read_books(fd, end + rows, 1, where)
+    return QuantizedMatrix((rows, columns), codes, books, end, norms, after)
 
 
-def _read_quantizer(fd: int, offset: int, columns: int, where: str) -> tuple[Quantizer, int]:
+def _read_books(fd: int, offset: int, columns: int, where: str) -> tuple[Books, int]:
     """The codebooks at ``offset``, and the offset of the first byte after them."""
     dimension, groups, group, last = _unpacked(_QUANTIZER, fd, offset, where)
     fits = dimension == columns >= 1 and group >= 1 and groups == -(-columns // group)
@@ -98,11 +87,11 @@ def _read_quantizer(fd: int, offset: int, columns: int, where: str) -> tuple[Qua
     if len(found) < 4 * _CENTROIDS * columns:
         raise _cut(where, offset + len(found))
     numbers = np.frombuffer(found, "<f4").astype(np.float32)
-    books = [
+    books = tuple(
         numbers[_CENTROIDS * begin : _CENTROIDS * min(begin + group, columns)].reshape(_CENTROIDS, -1)
         for begin in range(0, columns, group)
-    ]
-    return Quantizer(group, groups, tuple(books)), offset + len(found)
+    )
+    return books, offset + len(found)
 
 
 def _unpacked(layout: struct.Struct, fd: int, offset: int, where: str) -> tuple[int, ...]:

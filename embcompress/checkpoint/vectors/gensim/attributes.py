@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.pytorch.pickle_nodes import Call, Global, Made
+from embcompress.checkpoint.pickles.nodes import Call, Global, Made
 from embcompress.checkpoint.vectors.npy import NpyMatrix
 from embcompress.dtypes import DTYPES, DType
 from embcompress.errors import InputError, UsageError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embcompress.checkpoint.pytorch.pickle_nodes import Global, Made
-from embcompress.checkpoint.pytorch.pickle_writer import dump
+from embcompress.checkpoint.pickles.nodes import Global, Made
+from embcompress.checkpoint.pickles.writer import dump
 from embcompress.checkpoint.vectors.base import StoredVectors, VectorFormat, Written
 from embcompress.checkpoint.vectors.fasttext.format import FastText
 from embcompress.checkpoint.vectors.gensim.stored import GENSIM_COUNTS, open_gensim

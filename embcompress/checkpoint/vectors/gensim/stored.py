@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.checkpoint.pytorch.pickle_nodes import Made
-from embcompress.checkpoint.pytorch.pickle_reader import PICKLE_LIMIT, load
+from embcompress.checkpoint.pickles.nodes import Made
+from embcompress.checkpoint.pickles.reader import PICKLE_LIMIT, load
 from embcompress.checkpoint.vectors.base import Extra, StoredVectors, check_dimension, check_token
 from embcompress.checkpoint.vectors.fasttext.header import new_header, parse_header
 from embcompress.checkpoint.vectors.fasttext.model import COUNTS, OUTPUT, held

@@ -6,7 +6,7 @@ import pickle as p
 import struct
 from collections.abc import Iterable
 
-from embcompress.checkpoint.pytorch.pickle_nodes import (
+from embcompress.checkpoint.pickles.nodes import (
     DROPPED,
     NO_REPLACEMENTS,
     Call,
@@ -28,7 +28,7 @@ def dump(root: object, replace: Replacements = NO_REPLACEMENTS, protocol: int = 
     what it holds whatever the protocol is.
 
     Args:
-        root: any node of :mod:`embcompress.checkpoint.pytorch.pickle_nodes`.
+        root: any node of :mod:`embcompress.checkpoint.pickles.nodes`.
         replace: replacements for nodes, by ``id``.
         protocol: of the pickle that ``root`` comes from, 2 to 5: it tells how names are looked up.
 

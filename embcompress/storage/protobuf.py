@@ -1,8 +1,8 @@
 """Walks protobuf messages on disk field by field, without reading the contents of fields.
 
-An ONNX file is one message that contains the weights. With this module the weights stay in the file and are
-read by byte range, whatever their size; only the rest is parsed. The encoding is described at
-https://protobuf.dev/programming-guides/encoding.
+An ONNX file is one message that contains the weights. They stay in the file and are read by byte range,
+whatever their size; only the rest is parsed. Models of SentencePiece are such messages too. The encoding is
+described at https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations

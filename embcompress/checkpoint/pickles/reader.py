@@ -1,7 +1,7 @@
 """Read a pickle of protocol 2 to 5 as inert data: an interpreter for its opcodes that calls nothing.
 
-It builds the nodes of :mod:`embcompress.checkpoint.pytorch.pickle_nodes` instead of objects, whatever their
-class; ``plain.py`` says which of them may stay. Opcodes that protocols below 2 or registries of extensions
+It builds the nodes of :mod:`embcompress.checkpoint.pickles.nodes` instead of objects, whatever their
+class; each format says which of them may stay. Opcodes that protocols below 2 or registries of extensions
 need are refused. Every count and length is checked against the available bytes before anything is
 allocated for it.
 For the opcodes see https://docs.python.org/3/library/pickletools.html.
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from embcompress.checkpoint.pytorch.pickle_globals import (
+from embcompress.checkpoint.pickles.allowed import (
     ALLOWED,
     HASHABLE,
     OLD_MODULES,
@@ -24,7 +24,7 @@ from embcompress.checkpoint.pytorch.pickle_globals import (
     REBUILD,
     SIGNATURES,
 )
-from embcompress.checkpoint.pytorch.pickle_nodes import (
+from embcompress.checkpoint.pickles.nodes import (
     Call,
     Global,
     Made,
