@@ -304,7 +304,7 @@ class _Ties:
 def _digest(block: NDArray[Any]) -> bytes:
     """Equal for blocks of equal numbers, NaN being equal to NaN, and 0 to -0."""
     same = np.where(np.isnan(block), np.nan, block + 0).astype(block.dtype)
-    return hashlib.sha256(np.ascontiguousarray(same)).digest()
+    return hashlib.sha256(np.ascontiguousarray(same).data).digest()
 
 
 def _is_constant(rows: Rows) -> bool:
