@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,9 +104,12 @@ def locate(checkpoint: Checkpoint, keys: Sequence[str] = (), *, every: bool = Fa
         raise _already_compressed(checkpoint.path, checkpoint.description)
     names = _named(checkpoint, keys) if keys else _found(checkpoint, every=every)
     tables: list[Table] = []
+    taken: set[str] = set()
+    ties = _Ties(checkpoint)
     for name in names:
-        if all(name != t.name and name not in t.ties for t in tables):
-            tables.append(_with_ties(checkpoint, name))
+        if name not in taken:
+            tables.append(ties.table(name))
+            taken |= {name, *tables[-1].ties}
     if not keys and not every:
         _check_winner(tables)
         tables = tables[:1]
@@ -249,40 +253,69 @@ def _check_winner(tables: Sequence[Table]) -> None:
         )
 
 
-def _with_ties(checkpoint: Checkpoint, name: str) -> Table:
-    """The table with all its other names, found by shared memory and by equal values."""
-    rows = rows_of(checkpoint, name)
-    if rows.shape[1] > max(rows.shape[0], WIDEST):
-        raise UsageError(
-            f"{checkpoint.path}: {name} has {rows.shape[0]:,} rows of {rows.shape[1]:,} numbers, "
-            f"limit {WIDEST:,} where there are fewer rows",
-            remedy="name an embedding table with --key",
-        )
-    first = checkpoint.aliases.get(name, name)
-    copies = [
-        other
-        for other, info in checkpoint.tensors.items()
-        if other != first
-        and other not in checkpoint.aliases
-        and info.is_matrix
-        and (info.shape, info.dtype) == (rows.shape, rows.dtype)
-        and _is_same_table(rows, rows_of(checkpoint, other))
-    ]
-    same = {first, *copies}
-    ties = [n for n in checkpoint.tensors if n != name and checkpoint.aliases.get(n, n) in same]
-    return Table(name, rows, tuple(sorted(ties)), tuple(copies))
+class _Ties:
+    """Finds the other names of tables, by shared memory and by equal values.
+
+    First blocks are read once, and compared by digest: a file can hold thousands of tables of one shape.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._names: dict[str, list[str]] = {}
+        self._alike: dict[object, list[str]] = {}
+        self._beginning: dict[object, dict[bytes, list[str]]] = {}
+        for name, info in checkpoint.tensors.items():
+            first = checkpoint.aliases.get(name, name)
+            self._names.setdefault(first, []).append(name)
+            if first == name and info.is_matrix:
+                self._alike.setdefault((info.shape, info.dtype), []).append(name)
+
+    def table(self, name: str) -> Table:
+        """The table with all its other names."""
+        checkpoint = self._checkpoint
+        rows = rows_of(checkpoint, name)
+        if rows.shape[1] > max(rows.shape[0], WIDEST):
+            raise UsageError(
+                f"{checkpoint.path}: {name} has {rows.shape[0]:,} rows of {rows.shape[1]:,} numbers, "
+                f"limit {WIDEST:,} where there are fewer rows",
+                remedy="name an embedding table with --key",
+            )
+        first = checkpoint.aliases.get(name, name)
+        copies = [other for other in self._beginning_like(first, rows) if other != first]
+        if copies and _is_constant(rows):
+            copies = []
+        copies = [other for other in copies if _is_same_table(rows, rows_of(checkpoint, other))]
+        ties = (n for same in (first, *copies) for n in self._names[same] if n != name)
+        return Table(name, rows, tuple(sorted(ties)), tuple(copies))
+
+    def _beginning_like(self, name: str, rows: Rows) -> list[str]:
+        """The tensors of the same shape and type that begin with the same block."""
+        kind = (rows.shape, rows.dtype)
+        alike = self._alike.get(kind, [])
+        if len(alike) < 2:
+            return alike
+        if kind not in self._beginning:
+            found = self._beginning.setdefault(kind, {})
+            for other in alike:
+                found.setdefault(_digest(next(rows_of(self._checkpoint, other).blocks())), []).append(other)
+        return next((names for names in self._beginning[kind].values() if name in names), [])
+
+
+def _digest(block: NDArray[Any]) -> bytes:
+    """Equal for blocks of equal numbers, NaN being equal to NaN, and 0 to -0."""
+    same = np.where(np.isnan(block), np.nan, block + 0).astype(block.dtype)
+    return hashlib.sha256(np.ascontiguousarray(same).data).digest()
+
+
+def _is_constant(rows: Rows) -> bool:
+    """Whether all numbers are one: such tables may be equal by chance, as while they are still all zeros."""
+    value = rows.read(0, 1)[0, 0]
+    return all((block == value).all() for block in rows.blocks())
 
 
 def _is_same_table(a: Rows, b: Rows) -> bool:
-    """Whether two matrices are equal, and not by chance.
-
-    Stops at the first block that differs. Constant tables, such as ones that are still all zeros or
-    all ones, may be equal without being tied.
-    """
-    if not all(_same(a.read(*span), b.read(*span)) for span in a.spans()):
-        return False
-    value = a.read(0, 1)[0, 0]
-    return not all((block == value).all() for block in a.blocks())
+    """Whether two matrices are equal. Stops at the first block that differs."""
+    return all(_same(a.read(*span), b.read(*span)) for span in a.spans())
 
 
 def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:

@@ -344,3 +344,17 @@ def test_what_is_compressed_already_is_refused(tmp_path, keys):
         refused(UsageError, "compressed", "src_embed.weight"),
     ):
         locate(source, keys)
+
+
+def test_the_ties_of_many_tables_take_one_read_each(tmp_path, monkeypatch):
+    """Each against each would be 40,000 reads."""
+    same = torch.randn(8, 4)
+    tables = {f"x{i}_emb.weight": torch.randn(8, 4) for i in range(200)}
+    torch.save({**tables, "a_emb.weight": same, "b_emb.weight": same.clone()}, tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        read, reads = checkpoint.rows, []
+        monkeypatch.setattr(checkpoint, "rows", lambda *args: reads.append(args) or read(*args))
+        found = locate(checkpoint, every=True)
+    assert len(found) == 201
+    assert [table.copies for table in found if table.copies] == [("b_emb.weight",)]
+    assert len(reads) < 250
