@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from embcompress.errors import InputError
+from embcompress.storage.rawio import naming
 
 _STEP = 1 << 16
 
@@ -105,7 +106,7 @@ def read_limited(path: Path, limit: int, remedy: str = "download it again") -> b
         InputError: it is no regular file, or has more than ``limit`` bytes.
         OSError: it cannot be read.
     """
-    with opened(path) as file:
+    with naming(path), opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         _check_size(path, size, limit, remedy)
         found = file.read(size + 1)  # at once, as a rule: asking for the limit would take its memory
@@ -127,7 +128,7 @@ def first_bytes(path: Path, count: int) -> bytes:
     """The first ``count`` bytes of a file, fewer if it is shorter, none if it is no regular file."""
     if not path.is_file():
         return b""
-    with opened(path) as file:
+    with naming(path), opened(path) as file:
         return file.read(count)
 
 
