@@ -143,6 +143,7 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         *source.notes,
         *(() if quantizer is None else (quantized_note(quantizer),)),
         *storage.notes,
+        *(() if weighting is None else weighting.notes),
         *_filling_notes(tables),
         *advice(source, plans, size),
         *left_notes(source, tables, chosen=bool(request.keys)),

@@ -106,3 +106,16 @@ def counting_of(checkpoint: Checkpoint) -> Callable[[Sequence[str]], Encoded]:
             return Encoded.of(made(list(texts))["input_ids"])
 
     return count
+
+
+def converted(checkpoint: Checkpoint) -> str | None:
+    """The text of the tokenizer.json that transformers makes of other files; None where it cannot."""
+    folder = checkpoint.folder
+    if not (checkpoint.path.is_dir() and (folder / "config.json").is_file()):
+        return None
+    try:
+        made = tokenizer_in(folder)
+    except (InputError, UsageError):
+        return None
+    backend = getattr(made, "backend_tokenizer", None)
+    return None if backend is None else str(backend.to_str())
