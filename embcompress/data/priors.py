@@ -151,8 +151,9 @@ def _counted(source: _Source) -> _Found | None:
         return None
     words = sum(token is not None for token in tokens)
     own = np.frombuffer(b"".join(checkpoint.bytes_of(name)), np.int64)[:words].astype(np.float64)
-    # gensim makes up n, n - 1, ..., 1 for files that have none, and 1 for all.
-    if len(own) < words or (own < 0).any() or len(np.unique(np.diff(own))) <= 1:
+    # gensim makes up n, n - 1, ..., 1 for vectors that have no counts; equal ones say nothing either.
+    steps = np.diff(own)
+    if len(own) < words or (own < 0).any() or (steps == -1).all() or (steps == 0).all():
         return None
     counts = np.zeros(len(tokens))
     counts[:words] = own
