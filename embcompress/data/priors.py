@@ -240,23 +240,26 @@ def _framed(source: _Source, shares: Shares) -> Shares:
     """Shares with those of the tokens that stand around every text."""
     if not source.framed or not shares.any():
         return shares
-    names = {*_template((source.parsed or {}).get("post_processor"))} if source.parsed else {"[CLS]", "[SEP]"}
+    names = [*_template(source.parsed.get("post_processor"))] if source.parsed else ["[CLS]", "[SEP]"]
     found: Shares = shares / shares.sum()
     found[[row for row, token in enumerate(source.tokens) if token in names]] = 1 / TEXT_LENGTH
     return found
 
 
-def _template(processor: Any) -> Iterator[str]:
+def _template(processor: Any) -> Iterator[Any]:
     """The tokens that a post-processor of tokenizer.json adds to a single text."""
-    if not isinstance(processor, dict):
-        return
-    for inner in processor.get("processors") or ():
-        yield from _template(inner)
-    for step in processor.get("single") or ():
-        special = step.get("SpecialToken") if isinstance(step, dict) else None
-        if isinstance(special, dict) and isinstance(special.get("id"), str):
-            yield special["id"]
-    for name in ("cls", "sep"):
-        pair = processor.get(name)
-        if isinstance(pair, list) and pair and isinstance(pair[0], str):
-            yield pair[0]
+    waiting = [processor]
+    while waiting:
+        step = waiting.pop()
+        if not isinstance(step, dict):
+            continue
+        waiting += _listed(step.get("processors"))
+        specials = (
+            each.get("SpecialToken") for each in _listed(step.get("single")) if isinstance(each, dict)
+        )
+        yield from (special["id"] for special in specials if isinstance(special, dict) and "id" in special)
+        yield from (pair[0] for pair in map(_listed, (step.get("cls"), step.get("sep"))) if pair)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -133,14 +133,17 @@ def _with_alphabet(shares: Shares, tokens: Sequence[str], alphabet: Collection[i
     are of that block: so letters and punctuation of the language of the vocabulary weigh more than those of
     others. None has less than the least share of the others; within a word (``##x``) none has more.
     """
+    if not shares.any():
+        return shares
     masses = _masses(shares, tokens)
-    members = Counter(ord(tokens[row][0]) >> _BLOCK for row in alphabet if len(tokens[row]) == 1)
-    least = shares[shares > 0].min(initial=1.0)
+    members = Counter(_block(tokens[row]) for row in alphabet if len(tokens[row]) == 1)
+    least = shares[shares > 0].min()
     found = shares.copy()
     for row in alphabet:
-        block = ord(tokens[row][0]) >> _BLOCK
-        share = ALPHABET_SHARE * masses[block] / members[block] if len(tokens[row]) == 1 else 0.0
-        found[row] = max(least, share)
+        found[row] = least
+        if len(tokens[row]) == 1:
+            block = _block(tokens[row])
+            found[row] = max(least, ALPHABET_SHARE * masses[block] / members[block])
     return found
 
 
@@ -149,8 +152,11 @@ def _masses(shares: Shares, tokens: Sequence[str]) -> Mapping[int, float]:
     masses: defaultdict[int, float] = defaultdict(float)
     for row in np.flatnonzero(shares).tolist():
         characters = tokens[row].removeprefix(_CONTINUATION)
-        if len(characters) > 1 and characters[0] in _WORD_BEGINS:
-            characters = characters[1:]
         for character in characters:
-            masses[ord(character) >> _BLOCK] += float(shares[row]) / len(characters)
+            masses[_block(character)] += float(shares[row]) / len(characters)
     return masses
+
+
+def _block(character: str) -> int:
+    """The block of a character; marks of word begins are blanks, and so of the first."""
+    return 0 if character in _WORD_BEGINS else ord(character) >> _BLOCK

@@ -109,13 +109,17 @@ def counting_of(checkpoint: Checkpoint) -> Callable[[Sequence[str]], Encoded]:
 
 
 def converted(checkpoint: Checkpoint) -> str | None:
-    """The text of the tokenizer.json that transformers makes of other files; None where it cannot."""
+    """The text of the tokenizer.json that transformers makes of a directory's other files; None without these.
+
+    Raises:
+        InputError: they cannot be read.
+    """
     folder = checkpoint.folder
     if not (checkpoint.path.is_dir() and (folder / "config.json").is_file()):
         return None
     try:
         made = tokenizer_in(folder)
-    except (InputError, UsageError):
+    except UsageError:  # there are none, or transformers is missing
         return None
-    backend = getattr(made, "backend_tokenizer", None)
+    backend = getattr(made, "backend_tokenizer", None)  # tokenizers written in Python have none
     return None if backend is None else str(backend.to_str())

@@ -109,6 +109,10 @@ def test_none_is_no_weights(model, tmp_path):
         embcompress.factorize(model, rank=3, weights=weights, output=tmp_path / name)
     one, other = (tmp_path / name / "model.safetensors" for name in "ab")
     assert one.read_bytes() == other.read_bytes()
+    (tmp_path / "t.txt").write_text(f"{WORDS[5]} {WORDS[9]}\n")
+    corpus = {"corpus": tmp_path / "t.txt", "dry_run": True}
+    found = embcompress.factorize(model, rank=3, weights="none", **corpus)
+    assert found.tables == embcompress.factorize(model, rank=3, **corpus).tables
 
 
 def test_rows_without_tokens_are_even_and_a_note_says_so(tmp_path):

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.data.priors import Prior, prior_of
 from embcompress.data.shares import from_merges, from_order, from_pieces, from_scores
@@ -124,6 +125,14 @@ def test_bytes_of_byte_level_bpe_do_not_take_the_place_of_blanks():
     tokens = [*"!abcdt", "Ġ", "ģ", "Ģ", "Ġt", "Ġa", "ab"]
     found = dict(zip(tokens, from_merges(tokens, [("Ġ", "t"), ("Ġ", "a"), ("a", "b")]), strict=True))
     assert found["ģ"] == found["Ģ"] == pytest.approx(min(found["Ġt"], found["Ġa"], found["ab"]))
+
+
+def test_a_blank_is_of_the_block_of_ascii():
+    letters = "abcdefghijklmnop"
+    merges = [(a, b) for a in letters for b in letters]
+    tokens = [*letters, "Ġ", "ģ", *[a + b for a, b in merges]]
+    found = dict(zip(tokens, from_merges(tokens, merges), strict=True))
+    assert found["Ġ"] == found["a"] > 2 * found["ģ"]
 
 
 @given(st.lists(st.text("abcde[]<>#Ġ", min_size=1, max_size=4), min_size=1, max_size=60, unique=True))
@@ -258,3 +267,69 @@ def test_counts_are_mixed_with_three_in_ten_of_the_prior():
     np.testing.assert_allclose(given_prior.mixed(np.array([0.0, 90, 10])), [15, 105, 10])
     np.testing.assert_allclose(given_prior.mixed(None), [5e5, 5e5, 0])
     np.testing.assert_allclose(given_prior.mixed(np.zeros(3)), [5e5, 5e5, 0])
+
+
+# ---- files that are not what they should be
+
+ODD = [
+    None,
+    0,
+    -1,
+    10**400,
+    float("nan"),
+    "",
+    "x",
+    [],
+    {},
+    [[]],
+    [["a"]],
+    [["a", "b", "c"]],
+    {"a": "b"},
+    [None],
+]
+
+
+@pytest.mark.parametrize(
+    "place", ["merges", "processors", "single", "cls", "SpecialToken", "id", "score", "token"]
+)
+def test_odd_tokenizers_are_refused_or_give_finite_shares(tmp_path, place):
+    """Whatever stands where something else belongs, it is one error or a prior."""
+    tokens = ["<s>", "a", "b", "ab"]
+    for number, odd in enumerate(ODD):
+        merges, vocabulary = odd if place == "merges" else [["a", "b"]], ids(tokens)
+        if place in ("score", "token"):
+            vocabulary = [[t, -1.0] for t in tokens[:3]] + [["ab", odd] if place == "score" else [odd, -1.0]]
+        special = {"SpecialToken": odd if place == "SpecialToken" else {"id": odd}}
+        processor = {"single": [special] if place in ("SpecialToken", "id") else odd}
+        if place in ("processors", "cls"):
+            processor = {place: odd}
+        folder = model(tmp_path / str(number), vocabulary, rows=4, processor=processor, merges=merges)
+        try:
+            found = prior(folder, 4)
+        except InputError:
+            continue
+        if found is not None:
+            assert np.isfinite(found.shares).all()
+            assert found.shares.sum() == pytest.approx(1)
+
+
+def test_a_deep_template_does_not_recurse(tmp_path):
+    """JSON is read to any depth that Python's reader allows."""
+    processor = {"cls": ["<s>", 0]}
+    for _ in range(200):
+        processor = {"type": "Sequence", "processors": [processor]}
+    found = prior(model(tmp_path / "m", ids(["<s>", "a", "b"]), processor=processor), 3)
+    assert found.shares[0] == pytest.approx(1 / 33)
+
+
+def test_a_classifier_of_ours_has_its_words_in_order(tmp_path):
+    """``train`` numbers words by how often they occur; padding and the unknown token come first."""
+    texts = [f"{'b ' * i}{'a ' * (i // 2)}c" for i in range(2, 12)]
+    lines = "".join(f"{text},{i % 2}\n" for i, text in enumerate(texts))
+    (tmp_path / "t.csv").write_text(f"text,label\n{lines}")
+    out = tmp_path / "model.pt"
+    new = embcompress.NewClassifier(arch="dan", hidden=(2,), dimension=4)
+    embcompress.train(tmp_path / "t.csv", output=out, new=new, recipe=embcompress.Recipe(epochs=1))
+    found = prior(out, 5)
+    ranked = np.array([zipf(rank) for rank in (1, 2, 3)])
+    np.testing.assert_allclose(found.shares, [0, 0, *ranked / ranked.sum()])
