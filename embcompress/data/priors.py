@@ -29,11 +29,12 @@ from embcompress.errors import InputError, UsageError
 TEXT_LENGTH = 32
 """Tokens of a usual text. Each token that a tokenizer puts around every text has one share of so many."""
 
-PRIOR_TOKENS = 1e6
-"""Tokens that a prior stands for where nothing is counted."""
+ALL_TOKENS = 1e6
+"""Tokens that a prior stands for, alone or together with counts. So many that the 1 that a weight adds to each
+count changes little: what is never counted has its prior."""
 
-MIXED_SHARE = 0.3
-"""Tokens that a prior stands for beside counts, for each token counted."""
+PRIOR_TOKENS, PRIOR_SHARE = 1000, 0.3
+"""Tokens that a prior stands for beside counts, and so many more for each token counted."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class Prior:
     origin: str
 
     def mixed(self, counts: Counts | None) -> Counts:
-        """Counts with the prior's own added; without counts, those of the prior alone."""
-        if counts is None or not counts.any():
-            return PRIOR_TOKENS * self.shares
-        mixed: Counts = counts + MIXED_SHARE * counts.sum() * self.shares
-        return mixed
+        """Counts with those of the prior added, scaled to ``ALL_TOKENS``; the prior's own without counts."""
+        total = 0.0 if counts is None else float(counts.sum())
+        added = (PRIOR_TOKENS + PRIOR_SHARE * total) * self.shares
+        mixed: Counts = added if counts is None else counts + added
+        return mixed * (ALL_TOKENS / mixed.sum())
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_the_prior_alone_weighs_by_zipf(model, tmp_path):
 
 @pytest.mark.parametrize("how", ["corpus", "file"])
 def test_counts_are_mixed_with_the_prior(model, tmp_path, how):
-    """10 tokens of texts and 3 of the prior; the record and the command line name both."""
+    """10 tokens of texts and 1,003 of the prior; the record and the command line name both."""
     (tmp_path / "t.txt").write_text(f"{' '.join([WORDS[5]] * 7)} {' '.join([WORDS[9]] * 3)}\n")
     (tmp_path / "c.csv").write_text(f"token,count\n{WORDS[5]},7\n{WORDS[9]},3\n")
     words = {
@@ -81,9 +81,10 @@ def test_counts_are_mixed_with_the_prior(model, tmp_path, how):
     shown = json.loads(
         succeed("factorize", model, "--rank", 3, *words, "-o", tmp_path / "small", "--json").stdout
     )
-    counts = 3 * shares()
+    counts = 1003 * shares()
     counts[5] += 7
     counts[9] += 3
+    counts *= 1e6 / 1013
     (table,) = shown["tables"]
     mine = weighted_error(model, tmp_path / "small", counts)
     assert table["weighted_error"] == pytest.approx(mine, rel=1e-4)

@@ -262,11 +262,15 @@ def test_shares_of_a_quantized_vocabulary_are_those_of_its_rows(tmp_path):
 # ---- mixing
 
 
-def test_counts_are_mixed_with_three_in_ten_of_the_prior():
-    given_prior = Prior(np.array([0.5, 0.5, 0]), "made up")
-    np.testing.assert_allclose(given_prior.mixed(np.array([0.0, 90, 10])), [15, 105, 10])
-    np.testing.assert_allclose(given_prior.mixed(None), [5e5, 5e5, 0])
-    np.testing.assert_allclose(given_prior.mixed(np.zeros(3)), [5e5, 5e5, 0])
+def test_counts_are_mixed_with_the_prior():
+    """To 100 tokens counted come 1,000 of the prior and 30 more, and all are scaled to a million."""
+    found = Prior(np.array([0.5, 0.5, 0]), "made up")
+    np.testing.assert_allclose(found.mixed(np.array([0.0, 90, 10])), np.array([515, 605, 10]) * 1e6 / 1130)
+    np.testing.assert_allclose(found.mixed(None), [5e5, 5e5, 0])
+    np.testing.assert_allclose(found.mixed(np.zeros(3)), [5e5, 5e5, 0])
+    np.testing.assert_allclose(
+        found.mixed(np.array([0, 1e15, 0])), [0.15e6 / 1.3, 1.15e6 / 1.3, 0], rtol=1e-9
+    )
 
 
 # ---- files that are not what they should be
