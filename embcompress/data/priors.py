@@ -30,8 +30,8 @@ TEXT_LENGTH = 32
 """Tokens of a usual text. Each token that a tokenizer puts around every text has one share of so many."""
 
 ALL_TOKENS = 1e6
-"""Tokens that a prior stands for, alone or together with counts. So many that the 1 that a weight adds to each
-count changes little: what is never counted has its prior."""
+"""Tokens that a prior stands for, alone or together with counts. They are so many that the 1 which a weight
+adds to each count changes little: what is never counted has its prior."""
 
 PRIOR_TOKENS, PRIOR_SHARE = 1000, 0.3
 """Tokens that a prior stands for beside counts, and so many more for each token counted."""
@@ -54,7 +54,8 @@ class Prior:
         total = 0.0 if counts is None else float(counts.sum())
         added = (PRIOR_TOKENS + PRIOR_SHARE * total) * self.shares
         mixed: Counts = added if counts is None else counts + added
-        return mixed * (ALL_TOKENS / mixed.sum())
+        mixed *= ALL_TOKENS / mixed.sum()
+        return mixed
 
 
 @dataclass(frozen=True)
