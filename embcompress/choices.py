@@ -30,6 +30,9 @@ SCREENED = "screen+METHOD"
 AUTO = "auto"
 """Stands for the method with the smallest predicted error. No output is written under this name."""
 
+NO_WEIGHTS = "none"
+"""Stands for no weights of tokens, as ``AUTO`` does for those that the vocabulary suggests."""
+
 DEFAULT_METHOD = "svd"
 
 SPLITS = ("left", "even", "right")

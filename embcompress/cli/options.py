@@ -204,7 +204,13 @@ targets = together(
 """How small a table is to become, and how; exactly one of the first five is given."""
 
 weighting = together(
-    click.option("--weights", type=ANY_PATH, help="Token counts: .csv, .tsv, .txt or .npy."),
+    click.option(
+        "--weights",
+        type=ANY_PATH,
+        metavar="auto|none|FILE",
+        help="Token counts: .csv, .tsv, .txt or .npy; or auto, as the model's vocabulary suggests. To auto, "
+        "--corpus adds its counts, and auto+FILE those of a file.",
+    ),
     click.option("--corpus", type=ANY_PATH, help="Texts to count tokens in: .csv, .jsonl or .txt."),
     text_column,
     with_text_format,

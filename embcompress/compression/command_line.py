@@ -25,8 +25,7 @@ def command_line(request: Request) -> str | None:
     nothing in the output are left out, and so are those at their defaults.
     """
     given = request.weights
-    files = {option: value for option, value in given.options.items() if value is not None}
-    if not all(isinstance(value, str | Path) for value in files.values()):
+    if not all(value is None or isinstance(value, str | Path) for value in given.options.values()):
         return None
     words = ["embcompress", "factorize", _name(request.path)]
     words += [f"--{request.target.kind.replace('_', '-')}", _number(request.target.value)]
@@ -46,8 +45,7 @@ def command_line(request: Request) -> str | None:
     ):
         if value is not None and value != default:
             words += [f"--{option}", value]
-    for option, file in files.items():
-        words += [f"--{option}", _name(Path(str(file)))]
+    words += given.words
     if given.text_column != TEXT_COLUMN:
         words += ["--text-column", given.text_column]
     words += _format_options(given.text_format)

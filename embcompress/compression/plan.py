@@ -149,6 +149,7 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         *source.notes,
         *quantized_notes(quantizer),
         *storage.notes,
+        *(() if weighting is None else weighting.notes),
         *_filling_notes([plan.table for plan in plans]),
         *_dense_notes(tables, plans),
         *advice(source, plans, size),

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.directory.modules import MAPPING, static_modules
@@ -59,10 +60,10 @@ def static_counting(checkpoint: Checkpoint) -> Encode | None:
     Raises:
         UsageError, InputError: see :func:`static_encoding`.
     """
-    encode, info = static_encoding(checkpoint), checkpoint.tensors.get(MAPPING)
-    if encode is None or info is None or info.dtype is None or info.dtype.name not in {"I32", "I64"}:
+    encode, row_of = static_encoding(checkpoint), row_of_token(checkpoint)
+    if encode is None or row_of is None:
         return encode
-    tokens_of, row_of = encode, np.frombuffer(b"".join(checkpoint.bytes_of(MAPPING)), info.dtype.storage)
+    tokens_of = encode
 
     def rows(texts: Sequence[str]) -> Encoded:
         found = tokens_of(texts)
@@ -72,12 +73,24 @@ def static_counting(checkpoint: Checkpoint) -> Encode | None:
                 f"{len(row_of):,}",
                 remedy="use the tokenizer that belongs to this model",
             )
-        mapped = row_of[found.tokens].astype(np.int64)
-        if mapped.size and int(mapped.min()) < 0:
-            raise InputError(f"{checkpoint.path}: {MAPPING} has negative rows", remedy="download it again")
-        return Encoded(mapped, found.lengths)
+        return Encoded(row_of[found.tokens], found.lengths)
 
     return rows
+
+
+def row_of_token(checkpoint: Checkpoint) -> NDArray[np.int64] | None:
+    """The row of each token where model2vec has quantized the vocabulary; None where they are the same.
+
+    Raises:
+        InputError: a row is negative.
+    """
+    info = checkpoint.tensors.get(MAPPING)
+    if info is None or info.dtype is None or info.dtype.name not in {"I32", "I64"}:
+        return None
+    mapped = np.frombuffer(b"".join(checkpoint.bytes_of(MAPPING)), info.dtype.storage).astype(np.int64)
+    if mapped.size and int(mapped.min()) < 0:
+        raise InputError(f"{checkpoint.path}: {MAPPING} has negative rows", remedy="download it again")
+    return mapped
 
 
 class WhitespaceWords:

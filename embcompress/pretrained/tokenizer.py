@@ -114,3 +114,20 @@ def counting_of(checkpoint: Checkpoint, rows: int) -> Encode:
             return Encoded.of(made(list(texts))["input_ids"])
 
     return count
+
+
+def converted(checkpoint: Checkpoint) -> str | None:
+    """The text of the tokenizer.json that transformers makes of a directory's other files; None if it cannot.
+
+    Most directories without tokenizer.json have no tokenizer at all, or one of an unknown model, so that
+    what transformers says of them is no error here.
+    """
+    folder = checkpoint.folder
+    if not (checkpoint.path.is_dir() and (folder / "config.json").is_file()):
+        return None
+    try:
+        made = tokenizer_in(folder)
+    except (InputError, UsageError):
+        return None
+    backend = getattr(made, "backend_tokenizer", None)  # tokenizers written in Python have none
+    return None if backend is None else str(backend.to_str())

@@ -113,13 +113,13 @@ def report(
             plot_curves(tables, picture)
         if against is None:
             small = tuple(_compressed(source, record, None) for record in records)
-            return _report(source, found, tables, small, None, chart=curve, plot=picture)
+            return _report(source, found, tables, small, None, weighting, chart=curve, plot=picture)
         described = compressed(source, remedy="leave out --against")
         with open_checkpoint(against, progress, reading_of(described)) as original:
             small = tuple(
                 _compressed(source, r, _error_against(original, source, r, progress)) for r in records
             )
-            return _report(source, found, tables, small, original, chart=curve, plot=picture)
+            return _report(source, found, tables, small, original, weighting, chart=curve, plot=picture)
 
 
 def _report(
@@ -128,6 +128,7 @@ def _report(
     tables: tuple[DenseTable, ...],
     compressed: tuple[CompressedTable, ...],
     original: Checkpoint | None,
+    weighting: Weighting | None,
     *,
     chart: bool,
     plot: Path | None,
@@ -147,6 +148,7 @@ def _report(
         notes=(
             *source.notes,
             *quantized_notes(quantizer_of(source)),
+            *(() if weighting is None else weighting.notes),
             *(f"factorize refuses {table.name}: {table.obstacle}" for table in tables if table.obstacle),
             *left_notes(source, found, chosen=True),
         ),

@@ -158,6 +158,7 @@ def _with_original(
     for record, table in zip(described.tables, tables, strict=True):
         found += table_differences(record, table)
     notes = [*_age_notes(described), *_pair_notes(described, weighting)]
+    notes += () if weighting is None else weighting.notes
     weights = None if weighting is None else weighting.weights
     with hashed(original) as digests:
         tensors, others = _rest(original, written, described, tables, found, progress)

@@ -22,8 +22,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.data.counting import count_texts
+from embcompress.data.priors import prior_of
 from embcompress.errors import InputError, UsageError
-from embcompress.pretrained.tokenizer import counting_of, tokenizer_in
+from embcompress.pretrained.tokenizer import converted, counting_of, tokenizer_in
 from embcompress.storage.protobuf import field
 
 ROWS = 300
@@ -177,6 +178,21 @@ def test_t5_from_spiece_model(tmp_path, pieces):
     path = t5(tmp_path / "t5", spm)
     by_hand = Counter(id_ for text in TEXTS for id_ in [*processor.encode(text), 1])
     assert counted(path) == dict(sorted(by_hand.items())) == encoded(path)
+
+
+def test_the_prior_of_a_spiece_model(tmp_path, pieces):
+    """e to the power of each score, as SentencePiece itself reads it; </s> has one of 32 tokens."""
+    spm, processor = pieces
+    path = t5(tmp_path / "t5", spm)
+    with open_checkpoint(path) as checkpoint:
+        found = prior_of(checkpoint, ROWS, lambda: converted(checkpoint))
+    scores = np.array([processor.get_score(i) for i in range(len(processor))])
+    by_hand = np.zeros(ROWS)
+    by_hand[: len(scores)] = np.where(scores < 0, np.exp(scores), 0)
+    by_hand /= by_hand.sum()
+    by_hand[1] = 1 / 32
+    np.testing.assert_allclose(found.shares, by_hand / by_hand.sum(), rtol=1e-6)
+    assert found.origin == "the log-probabilities of its tokens"
 
 
 def test_xlm_roberta_from_sentencepiece_bpe_model(tmp_path, pieces):

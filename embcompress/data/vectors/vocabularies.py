@@ -54,7 +54,7 @@ def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
         return recorded
     folder = checkpoint.folder
     if (file := folder / "tokenizer.json").exists():
-        return _within(_from_tokenizer(read_json(file), file), rows, file)
+        return tokens_in(read_json(file), rows, file)
     if (words := whitespace_vocabulary(folder)) is not None:
         return _within(enumerate(words), rows, folder)
     if (file := folder / "vocab.txt").exists():
@@ -63,6 +63,15 @@ def vocabulary_of(checkpoint: Checkpoint, rows: int) -> NumberedTokens:
         f"{path}: nothing says which tokens its rows belong to",
         remedy=f"put the model's tokenizer.json or vocab.txt into {folder}",
     )
+
+
+def tokens_in(parsed: Any, rows: int, where: object) -> NumberedTokens:
+    """Pairs of row number and token from a parsed tokenizer.json.
+
+    Raises:
+        InputError: it has another form, or more tokens than ``rows``.
+    """
+    return _within(_from_tokenizer(parsed, where), rows, where)
 
 
 def rows_by_token(checkpoint: Checkpoint, rows: int) -> Mapping[str, int]:
@@ -85,7 +94,7 @@ def _recorded(checkpoint: Checkpoint, rows: int) -> NumberedTokens | None:
             parsed = json.loads(text)
         except (ValueError, RecursionError):
             parsed = None
-        return _within(_from_tokenizer(parsed, where), rows, where)
+        return tokens_in(parsed, rows, where)
     tokens = tokenizer.get("vocabulary")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise InputError(f"{where} holds no list of tokens", remedy="make the file again")
