@@ -6,7 +6,6 @@ import io
 import math
 import pickle
 import pickletools
-import warnings
 from collections import Counter, OrderedDict
 
 import pytest
@@ -54,14 +53,13 @@ def names_in(data: bytes) -> set[str]:
 
 
 def torch_reads_weights(data: bytes) -> None:
-    """What holds no other plain data than torch allows is read by torch."""
+    """What holds no other plain data than torch allows is read by torch, if it is of protocol 2."""
     try:
         names = names_in(data)
     except UnicodeDecodeError:  # the disassembler reads names in ASCII alone, and torch allows no others
         return
-    if names <= set(_weights_only_unpickler._get_allowed_globals()):
-        with warnings.catch_warnings(action="ignore"):  # of protocols other than 2
-            torch_reads(data)
+    if data[1] == 2 and names <= set(_weights_only_unpickler._get_allowed_globals()):
+        torch_reads(data)
 
 
 def refused(data: bytes) -> InputError:
