@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.vectors.fasttext.subwords import Subwords
-from embcompress.checkpoint.vectors.stream import STAGE
 from embcompress.data.vectors.base import Choice, Matrix, check_finite
-from embcompress.progress import Progress, Steps
+from embcompress.data.vectors.gathering import blocks_with
+from embcompress.progress import Progress
 from embcompress.rows import Rows
 
 _FEW = 1 << 18
@@ -77,14 +77,8 @@ def _means(
     order = np.argsort(places, kind="stable")
     places, group = places[order], group[order]
     sums = np.zeros((len(lengths), rows.shape[1]))
-    steps = Steps(progress, STAGE, rows.nbytes)
-    for start, stop in rows.spans():
-        low, high = np.searchsorted(places, (start, stop))
-        if low < high:
-            first, last = int(places[low]), int(places[high - 1])
-            block = rows.read(first, last + 1)
-            _add(sums, group[low:high], block, places[low:high] - first)
-        steps(rows.dtype.nbytes((stop - start) * rows.shape[1]))
+    for some, block, inside in blocks_with(rows, places, progress):
+        _add(sums, group[some], block, inside)
     return sums / np.maximum(1, lengths)[:, None]
 
 
