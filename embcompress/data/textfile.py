@@ -8,7 +8,6 @@ from typing import Any
 
 from embcompress.checkpoint.vectors.stream import Stream
 from embcompress.errors import InputError, UsageError
-from embcompress.storage.rawio import naming
 
 _ROOM, _MOST_RATIO = 16 << 20, 32
 """Bytes that any gzip file may hold, and how many times its size. Text shrinks three to ten times."""
@@ -43,10 +42,9 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with naming(self._stream.path):
+        data = self._stream.read(len(buffer))
+        if not data:  # the stream leaves out a byte order mark, which may be all that it had
             data = self._stream.read(len(buffer))
-            if not data:  # the stream leaves out a byte order mark, which may be all that it had
-                data = self._stream.read(len(buffer))
         if self._stream.compressed:
             self._left -= len(data)
             if self._left < 0:

@@ -1,4 +1,4 @@
-"""Where nodes are in a saved object, for messages: ``model.embedding.weight``, ``optimizers[0].state``."""
+"""Where nodes are in a saved object, for messages: ``model.embedding.weight``, ``optimizers.0.state``."""
 
 from __future__ import annotations
 
