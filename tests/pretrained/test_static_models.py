@@ -119,24 +119,20 @@ def test_row_90_a_tokenizer_of_phrases_cannot_count(tmp_path):
     succeed(*words, "--weights", tmp_path / "c.npy")
 
 
+def assert_corpus_refused(folder, says):
+    """Tokens of texts cannot be counted with the model in ``folder``."""
+    (folder / "t.txt").write_text("\n".join(LINES))
+    places = (folder / "model", "-o", folder / "small", "--corpus", folder / "t.txt")
+    assert_refused(folder, "factorize", *places, "--rank", 4, code=3, says=says)
+
+
 @pytest.mark.parametrize("change", [{"vocab": "abc"}, {"vocab": [1, 2]}, {"stop_words": {"a": 1}}])
 def test_row_90_a_broken_tokenizer_of_words(change, tmp_path):
     """It holds no lists of texts."""
     save_static(tmp_path / "model", "words")
     file = tmp_path / "model/whitespacetokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    (tmp_path / "t.txt").write_text("\n".join(LINES))
-    words = (
-        "factorize",
-        tmp_path / "model",
-        "--rank",
-        4,
-        "-o",
-        tmp_path / "small",
-        "--corpus",
-        tmp_path / "t.txt",
-    )
-    assert_refused(tmp_path, *words, code=3, says=f"whitespacetokenizer_config.json {min(change)}")
+    assert_corpus_refused(tmp_path, says=f"whitespacetokenizer_config.json {min(change)}")
 
 
 @pytest.mark.parametrize("row", [V, -1])
@@ -146,18 +142,7 @@ def test_row_90_a_list_of_rows_that_does_not_fit(row, tmp_path):
     file = tmp_path / "model/model.safetensors"
     mapping = np.full(V, -1, np.int32) if row < 0 else np.zeros(3, np.int32)
     save_file({**load_file(file), "mapping": mapping}, file)
-    (tmp_path / "t.txt").write_text("\n".join(LINES))
-    words = (
-        "factorize",
-        tmp_path / "model",
-        "--rank",
-        4,
-        "-o",
-        tmp_path / "small",
-        "--corpus",
-        tmp_path / "t.txt",
-    )
-    assert_refused(tmp_path, *words, code=3, says="mapping")
+    assert_corpus_refused(tmp_path, says="mapping")
 
 
 def test_row_92_what_has_no_static_counterpart_is_refused(tmp_path, shelf):
