@@ -7,6 +7,8 @@ optimization via marginal analysis"), which is optimal if each further bit gains
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,9 @@ Gaussian samples."""
 
 DISTORTIONS = 2.0 ** (-2 * RATES) * 10 ** (_GAPS / 10)
 """Fraction of a component's variance that remains as distortion at each of ``RATES``."""
+
+_PLACES = 256
+"""Places for cuts at equal steps, and as many that are close to each end."""
 
 
 def allocate(variances: NDArray[np.float64], bits: float, *, pairs: bool = True) -> NDArray[np.float64]:
@@ -67,27 +72,63 @@ def split_bits(variances: NDArray[np.float64], counts: NDArray[np.int64], bits: 
     return bits_of.astype(np.float64)
 
 
-def hot_rows(energies: NDArray[np.float64]) -> tuple[int, float]:
-    """Choose how many of the rows with the most energy should get more bits than the others.
+@dataclass(frozen=True)
+class Division:
+    """Rows in order of energy, cut into classes.
+
+    Attributes:
+        sizes: rows of each class (c), those with the least energy first.
+        left: the distortion as a fraction (0 to 1) of that of a single class, at high rates.
+    """
+
+    sizes: NDArray[np.intp]
+    left: float
+
+    def classes_of(self, energies: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """The class of each row (n); rows of the same energy may be in two."""
+        classes = np.empty(len(energies), np.uint8)
+        ascending = np.argsort(energies, kind="stable")
+        classes[ascending] = np.repeat(np.arange(len(self.sizes), dtype=np.uint8), self.sizes)
+        return classes
+
+
+def divisions(energies: NDArray[np.float64], most: int, least: int = 1) -> list[Division]:
+    """Divide rows into 1, 2, … ``most`` classes, so that those with more energy can get more bits.
 
     At high rates the distortion of a class of n_c rows is proportional to its mean energy, and the least
-    distortion of both classes to Π (mean energy of c)^(n_c / n). All counts are tried to minimize that.
+    distortion of all classes to Π (mean energy of c)^(n_c / n). Its logarithm is a sum over classes, so the
+    best cuts are found by dynamic programming (Fisher 1958, "On grouping for maximum homogeneity"). In a
+    large table, only some hundred places are tried.
 
     Args:
         energies: weighted squares of each row (n), none negative.
+        most: most classes.
+        least: fewest rows in each of several classes.
 
     Returns:
-        The count, and the distortion as a fraction (0 to 1) of that of a single class; (0, 1.0) if a second
-        class gains nothing.
+        The best division into each number of classes, as far as there are enough rows.
     """
-    # Energies that are negligible next to the largest are dropped, zeros among them.
-    descending = np.sort(energies[energies > 1e-30 * energies.max(initial=0.0)])[::-1]
-    count = len(descending)
-    if count < 2:
-        return 0, 1.0
-    sums, first = np.cumsum(descending), np.arange(1, count)
-    shares = first / count
-    rest = np.cumsum(descending[::-1])[::-1][1:]  # smallest first, or their sum would be lost to rounding
-    logs = shares * np.log(sums[:-1] / first) + (1 - shares) * np.log(rest / (count - first))
-    best = int(np.argmin(logs))
-    return int(first[best]), float(np.exp(min(0.0, logs[best] - np.log(sums[-1] / count))))
+    # Energies that are negligible next to the largest do not count, zeros among them.
+    ascending = np.sort(energies[energies > 1e-30 * energies.max(initial=0.0)])
+    count = len(ascending)
+    if count == 0:
+        return [Division(np.array([len(energies)]), 1.0)]
+    apart = np.concatenate([np.linspace(0, count, _PLACES), np.geomspace(1, count + 1, _PLACES) - 1])
+    places = np.unique(np.concatenate([apart, count - apart]).round().astype(np.intp))
+    sums, sizes = np.append(0.0, np.cumsum(ascending))[places], places - places[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = sizes * np.log((sums - sums[:, None]) / sizes)
+    costs = np.where(sizes >= least, logs, np.inf)
+    found, before, best = [], list[NDArray[np.intp]](), logs[0]
+    while len(found) < most and best[-1] < np.inf:
+        place, ends = len(places) - 1, [count]
+        for earlier in reversed(before):
+            place = earlier[place]
+            ends.append(places[place])
+        parts = np.diff([0, *reversed(ends)])
+        parts[0] += len(energies) - count
+        found.append(Division(parts, float(np.exp(min(0.0, best[-1] - logs[0, -1]) / count))))
+        totals = (best if before else costs[0])[:, None] + costs
+        before.append(totals.argmin(axis=0))
+        best = totals.min(axis=0)
+    return found

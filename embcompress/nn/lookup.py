@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embcompress.errors import InputError
-from embcompress.linalg.bits import Bits
+from embcompress.linalg.classes import RowClasses
 
 _BLOCK = 4096
 """Rows decoded at a time when all are needed, so that temporaries stay small."""
@@ -90,7 +90,7 @@ class CodedLookup(nn.Module, abc.ABC):
             packed = packed_bits(self.kept, rows, "kept")
             ones = np.cumsum(np.bitwise_count(packed), dtype=np.int32)
             self.kept_before = torch.from_numpy(np.append(np.int32(0), ones[:-1])).to(self.kept.device)
-            rows = 1 + Bits(packed, rows).total
+            rows = 1 + int(RowClasses(packed, rows, 2).totals[1])
         require(len(self.stored) == rows, f"{len(self.stored):,} rows are stored for {rows:,}")
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -152,17 +152,19 @@ def test_every_kind_of_parts_is_decoded(tmp_path, kind, opset):
 
 
 def test_the_layout_of_trellis_codes_is_that_of_the_coder():
-    """The graph reads each field where the coder writes it."""
-    for rates in (coded_tables.PLAIN, coded_tables.HOT, (16,) * 3, (1, 1), (0, 2, 0, 14)):
-        ours = trellis.GraphCode(np.array(rates))
+    """The graph reads each field where the coder writes it, in each class."""
+    classes = [coded_tables.PLAIN, coded_tables.WARM, coded_tables.HOT, (16,) * 9, (0, 2, 0, 14) + (0,) * 5]
+    ours, begin = trellis.BitPlaces(np.array(classes)), 0
+    for kind, rates in enumerate(classes):
         order = sorted((j for j in range(len(rates)) if rates[j]), key=lambda j: -rates[j])
         theirs = linalg.TrellisCode(linalg.MEMORY, tuple(rates[j] / 2 for j in order))
         np.testing.assert_array_equal(ours.subsets, theirs.subsets)
-        assert ours.scalars == theirs.scalars
-        assert ours.book_size == theirs.book_size
+        assert ours.row_bytes[kind] == theirs.row_bytes
+        np.testing.assert_array_equal(ours.windows[kind, order], theirs.windows)
         for rate, places in theirs.runs:
-            begins = theirs.books[rate].start + (np.arange(places.stop - places.start) % 2) * (rate < 1)
-            assert (ours.bases[places] == begins).all()
+            second = (np.arange(places.stop - places.start) % 2) * (rate < 1)
+            assert (ours.books[kind, order[places]] == begin + theirs.books[rate].start + second).all()
+        begin += theirs.book_size
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

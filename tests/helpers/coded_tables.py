@@ -20,6 +20,7 @@ from embcompress.linalg.trellis import TrellisCode, decode, encode, initial_code
 PLAIN = (8, 2, 2, 0, 1, 4, 1, 0, 6)
 """Twice the bits of each component: neither sorted nor all coded, with a pair of half bits."""
 HOT = (16, 10, 12, 1, 4, 8, 2, 1, 6)
+WARM = (10, 6, 4, 1, 2, 4, 1, 0, 6)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def trellis(
     rates: Sequence[Sequence[int]],
     zeros: Sequence[int],
 ) -> Coded:
-    """One or two classes of rows; half of them are hot, all with codebooks of their own.
+    """Rows of a random class each, of those whose rates are given; each class has codebooks of its own.
 
     Args:
         coefficients: of unit variance (V×r).
@@ -147,9 +148,11 @@ def trellis(
     parts = {"0.codes": codes[0]}
     if len(rates) > 1:
         width = codes[0].shape[1]
-        parts["0.codes"] = np.where(kind[:, None] == 1, codes[1][:, :width], codes[0])
-        parts["0.extra"] = codes[1][kind == 1, width:]
-        parts["0.hot"] = np.packbits(kind == 1)[:, None]
+        parts["0.codes"] = np.stack([codes[of][i, :width] for i, of in enumerate(kind)])
+        extra = [codes[of][kind == of, width:] for of in range(1, len(rates))]
+        parts["0.extra"] = extra[0] if len(rates) == 2 else np.concatenate([*map(np.ravel, extra)])[:, None]
+        planes = [kind >> bit & 1 for bit in range((len(rates) - 1).bit_length())]
+        parts["0.hot"] = np.concatenate([*map(np.packbits, planes)])[:, None]
     parts["0.rates"] = np.array(rates, np.uint8)
     parts["0.codebooks"] = np.concatenate(books).astype(np.float16)[None]
     parts["0.scales"] = scales
@@ -183,6 +186,7 @@ def samples(count: int, width: int) -> dict[str, Coded]:
         **{f"int{bits}": lambda n, bits=bits: integer(n, width, bits) for bits in (8, 4, 3)},
         **{f"lplr-{b}": lambda n, b=b: lplr(n, width, bits=(b, 6)) for b in (1, 2, 5, 6, 7)},
         "pq": lambda n: pq(n, width),
+        "pq-three-classes": lambda n: pq(n, width, [PLAIN, WARM, HOT]),
         "pq-one-class": lambda n: pq(n, width, [PLAIN], zeros=False),
         "pq-sorted": lambda n: pq(n, width, [sorted(PLAIN, reverse=True), sorted(HOT, reverse=True)]),
     }

@@ -15,9 +15,12 @@ def slowly(parts, shape):
     whole = {suffix: part.read(0, part.shape[0]) for suffix, part in parts.items()}
     rows, columns = shape
     rank = whole["0.rates"].shape[1]
-    hot = [0] * rows
+    kinds = [0] * rows
     if "0.hot" in whole:
-        hot = [int(whole["0.hot"][i // 8, 0]) >> (7 - i % 8) & 1 for i in range(rows)]
+        planes = whole["0.hot"][:, 0].reshape(-1, -(-rows // 8))
+        kinds = [
+            sum((int(p[i // 8]) >> (7 - i % 8) & 1) << n for n, p in enumerate(planes)) for i in range(rows)
+        ]
     books, at = [], 0
     for rates in whole["0.rates"]:
         found = {}
@@ -35,13 +38,16 @@ def slowly(parts, shape):
             right[j, c] = level * whole["1.scales"][j, 0]
     taps = (0o515, 0o362)
     decoded = np.zeros((rows, rank))
-    seen = 0
+    lengths = [-(-(8 + each.sum(dtype=int) // 2) // 8) for each in whole["0.rates"]]
+    more = [int(length) - whole["0.codes"].shape[1] for length in lengths]
+    extra, seen = whole.get("0.extra", np.empty(0, np.uint8)).ravel(), {}
     for i in range(rows):
-        code = whole["0.codes"][i]
-        if hot[i]:
-            code, seen = np.concatenate([code, whole["0.extra"][seen]]), seen + 1
+        code, kind = whole["0.codes"][i], kinds[i]
+        before = sum(more[k] * kinds.count(k) for k in range(kind)) + more[kind] * seen.get(kind, 0)
+        code = np.concatenate([code, extra[before : before + more[kind]]])
+        seen[kind] = seen.get(kind, 0) + 1
         bits = np.unpackbits(code)
-        rates = whole["0.rates"][hot[i]].astype(int)
+        rates = whole["0.rates"][kind].astype(int)
         order = [j for twice in range(16, 0, -1) for j in range(rank) if rates[j] == twice]
         singles = sum(rates[j] > 1 for j in order)
         steps = singles + (len(order) - singles) // 2
@@ -49,7 +55,7 @@ def slowly(parts, shape):
         for n, j in enumerate(order):
             step = n if rates[j] > 1 else singles + (n - singles) // 2
             window = number(bits, step, 9)
-            book = books[hot[i]][rates[j]]
+            book = books[kind][rates[j]]
             if rates[j] == 1:
                 value = book[2 * window + (n - singles) % 2]
             else:
@@ -57,7 +63,7 @@ def slowly(parts, shape):
                 uncoded = rates[j] // 2 - 1
                 value = book[4 * number(bits, at, uncoded) + subset]
                 at += uncoded
-            decoded[i, j] = value * whole["0.scales"][hot[i], j]
+            decoded[i, j] = value * whole["0.scales"][kind, j]
     found = decoded @ right
     for i in whole.get("0.zeros", np.zeros((0, 1), int))[:, 0]:
         found[i] = 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embcompress.linalg.allocation import DISTORTIONS, RATES, allocate, distortion, hot_rows, split_bits
+from embcompress.linalg.allocation import DISTORTIONS, RATES, allocate, distortion, divisions, split_bits
 
 VARIANCES = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=4).map(np.array)
 LEFT = dict(zip(RATES.tolist(), DISTORTIONS.tolist(), strict=True))
@@ -60,29 +60,49 @@ def test_components_of_more_variance_get_more():
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.just(0.0) | st.floats(1e-20, 1e3), min_size=0, max_size=60).map(np.array))
-def test_the_split_of_rows_is_the_best_of_all_splits(energies):
-    """As if all numbers of hot rows were tried, by the formula of a product of mean energies."""
-    count, left = hot_rows(energies)
-    present = np.sort(energies[energies > 0])[::-1]
-    if len(present) < 2:
-        assert (count, left) == (0, 1.0)
-        return
+@given(st.lists(st.just(0.0) | st.floats(1e-20, 1e3), max_size=14).map(np.array), st.integers(1, 3))
+def test_the_divisions_of_rows_are_the_best_of_all(energies, least):
+    """As if all ways to cut the sorted rows were tried, by the formula of a product of mean energies."""
+    present = np.sort(energies[energies > 0])
 
-    def product(h):
-        """Geometric mean of the two means, weighted by their rows, over the mean of all."""
-        share = h / len(present)
-        return present[:h].mean() ** share * present[h:].mean() ** (1 - share) / present.mean()
+    def product(cuts):
+        """Geometric mean of the means of classes, weighted by their rows, over the mean of all."""
+        parts = [present[i:j] for i, j in itertools.pairwise([0, *cuts, len(present)])]
+        return np.prod([part.mean() ** (len(part) / len(present)) for part in parts]) / present.mean()
 
-    tried = [product(h) for h in range(1, len(present))]
-    assert left == pytest.approx(min(1.0, *tried), rel=1e-6)
-    assert tried[count - 1] == pytest.approx(min(tried), rel=1e-6)
+    found = divisions(energies, 4, least)
+    assert [len(each.sizes) for each in found] == [*range(1, 1 + max(1, min(4, len(present) // least)))]
+    for count, each in enumerate(found, start=1):
+        assert each.sizes.sum() == len(energies)
+        classes = each.classes_of(energies)
+        assert (np.diff(classes[np.argsort(energies, kind="stable")].astype(int)) >= 0).all()
+        assert (np.bincount(classes, minlength=count) == each.sizes).all()
+        if count == 1:
+            assert each.left == 1
+            continue
+        ways = itertools.combinations(range(1, len(present)), count - 1)
+        tried = [product(c) for c in ways if min(np.diff([0, *c, len(present)])) >= least]
+        assert each.left == pytest.approx(min(1.0, *tried), rel=1e-6)
+        ends = np.cumsum(each.sizes)[:-1] - (len(energies) - len(present))
+        assert product(ends) == pytest.approx(min(tried), rel=1e-6)
+
+
+def test_cuts_in_a_large_table_are_close_to_the_best():
+    """Of 20,000 rows only some places are tried; the best two classes of all are hardly better."""
+    energies = np.random.default_rng(0).lognormal(0, 1.5, 20_000)
+    two = divisions(energies, 2)[1]
+    ordered = np.sort(energies)
+    sums, count = np.cumsum(ordered)[:-1], np.arange(1, 20_000)
+    share = count / 20_000
+    logs = share * np.log(sums / count) + (1 - share) * np.log((ordered.sum() - sums) / (20_000 - count))
+    assert two.left == pytest.approx(np.exp(logs.min()) / ordered.mean(), rel=1e-3)
 
 
 def test_equal_rows_need_no_second_class():
     """Nothing is gained if all rows have the same energy."""
-    assert hot_rows(np.ones(50))[1] == pytest.approx(1.0)
-    assert hot_rows(np.repeat([16.0, 1.0], 50)) == (50, pytest.approx(4 / 8.5))
+    assert divisions(np.ones(50), 2)[1].left == pytest.approx(1.0)
+    two = divisions(np.repeat([16.0, 1.0], 50), 2)[1]
+    assert (two.sizes.tolist(), two.left) == ([50, 50], pytest.approx(4 / 8.5))
 
 
 def test_bits_go_to_the_class_that_weighs_more():

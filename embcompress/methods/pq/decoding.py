@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.errors import InputError
-from embcompress.linalg.bits import Bits
+from embcompress.linalg.classes import RowClasses, class_planes
 from embcompress.linalg.integers import unpacked_rows
 from embcompress.linalg.packing import packed_width, widest
 from embcompress.linalg.trelliscode import code_of
 from embcompress.methods.parts import REMAKE, Parts, check_rank, check_shapes
-from embcompress.methods.pq.planning import RIGHT_BITS
+from embcompress.methods.pq.planning import RIGHT_BITS, extra_shape
 from embcompress.methods.pq.row_code import RowCode
+from embcompress.methods.stats import CLASSES
 from embcompress.rows import Rows
 
 
@@ -31,7 +32,9 @@ class TrellisTable:
         self._codes, self._extra = parts["0.codes"], parts.get("0.extra")
         if ("0.hot" in parts) != ("0.extra" in parts):
             raise _corrupt("one of 0.hot and 0.extra is missing")
-        count = 2 if "0.hot" in parts else 1
+        count = parts["0.rates"].shape[0] if "0.hot" in parts else 1
+        if count > CLASSES:
+            raise _corrupt(f"0.rates: {count:,} classes of rows; the most are {CLASSES}")
         bits = widest(columns, parts["1.codes"].shape[1])
         bits = bits if bits in RIGHT_BITS else 0
         expected = {
@@ -41,28 +44,30 @@ class TrellisTable:
             "1.scales": (rank, 1),
         }
         check_shapes(parts, {"0.codes": (rows, self._codes.shape[1])}, shape, rank)  # so that they fit memory
-        hot: Bits | None = None
+        packed = np.empty(0, np.uint8)
         if count > 1:
-            expected["0.hot"] = (-(-rows // 8), 1)
+            expected["0.hot"] = (class_planes(count) * -(-rows // 8), 1)
             check_shapes(parts, expected, shape, rank)
-            hot = Bits(_whole(parts["0.hot"])[:, 0], rows)
+            packed = _whole(parts["0.hot"])[:, 0]
         check_shapes(parts, expected, shape, rank)
         rates = _whole(parts["0.rates"]) / 2
         try:
+            self._kinds = RowClasses(packed, rows, count)
             codes = [code_of(each) for each in rates]
         except ValueError as error:
-            raise _corrupt(f"0.rates: {error}") from None
+            raise _corrupt(str(error)) from None
         sizes = [code.book_size for code in codes]
         expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, sum(sizes))}
-        if hot is not None:
-            expected["0.extra"] = (hot.total, codes[1].row_bytes - codes[0].row_bytes)
+        self._more = np.array([code.row_bytes - codes[0].row_bytes for code in codes])
+        self._starts = np.cumsum([0, *(self._more * self._kinds.totals)])
+        if self._extra is not None:
+            expected["0.extra"] = extra_shape(self._more, self._kinds.totals)
         if "0.zeros" in parts:
             expected["0.zeros"] = (parts["0.zeros"].shape[0], 1)
         check_shapes(parts, expected, shape, rank)
         books = np.split(_whole(parts["0.codebooks"])[0], np.cumsum(sizes)[:-1])
         scales = _whole(parts["0.scales"])
         self._classes = [RowCode(*each) for each in zip(rates, scales, books, strict=True)]
-        self._hot = hot
         self._zeros = np.empty(0, np.int32)
         if "0.zeros" in parts:
             self._zeros = np.sort(_whole(parts["0.zeros"])[:, 0])
@@ -73,14 +78,19 @@ class TrellisTable:
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Decode rows ``start:stop`` of the table."""
-        codes = self._codes.read(start, stop)
-        hot = np.zeros(stop - start, np.bool_) if self._hot is None else self._hot.span(start, stop)
+        codes, kinds = self._codes.read(start, stop), self._kinds.span(start, stop)
         coefficients = np.empty((stop - start, len(self._right)), np.float32)
+        before = self._starts[:-1] + self._more * self._kinds.before(start)
         with _quiet():
-            coefficients[~hot] = self._classes[0].decode(codes[~hot])
-            if self._hot is not None and self._extra is not None and hot.any():
-                extra = self._extra.read(self._hot.before(start), self._hot.before(stop))
-                coefficients[hot] = self._classes[1].decode(np.concatenate([codes[hot], extra], axis=1))
+            for kind, code in enumerate(self._classes):
+                members = np.flatnonzero(kinds == kind)
+                mine = codes[members]
+                if self._extra is not None and self._more[kind] and len(members):
+                    first = before[kind] // self._extra.shape[1]
+                    more = len(members) * self._more[kind]
+                    extra = self._extra.read(first, first + more // self._extra.shape[1])
+                    mine = np.concatenate([mine, extra.reshape(len(members), -1)], axis=1)
+                coefficients[members] = code.decode(mine)
             rows = coefficients @ self._right
         first, last = np.searchsorted(self._zeros, (start, stop))
         rows[self._zeros[first:last] - start] = 0

@@ -24,6 +24,7 @@ over the residual (the coder falls short of the bound in each pass), tail-biting
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,12 +35,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.dtypes import DTYPES
+from embcompress.linalg.classes import class_planes, packed_classes
 from embcompress.linalg.integers import dequantize, quantize
 from embcompress.linalg.packing import pack, packed_width
 from embcompress.methods.base import Blocks, Fit, Method, Read, Settings, TableLayout
 from embcompress.methods.parts import Elements, Part, Parts, PartSpec
 from embcompress.methods.pq.decoding import TrellisTable
-from embcompress.methods.pq.planning import TrellisPlan, plans, smallest
+from embcompress.methods.pq.planning import TrellisPlan, extra_shape, plans, smallest
 from embcompress.methods.pq.row_code import RowCode, trained
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
@@ -178,9 +180,8 @@ def _parts(stats: TableStats, plan: TrellisPlan, classes: Sequence[RowCode]) -> 
     count, rank = len(classes), plan.rank
     parts = [Part("0.codes", _U8, (rows, int(plan.row_bytes[0])))]
     if count > 1:
-        extra = int(plan.row_bytes[1] - plan.row_bytes[0])
-        parts.append(Part("0.extra", _U8, (int(plan.counts[1]), extra)))
-        parts.append(Part("0.hot", _U8, (-(-rows // 8), 1)))
+        parts.append(Part("0.extra", _U8, extra_shape(plan.row_bytes - plan.row_bytes[0], plan.counts)))
+        parts.append(Part("0.hot", _U8, (class_planes(count) * -(-rows // 8), 1)))
     parts.append(Part("0.rates", _U8, (count, rank)))
     parts.append(Part("0.codebooks", _F16, (1, sum(code.codebooks.size for code in classes))))
     parts.append(Part("0.scales", _F32, (count, rank)))
@@ -197,7 +198,7 @@ def _encode_table(stats: TableStats, table_code: _TableCode, advance: Advance) -
     rows, rank = stats.rows.shape[0], plan.rank
     basis = stats.spectrum.vectors[:, :rank].astype(np.float32)
     codes = np.empty((rows, plan.row_bytes[0]), np.uint8)
-    extra: list[NDArray[np.uint8]] = []
+    extra: list[list[NDArray[np.uint8]]] = [[] for _ in classes]
     fit = _Refit(basis, max(float(code.scales.max()) for code in classes))
     for start, stop in stats.rows.spans():
         block = stats.rows.read(start, stop).astype(np.float32, copy=False)
@@ -207,8 +208,7 @@ def _encode_table(stats: TableStats, table_code: _TableCode, advance: Advance) -
             members = np.flatnonzero(plan.classes[start:stop] == index)
             bits = code.encode(coefficients[members])
             codes[start + members] = bits[:, : codes.shape[1]]
-            if index:
-                extra.append(bits[:, codes.shape[1] :])
+            extra[index].append(bits[:, codes.shape[1] :].ravel())
             decoded[members] = code.decode(bits)
         decoded[stats.energies[start:stop] == 0] = 0
         fit.add(decoded, block, stats.weights_of(start, stop))
@@ -223,8 +223,10 @@ def _encode_table(stats: TableStats, table_code: _TableCode, advance: Advance) -
         "1.codes": pack(right.codes, plan.bits),
         "1.scales": right.scales[:, None],
     }
-    if extra:
-        contents |= {"0.extra": np.concatenate(extra), "0.hot": np.packbits(plan.classes)[:, None]}
+    if len(classes) > 1:
+        shape = extra_shape(plan.row_bytes - plan.row_bytes[0], plan.counts)
+        contents["0.extra"] = np.concatenate([*itertools.chain(*extra)]).reshape(shape)
+        contents["0.hot"] = packed_classes(plan.classes, len(classes))[:, None]
     return contents
 
 

@@ -1,9 +1,8 @@
 """Trellis-coded rows in torch, decoded when they are looked up; see ``linalg/trelliscode.py``.
 
-Each component of a row is a symbol: the window of coded bits of its step, with its uncoded bits above them.
-Both lie within two neighbouring bytes, at positions that are the same for all rows of a class. So shifts and
-masks extract the symbols of a whole batch, with tokens along the last axis, and one gather finds their values
-in an array made from the codebooks.
+In all rows of a class the bits of a component are at the same place, within two neighbouring bytes. So the
+rows that are looked up are sorted by class, and shifts and masks extract the symbols of a class at once, with
+rows along the last axis. Each symbol selects a number in a codebook.
 """
 
 from __future__ import annotations
@@ -18,35 +17,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from embcompress.linalg.bits import Bits
-from embcompress.linalg.trelliscode import MEMORY, PAIR, code_of, coded_order
+from embcompress.linalg.classes import RowClasses
+from embcompress.linalg.trelliscode import MEMORY, PAIR, TrellisCode, code_of, coded_order
 from embcompress.methods.base import Method
 from embcompress.methods.modules import Parts, TableModules, projected, right_factor, rows_in
-from embcompress.nn.lookup import CodedLookup, packed_bits, require
+from embcompress.nn.lookup import CodedLookup, require
 
-_WINDOW = 2 << MEMORY
-"""Number of windows; symbols with the same uncoded bits are adjacent."""
+_WINDOWS = 2 << MEMORY
+"""Number of windows."""
 
 _BLOCK = 1 << 20
 """Rows numbered at a time."""
-
-_PLAIN, _ZERO = -1, -2
-"""Values in ``nth_hot`` for rows that are not hot: ordinary rows, and rows of zeros."""
 
 
 class TrellisRows(CodedLookup):
     """Looks up the scaled coefficients of trellis-coded rows.
 
-    There may be two classes of rows, with different rates. The code of a *hot* row, one of the second class,
-    continues in ``extra``.
+    Rows of several classes have different rates. The code of a row that is not of class 0 continues in
+    ``extra``.
 
     Args:
         codes: N×m bytes.
         rates: c×width bytes, twice the bits of each component in each class.
         codebooks: 1×n, flat, one class after the other.
         scales: c×width.
-        extra: H×e bytes, the remaining bytes of hot rows.
-        hot: one bit per row (⌈N/8⌉×1 bytes, most significant first).
+        extra: the remaining bytes of rows, one class after the other, in rows of any width.
+        hot: class of each row (bytes×1), as in ``linalg/classes.py``.
         zeros: indices of rows that are zero whatever their codes (Z×1, int32).
         tokens: number of tokens, V.
         kept: which tokens keep a row, as in :class:`CodedLookup`.
@@ -60,9 +56,11 @@ class TrellisRows(CodedLookup):
     hot: Tensor | None
     zeros: Tensor | None
     # Derived from these:
-    nth_hot: Tensor | None  # for each row, its row in extra, or one of the two values above (N, int32)
-    levels: Tensor  # index in the codebooks of the value of each symbol; one past their end means zero
-    places: Tensor  # c×6×width: window byte and shift; uncoded bits' byte, shift and mask; first symbol
+    kinds: Tensor | None  # class of each row, c for rows of zeros (N, uint8); None if all are of class 0
+    places: Tensor | None  # first byte of each row in extra (N, int64); None without extra
+    bits: Tensor  # of all classes, what _Class says
+    orders: Tensor  # of all classes, the coded components in coding order
+    subsets: Tensor  # subset, 0 … 3, that each window selects
 
     def __init__(
         self,
@@ -80,7 +78,7 @@ class TrellisRows(CodedLookup):
         super().__init__(tokens, rates.shape[1], kept)
         self.hold(codes=codes, rates=rates, codebooks=codebooks, scales=scales)
         self.hold(extra=extra, hot=hot, zeros=zeros)
-        for name in ("nth_hot", "levels", "places"):
+        for name in ("kinds", "places", "bits", "orders", "subsets"):
             self.register_buffer(name, None, persistent=False)
         self.derive()
 
@@ -104,80 +102,97 @@ class TrellisRows(CodedLookup):
 
     def derive(self) -> None:
         super().derive()
-        classes, device = len(self.rates), self.codes.device
-        require(classes == (1 if self.hot is None else 2), f"{classes} classes of rows")
+        count, device = len(self.rates), self.codes.device
         require((self.hot is None) == (self.extra is None), "hot rows and extra go together")
+        require((self.hot is None) == (count == 1), f"{count} classes of rows")
         require(self.scales.shape == self.rates.shape, f"scales are {list(self.scales.shape)}")
         try:
-            found = [_Class.of(rates) for rates in self.rates.cpu().numpy() / 2]
+            self._classes, bits, orders, size = _classes_of(self.rates.cpu().numpy() / 2)
         except ValueError as error:
             require(False, f"rates: {error}")
-        more = 0 if self.extra is None else self.extra.shape[1]
-        for each, width in zip(found, (self.codes.shape[1], self.codes.shape[1] + more), strict=False):
-            require(each.row_bytes == width, f"{width} bytes hold codes of {each.row_bytes}")
-        starts = np.cumsum([0, *(each.level_count for each in found)])
-        count = int(starts[-1])
-        require(self.codebooks.shape == (1, count), f"codebooks are {list(self.codebooks.shape)} for {count}")
-        levels = [each.levels + start for each, start in zip(found, starts, strict=False)]
-        firsts = np.cumsum([0, *map(len, levels)])
-        levels.append(np.full(_WINDOW, count))  # for components without bits, any window
-        places = np.stack([each.places for each in found])
-        coded = places[:, -1] >= 0
-        places[:, -1] = np.where(coded, places[:, -1] + firsts[: len(found), None], firsts[-1])
-        self.levels = torch.from_numpy(np.concatenate(levels).astype(np.int32)).to(device)
-        self.places = torch.from_numpy(places).to(device)
-        self.nth_hot = self._numbered()
+        width, first = self.codes.shape[1], self._classes[0].code.row_bytes
+        require(first == width, f"{width} bytes hold codes of {first}")
+        require(self.codebooks.shape == (1, size), f"codebooks are {list(self.codebooks.shape)} for {size}")
+        subsets = self._classes[0].code.subsets.astype(np.int32)
+        self.bits, self.orders, self.subsets = (
+            torch.from_numpy(array).to(device) for array in (bits, orders, subsets)
+        )
+        self.kinds, self.places = (
+            torch.from_numpy(array).to(device) if array.any() else None for array in self._placed()
+        )
 
-    def _numbered(self) -> Tensor | None:
-        """Compute ``nth_hot``, with checks; None if all rows are ordinary."""
-        if self.hot is None and self.zeros is None:
-            return None
-        numbered = np.full(len(self.codes), _PLAIN, np.int32)
+    def _placed(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Compute ``kinds`` and ``places``, with checks."""
+        rows, count = len(self.codes), len(self._classes)
+        kinds, places = np.zeros(rows, np.uint8), np.zeros(0 if self.extra is None else rows, np.int64)
         if self.hot is not None and self.extra is not None:
-            hot = Bits(packed_bits(self.hot, len(self.codes), "hot"), len(self.codes))
+            try:
+                classes = RowClasses(self.hot.flatten().cpu().numpy(), rows, count)
+            except ValueError as error:
+                require(False, f"hot: {error}")
+            more = np.array([each.code.row_bytes for each in self._classes]) - self.codes.shape[1]
+            starts = np.cumsum([0, *(more * classes.totals)])
+            require(bool((more[1:] > 0).all()), f"classes of {', '.join(map(str, more))} more bytes a row")
             require(
-                hot.total == len(self.extra), f"{hot.total:,} rows are hot, extra has {len(self.extra):,}"
+                starts[-1] == self.extra.numel(),
+                f"extra has {self.extra.numel():,} bytes, not {starts[-1]:,}",
             )
-            for start in range(0, len(numbered), _BLOCK):
-                stop = min(start + _BLOCK, len(numbered))
-                some = numbered[start:stop]
-                some[hot.span(start, stop)] = np.arange(hot.before(start), hot.before(stop))
+            for start in range(0, rows, _BLOCK):
+                stop = min(start + _BLOCK, rows)
+                kinds[start:stop] = classes.span(start, stop)
+                before = starts[:-1] + more * classes.before(start)
+                for kind in range(1, count):
+                    members = start + np.flatnonzero(kinds[start:stop] == kind)
+                    places[members] = before[kind] + more[kind] * np.arange(len(members))
         if self.zeros is not None:
             zeros = self.zeros.flatten().cpu().numpy()
             require(self.zeros.shape == (len(zeros), 1), f"zeros are {list(self.zeros.shape)}")
-            require(
-                bool(((zeros >= 0) & (zeros < len(numbered))).all()),
-                f"zeros beyond row {len(numbered) - 1:,}",
-            )
-            numbered[zeros] = _ZERO
-        return torch.from_numpy(numbered).to(self.codes.device)
+            require(bool(((zeros >= 0) & (zeros < rows)).all()), f"zeros beyond row {rows - 1:,}")
+            kinds[zeros] = count
+        return kinds, places
 
     def rows(self, numbers: Tensor) -> Tensor:
-        codes = self.codes.index_select(0, numbers)
-        nth_hot = None if self.nth_hot is None else self.nth_hot.index_select(0, numbers)
-        if self.extra is not None and nth_hot is not None:
-            codes = torch.cat([codes, self.extra.index_select(0, nth_hot.clamp(min=0))], dim=1)
-        octets = F.pad(codes, (0, 1)).T.contiguous().to(torch.int32)
-        byte_pairs = octets[:-1] << 8 | octets[1:]
-        symbols, scales = self._symbols(0, byte_pairs), self.scales[0, :, None]
-        if self.extra is not None and nth_hot is not None:
-            hot = nth_hot >= 0
-            symbols = torch.where(hot, self._symbols(1, byte_pairs), symbols)
-            scales = torch.where(hot, self.scales[1, :, None], scales)
-        values = F.pad(self.codebooks.flatten(), (0, 1)).index_select(0, self.levels)
-        coefficients = values.index_select(0, symbols.flatten()).view(symbols.shape) * scales
-        if self.zeros is not None and nth_hot is not None:
-            coefficients = coefficients * (nth_hot != _ZERO)
-        return coefficients.T if self.dtype == torch.float16 else coefficients.T.to(self.dtype)
+        if self.kinds is None:
+            found = self._decoded(0, numbers)
+        elif torch.compiler.is_compiling() or numbers.is_meta:  # no sizes may depend on the numbers
+            kinds = self.kinds.index_select(0, numbers)
+            found = torch.zeros_like(self._decoded(0, numbers))
+            for kind in range(len(self._classes)):
+                found = torch.where(kinds == kind, self._decoded(kind, numbers), found)
+        else:
+            kinds, order = self.kinds.index_select(0, numbers).sort()
+            counts = torch.bincount(kinds, minlength=len(self._classes) + 1).tolist()
+            groups = numbers.index_select(0, order).split(counts)
+            parts = [self._decoded(kind, group) for kind, group in enumerate(groups[:-1]) if len(group)]
+            parts.append(self.scales.new_zeros(self.embedding_dim, counts[-1]))
+            found = torch.cat(parts, dim=1).T.index_select(0, order.argsort()).T
+        return found.T if self.dtype == torch.float16 else found.T.to(self.dtype)
 
-    def _symbols(self, kind: int, byte_pairs: Tensor) -> Tensor:
-        """Symbol of each component (width×n) in one class, from pairs of neighbouring bytes of the rows."""
-        octet, shift, more_octet, more_shift, more_mask, first = self.places[kind].unbind()
-        windows: Tensor = byte_pairs.index_select(0, octet) >> shift[:, None] & _WINDOW - 1
-        uncoded: Tensor = byte_pairs.index_select(0, more_octet) << MEMORY + 1 >> more_shift[:, None]
-        uncoded = uncoded & more_mask[:, None]
-        symbols: Tensor = (windows | uncoded) + first[:, None]
-        return symbols
+    def _decoded(self, kind: int, numbers: Tensor) -> Tensor:
+        """Coefficients (width×n) of rows of one class; of other rows, any numbers."""
+        of = self._classes[kind]
+        octets = self.codes.index_select(0, numbers)
+        if kind and self.extra is not None and self.places is not None:
+            extra = self.extra.flatten()
+            more = torch.arange(of.code.row_bytes - self.codes.shape[1], device=numbers.device)
+            places = (self.places.index_select(0, numbers)[:, None] + more).clamp(max=len(extra) - 1)
+            octets = torch.cat([octets, extra[places]], dim=1)
+        octets = F.pad(octets, (0, 1)).T.to(torch.int32)
+        byte_pairs = octets[:-1] << 8 | octets[1:]
+        octet, shift, more_octet, more_shift, more_mask, base = self.bits[of.bits_at].split(of.sizes)
+        windows = (byte_pairs.index_select(0, octet) >> shift[:, None]) & (_WINDOWS - 1)
+        scalars, coded = len(base), len(more_octet)
+        book = self.codebooks.flatten()
+        index = self.subsets.index_select(0, windows[:scalars].flatten()).view(scalars, -1) + base[:, None]
+        uncoded = (byte_pairs.index_select(0, more_octet) << 2 >> more_shift[:, None]) & more_mask[:, None]
+        index[:coded] += uncoded
+        values = book.index_select(0, index.flatten()).view(index.shape)
+        if len(windows) > scalars:
+            two = F.embedding(windows[scalars:], book[of.pairs].view(-1, 2))
+            values = torch.cat([values, two.transpose(1, 2).flatten(0, 1)])
+        order = self.orders[of.order_at]
+        values = values * self.scales[kind].index_select(0, order)[:, None]
+        return values.new_zeros(self.embedding_dim, values.shape[1]).index_copy(0, order, values)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, classes={len(self.rates)}, bytes={self.codes.shape[1]}"
@@ -185,50 +200,63 @@ class TrellisRows(CodedLookup):
 
 @dataclass(frozen=True)
 class _Class:
-    """Positions and values of the symbols of one class of rows.
+    """One class of rows, and where its positions are in ``bits`` and ``orders``.
+
+    ``bits`` holds of each step the first byte and the shift of its window; of each component with uncoded
+    bits their first byte, shift and mask; and of each component with whole bits the first number of its
+    codebook.
 
     Attributes:
-        row_bytes: bytes of a code.
-        level_count: numbers in the codebooks.
-        levels: index in the codebooks of the value of each symbol. The upper bits of a symbol are the
-            uncoded bits, or for pairs 0 or 1 for the first or second; the lower bits are the window.
-        places: of each component, as in ``TrellisRows``; the first symbol of components without bits is -1.
+        code: the trellis code.
+        pairs: its codebook for pairs.
+        bits_at: its part of ``bits``.
+        sizes: lengths of the six runs in it.
+        order_at: its part of ``orders``.
     """
 
-    row_bytes: int
-    level_count: int
-    levels: NDArray[np.intp]
-    places: NDArray[np.int32]
+    code: TrellisCode
+    pairs: slice
+    bits_at: slice
+    sizes: tuple[int, ...]
+    order_at: slice
 
-    @classmethod
-    def of(cls, rates: NDArray[np.float64]) -> _Class:
-        """Return the class whose components have these rates.
 
-        Raises:
-            ValueError: no code has such rates.
-        """
-        code, order = code_of(rates), coded_order(rates)
-        levels: list[NDArray[np.intp]] = []
-        firsts, first = np.zeros(len(order), np.intp), 0
-        for rate, run in code.runs:
-            found = code.levels[rate]
-            firsts[run] = first
-            if rate == PAIR:
-                firsts[run] += np.arange(run.stop - run.start) % 2 * _WINDOW
-                found = found.reshape(-1, 2).T.ravel()
-            levels.append(found)
-            first += len(found)
-        bits, starts = code.uncoded_bits, code.uncoded_starts * (code.uncoded_bits > 0)
-        places = np.tile(np.array([0, 0, 0, 0, 0, -1], np.int32)[:, None], len(rates))
-        places[:, order] = (
-            code.windows >> 3,
-            15 - MEMORY - (code.windows & 7),
+def _classes_of(
+    rates: NDArray[np.float64],
+) -> tuple[list[_Class], NDArray[np.int32], NDArray[np.int64], int]:
+    """The classes with these rates (c×width), ``bits``, ``orders``, and the size of all codebooks.
+
+    Raises:
+        ValueError: no code has such rates.
+    """
+    classes: list[_Class] = []
+    bits, orders, book = np.empty(0, np.int32), np.empty(0, np.int64), 0
+    for each in rates:
+        code, order = code_of(each), coded_order(each)
+        steps = np.arange(code.steps)
+        uncoded = code.uncoded_bits[code.uncoded_bits > 0]
+        starts = code.uncoded_starts[: len(uncoded)]
+        runs = (
+            steps >> 3,
+            15 - MEMORY - (steps & 7),
             starts >> 3,
-            16 - bits - (starts & 7),
-            (1 << bits) - 1 << MEMORY + 1,
-            firsts,
+            16 - uncoded - (starts & 7),
+            (1 << uncoded) - 1 << 2,  # times 4: the levels of a subset are every fourth of a codebook
+            np.array([book + code.books[rate].start for rate in code.rates[: code.scalars]], np.int64),
         )
-        return cls(code.row_bytes, code.book_size, np.concatenate(levels), places)
+        pairs, sizes = code.books.get(PAIR, slice(0, 0)), tuple(map(len, runs))
+        classes.append(
+            _Class(
+                code=code,
+                pairs=slice(book + pairs.start, book + pairs.stop),
+                bits_at=slice(len(bits), len(bits) + sum(sizes)),
+                sizes=sizes,
+                order_at=slice(len(orders), len(orders) + len(order)),
+            )
+        )
+        bits, orders = np.append(bits, np.concatenate(runs).astype(np.int32)), np.append(orders, order)
+        book += code.book_size
+    return classes, bits, orders, book
 
 
 def coded_table(

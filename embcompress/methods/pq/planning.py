@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embcompress.linalg.allocation import allocate, distortion, hot_rows, split_bits
+from embcompress.linalg.allocation import allocate, distortion, split_bits
+from embcompress.linalg.classes import class_planes
 from embcompress.linalg.packing import packed_width, widest
 from embcompress.linalg.trelliscode import MEMORY, code_of
-from embcompress.methods.stats import TableStats
+from embcompress.methods.stats import MEMBERS, TableStats
 
 _LEAST_ROW = 2
 """Bytes of the shortest row, which holds the first state of the trellis and at least one component."""
@@ -27,11 +28,8 @@ _SHORTER = 17
 _RANKS = 24
 """Numbers of components to try, in a geometric sequence."""
 
-_WORTH = 0.98
-"""A second class of rows is considered if it leaves at most this fraction of the distortion."""
-
-_MEMBERS = 64
-"""Fewest rows of a class in a sample, since its scales are estimated from them."""
+_WORTH = 0.995
+"""More classes are considered if they leave at most this fraction of the distortion."""
 
 _NOISE = {5: 10**-2.51, 6: 10**-3.09, 7: 10**-3.69, 8: 10**-4.30}
 """Relative squared error of a right factor in integers, by bits, with a scale per row."""
@@ -45,7 +43,7 @@ class _RowClasses:
     """One way to divide the rows into classes, and what all plans for it share.
 
     Attributes:
-        classes: class of each row (V), 0 or 1.
+        classes: class of each row (V), 0 … c - 1.
         counts: rows in each class (c).
         variances: weighted squares of the components in each class (c×r), estimated from a sample.
         zeros: indices of rows of zeros.
@@ -60,8 +58,8 @@ class _RowClasses:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that mark hot rows and zero rows."""
-        return 4 * len(self.zeros) + (-(-len(self.classes) // 8) if len(self.counts) > 1 else 0)
+        """Bytes that say which class a row is in, and which rows are zero."""
+        return 4 * len(self.zeros) + class_planes(len(self.counts)) * -(-len(self.classes) // 8)
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class TrellisPlan:
     """Classes of rows, their rates and sizes.
 
     Attributes:
-        classes: class of each row (V), 0 or 1.
+        classes: class of each row (V), 0 … c - 1.
         counts: rows in each class (c).
         rates: bits of each component (r), one array per class.
         row_bytes: bytes of a row in each class (c).
@@ -116,6 +114,22 @@ def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
     return found
 
 
+def extra_shape(more: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[int, int]:
+    """Shape of the bytes that rows have beyond those of class 0, one class after the other.
+
+    Args:
+        more: how many each row of a class has (c); the first is 0.
+        counts: rows in each class (c).
+
+    Raises:
+        ValueError: a later class has no more bytes than class 0.
+    """
+    if (more[1:] <= 0).any():
+        raise ValueError(f"classes of {', '.join(map(str, more))} more bytes a row")
+    width = int(np.gcd.reduce(more))
+    return int(more @ counts) // max(width, 1), width
+
+
 def smallest(shape: tuple[int, int]) -> int:
     """Fewest bytes of a (V, d) table: one class, with one component of one bit."""
     rates = np.ones(1)
@@ -129,18 +143,15 @@ def _right_choices(columns: int) -> list[int]:
 
 
 def _class_choices(stats: TableStats) -> Iterator[NDArray[np.uint8]]:
-    """First one class of all rows; then, if it may help, the rows of most energy in a second, hot class."""
-    energies = stats.energies
-    alike = np.zeros(len(energies), np.uint8)
-    yield alike
-    count, left = hot_rows(energies)
-    if left > _WORTH:
-        return
-    hot = alike.copy()
-    hot[np.argsort(-energies, kind="stable")[:count]] = 1
-    drawn = int(hot[stats.sample.places].sum())
-    if _MEMBERS <= drawn <= len(stats.sample.places) - _MEMBERS:
-        yield hot
+    """The class of each row, for every number of classes that may help; more energy, higher class."""
+    left = math.inf
+    for division in stats.divisions:
+        if division.left <= _WORTH * left:
+            classes = division.classes_of(stats.energies)
+            drawn = np.bincount(classes[stats.sample.places], minlength=len(division.sizes))
+            if len(drawn) == 1 or drawn.min() >= MEMBERS:
+                left = division.left
+                yield classes
 
 
 def _plan(split: _RowClasses, limit: int, rank: int, *, pairs: bool, bits: int) -> TrellisPlan | None:
@@ -207,8 +218,8 @@ def _allocated(split: _RowClasses, budget: int, rank: int, width: int, *, pairs:
     ]
     used = 1 + max(int(np.flatnonzero(each)[-1]) for each in found)
     coded = _sized(split, tuple(each[:used] for each in found), width)
-    if len(counts) > 1 and coded.row_bytes[1] <= coded.row_bytes[0]:
-        return None  # all rows have the most bits there are: one class is as good
+    if (np.diff(coded.row_bytes) <= 0).any():
+        return None  # with fewer bits or the most there are: fewer classes are as good
     return coded
 
 
@@ -247,10 +258,17 @@ def _row_lengths(variances: NDArray[np.float64], counts: NDArray[np.int64], rest
         return None
     if len(counts) == 1:
         return [rest // rows]
-    cold_bits, _ = split_bits(variances, counts, 8.0 * rest - MEMORY * rows)
-    cold = max(_LEAST_ROW, int((cold_bits + MEMORY) // 8))
-    hot = (rest - cold * int(counts[0])) // int(counts[1])
-    return [cold, hot] if hot > cold else None
+    # The largest class first: what rounding leaves of its bytes goes to the others.
+    lengths, waiting = [0] * len(counts), sorted(range(len(counts)), key=lambda c: -counts[c])
+    while waiting:
+        index, spare = waiting[0], 8.0 * rest - MEMORY * int(counts[waiting].sum())
+        bits = split_bits(variances[waiting], counts[waiting], spare)[0] + MEMORY
+        others = _LEAST_ROW * int(counts[waiting[1:]].sum())
+        most = (rest - others) // int(counts[index])
+        lengths[index] = min(max(_LEAST_ROW, int(bits // 8)), most) if others else most
+        rest -= lengths[index] * int(counts[index])
+        del waiting[0]
+    return lengths
 
 
 def _rates(variances: NDArray[np.float64], bits: int, *, pairs: bool) -> NDArray[np.float64]:

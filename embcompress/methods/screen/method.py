@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from embcompress.dtypes import DTYPES
 from embcompress.errors import InputError
-from embcompress.linalg.bits import Bits
+from embcompress.linalg.classes import RowClasses
 from embcompress.methods.base import Blocks, Fit, Method, Read, Settings, TableLayout
 from embcompress.methods.dense.method import Dense
 from embcompress.methods.parts import Elements, Part, Parts, PartSpec, check_shapes
@@ -214,25 +214,25 @@ class Screen(Method):
         """Return a reader of the kept rows and the shared row; the bits are read at once, and stay packed."""
         check_shapes(parts, {KEPT: (_mask_bytes(shape), 1)}, shape, rank)
         packed = parts[KEPT].read(0, _mask_bytes(shape))[:, 0]
-        kept = Bits(packed, shape[0])
+        kept = RowClasses(packed, shape[0], 2)
         try:
             # A table with a few rows more may have as many bytes of bits: the bits after the last token tell.
             if not kept.span(shape[0], 8 * len(packed)).all():
                 raise InputError("bits of no token", remedy="")
             inner = {suffix: part for suffix, part in parts.items() if suffix != KEPT}
-            read_inner = self.inner.decode(inner, (kept.total + 1, shape[1]), rank)
+            read_inner = self.inner.decode(inner, (int(kept.totals[1]) + 1, shape[1]), rank)
         except InputError:
             check_shapes(parts, {KEPT: (-1, -1)}, shape, rank)
             raise
 
         def read(start: int, stop: int) -> NDArray[Any]:
-            first, behind = kept.before(start) + 1, kept.before(stop) + 1
+            first, behind = (int(kept.before(row)[1]) + 1 for row in (start, stop))
             own = read_inner(first, behind) if behind > first else None
             if own is not None and len(own) == stop - start:
                 return own
             rows = np.repeat(read_inner(0, 1), stop - start, axis=0)
             if own is not None:
-                rows[kept.span(start, stop)] = own
+                rows[kept.span(start, stop) > 0] = own
             return rows
 
         return read
