@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embcompress.nn.factorized import FactorizedEmbedding, Lookup
-from embcompress.nn.lookup import CodedLookup
+from embcompress.nn.lookup import CodedLookup, is_eager
+
+_MANY, _FEWER = 256, 0.75
+"""From so many ids on, if so few of them differ, it is worth the time to find out which do."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,15 @@ class CodedEmbedding(FactorizedEmbedding):
     def padding_idx(self) -> int | None:
         """Token that gets no gradient and does not count in a bag; None if there is none."""
         return self.options.padding_idx
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Embed token ids, or bags of them; where most ids come again, each is decoded once."""
+        ids = args[0] if args else kwargs["input"]
+        if self.options.mode is None and is_eager(ids) and ids.numel() >= _MANY:
+            once, places = torch.unique(ids, return_inverse=True)
+            if len(once) <= _FEWER * ids.numel():
+                return F.embedding(places, super().forward(once))
+        return super().forward(*args, **kwargs)
 
     def _look_up(
         self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embcompress.nn.lookup import CodedLookup, within
+from embcompress.nn.lookup import CodedLookup, is_eager, within
 
 Lookup = nn.Embedding | nn.EmbeddingBag
 
@@ -197,11 +197,8 @@ class FactorizedHead(FactorizedPair):
 def _is_few(hidden: Tensor, left: Tensor) -> bool:
     """Whether :func:`_few_products` is faster: few rows of float32 on a CPU, and no graph being recorded."""
     return (
-        type(hidden) is Tensor  # no subclass, which might record operations
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        is_eager(hidden)
         and hidden.dtype == torch.float32
-        and hidden.device.type == "cpu"
         and left.shape[1] >= _WIDE
         and left.numel() >= _LARGE
         and 0 < math.prod(hidden.shape[:-1]) <= _FEW

@@ -166,6 +166,16 @@ class FloatRows(CodedLookup):
         return F.embedding(numbers, self.weight)
 
 
+def is_eager(tensor: Tensor) -> bool:
+    """Whether shapes may depend on a tensor's numbers: it is on a CPU, and no graph is being recorded."""
+    return (
+        type(tensor) is Tensor  # no subclass, which might record operations
+        and tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    )
+
+
 def within(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Numbers of a table in its type; beyond the range of float16 or bfloat16 they become its largest.
 

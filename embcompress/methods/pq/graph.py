@@ -126,7 +126,7 @@ def _decoded(group: Group, octets: str, kinds: str, stored: Stored, places: BitP
         return group.add("Reshape", table, group.constant([-1], "I64"))
 
     def fields(starts: NDArray[np.int32], sizes: str) -> str:
-        """Numbers 0 … ``sizes`` - 1 from bit ``starts`` on, in float32: products with powers of two are exact."""
+        """Numbers below ``sizes`` from bit ``starts`` on, in float32: powers of two are exact."""
         start = group.add("Cast", group.constant(starts, "I16"), to=1)
         octet = group.add("Floor", group.add("Div", start, eight))
         behind = group.add("Sub", start, group.add("Mul", octet, eight))

@@ -21,7 +21,7 @@ from embcompress.linalg.classes import RowClasses
 from embcompress.linalg.trelliscode import MEMORY, PAIR, TrellisCode, code_of, coded_order
 from embcompress.methods.base import Method
 from embcompress.methods.modules import Parts, TableModules, projected, right_factor, rows_in
-from embcompress.nn.lookup import CodedLookup, require
+from embcompress.nn.lookup import CodedLookup, is_eager, require
 
 _WINDOWS = 2 << MEMORY
 """Number of windows."""
@@ -57,9 +57,9 @@ class TrellisRows(CodedLookup):
     zeros: Tensor | None
     # Derived from these:
     kinds: Tensor | None  # class of each row, c for rows of zeros (N, uint8); None if all are of class 0
-    places: Tensor | None  # first byte of each row in extra (N, int64); None without extra
+    extra_at: Tensor | None  # first byte of each row in extra (N, int64); None without extra
     bits: Tensor  # of all classes, what _Class says
-    orders: Tensor  # of all classes, the coded components in coding order
+    places: Tensor  # of each component among the decoded ones of its class (c×width)
     subsets: Tensor  # subset, 0 … 3, that each window selects
 
     def __init__(
@@ -78,7 +78,7 @@ class TrellisRows(CodedLookup):
         super().__init__(tokens, rates.shape[1], kept)
         self.hold(codes=codes, rates=rates, codebooks=codebooks, scales=scales)
         self.hold(extra=extra, hot=hot, zeros=zeros)
-        for name in ("kinds", "places", "bits", "orders", "subsets"):
+        for name in ("kinds", "extra_at", "bits", "places", "subsets"):
             self.register_buffer(name, None, persistent=False)
         self.derive()
 
@@ -107,24 +107,24 @@ class TrellisRows(CodedLookup):
         require((self.hot is None) == (count == 1), f"{count} classes of rows")
         require(self.scales.shape == self.rates.shape, f"scales are {list(self.scales.shape)}")
         try:
-            self._classes, bits, orders, size = _classes_of(self.rates.cpu().numpy() / 2)
+            self._classes, bits, places, size = _classes_of(self.rates.cpu().numpy() / 2)
         except ValueError as error:
             require(False, f"rates: {error}")
         width, first = self.codes.shape[1], self._classes[0].code.row_bytes
         require(first == width, f"{width} bytes hold codes of {first}")
         require(self.codebooks.shape == (1, size), f"codebooks are {list(self.codebooks.shape)} for {size}")
         subsets = self._classes[0].code.subsets.astype(np.int32)
-        self.bits, self.orders, self.subsets = (
-            torch.from_numpy(array).to(device) for array in (bits, orders, subsets)
+        self.bits, self.places, self.subsets = (
+            torch.from_numpy(array).to(device) for array in (bits, places, subsets)
         )
-        self.kinds, self.places = (
+        self.kinds, self.extra_at = (
             torch.from_numpy(array).to(device) if array.any() else None for array in self._placed()
         )
 
     def _placed(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Compute ``kinds`` and ``places``, with checks."""
+        """Compute ``kinds`` and ``extra_at``, with checks."""
         rows, count = len(self.codes), len(self._classes)
-        kinds, places = np.zeros(rows, np.uint8), np.zeros(0 if self.extra is None else rows, np.int64)
+        kinds, extra_at = np.zeros(rows, np.uint8), np.zeros(0 if self.extra is None else rows, np.int64)
         if self.hot is not None and self.extra is not None:
             try:
                 classes = RowClasses(self.hot.flatten().cpu().numpy(), rows, count)
@@ -143,56 +143,57 @@ class TrellisRows(CodedLookup):
                 before = starts[:-1] + more * classes.before(start)
                 for kind in range(1, count):
                     members = start + np.flatnonzero(kinds[start:stop] == kind)
-                    places[members] = before[kind] + more[kind] * np.arange(len(members))
+                    extra_at[members] = before[kind] + more[kind] * np.arange(len(members))
         if self.zeros is not None:
             zeros = self.zeros.flatten().cpu().numpy()
             require(self.zeros.shape == (len(zeros), 1), f"zeros are {list(self.zeros.shape)}")
             require(bool(((zeros >= 0) & (zeros < rows)).all()), f"zeros beyond row {rows - 1:,}")
             kinds[zeros] = count
-        return kinds, places
+        return kinds, extra_at
 
     def rows(self, numbers: Tensor) -> Tensor:
         if self.kinds is None:
-            found = self._decoded(0, numbers)
-        elif torch.compiler.is_compiling() or numbers.is_meta:  # no sizes may depend on the numbers
-            kinds = self.kinds.index_select(0, numbers)
-            found = torch.zeros_like(self._decoded(0, numbers))
-            for kind in range(len(self._classes)):
-                found = torch.where(kinds == kind, self._decoded(kind, numbers), found)
-        else:
+            found = self._decoded(0, numbers).T
+        elif is_eager(numbers):
             kinds, order = self.kinds.index_select(0, numbers).sort()
             counts = torch.bincount(kinds, minlength=len(self._classes) + 1).tolist()
             groups = numbers.index_select(0, order).split(counts)
-            parts = [self._decoded(kind, group) for kind, group in enumerate(groups[:-1]) if len(group)]
-            parts.append(self.scales.new_zeros(self.embedding_dim, counts[-1]))
-            found = torch.cat(parts, dim=1).T.index_select(0, order.argsort()).T
-        return found.T if self.dtype == torch.float16 else found.T.to(self.dtype)
+            parts = [self._decoded(kind, group).T for kind, group in enumerate(groups[:-1]) if len(group)]
+            parts.append(self.scales.new_zeros(counts[-1], self.embedding_dim))
+            found = torch.cat(parts).index_select(0, order.argsort())
+        else:  # no sizes may depend on the numbers
+            kinds, found = self.kinds.index_select(0, numbers), self._decoded(0, numbers)
+            for kind in range(1, len(self._classes)):
+                found = torch.where(kinds == kind, self._decoded(kind, numbers), found)
+            found = torch.where(kinds < len(self._classes), found, 0).T
+        return found if self.dtype == torch.float16 else found.to(self.dtype)
 
     def _decoded(self, kind: int, numbers: Tensor) -> Tensor:
         """Coefficients (width×n) of rows of one class; of other rows, any numbers."""
         of = self._classes[kind]
         octets = self.codes.index_select(0, numbers)
-        if kind and self.extra is not None and self.places is not None:
+        if kind and self.extra is not None and self.extra_at is not None:
             extra = self.extra.flatten()
             more = torch.arange(of.code.row_bytes - self.codes.shape[1], device=numbers.device)
-            places = (self.places.index_select(0, numbers)[:, None] + more).clamp(max=len(extra) - 1)
-            octets = torch.cat([octets, extra[places]], dim=1)
+            at = self.extra_at.index_select(0, numbers)[:, None] + more
+            octets = torch.cat([octets, extra[at.clamp(max=len(extra) - 1)]], dim=1)
         octets = F.pad(octets, (0, 1)).T.to(torch.int32)
         byte_pairs = octets[:-1] << 8 | octets[1:]
         octet, shift, more_octet, more_shift, more_mask, base = self.bits[of.bits_at].split(of.sizes)
         windows = (byte_pairs.index_select(0, octet) >> shift[:, None]) & (_WINDOWS - 1)
-        scalars, coded = len(base), len(more_octet)
-        book = self.codebooks.flatten()
-        index = self.subsets.index_select(0, windows[:scalars].flatten()).view(scalars, -1) + base[:, None]
         uncoded = (byte_pairs.index_select(0, more_octet) << 2 >> more_shift[:, None]) & more_mask[:, None]
-        index[:coded] += uncoded
-        values = book.index_select(0, index.flatten()).view(index.shape)
-        if len(windows) > scalars:
-            two = F.embedding(windows[scalars:], book[of.pairs].view(-1, 2))
-            values = torch.cat([values, two.transpose(1, 2).flatten(0, 1)])
-        order = self.orders[of.order_at]
-        values = values * self.scales[kind].index_select(0, order)[:, None]
-        return values.new_zeros(self.embedding_dim, values.shape[1]).index_copy(0, order, values)
+        several, ones, pairs = windows.split(
+            (len(base), of.code.scalars - len(base), len(windows) - of.code.scalars)
+        )
+        book = self.codebooks.flatten()
+        index = self.subsets.index_select(0, several.flatten()).view(several.shape) + base[:, None] + uncoded
+        values = [book.index_select(0, index.flatten()).view(index.shape)]
+        if len(ones):
+            values.append(book[of.ones][self.subsets].index_select(0, ones.flatten()).view(ones.shape))
+        if len(pairs):
+            values += F.embedding(pairs, book[of.pairs].view(-1, 2)).unbind(-1)
+        values.append(book.new_zeros(1, numbers.shape[0]))  # for components without bits
+        return torch.cat(values).index_select(0, self.places[kind]) * self.scales[kind, :, None]
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, classes={len(self.rates)}, bytes={self.codes.shape[1]}"
@@ -200,39 +201,43 @@ class TrellisRows(CodedLookup):
 
 @dataclass(frozen=True)
 class _Class:
-    """One class of rows, and where its positions are in ``bits`` and ``orders``.
+    """One class of rows, and where its positions are in ``bits``.
 
     ``bits`` holds of each step the first byte and the shift of its window; of each component with uncoded
-    bits their first byte, shift and mask; and of each component with whole bits the first number of its
-    codebook.
+    bits their first byte, shift and mask, and the first number of their codebook.
 
     Attributes:
         code: the trellis code.
-        pairs: its codebook for pairs.
+        ones, pairs: its codebooks for one bit and for pairs.
         bits_at: its part of ``bits``.
         sizes: lengths of the six runs in it.
-        order_at: its part of ``orders``.
     """
 
     code: TrellisCode
+    ones: slice
     pairs: slice
     bits_at: slice
     sizes: tuple[int, ...]
-    order_at: slice
 
 
 def _classes_of(
     rates: NDArray[np.float64],
 ) -> tuple[list[_Class], NDArray[np.int32], NDArray[np.int64], int]:
-    """The classes with these rates (c×width), ``bits``, ``orders``, and the size of all codebooks.
+    """The classes with these rates (c×width), ``bits``, ``places``, and the size of all codebooks.
+
+    Components with whole bits are decoded first, then the first of each pair, then the second; the row after
+    them is for components without bits.
 
     Raises:
         ValueError: no code has such rates.
     """
     classes: list[_Class] = []
-    bits, orders, book = np.empty(0, np.int32), np.empty(0, np.int64), 0
-    for each in rates:
+    bits, places, book = np.empty(0, np.int32), np.empty(rates.shape, np.int64), 0
+    for kind, each in enumerate(rates):
         code, order = code_of(each), coded_order(each)
+        singles, twos = np.split(order, [code.scalars])
+        places[kind] = len(order)
+        places[kind, np.concatenate([singles, twos[::2], twos[1::2]])] = np.arange(len(order))
         steps = np.arange(code.steps)
         uncoded = code.uncoded_bits[code.uncoded_bits > 0]
         starts = code.uncoded_starts[: len(uncoded)]
@@ -242,21 +247,22 @@ def _classes_of(
             starts >> 3,
             16 - uncoded - (starts & 7),
             (1 << uncoded) - 1 << 2,  # times 4: the levels of a subset are every fourth of a codebook
-            np.array([book + code.books[rate].start for rate in code.rates[: code.scalars]], np.int64),
+            np.array([book + code.books[rate].start for rate in code.rates[: len(uncoded)]], np.int64),
         )
-        pairs, sizes = code.books.get(PAIR, slice(0, 0)), tuple(map(len, runs))
+        ones, pairs = (code.books.get(rate, slice(0, 0)) for rate in (1, PAIR))
+        sizes = tuple(map(len, runs))
         classes.append(
             _Class(
                 code=code,
+                ones=slice(book + ones.start, book + ones.stop),
                 pairs=slice(book + pairs.start, book + pairs.stop),
                 bits_at=slice(len(bits), len(bits) + sum(sizes)),
                 sizes=sizes,
-                order_at=slice(len(orders), len(orders) + len(order)),
             )
         )
-        bits, orders = np.append(bits, np.concatenate(runs).astype(np.int32)), np.append(orders, order)
+        bits = np.append(bits, np.concatenate(runs).astype(np.int32))
         book += code.book_size
-    return classes, bits, orders, book
+    return classes, bits, places, book
 
 
 def coded_table(
