@@ -8,7 +8,8 @@ so that each subset depends only on a window of the coded bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -65,31 +66,50 @@ def decode(codes: NDArray[np.uint8], code: TrellisCode, codebooks: _Floats) -> _
     return rows
 
 
-def train(
-    rows: _Floats, weights: NDArray[np.float64] | None, code: TrellisCode, codebooks: _Floats, rounds: int
-) -> _Floats:
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one code, to train codebooks on.
+
+    Attributes:
+        values: coefficients (N×r).
+        code: their code.
+        weights: of the rows (N), none negative; None if all count alike.
+    """
+
+    values: _Floats
+    code: TrellisCode
+    weights: NDArray[np.float64] | None = None
+
+
+def train(groups: Sequence[Rows], books: Mapping[float, _Floats], rounds: int) -> dict[float, _Floats]:
     """Fit codebooks to rows by Lloyd's algorithm: encode, then move each level to the mean of its members.
 
     Args:
-        rows: coefficients (N×r).
-        weights: weights of the rows (N), none negative; None if all count alike.
-        code: code of the rows.
-        codebooks: initial codebooks. A level without members does not move.
+        groups: rows of several codes, which share the codebook of each rate.
+        books: initial codebooks, by rate. A level without members does not move.
         rounds: number of rounds.
     """
+    found = dict(books)
     for _ in range(rounds):
-        counts, sums = np.zeros((2, len(codebooks)))
-        for block, rate, run, symbols in _symbols(encode(rows, code, codebooks), code):
-            levels = code.levels[rate].take(symbols).ravel()
-            each = np.broadcast_to(1.0 if weights is None else weights[block], symbols.shape)
-            counts += np.bincount(levels, each.ravel(), len(counts))
-            sums += np.bincount(levels, (each * rows[block, run].T).ravel(), len(counts))
-        means = np.divide(sums, counts, out=codebooks.astype(np.float64), where=counts > 0)
-        codebooks = means.astype(np.float32)
-        for rate, book in code.books.items():
+        totals = {rate: np.zeros((2, len(book))) for rate, book in found.items()}
+        for group in groups:
+            code = group.code
+            flat = np.concatenate([found[rate] for rate in code.books])
+            counts, sums = np.zeros((2, len(flat)))
+            for block, rate, run, symbols in _symbols(encode(group.values, code, flat), code):
+                levels = code.levels[rate].take(symbols).ravel()
+                each = 1.0 if group.weights is None else group.weights[block]
+                each = np.broadcast_to(each, symbols.shape)
+                counts += np.bincount(levels, each.ravel(), len(flat))
+                sums += np.bincount(levels, (each * group.values[block, run].T).ravel(), len(flat))
+            for rate, book in code.books.items():
+                totals[rate] += counts[book], sums[book]
+        for rate, (counts, sums) in totals.items():
+            means = np.divide(sums, counts, out=found[rate].astype(np.float64), where=counts > 0)
+            found[rate] = means.astype(np.float32)
             if rate != PAIR:  # the means of neighbours, which are in different subsets, may cross
-                codebooks[book].sort()
-    return codebooks
+                found[rate].sort()
+    return found
 
 
 def _symbols(codes: NDArray[np.uint8], code: TrellisCode) -> Iterator[tuple[slice, float, slice, Indices]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,10 +101,10 @@ class TrellisCode:
         ends = np.cumsum(sizes).tolist()
         return {rate: slice(end - n, end) for (rate, _), end, n in zip(self.runs, ends, sizes, strict=True)}
 
-    @property
-    def book_size(self) -> int:
-        """Numbers in the flat codebooks."""
-        return max(int(book.stop) for book in self.books.values())
+    def books_in(self, numbers: NDArray[Any], starts: Mapping[float, int]) -> NDArray[Any]:
+        """The flat codebooks of this code, from a larger array in which they begin at ``starts``, by rate."""
+        found = [numbers[starts[r] : starts[r] + book.stop - book.start] for r, book in self.books.items()]
+        return np.concatenate(found)
 
     @cached_property
     def levels(self) -> dict[float, Indices]:
@@ -141,3 +143,31 @@ def code_of(rates: NDArray[np.float64]) -> TrellisCode:
 def _code(rates: tuple[float, ...]) -> TrellisCode:
     """The code of stored tables at these rates; planning asks for the same ones again and again."""
     return TrellisCode(MEMORY, rates)
+
+
+def book_starts(codes: Sequence[TrellisCode], size: int | None = None) -> list[dict[float, int]]:
+    """First number of each code's codebook for each rate, where several codes have one array of codebooks.
+
+    The codebooks of one code follow those of the other. All codes share the codebook of a rate, which is with
+    the first of them; in older files each has codebooks of its own.
+
+    Args:
+        codes: of the classes of rows.
+        size: numbers in the array, which tells the two apart; None for shared codebooks.
+
+    Raises:
+        ValueError: neither takes ``size`` numbers.
+    """
+    for own in (False, True):
+        starts: list[dict[float, int]] = []
+        shared: dict[float, int] = {}
+        end = 0
+        for code in codes:
+            found = {} if own else shared
+            for rate, book in code.books.items():
+                if rate not in found:
+                    found[rate], end = end, end + book.stop - book.start
+            starts.append({rate: found[rate] for rate in code.books})
+        if size in (None, end):
+            return starts
+    raise ValueError(f"codebooks of {size:,} numbers, not {end:,}")

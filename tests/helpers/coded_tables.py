@@ -102,7 +102,7 @@ def lplr(count: int, width: int, rank: int = 5, bits: tuple[int, int] = (3, 6)) 
 
 
 def pq(count: int, width: int, rates: Sequence[Sequence[int]] = (PLAIN, HOT), zeros: bool = True) -> Coded:
-    """Random rows of one class or of two."""
+    """Random rows of one class or of several."""
     rank, rng = len(rates[0]), np.random.default_rng(2)
     scales = rng.uniform(0.5, 2, (len(rates), rank)).astype(np.float32)
     no_rows = [0, count - 1] if zeros else []
@@ -124,7 +124,9 @@ def trellis(
     rates: Sequence[Sequence[int]],
     zeros: Sequence[int],
 ) -> Coded:
-    """Rows of a random class each, of those whose rates are given; each class has codebooks of its own.
+    """Rows of a random class each, of those whose rates are given.
+
+    Each of two classes has codebooks of its own, as in older files; more than two share them.
 
     Args:
         coefficients: of unit variance (V×r).
@@ -136,14 +138,18 @@ def trellis(
     rng = np.random.default_rng(4)
     kind = rng.integers(0, len(rates), len(coefficients))
     decoded = np.zeros_like(coefficients)
-    codes, books = [], []
+    codes, books, shared = [], [], {}
     for each, wanted in enumerate(rates):
         order = sorted((j for j in range(len(wanted)) if wanted[j]), key=lambda j: -wanted[j])
         code = TrellisCode(8, tuple(wanted[j] / 2 for j in order))
         book = (initial_codebooks(code) * rng.uniform(0.9, 1.1)).astype(np.float16).astype(np.float32)
+        if len(rates) > 2:
+            new = {rate: book[place] for rate, place in code.books.items() if rate not in shared}
+            shared |= new
+            book = np.concatenate([shared[rate] for rate in code.books])
         codes.append(encode(coefficients[:, order], code, book))
         decoded[np.ix_(kind == each, order)] = decode(codes[-1], code, book)[kind == each]
-        books.append(book)
+        books += [*new.values()] if len(rates) > 2 else [book]
     decoded *= scales[kind]
     parts = {"0.codes": codes[0]}
     if len(rates) > 1:

@@ -21,13 +21,15 @@ def slowly(parts, shape):
         kinds = [
             sum((int(p[i // 8]) >> (7 - i % 8) & 1) << n for n, p in enumerate(planes)) for i in range(rows)
         ]
-    books, at = [], 0
-    for rates in whole["0.rates"]:
-        found = {}
-        for twice in sorted({*rates.tolist()} - {0}, reverse=True):
-            size = 2 << 9 if twice == 1 else 2 << twice // 2
-            found[twice], at = whole["0.codebooks"][0, at : at + size], at + size
-        books.append(found)
+    books, at = [{} for _ in whole["0.rates"]], 0
+    sizes = {1: 2 << 9} | {2 * bits: 2 << bits for bits in range(1, 9)}
+    met = [sorted({*rates.tolist()} - {0}, reverse=True) for rates in whole["0.rates"]]
+    own = whole["0.codebooks"].size == sum(sizes[twice] for each in met for twice in each)
+    for n, each in enumerate(met):
+        for twice in each:
+            earlier = [b[twice] for b in books[:n] if twice in b and not own]
+            books[n][twice] = earlier[0] if earlier else whole["0.codebooks"][0, at : at + sizes[twice]]
+            at += 0 if earlier else sizes[twice]
     width = whole["1.codes"].shape[1]
     bits_each = max(b for b in range(1, 9) if -(-columns * b // 8) == width)
     right = np.zeros((rank, columns))

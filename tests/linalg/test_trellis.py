@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from embcompress.linalg.trellis import TrellisCode, decode, encode, initial_codebooks, train
+from embcompress.linalg.trellis import Rows, TrellisCode, decode, encode, initial_codebooks, train
+from embcompress.linalg.trelliscode import book_starts
 
 POLYNOMIALS = {3: (0o13, 0o04), 5: (0o45, 0o10), 6: (0o103, 0o024), 8: (0o515, 0o362)}
 MIXED = (8, 5, 5, 3, 2, 2, 1, 1, 0.5, 0.5, 0.5, 0.5)
@@ -55,11 +56,17 @@ def decibels(rows, found):
     return 10 * np.log10(np.sum(rows.astype(float) ** 2) / np.sum((rows - found).astype(float) ** 2))
 
 
+def fitted(rows, weights, code, start, rounds):
+    """Flat codebooks trained for one code."""
+    books = {rate: start[place] for rate, place in code.books.items()}
+    return np.concatenate([*train([Rows(rows, code, weights)], books, rounds).values()])
+
+
 @cache
 def gain(rate, components=1024, memory=6):
     """Signal-to-noise ratio on fresh Gaussian rows, long enough for the free first state not to count."""
     code = TrellisCode(memory, (rate,) * components)
-    codebooks = train(gaussian(40, components), None, code, initial_codebooks(code), 8)
+    codebooks = fitted(gaussian(40, components), None, code, initial_codebooks(code), 8)
     rows = gaussian(64, components, 1)
     return decibels(rows, decode(encode(rows, code, codebooks), code, codebooks))
 
@@ -128,12 +135,12 @@ def test_training_follows_weights_and_shared_levels():
     weights = np.repeat([2.0, 0.0], 300)
     start = initial_codebooks(code)
     kept = start.copy()
-    weighted = train(rows, weights, code, start, 3)
+    weighted = fitted(rows, weights, code, start, 3)
     np.testing.assert_array_equal(start, kept)
-    np.testing.assert_allclose(weighted, train(rows[:300], None, code, start, 3), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(weighted, fitted(rows[:300], None, code, start, 3), rtol=1e-5, atol=1e-6)
     errors = []
     for rounds in range(4):
-        books = train(rows[:300], None, code, start, rounds)
+        books = fitted(rows[:300], None, code, start, rounds)
         errors.append(np.square(rows[:300] - decode(encode(rows[:300], code, books), code, books)).sum())
     assert errors == sorted(errors, reverse=True)
     for rate in (2, 1):
@@ -141,10 +148,38 @@ def test_training_follows_weights_and_shared_levels():
         assert (np.diff(book) >= 0).all()
 
 
+def test_codes_that_share_a_codebook_train_it_together():
+    """As if the rows of both were of one code; what only one has is trained by its rows alone."""
+    one, other = TrellisCode(4, (2, 2)), TrellisCode(4, (3, 2))
+    start = {rate: initial_codebooks(other)[place] for rate, place in other.books.items()}
+    rows, more = gaussian(300, 2), 2 * gaussian(300, 2, 1)
+    both = train([Rows(rows, one), Rows(more, other)], start, 1)
+    codes = encode(rows, one, start[2]), encode(more, other, np.concatenate([start[3], start[2]]))
+    near = (
+        decode(codes[0], one, start[2]),
+        decode(codes[1], other, np.concatenate([start[3], start[2]]))[:, 1],
+    )
+    values, levels = np.append(rows, more[:, 1]), np.append(near[0], near[1])
+    means = [values[levels == level].mean() for level in start[2]]
+    np.testing.assert_allclose(both[2], np.sort(means), rtol=1e-4)
+    assert not np.allclose(both[3], start[3])
+    np.testing.assert_array_equal(train([Rows(rows, one)], start, 1)[3], start[3])
+
+
+def test_where_codebooks_begin_in_an_array_of_several_codes():
+    """Shared ones once, with the first code that has them; or, in older files, all of each code."""
+    codes = TrellisCode(8, (3, 2)), TrellisCode(8, (2, 1, 0.5, 0.5)), TrellisCode(8, (4, 3))
+    assert book_starts(codes) == [{3: 0, 2: 16}, {2: 16, 1: 24, 0.5: 28}, {4: 1052, 3: 0}]
+    assert book_starts(codes, 1084) == book_starts(codes)
+    assert book_starts(codes, 24 + 8 + 4 + 1024 + 32 + 16)[2] == {4: 1060, 3: 1092}
+    with pytest.raises(ValueError, match="codebooks of 1,085 numbers"):
+        book_starts(codes, 1085)
+
+
 def test_levels_without_members_stay():
     code = TrellisCode(3, (5,))
     start = initial_codebooks(code)
-    books = train(np.full((4, 1), start[20]), None, code, start, 1)
+    books = fitted(np.full((4, 1), start[20]), None, code, start, 1)
     np.testing.assert_allclose(books, start)
 
 
@@ -170,7 +205,7 @@ def test_no_rows(rates):
     codes = encode(gaussian(0, len(rates)), code, codebooks)
     assert codes.shape == (0, code.row_bytes)
     assert decode(codes, code, codebooks).shape == (0, len(rates))
-    np.testing.assert_array_equal(train(gaussian(0, len(rates)), None, code, codebooks, 1), codebooks)
+    np.testing.assert_array_equal(fitted(gaussian(0, len(rates)), None, code, codebooks, 1), codebooks)
 
 
 def test_rows_of_zeros_and_large_rows():
@@ -185,7 +220,7 @@ def test_rows_of_zeros_and_large_rows():
 
 def test_levels_survive_half_precision():
     code = TrellisCode(6, (5,) * 64)
-    codebooks = train(gaussian(200, 64), None, code, initial_codebooks(code), 3)
+    codebooks = fitted(gaussian(200, 64), None, code, initial_codebooks(code), 3)
     rounded = codebooks.astype(np.float16).astype(np.float32)
     rows = gaussian(100, 64, 1)
     exact, coarse = (decibels(rows, decode(encode(rows, code, b), code, b)) for b in (codebooks, rounded))

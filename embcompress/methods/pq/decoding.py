@@ -11,7 +11,7 @@ from embcompress.errors import InputError
 from embcompress.linalg.classes import RowClasses, class_planes
 from embcompress.linalg.integers import unpacked_rows
 from embcompress.linalg.packing import packed_width, widest
-from embcompress.linalg.trelliscode import code_of
+from embcompress.linalg.trelliscode import book_starts, code_of
 from embcompress.methods.parts import REMAKE, Parts, check_rank, check_shapes
 from embcompress.methods.pq.planning import RIGHT_BITS, extra_shape
 from embcompress.methods.pq.row_code import RowCode
@@ -54,10 +54,10 @@ class TrellisTable:
         try:
             self._kinds = RowClasses(packed, rows, count)
             codes = [code_of(each) for each in rates]
+            starts = book_starts(codes, parts["0.codebooks"].shape[1])
         except ValueError as error:
             raise _corrupt(str(error)) from None
-        sizes = [code.book_size for code in codes]
-        expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, sum(sizes))}
+        expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, parts["0.codebooks"].shape[1])}
         self._more = np.array([code.row_bytes - codes[0].row_bytes for code in codes])
         self._starts = np.cumsum([0, *(self._more * self._kinds.totals)])
         if self._extra is not None:
@@ -65,9 +65,11 @@ class TrellisTable:
         if "0.zeros" in parts:
             expected["0.zeros"] = (parts["0.zeros"].shape[0], 1)
         check_shapes(parts, expected, shape, rank)
-        books = np.split(_whole(parts["0.codebooks"])[0], np.cumsum(sizes)[:-1])
-        scales = _whole(parts["0.scales"])
-        self._classes = [RowCode(*each) for each in zip(rates, scales, books, strict=True)]
+        flat, scales = _whole(parts["0.codebooks"])[0], _whole(parts["0.scales"])
+        self._classes = [
+            RowCode(rates[kind], scales[kind], code.books_in(flat, starts[kind]))
+            for kind, code in enumerate(codes)
+        ]
         self._zeros = np.empty(0, np.int32)
         if "0.zeros" in parts:
             self._zeros = np.sort(_whole(parts["0.zeros"])[:, 0])

@@ -13,7 +13,7 @@ from embcompress.dtypes import DType
 from embcompress.errors import InputError
 from embcompress.linalg.classes import RowClasses, class_planes
 from embcompress.linalg.packing import widest
-from embcompress.linalg.trelliscode import MEMORY, code_of, coded_order
+from embcompress.linalg.trelliscode import MEMORY, book_starts, code_of, coded_order
 from embcompress.methods.base import Method
 from embcompress.methods.parts import REMAKE
 
@@ -27,7 +27,10 @@ class TrellisGraph(TableGraph):
         """Gather rows of bytes, decode their components, and multiply by the right factor."""
         shape, rates = stored.parts["0.rates"].shape, stored.content("0.rates")
         # If only sizes matter, the rates do not: all constants are there whatever they are.
-        places = BitPlaces(np.full(shape, 2) if rates is None else rates.astype(np.int64))
+        size = stored.parts["0.codebooks"].shape[1]
+        places = (
+            BitPlaces(np.full(shape, 2), None) if rates is None else BitPlaces(rates.astype(np.int64), size)
+        )
         rows, width = stored.parts["0.codes"].shape
         octets, kinds = group.add("Gather", stored.part("0.codes"), ids, axis=0), ""
         if shape[0] > 1:
@@ -46,16 +49,18 @@ class BitPlaces:
 
     Args:
         doubled: twice the bits of each component (c×r); 0 for components that are not coded.
+        size: numbers in all codebooks; None where it does not matter.
 
     Raises:
-        InputError: no code has such bits.
+        InputError: no code has such bits, or other codebooks.
     """
 
-    def __init__(self, doubled: NDArray[Any]) -> None:
+    def __init__(self, doubled: NDArray[Any], size: int | None) -> None:
         try:
             codes = [code_of(each / 2) for each in doubled]
+            starts = book_starts(codes, size)
         except ValueError as error:
-            raise InputError(f"0.rates: {error}", remedy=REMAKE) from None
+            raise InputError(str(error), remedy=REMAKE) from None
         self.row_bytes = np.array([code.row_bytes for code in codes])
         """Bytes of a row in each class (c)."""
         self.windows, self.uncoded, self.books = np.zeros((3, *doubled.shape), np.int32)
@@ -63,14 +68,12 @@ class BitPlaces:
         component of a pair is that of its second number; 0 for components that are not coded."""
         self.subsets = codes[0].subsets
         """Subset, 0 … 3, that each window selects."""
-        begin = 0
         for kind, code in enumerate(codes):
             order = coded_order(doubled[kind])
             self.windows[kind, order] = code.windows
             self.uncoded[kind, order] = code.uncoded_starts * (code.uncoded_bits > 0)
-            self.books[kind, order] = [begin + code.books[rate].start for rate in code.rates]
+            self.books[kind, order] = [starts[kind][rate] for rate in code.rates]
             self.books[kind, order[code.scalars + 1 :: 2]] += 1
-            begin += code.book_size
 
 
 def _extra_bytes(group: Group, ids: str, stored: Stored, more: NDArray[np.int64]) -> tuple[str, str]:

@@ -42,7 +42,7 @@ from embcompress.methods.base import Blocks, Fit, Method, Read, Settings, TableL
 from embcompress.methods.parts import Elements, Part, Parts, PartSpec
 from embcompress.methods.pq.decoding import TrellisTable
 from embcompress.methods.pq.planning import TrellisPlan, extra_shape, plans, smallest
-from embcompress.methods.pq.row_code import RowCode, trained
+from embcompress.methods.pq.row_code import Class, RowCode, joined, trained
 from embcompress.methods.stats import Advance, TableStats, ignore_progress
 
 _U8, _F16, _F32, _I32 = (DTYPES[name] for name in ("U8", "F16", "F32", "I32"))
@@ -72,7 +72,7 @@ class PQ(Method):
     - ``0.extra`` (H×e bytes): the remaining bits of hot rows, if there are any;
     - ``0.hot`` (⌈V/8⌉×1 bytes): one bit per row, whether it is hot;
     - ``0.rates`` (c×r bytes): twice the bits of each component, since there are half bits;
-    - ``0.codebooks`` (1×n, float16): flat, one class after the other;
+    - ``0.codebooks`` (1×n, float16): flat, see ``linalg.trelliscode.book_starts``;
     - ``0.scales`` (c×r, float32): scales of the coefficients;
     - ``0.zeros`` (Z×1, int32): indices of the rows of zeros, if there are any;
     - ``1.codes`` (r×⌈d·b/8⌉ bytes) and ``1.scales`` (r×1, float32): the right factor in integers.
@@ -130,11 +130,14 @@ class PQ(Method):
         basis = stats.spectrum.vectors[:, :rank].astype(np.float32)
         coefficients = sample.rows @ basis
         decoded = np.zeros_like(coefficients)
-        classes = []
-        for index, rates in enumerate(plan.rates):
-            members = np.flatnonzero(plan.classes[sample.places] == index)
-            code, decoded[members] = trained(rates, coefficients[members], sample.weights[members])
+        kinds, classes = plan.classes[sample.places], []
+        parts = [
+            Class(rates, coefficients[kinds == index], sample.weights[kinds == index])
+            for index, rates in enumerate(plan.rates)
+        ]
+        for index, (code, found) in enumerate(trained(parts)):
             classes.append(code)
+            decoded[kinds == index] = found
         factor: NDArray[Any] = basis.T
         if len(sample.rows) == stats.rows.shape[0]:  # with fewer rows it would overfit the sample
             refit = _Refit(basis, max(float(code.scales.max()) for code in classes))
@@ -183,7 +186,7 @@ def _parts(stats: TableStats, plan: TrellisPlan, classes: Sequence[RowCode]) -> 
         parts.append(Part("0.extra", _U8, extra_shape(plan.row_bytes - plan.row_bytes[0], plan.counts)))
         parts.append(Part("0.hot", _U8, (class_planes(count) * -(-rows // 8), 1)))
     parts.append(Part("0.rates", _U8, (count, rank)))
-    parts.append(Part("0.codebooks", _F16, (1, sum(code.codebooks.size for code in classes))))
+    parts.append(Part("0.codebooks", _F16, (1, joined(classes).size)))
     parts.append(Part("0.scales", _F32, (count, rank)))
     if len(plan.zeros):
         parts.append(Part("0.zeros", _I32, (len(plan.zeros), 1)))
@@ -217,7 +220,7 @@ def _encode_table(stats: TableStats, table_code: _TableCode, advance: Advance) -
     contents: dict[str, NDArray[Any]] = {
         "0.codes": codes,
         "0.rates": np.stack([2 * code.rates for code in classes]).astype(np.uint8),
-        "0.codebooks": np.concatenate([code.codebooks for code in classes])[None],
+        "0.codebooks": joined(classes)[None],
         "0.scales": np.stack([code.scales for code in classes]),
         "0.zeros": plan.zeros.astype(np.int32)[:, None],
         "1.codes": pack(right.codes, plan.bits),

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from embcompress.linalg.classes import RowClasses
-from embcompress.linalg.trelliscode import MEMORY, PAIR, TrellisCode, code_of, coded_order
+from embcompress.linalg.trelliscode import MEMORY, PAIR, TrellisCode, book_starts, code_of, coded_order
 from embcompress.methods.base import Method
 from embcompress.methods.modules import Parts, TableModules, projected, right_factor, rows_in
 from embcompress.nn.lookup import CodedLookup, is_eager, require
@@ -39,7 +39,7 @@ class TrellisRows(CodedLookup):
     Args:
         codes: N×m bytes.
         rates: c×width bytes, twice the bits of each component in each class.
-        codebooks: 1×n, flat, one class after the other.
+        codebooks: 1×n, flat, as in ``linalg.trelliscode.book_starts``.
         scales: c×width.
         extra: the remaining bytes of rows, one class after the other, in rows of any width.
         hot: class of each row (bytes×1), as in ``linalg/classes.py``.
@@ -107,12 +107,12 @@ class TrellisRows(CodedLookup):
         require((self.hot is None) == (count == 1), f"{count} classes of rows")
         require(self.scales.shape == self.rates.shape, f"scales are {list(self.scales.shape)}")
         try:
-            self._classes, bits, places, size = _classes_of(self.rates.cpu().numpy() / 2)
+            self._classes, bits, places = _classes_of(self.rates.cpu().numpy() / 2, self.codebooks.shape[1])
         except ValueError as error:
-            require(False, f"rates: {error}")
+            require(False, str(error))
         width, first = self.codes.shape[1], self._classes[0].code.row_bytes
         require(first == width, f"{width} bytes hold codes of {first}")
-        require(self.codebooks.shape == (1, size), f"codebooks are {list(self.codebooks.shape)} for {size}")
+        require(len(self.codebooks) == 1, f"codebooks are {list(self.codebooks.shape)}")
         subsets = self._classes[0].code.subsets.astype(np.int32)
         self.bits, self.places, self.subsets = (
             torch.from_numpy(array).to(device) for array in (bits, places, subsets)
@@ -221,20 +221,21 @@ class _Class:
 
 
 def _classes_of(
-    rates: NDArray[np.float64],
-) -> tuple[list[_Class], NDArray[np.int32], NDArray[np.int64], int]:
-    """The classes with these rates (c×width), ``bits``, ``places``, and the size of all codebooks.
+    rates: NDArray[np.float64], size: int
+) -> tuple[list[_Class], NDArray[np.int32], NDArray[np.int64]]:
+    """The classes with these rates (c×width), ``bits`` and ``places``; ``size`` is that of the codebooks.
 
     Components with whole bits are decoded first, then the first of each pair, then the second; the row after
     them is for components without bits.
 
     Raises:
-        ValueError: no code has such rates.
+        ValueError: no code has such rates, or other codebooks.
     """
     classes: list[_Class] = []
-    bits, places, book = np.empty(0, np.int32), np.empty(rates.shape, np.int64), 0
-    for kind, each in enumerate(rates):
-        code, order = code_of(each), coded_order(each)
+    bits, places = np.empty(0, np.int32), np.empty(rates.shape, np.int64)
+    codes = [code_of(each) for each in rates]
+    for kind, (code, first) in enumerate(zip(codes, book_starts(codes, size), strict=True)):
+        order = coded_order(rates[kind])
         singles, twos = np.split(order, [code.scalars])
         places[kind] = len(order)
         places[kind, np.concatenate([singles, twos[::2], twos[1::2]])] = np.arange(len(order))
@@ -247,22 +248,24 @@ def _classes_of(
             starts >> 3,
             16 - uncoded - (starts & 7),
             (1 << uncoded) - 1 << 2,  # times 4: the levels of a subset are every fourth of a codebook
-            np.array([book + code.books[rate].start for rate in code.rates[: len(uncoded)]], np.int64),
+            np.array([first[rate] for rate in code.rates[: len(uncoded)]], np.int64),
         )
-        ones, pairs = (code.books.get(rate, slice(0, 0)) for rate in (1, PAIR))
+        ones, pairs = (
+            slice(first.get(rate, 0), first.get(rate, 0) + length)
+            for rate, length in ((1, 4), (PAIR, 2 * _WINDOWS))
+        )
         sizes = tuple(map(len, runs))
         classes.append(
             _Class(
                 code=code,
-                ones=slice(book + ones.start, book + ones.stop),
-                pairs=slice(book + pairs.start, book + pairs.stop),
+                ones=ones,
+                pairs=pairs,
                 bits_at=slice(len(bits), len(bits) + sum(sizes)),
                 sizes=sizes,
             )
         )
         bits = np.append(bits, np.concatenate(runs).astype(np.int32))
-        book += code.book_size
-    return classes, bits, places, book
+    return classes, bits, places
 
 
 def coded_table(

@@ -281,6 +281,9 @@ def _rates(variances: NDArray[np.float64], bits: int, *, pairs: bool) -> NDArray
 
 def _fixed_bytes(rates: Sequence[NDArray[np.float64]]) -> int:
     """Bytes of rates, scales and codebooks, including the scales of the right factor."""
-    books = sum(code_of(each).book_size for each in rates)
+    rates_used = {
+        rate: book.stop - book.start for each in rates for rate, book in code_of(each).books.items()
+    }
+    books = sum(rates_used.values())
     rank = len(rates[0])
     return 2 * books + 5 * len(rates) * rank + 4 * rank

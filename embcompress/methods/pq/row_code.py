@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,34 +72,65 @@ class RowCode:
         return found
 
 
-def trained(
-    rates: NDArray[np.float64], coefficients: Floats, weights: NDArray[np.float64]
-) -> tuple[RowCode, Floats]:
-    """Train scales and codebooks on sample rows; returns the code and the decoded sample.
+@dataclass(frozen=True)
+class Class:
+    """The rows of one class in a sample.
+
+    Attributes:
+        rates: bits of each component (r).
+        coefficients: coefficients of the rows (n×r).
+        weights: weights of the rows (n), not all 0.
+    """
+
+    rates: NDArray[np.float64]
+    coefficients: Floats
+    weights: NDArray[np.float64]
+
+
+def trained(classes: Sequence[Class]) -> Iterator[tuple[RowCode, Floats]]:
+    """Train scales and shared codebooks on sample rows; yields each class's code and its decoded rows.
 
     Scales first bring each component to unit variance. After the codebooks are trained, each scale is
     refitted to the coefficients by least squares.
-
-    Args:
-        rates: bits of each component (r).
-        coefficients: coefficients of the sample rows (n×r).
-        weights: weights of the rows (n), not all 0.
     """
-    variances = weights @ np.square(coefficients, dtype=np.float64) / weights.sum()
-    scales = np.where(variances > 0, np.sqrt(variances), 1.0).astype(np.float32)
-    code, order = code_of(rates), coded_order(rates)
-    # Every k-th row, since the sample is in the order of the table.
-    some = slice(None, None, -(-len(coefficients) // _TRAINED_ON))
-    rows = coefficients[some][:, order] / scales[order]
-    codebooks = trellis.train(rows, weights[some], code, trellis.initial_codebooks(code), _ROUNDS)
-    for rate, book in code.books.items():
+    books: dict[float, Floats] = {}
+    groups, all_scales = [], []
+    for each in classes:
+        variances = each.weights @ np.square(each.coefficients, dtype=np.float64) / each.weights.sum()
+        scales = np.where(variances > 0, np.sqrt(variances), 1.0).astype(np.float32)
+        all_scales.append(scales)
+        code, order = code_of(each.rates), coded_order(each.rates)
+        # Every k-th row, since the sample is in the order of the table.
+        some = slice(None, None, -(-len(each.coefficients) // _TRAINED_ON))
+        groups.append(
+            trellis.Rows(
+                each.coefficients[some][:, order] / scales[order],
+                code,
+                each.weights[some] / each.weights[some].sum(),
+            )
+        )
+        first = trellis.initial_codebooks(code)
+        books |= {rate: first[book] for rate, book in code.books.items()}
+    books = trellis.train(groups, books, _ROUNDS)
+    for rate, levels in books.items():
         if rate >= _STRETCHED:
-            levels = codebooks[book]
             levels[-4:], levels[:4] = levels[-5] * _OUTER, levels[4] * _OUTER[::-1]
-    first = RowCode(rates, scales, codebooks.astype(np.float16).astype(np.float32))
-    decoded = first.decode(first.encode(coefficients))
-    products = weights @ np.multiply(coefficients, decoded, dtype=np.float64)
-    squares = weights @ np.square(decoded, dtype=np.float64)
-    gains = np.divide(products, squares, out=np.ones(len(rates)), where=squares > 0)
-    gains = gains.astype(np.float32)
-    return RowCode(rates, scales * gains, first.codebooks), decoded * gains
+    for each, scales in zip(classes, all_scales, strict=True):
+        flat = np.concatenate([books[rate] for rate in code_of(each.rates).books])
+        first = RowCode(each.rates, scales, flat.astype(np.float16).astype(np.float32))
+        decoded = first.decode(first.encode(each.coefficients))
+        products = each.weights @ np.multiply(each.coefficients, decoded, dtype=np.float64)
+        squares = each.weights @ np.square(decoded, dtype=np.float64)
+        gains = np.divide(products, squares, out=np.ones(len(each.rates)), where=squares > 0).astype(
+            np.float32
+        )
+        yield RowCode(each.rates, scales * gains, first.codebooks), decoded * gains
+
+
+def joined(classes: Sequence[RowCode]) -> Floats:
+    """The codebooks of all classes, each once (see ``linalg.trelliscode.book_starts``)."""
+    books: dict[float, Floats] = {}
+    for each in classes:
+        for rate, book in each.code.books.items():
+            books.setdefault(rate, each.codebooks[book])
+    return np.concatenate([*books.values()])
