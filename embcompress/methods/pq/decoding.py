@@ -54,10 +54,14 @@ class TrellisTable:
         try:
             self._kinds = RowClasses(packed, rows, count)
             codes = [code_of(each) for each in rates]
-            starts = book_starts(codes, parts["0.codebooks"].shape[1])
         except ValueError as error:
             raise _corrupt(str(error)) from None
-        expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, parts["0.codebooks"].shape[1])}
+        numbers = parts["0.codebooks"].shape[1]
+        try:
+            starts = book_starts(codes, numbers)
+        except ValueError:
+            numbers = -1  # refused below, with the shape of the table
+        expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, numbers)}
         self._more = np.array([code.row_bytes - codes[0].row_bytes for code in codes])
         self._starts = np.cumsum([0, *(self._more * self._kinds.totals)])
         if self._extra is not None:

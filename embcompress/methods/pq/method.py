@@ -111,16 +111,21 @@ class PQ(Method):
     def fitter(self, stats: TableStats, settings: Settings) -> Fit:
         """Return :meth:`fit` for many limits; codes are trained once for all that lead to the same plan."""
         known: dict[Hashable, TableLayout] = {}
+        is_small = len(stats.sample.places) == stats.rows.shape[0]
 
         def fit(limit: int) -> TableLayout | None:
-            candidates = plans(stats, limit)
+            candidates = sorted(plans(stats, limit), key=lambda p: p.distortion)
             if not candidates:
                 return None
-            plan = min(candidates, key=lambda p: p.distortion)
-            key = plan.bits, *(rates.tobytes() for rates in plan.rates)
-            if key not in known:
-                known[key] = self._layout(stats, plan)
-            return known[key]
+            # The model assumes many rows; of a small table, the best plans of each number of classes are tried.
+            chosen = {len(p.rates): p for p in reversed(candidates)}.values() if is_small else candidates[:1]
+            for plan in chosen:
+                key = plan.bits, *(rates.tobytes() for rates in plan.rates)
+                if key not in known:
+                    known[key] = self._layout(stats, plan)
+            return min(
+                (one for one in known.values() if one.nbytes <= limit), key=lambda o: o.predicted_error
+            )
 
         return fit
 

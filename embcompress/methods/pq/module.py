@@ -109,7 +109,7 @@ class TrellisRows(CodedLookup):
         try:
             self._classes, bits, places = _classes_of(self.rates.cpu().numpy() / 2, self.codebooks.shape[1])
         except ValueError as error:
-            require(False, str(error))
+            require(False, f"rates: {error}")
         width, first = self.codes.shape[1], self._classes[0].code.row_bytes
         require(first == width, f"{width} bytes hold codes of {first}")
         require(len(self.codebooks) == 1, f"codebooks are {list(self.codebooks.shape)}")
