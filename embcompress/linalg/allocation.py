@@ -22,7 +22,7 @@ Gaussian samples."""
 DISTORTIONS = 2.0 ** (-2 * RATES) * 10 ** (_GAPS / 10)
 """Fraction of a component's variance that remains as distortion at each of ``RATES``."""
 
-_PLACES = 256
+_PLACES = 100
 """Places for cuts at equal steps, and as many that are close to each end."""
 
 

@@ -16,7 +16,9 @@ and 7.2 dB:
 - trellis-coded quantization (``linalg/trellis.py``; a few kilobytes of codebooks instead of 200), bits by
   greedy marginal gain, half bits for pairs of components: 18.0, 9.2 and 5.8 dB;
 - a refitted right factor: 0.1 to 0.2 dB more; rounding it to 5 … 8 bits instead of float16: 0.6 dB more;
-- a second class of rows with more bytes, for frequent tokens: 0.9 to 1.1 dB more. A third would add 0.1 dB.
+- a second class of rows with more bytes, for frequent tokens: 0.9 to 1.1 dB more;
+- up to eight classes, which share codebooks: another 1.0, 0.8 and 0.6 dB (with the prior of the vocabulary as
+  weights; five to eight classes are chosen).
 
 These did not help: a scale per token (0.15 dB more at 0.9, less at 0.95 and 0.97), a second pass of the coder
 over the residual (the coder falls short of the bound in each pass), tail-biting trellises.
@@ -64,13 +66,15 @@ class _TableCode:
 class PQ(Method):
     """Stores trellis-coded rows and a right factor in integers.
 
-    There may be a second class of rows, the *hot* ones, which get more bytes than the others. The parts, for
-    c classes, r components, H hot rows and Z rows of zeros:
+    Rows are in classes: those of class 0 have the fewest bytes, and each further class has more. The parts, for
+    c classes, r components and Z rows of zeros:
 
-    - ``0.codes`` (V×m bytes): the bits of each row, of hot rows the first m bytes (see
-      ``linalg/trelliscode.py``);
-    - ``0.extra`` (H×e bytes): the remaining bits of hot rows, if there are any;
-    - ``0.hot`` (⌈V/8⌉×1 bytes): one bit per row, whether it is hot;
+    - ``0.codes`` (V×m bytes): the bits of each row (see ``linalg/trelliscode.py``), of rows beyond class 0 the
+      first m bytes;
+    - ``0.extra`` (N×e bytes): the remaining bytes of the rows beyond class 0, one class after the other, rows in
+      order; e is the greatest common divisor of the bytes that a row has here;
+    - ``0.hot`` (p·⌈V/8⌉×1 bytes): the class of each row in p = ⌈log2 c⌉ bits, the lowest first, one plane of
+      bits after the other;
     - ``0.rates`` (c×r bytes): twice the bits of each component, since there are half bits;
     - ``0.codebooks`` (1×n, float16): flat, see ``linalg.trelliscode.book_starts``;
     - ``0.scales`` (c×r, float32): scales of the coefficients;
@@ -117,9 +121,9 @@ class PQ(Method):
             candidates = sorted(plans(stats, limit), key=lambda p: p.distortion)
             if not candidates:
                 return None
-            # The model assumes many rows; of a small table, the best plans of each number of classes are tried.
-            chosen = {len(p.rates): p for p in reversed(candidates)}.values() if is_small else candidates[:1]
-            for plan in chosen:
+            # The model assumes many rows; of a small table, two numbers of classes are tried.
+            best = {len(plan.rates): plan for plan in reversed(candidates)}.values()
+            for plan in sorted(best, key=lambda p: p.distortion)[: 2 if is_small else 1]:
                 key = plan.bits, *(rates.tobytes() for rates in plan.rates)
                 if key not in known:
                     known[key] = self._layout(stats, plan)
