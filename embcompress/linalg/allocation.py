@@ -113,8 +113,10 @@ def divisions(energies: NDArray[np.float64], most: int, least: int = 1) -> list[
     count = len(ascending)
     if count == 0:
         return [Division(np.array([len(energies)]), 1.0)]
-    apart = np.concatenate([np.linspace(0, count, _PLACES), np.geomspace(1, count + 1, _PLACES) - 1])
-    places = np.unique(np.concatenate([apart, count - apart]).round().astype(np.intp))
+    places = np.arange(count + 1)
+    if count > 4 * _PLACES:
+        apart = np.concatenate([np.linspace(0, count, _PLACES), np.geomspace(1, count + 1, _PLACES) - 1])
+        places = np.unique(np.concatenate([apart, count - apart]).round().astype(np.intp))
     sums, sizes = np.append(0.0, np.cumsum(ascending))[places], places - places[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = sizes * np.log((sums - sums[:, None]) / sizes)

@@ -66,13 +66,13 @@ class _TableCode:
 class PQ(Method):
     """Stores trellis-coded rows and a right factor in integers.
 
-    Rows are in classes: those of class 0 have the fewest bytes, and each further class has more. The parts, for
-    c classes, r components and Z rows of zeros:
+    Rows are in classes: those of class 0 have the fewest bytes, and each further class has more. The parts,
+    for c classes, r components and Z rows of zeros:
 
-    - ``0.codes`` (V×m bytes): the bits of each row (see ``linalg/trelliscode.py``), of rows beyond class 0 the
-      first m bytes;
-    - ``0.extra`` (N×e bytes): the remaining bytes of the rows beyond class 0, one class after the other, rows in
-      order; e is the greatest common divisor of the bytes that a row has here;
+    - ``0.codes`` (V×m bytes): the bits of each row (see ``linalg/trelliscode.py``), of rows beyond class 0
+      the first m bytes;
+    - ``0.extra`` (N×e bytes): the remaining bytes of the rows beyond class 0, one class after the other, rows
+      in order; e is the greatest common divisor of the bytes that a row has here;
     - ``0.hot`` (p·⌈V/8⌉×1 bytes): the class of each row in p = ⌈log2 c⌉ bits, the lowest first, one plane of
       bits after the other;
     - ``0.rates`` (c×r bytes): twice the bits of each component, since there are half bits;
