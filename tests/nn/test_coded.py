@@ -191,7 +191,7 @@ class TestState:
     @pytest.mark.parametrize(
         ("name", "part", "change", "message"),
         [
-            ("pq", "0.codes", lambda p: p[:, 1:], "bytes hold codes of"),
+            ("pq", "0.rates", lambda p: p.index_fill(1, torch.tensor([1, 3]), 8), "bytes hold codes of"),
             ("pq", "0.rates", lambda p: p * 0 + 8, "codebooks of"),
             ("pq", "0.rates", lambda p: p * 0 + 17, "rates: "),
             ("pq", "0.hot", lambda p: p * 0, "extra has [0-9]+ bytes, not 0"),
