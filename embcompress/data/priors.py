@@ -33,6 +33,10 @@ ALL_TOKENS = 1e6
 """Tokens that a prior stands for, alone or together with counts. They are so many that the 1 which a weight
 adds to each count changes little: what is never counted has its prior."""
 
+LEAST_NAMED = 0.5
+"""Share of a table's rows that its tokenizer names at least. Padding takes a third at most (ByT5), so that
+one which names fewer belongs to something else, such as another model in the same folder."""
+
 PRIOR_TOKENS, PRIOR_SHARE = 1000, 0.3
 """Tokens that a prior stands for beside counts, and so many more for each token counted."""
 
@@ -75,9 +79,6 @@ class _Source:
     framed: bool
 
 
-_Found = tuple[Shares, str]
-
-
 def prior_of(
     checkpoint: Checkpoint, rows: int, other: Callable[[], str | None] = lambda: None
 ) -> Prior | None:
@@ -95,7 +96,8 @@ def prior_of(
     source = _source(checkpoint, rows if row_of is None else len(row_of), other)
     if source is None:
         return None
-    shares, origin = next(filter(None, (kind(source) for kind in _KINDS)))
+    found = ((origin, kind(source)) for origin, kind in _KINDS.items())
+    origin, shares = next((origin, shares) for origin, shares in found if shares is not None)
     if row_of is not None:
         if row_of.max(initial=0) >= rows:
             raise InputError(
@@ -109,9 +111,10 @@ def prior_of(
 
 def _source(checkpoint: Checkpoint, size: int, other: Callable[[], str | None]) -> _Source | None:
     """The vocabulary of a checkpoint, None if it has none."""
-    parsed = framed = None
-    if tokens_of(checkpoint, size) is None:
-        parsed, framed = _recorded_json(checkpoint), False
+    parsed, framed = None, False
+    is_words = tokens_of(checkpoint, size) is not None
+    if not is_words:
+        parsed = _recorded_json(checkpoint)
         file = checkpoint.folder / "tokenizer.json"
         if parsed is None and not isinstance(checkpoint.sidecar(RECORD_KEY), dict):
             framed = not (checkpoint.path.is_dir() and static_modules(checkpoint.path))
@@ -124,7 +127,9 @@ def _source(checkpoint: Checkpoint, size: int, other: Callable[[], str | None]) 
             found[row] = token
     except UsageError:
         return None
-    return _Source(checkpoint, found, parsed, bool(framed))
+    if not is_words and sum(token is not None for token in found) < LEAST_NAMED * size:
+        return None
+    return _Source(checkpoint, found, parsed, framed)
 
 
 def _recorded_json(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -142,7 +147,7 @@ def _recorded_json(checkpoint: Checkpoint) -> dict[str, Any] | None:
 # ---- one function a kind
 
 
-def _counted(source: _Source) -> _Found | None:
+def _counted(source: _Source) -> Shares | None:
     """Word vectors that hold counts: models of fastText, and files of gensim."""
     checkpoint, tokens = source.checkpoint, source.tokens
     name = next((name for name in (COUNTS, GENSIM_COUNTS) if name in checkpoint.tensors), None)
@@ -160,17 +165,17 @@ def _counted(source: _Source) -> _Found | None:
     counts = np.zeros(len(tokens))
     counts[:words] = own
     counts[[row for row, token in enumerate(tokens[:words]) if is_reserved(token or "")]] = 0
-    return spread(checkpoint, counts), "the counts of its words"
+    return spread(checkpoint, counts)
 
 
-def _words(source: _Source) -> _Found | None:
+def _words(source: _Source) -> Shares | None:
     """Word vectors without counts, the most frequent word first."""
     if tokens_of(source.checkpoint, len(source.tokens)) is None:
         return None
-    return spread(source.checkpoint, from_order(source.tokens)), "the order of its words"
+    return spread(source.checkpoint, from_order(source.tokens))
 
 
-def _unigram(source: _Source) -> _Found | None:
+def _unigram(source: _Source) -> Shares | None:
     """A unigram model of SentencePiece."""
     vocabulary = _model(source).get("vocab")
     if not isinstance(vocabulary, list):
@@ -186,27 +191,35 @@ def _unigram(source: _Source) -> _Found | None:
     shares[: len(scores)] = from_scores(scores)
     for added in _added(source):
         shares[added] = 0
-    return _framed(source, shares), "the log-probabilities of its tokens"
+    return _framed(source, shares)
 
 
-def _merged(source: _Source) -> _Found | None:
+def _merged(source: _Source) -> Shares | None:
     """BPE, of bytes or of characters."""
     merges = _model(source).get("merges")
     if not isinstance(merges, list) or not merges:
         return None
-    return _framed(source, from_merges(_unadded(source), _pairs(merges))), "the order of its merges"
+    return _framed(source, from_merges(_unadded(source), _pairs(merges)))
 
 
-def _pieces(source: _Source) -> _Found | None:
+def _pieces(source: _Source) -> Shares | None:
     """WordPiece, and lists of whole words of other tokenizers."""
     tokens = _unadded(source)
     is_pieces = any(token is not None and token.startswith("##") for token in tokens)
     shares = (from_pieces if is_pieces else from_order)(tokens)
-    return _framed(source, shares), "the order of its tokens"
+    return _framed(source, shares)
 
 
-_KINDS: tuple[Callable[[_Source], _Found | None], ...] = (_counted, _words, _unigram, _merged, _pieces)
-"""Every kind of vocabulary; the first that answers is taken, and the last always does."""
+_KINDS: dict[str, Callable[[_Source], Shares | None]] = {
+    "the counts of its words": _counted,
+    "the order of its words": _words,
+    "the log-probabilities of its tokens": _unigram,
+    "the order of its merges": _merged,
+    "the order of its tokens": _pieces,
+}
+"""What priors are read from, as records name it. The first that answers is taken; the last always does."""
+
+ORIGINS = tuple(_KINDS)
 
 
 # ---- tokenizer.json
@@ -242,13 +255,13 @@ def _framed(source: _Source, shares: Shares) -> Shares:
     """Shares with those of the tokens that stand around every text."""
     if not source.framed or not shares.any():
         return shares
-    names = [*_template(source.parsed.get("post_processor"))] if source.parsed else ["[CLS]", "[SEP]"]
+    names = {*_template(source.parsed.get("post_processor"))} if source.parsed else {"[CLS]", "[SEP]"}
     found: Shares = shares / shares.sum()
     found[[row for row, token in enumerate(source.tokens) if token in names]] = 1 / TEXT_LENGTH
     return found
 
 
-def _template(processor: Any) -> Iterator[Any]:
+def _template(processor: Any) -> Iterator[str]:
     """The tokens that a post-processor of tokenizer.json adds to a single text."""
     waiting = [processor]
     while waiting:
@@ -259,8 +272,9 @@ def _template(processor: Any) -> Iterator[Any]:
         specials = (
             each.get("SpecialToken") for each in _listed(step.get("single")) if isinstance(each, dict)
         )
-        yield from (special["id"] for special in specials if isinstance(special, dict) and "id" in special)
-        yield from (pair[0] for pair in map(_listed, (step.get("cls"), step.get("sep"))) if pair)
+        names = [special.get("id") for special in specials if isinstance(special, dict)]
+        names += (pair[0] for pair in map(_listed, (step.get("cls"), step.get("sep"))) if pair)
+        yield from (name for name in names if isinstance(name, str))
 
 
 def _listed(value: Any) -> list[Any]:
