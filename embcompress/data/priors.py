@@ -8,23 +8,33 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.directory.modules import static_modules
-from embcompress.checkpoint.directory.shards import read_json
+from embcompress.checkpoint.directory.shards import JSON_LIMIT, read_json
 from embcompress.checkpoint.vectors.compressed import tokens_of
 from embcompress.checkpoint.vectors.fasttext.model import COUNTS
 from embcompress.checkpoint.vectors.gensim.stored import GENSIM_COUNTS
 from embcompress.data.counting import Counts
-from embcompress.data.shares import Shares, from_merges, from_order, from_pieces, from_scores, is_reserved
+from embcompress.data.shares import (
+    Shares,
+    from_merges,
+    from_order,
+    from_pieces,
+    from_scores,
+    is_reserved,
+    reserved_in,
+)
 from embcompress.data.static_tokens import row_of_token
 from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.data.vectors.vocabularies import tokens_in, vocabulary_of
 from embcompress.data.vectors.words import spread
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.regular import read_limited
 
 TEXT_LENGTH = 32
 """Tokens of a usual text. Each token that a tokenizer puts around every text has one share of so many."""
@@ -256,6 +266,7 @@ def _framed(source: _Source, shares: Shares) -> Shares:
     if not source.framed or not shares.any():
         return shares
     names = {*_template(source.parsed.get("post_processor"))} if source.parsed else {"[CLS]", "[SEP]"}
+    names |= {*_configured(source.checkpoint.folder)}
     found: Shares = shares / shares.sum()
     found[[row for row, token in enumerate(source.tokens) if token in names]] = 1 / TEXT_LENGTH
     return found
@@ -275,6 +286,22 @@ def _template(processor: Any) -> Iterator[str]:
         names = [special.get("id") for special in specials if isinstance(special, dict)]
         names += (pair[0] for pair in map(_listed, (step.get("cls"), step.get("sep"))) if pair)
         yield from (name for name in names if isinstance(name, str))
+
+
+def _configured(folder: Path) -> Iterator[str]:
+    """Tokens that begin and end texts by tokenizer_config.json, and those in brackets of chat templates."""
+    file = folder / "tokenizer_config.json"
+    config = read_json(file) if file.exists() else {}
+    for key in ("bos_token", "eos_token"):
+        token = config.get(key)
+        name = token.get("content") if isinstance(token, dict) else token
+        if isinstance(name, str):
+            yield name
+    templates = [config.get("chat_template")]
+    if (file := folder / "chat_template.jinja").exists():
+        templates.append(read_limited(file, JSON_LIMIT).decode(errors="replace"))
+    for template in templates:
+        yield from reserved_in(template) if isinstance(template, str) else ()
 
 
 def _listed(value: Any) -> list[Any]:
