@@ -119,19 +119,19 @@ def counting_of(checkpoint: Checkpoint, rows: int) -> Encode:
 
 
 def converted(checkpoint: Checkpoint) -> str | None:
-    """The text of the tokenizer.json that transformers makes of a directory's other files; None if it cannot.
+    """The text of the tokenizer.json that transformers makes of a directory's other files; None without them.
 
-    It is imported, which takes seconds, only where there are files that it converts. Many of them belong to a
-    model that it does not know, so that what it says of them is no error here.
+    It is imported, which takes seconds, only where there are files that it converts.
+
+    Raises:
+        UsageError: transformers, or a library that it needs for these files, is missing.
+        InputError: they cannot be read, or belong to a model that it does not know.
     """
     folder = checkpoint.folder
     if not (checkpoint.path.is_dir() and (folder / "config.json").is_file()):
         return None
     if not any(file.is_file() for pattern in _CONVERTED for file in folder.glob(pattern)):
         return None
-    try:
-        made = tokenizer_in(folder)
-    except (InputError, UsageError):
-        return None
+    made = tokenizer_in(folder)
     backend = getattr(made, "backend_tokenizer", None)  # tokenizers written in Python have none
     return None if backend is None else str(backend.to_str())

@@ -14,6 +14,7 @@ from helpers.checkpoints import assert_refused, loaded_by, succeed
 from safetensors.numpy import load_file, save_file
 
 import embcompress
+from embcompress.errors import InputError, UsageError
 from embcompress.methods import METHODS
 
 KEY, V, D = "embeddings.word_embeddings.weight", 40, 8
@@ -387,3 +388,27 @@ def test_files_of_a_slow_tokenizer_are_converted(tmp_path):
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     found = embcompress.factorize(folder, rank=3, weights="auto", dry_run=True)
     assert found.tables[0].weighting == "the order of its merges, (count+1)^0.5"
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type", "content"),
+    [
+        ("spiece.model", "t5", b"\x0a\xff\xff\xff\xff\x0f"),
+        ("sentencepiece.bpe.model", "xlm-roberta", b"\x0a"),
+        ("tokenizer.model", "llama", bytes(range(256)) * 40),
+        ("merges.txt", "gpt2", b"a b c d\n\xff\n"),
+        ("merges.txt", "unheard-of", b"#version: 0.2\na b\n"),
+    ],
+)
+def test_row_125_broken_files_of_slow_tokenizers(tmp_path, name, model_type, content):
+    """They are a note, as a broken tokenizer.json is, and refused only where the vocabulary is asked for."""
+    pytest.importorskip("transformers")
+    folder = write(tmp_path / "model", tokenizer=False)
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / name).write_bytes(content)
+    asked = {"ratio": 0.4, "method": "lplr", "dry_run": True}
+    found = embcompress.factorize(folder, **asked)
+    assert found.tables[0].weighting is None
+    assert any("so all rows count alike" in note for note in found.notes)
+    with pytest.raises((InputError, UsageError)):
+        embcompress.factorize(folder, **asked, weights="auto")
