@@ -74,9 +74,9 @@ def factorize(
             numbers as zeros.
         weights: how often each token occurs, as a file (``.csv``, ``.tsv``, ``.txt``, ``.npy``) or an array
             (V); errors of frequent tokens then count more. Such counts and those of ``corpus`` are mixed with
-            what the model's vocabulary suggests, and all methods but ``"svd"`` and the integers weigh by that
-            even without counts; ``"auto"`` makes those do it as well. ``"none"`` leaves it out, and
-            ``"none+FILE"`` takes the counts of a file alone.
+            what the model's vocabulary suggests. Without counts, methods with ``Method.weighs`` weigh by that
+            alone, and with ``"auto"`` all do. ``"none"`` leaves it out, and ``"none+FILE"`` takes the counts
+            of a file alone.
         corpus: texts to count tokens in with the checkpoint's own tokenizer (``.csv``, ``.tsv``, ``.txt``).
         importance: texts on which to measure how much each token moves the predictions of a classifier
             written by ``train``; this then takes the place of counts (``.csv``, ``.tsv``, ``.txt``).
