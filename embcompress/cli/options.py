@@ -208,8 +208,9 @@ weighting = together(
         "--weights",
         type=ANY_PATH,
         metavar="auto|none|FILE",
-        help="Token counts: .csv, .tsv, .txt or .npy; or auto, as the model's vocabulary suggests. To auto, "
-        "--corpus adds its counts, and auto+FILE those of a file.",
+        help="Token counts: .csv, .tsv, .txt or .npy. They, and those of --corpus, are added to what the "
+        "model's vocabulary suggests, which none or none+FILE leaves out, and auto takes alone.  [default: "
+        "auto where rows are weighted]",
     ),
     click.option("--corpus", type=ANY_PATH, help="Texts to count tokens in: .csv, .jsonl or .txt."),
     text_column,

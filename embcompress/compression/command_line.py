@@ -45,7 +45,7 @@ def command_line(request: Request) -> str | None:
     ):
         if value is not None and value != default:
             words += [f"--{option}", value]
-    words += given.words
+    words += given.words(request.has_prior)
     if given.text_column != TEXT_COLUMN:
         words += ["--text-column", given.text_column]
     words += _format_options(given.text_format)

@@ -41,7 +41,7 @@ class OutputPlan:
         source: the checkpoint it is made from.
         request: what the user asks for.
         storage: the layout in which the parts of tables are stored.
-        weighting: how rows are weighted; None if all count alike.
+        weighting: how rows are weighted.
         tables: one plan per table.
         edit: what is replaced by what.
         description: the output's record, with predicted errors.
@@ -52,7 +52,7 @@ class OutputPlan:
     source: Checkpoint
     request: Request
     storage: StorageLayout
-    weighting: Weighting | None
+    weighting: Weighting
     tables: tuple[TablePlan, ...]
     edit: Edit
     description: Description
@@ -101,7 +101,7 @@ class OutputPlan:
             ratio=plan.ratio,
             predicted_error=layout.predicted_error,
             relative_error=measured.relative_error if measured else None,
-            weighting=self.weighting.origin if self.weighting else None,
+            weighting=self.weighting.origin,
             weighted_error=measured.weighted_error if measured else None,
             rivals=plan.rivals if self.request.chosen_method is None else {},
         )
@@ -127,7 +127,7 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
     quantizer = quantizer_of(source)
     tables = _tables(source, request)
     storage = storage_layout(source, tables, request, quantizer)
-    weighting = weighting_for(source, tables, request.weights, progress)
+    weighting = weighting_for(source, tables, request.weights, progress, usual=request.has_prior)
     plans = plan_tables(
         tables,
         request.target,
@@ -137,7 +137,7 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         mirrored=storage.mirrored,
         budget=_budget(source, tables, request, storage, weighting, quantizer),
         advance=Steps(progress, "spectrum", sum(table.rows.shape[0] for table in tables)),
-        weights=None if weighting is None else weighting.weights,
+        weights=weighting.weights,
         spare=_spare(tables) if request.all_tables and not request.keys else (),
     )
     encoding = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
@@ -149,7 +149,7 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         *source.notes,
         *quantized_notes(quantizer),
         *storage.notes,
-        *(() if weighting is None else weighting.notes),
+        *weighting.notes,
         *_filling_notes([plan.table for plan in plans]),
         *_dense_notes(tables, plans),
         *advice(source, plans, size),
@@ -201,7 +201,7 @@ def _budget(
     tables: Sequence[Table],
     request: Request,
     storage: StorageLayout,
-    weighting: Weighting | None,
+    weighting: Weighting,
     quantizer: str | None,
 ) -> int:
     """Most bytes that all parts together may take under ``max_size``; 0 for other targets.
@@ -227,7 +227,7 @@ def _budget(
         )
         widest = method.widest(table.rows.shape, settings)
         trial.append(Replacement(table, method, widest, form=storage.form))
-    records = [sketch(new, weighting.origin if weighting else None) for new in trial]
+    records = [sketch(new, weighting.origin) for new in trial]
     described = describe(source, records, command_line(request), quantizer)
     size = source.size_after(replacing(source, trial), described)
     rest = size - sum(new.layout.nbytes for new in trial)
@@ -244,13 +244,13 @@ def _replacement(plan: TablePlan, storage: StorageLayout, advance: Advance) -> R
     return Replacement(plan.table, plan.method, plan.layout, contents, storage.form)
 
 
-def _record(plan: TablePlan, storage: StorageLayout, weighting: Weighting | None) -> TableRecord:
+def _record(plan: TablePlan, storage: StorageLayout, weighting: Weighting) -> TableRecord:
     """The record of a table; until the error is measured, it holds the predicted one."""
     new = Replacement(plan.table, plan.method, plan.layout, form=storage.form)
     error = plan.layout.predicted_error
     return replace(
-        sketch(new, weighting.origin if weighting else None),
+        sketch(new, weighting.origin),
         ratio=plan.ratio,
         relative_error=error,
-        weighted_error=error if weighting else None,
+        weighted_error=None if weighting.weights is None else error,
     )

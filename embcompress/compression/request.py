@@ -90,6 +90,11 @@ class Request:
         return None if self.dtype is None else BY_TORCH_NAME[self.dtype]
 
     @property
+    def has_prior(self) -> bool:
+        """Whether rows are weighted by what the vocabulary suggests, where the user does not say."""
+        return self.chosen_method is None or self.chosen_method.weighs
+
+    @property
     def label(self) -> str:
         """What the default name of the output ends in: method, kind of target and value."""
         kind, value = self.target.kind, self.target.value

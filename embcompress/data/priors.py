@@ -8,23 +8,33 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embcompress.checkpoint.base import Checkpoint
 from embcompress.checkpoint.directory.modules import static_modules
-from embcompress.checkpoint.directory.shards import read_json
+from embcompress.checkpoint.directory.shards import JSON_LIMIT, read_json
 from embcompress.checkpoint.vectors.compressed import tokens_of
 from embcompress.checkpoint.vectors.fasttext.model import COUNTS
 from embcompress.checkpoint.vectors.gensim.stored import GENSIM_COUNTS
 from embcompress.data.counting import Counts
-from embcompress.data.shares import Shares, from_merges, from_order, from_pieces, from_scores, is_reserved
+from embcompress.data.shares import (
+    Shares,
+    from_merges,
+    from_order,
+    from_pieces,
+    from_scores,
+    is_reserved,
+    reserved_in,
+)
 from embcompress.data.static_tokens import row_of_token
 from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.data.vectors.vocabularies import tokens_in, vocabulary_of
 from embcompress.data.vectors.words import spread
 from embcompress.errors import InputError, UsageError
+from embcompress.storage.regular import read_limited
 
 TEXT_LENGTH = 32
 """Tokens of a usual text. Each token that a tokenizer puts around every text has one share of so many."""
@@ -32,6 +42,10 @@ TEXT_LENGTH = 32
 ALL_TOKENS = 1e6
 """Tokens that a prior stands for, alone or together with counts. They are so many that the 1 which a weight
 adds to each count changes little: what is never counted has its prior."""
+
+LEAST_NAMED = 0.5
+"""Share of a table's rows that its tokenizer names at least. Padding takes a third at most (ByT5), so that
+one which names fewer belongs to something else, such as another model in the same folder."""
 
 PRIOR_TOKENS, PRIOR_SHARE = 1000, 0.3
 """Tokens that a prior stands for beside counts, and so many more for each token counted."""
@@ -75,9 +89,6 @@ class _Source:
     framed: bool
 
 
-_Found = tuple[Shares, str]
-
-
 def prior_of(
     checkpoint: Checkpoint, rows: int, other: Callable[[], str | None] = lambda: None
 ) -> Prior | None:
@@ -95,7 +106,8 @@ def prior_of(
     source = _source(checkpoint, rows if row_of is None else len(row_of), other)
     if source is None:
         return None
-    shares, origin = next(filter(None, (kind(source) for kind in _KINDS)))
+    found = ((origin, kind(source)) for origin, kind in _KINDS.items())
+    origin, shares = next((origin, shares) for origin, shares in found if shares is not None)
     if row_of is not None:
         if row_of.max(initial=0) >= rows:
             raise InputError(
@@ -109,9 +121,10 @@ def prior_of(
 
 def _source(checkpoint: Checkpoint, size: int, other: Callable[[], str | None]) -> _Source | None:
     """The vocabulary of a checkpoint, None if it has none."""
-    parsed = framed = None
-    if tokens_of(checkpoint, size) is None:
-        parsed, framed = _recorded_json(checkpoint), False
+    parsed, framed = None, False
+    is_words = tokens_of(checkpoint, size) is not None
+    if not is_words:
+        parsed = _recorded_json(checkpoint)
         file = checkpoint.folder / "tokenizer.json"
         if parsed is None and not isinstance(checkpoint.sidecar(RECORD_KEY), dict):
             framed = not (checkpoint.path.is_dir() and static_modules(checkpoint.path))
@@ -124,7 +137,9 @@ def _source(checkpoint: Checkpoint, size: int, other: Callable[[], str | None]) 
             found[row] = token
     except UsageError:
         return None
-    return _Source(checkpoint, found, parsed, bool(framed))
+    if not is_words and sum(token is not None for token in found) < LEAST_NAMED * size:
+        return None
+    return _Source(checkpoint, found, parsed, framed)
 
 
 def _recorded_json(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -142,7 +157,7 @@ def _recorded_json(checkpoint: Checkpoint) -> dict[str, Any] | None:
 # ---- one function a kind
 
 
-def _counted(source: _Source) -> _Found | None:
+def _counted(source: _Source) -> Shares | None:
     """Word vectors that hold counts: models of fastText, and files of gensim."""
     checkpoint, tokens = source.checkpoint, source.tokens
     name = next((name for name in (COUNTS, GENSIM_COUNTS) if name in checkpoint.tensors), None)
@@ -160,17 +175,17 @@ def _counted(source: _Source) -> _Found | None:
     counts = np.zeros(len(tokens))
     counts[:words] = own
     counts[[row for row, token in enumerate(tokens[:words]) if is_reserved(token or "")]] = 0
-    return spread(checkpoint, counts), "the counts of its words"
+    return spread(checkpoint, counts)
 
 
-def _words(source: _Source) -> _Found | None:
+def _words(source: _Source) -> Shares | None:
     """Word vectors without counts, the most frequent word first."""
     if tokens_of(source.checkpoint, len(source.tokens)) is None:
         return None
-    return spread(source.checkpoint, from_order(source.tokens)), "the order of its words"
+    return spread(source.checkpoint, from_order(source.tokens))
 
 
-def _unigram(source: _Source) -> _Found | None:
+def _unigram(source: _Source) -> Shares | None:
     """A unigram model of SentencePiece."""
     vocabulary = _model(source).get("vocab")
     if not isinstance(vocabulary, list):
@@ -186,27 +201,35 @@ def _unigram(source: _Source) -> _Found | None:
     shares[: len(scores)] = from_scores(scores)
     for added in _added(source):
         shares[added] = 0
-    return _framed(source, shares), "the log-probabilities of its tokens"
+    return _framed(source, shares)
 
 
-def _merged(source: _Source) -> _Found | None:
+def _merged(source: _Source) -> Shares | None:
     """BPE, of bytes or of characters."""
     merges = _model(source).get("merges")
     if not isinstance(merges, list) or not merges:
         return None
-    return _framed(source, from_merges(_unadded(source), _pairs(merges))), "the order of its merges"
+    return _framed(source, from_merges(_unadded(source), _pairs(merges)))
 
 
-def _pieces(source: _Source) -> _Found | None:
+def _pieces(source: _Source) -> Shares | None:
     """WordPiece, and lists of whole words of other tokenizers."""
     tokens = _unadded(source)
     is_pieces = any(token is not None and token.startswith("##") for token in tokens)
     shares = (from_pieces if is_pieces else from_order)(tokens)
-    return _framed(source, shares), "the order of its tokens"
+    return _framed(source, shares)
 
 
-_KINDS: tuple[Callable[[_Source], _Found | None], ...] = (_counted, _words, _unigram, _merged, _pieces)
-"""Every kind of vocabulary; the first that answers is taken, and the last always does."""
+_KINDS: dict[str, Callable[[_Source], Shares | None]] = {
+    "the counts of its words": _counted,
+    "the order of its words": _words,
+    "the log-probabilities of its tokens": _unigram,
+    "the order of its merges": _merged,
+    "the order of its tokens": _pieces,
+}
+"""What priors are read from, as records name it. The first that answers is taken; the last always does."""
+
+ORIGINS = tuple(_KINDS)
 
 
 # ---- tokenizer.json
@@ -242,13 +265,14 @@ def _framed(source: _Source, shares: Shares) -> Shares:
     """Shares with those of the tokens that stand around every text."""
     if not source.framed or not shares.any():
         return shares
-    names = [*_template(source.parsed.get("post_processor"))] if source.parsed else ["[CLS]", "[SEP]"]
+    names = {*_template(source.parsed.get("post_processor"))} if source.parsed else {"[CLS]", "[SEP]"}
+    names |= {*_configured(source.checkpoint.folder)}
     found: Shares = shares / shares.sum()
     found[[row for row, token in enumerate(source.tokens) if token in names]] = 1 / TEXT_LENGTH
     return found
 
 
-def _template(processor: Any) -> Iterator[Any]:
+def _template(processor: Any) -> Iterator[str]:
     """The tokens that a post-processor of tokenizer.json adds to a single text."""
     waiting = [processor]
     while waiting:
@@ -259,8 +283,25 @@ def _template(processor: Any) -> Iterator[Any]:
         specials = (
             each.get("SpecialToken") for each in _listed(step.get("single")) if isinstance(each, dict)
         )
-        yield from (special["id"] for special in specials if isinstance(special, dict) and "id" in special)
-        yield from (pair[0] for pair in map(_listed, (step.get("cls"), step.get("sep"))) if pair)
+        names = [special.get("id") for special in specials if isinstance(special, dict)]
+        names += (pair[0] for pair in map(_listed, (step.get("cls"), step.get("sep"))) if pair)
+        yield from (name for name in names if isinstance(name, str))
+
+
+def _configured(folder: Path) -> Iterator[str]:
+    """Tokens that begin and end texts by tokenizer_config.json, and those in brackets of chat templates."""
+    file = folder / "tokenizer_config.json"
+    config = read_json(file) if file.exists() else {}
+    for key in ("bos_token", "eos_token"):
+        token = config.get(key)
+        name = token.get("content") if isinstance(token, dict) else token
+        if isinstance(name, str):
+            yield name
+    templates = [config.get("chat_template")]
+    if (file := folder / "chat_template.jinja").exists():
+        templates.append(read_limited(file, JSON_LIMIT).decode(errors="replace"))
+    for template in templates:
+        yield from reserved_in(template) if isinstance(template, str) else ()
 
 
 def _listed(value: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ _RUN = 8
 """Single characters in a row in the order of their code points that are no accident: by chance 1 of 8!."""
 _SORTED = 0.9
 """Share of neighbours in alphabetical order from which a list is taken to be sorted. By chance: half."""
+_ENOUGH, _STANDARD_ERRORS = 200, 4
+"""Tokens from which on the order is tested, and standard errors by which the first are shorter at least: by
+chance 1 of 30,000."""
 _BLOCK = 7
 """Bits of a code point within its block: 128 characters, of which the first are ASCII."""
 
@@ -53,7 +56,7 @@ def from_scores(logs: NDArray[np.float64]) -> Shares:
 
 
 def from_order(tokens: Tokens) -> Shares:
-    """Of words in the order of frequency, by Zipf's law; all 0 if they are in alphabetical order."""
+    """Of words in the order of frequency, by Zipf's law; all 0 if they are in another one."""
     return _by_rank(_usable(tokens))
 
 
@@ -93,19 +96,43 @@ def is_reserved(token: str) -> bool:
     return _RESERVED.fullmatch(token) is not None
 
 
+def reserved_in(text: str) -> Iterator[str]:
+    """The names in brackets in a text."""
+    return (found[0] for found in _RESERVED.finditer(text))
+
+
 def _usable(tokens: Tokens) -> list[str]:
     """The tokens, empty where they stand for no text."""
     return ["" if token is None or is_reserved(token) else token for token in tokens]
 
 
 def _by_rank(tokens: Sequence[str]) -> Shares:
-    """Zipf's law over the tokens that are not empty; all 0 if these are in alphabetical order."""
+    """Zipf's law over the tokens that are not empty; all 0 if they are not in the order of frequency."""
     rows = [row for row, token in enumerate(tokens) if token]
-    ascending = sum(tokens[a] <= tokens[b] for a, b in itertools.pairwise(rows))
+    listed = [tokens[row] for row in rows]
     shares = np.zeros(len(tokens))
-    if len(rows) <= _RUN or ascending < _SORTED * (len(rows) - 1):
+    if not (_is_alphabetical(listed) or _is_accidental(listed)):
         shares[rows] = _zipf(len(rows))
     return shares
+
+
+def _is_alphabetical(tokens: Sequence[str]) -> bool:
+    ascending = sum(one <= other for one, other in itertools.pairwise(tokens))
+    return len(tokens) > _RUN and ascending >= _SORTED * (len(tokens) - 1)
+
+
+def _is_accidental(tokens: Sequence[str]) -> bool:
+    """Whether the first tenth of the tokens is no shorter than the others.
+
+    Frequent words are short (Zipf 1935), so that it is shorter where the order is one of frequency: in six
+    vocabularies by 12 to 85 standard errors.
+    """
+    sizes = (len(token.removeprefix(_CONTINUATION)) for token in tokens)
+    lengths = np.log([size for size in sizes if size > 1])
+    if len(lengths) < _ENOUGH:
+        return False
+    first = lengths[: len(lengths) // 10]
+    return bool(lengths.mean() - first.mean() < _STANDARD_ERRORS * lengths.std() / np.sqrt(len(first)))
 
 
 def _zipf(count: int) -> Shares:

@@ -102,6 +102,8 @@ class Method(abc.ABC):
         by_spectrum: whether errors are predicted from the spectrum. If they are small, the spectrum is
             measured again in float64.
         by_rows: whether each row is coded independently, in the same number of bytes, without the spectrum.
+        weighs: whether rows are weighted by what the vocabulary suggests (see ``data.priors``) where the user
+            does not say. Not where weights would change nothing but the errors that are shown.
         exact: whether rows are stored unchanged, except for rounding to the element type.
         has_rank: whether it keeps a number of components, which is in the record.
         is_factors: whether exactly two float factors are stored, and no codes.
@@ -113,6 +115,7 @@ class Method(abc.ABC):
     margin: float = 0.02
     by_spectrum: bool = False
     by_rows: bool = False
+    weighs: bool = True
     exact: bool = False
     has_rank: bool = False
     is_factors: bool = False

@@ -19,6 +19,8 @@ from embcompress.pretrained.library import OFFLINE, check_files, library, readin
 
 _SENTENCEPIECE = (".model", ".spm")
 """Suffixes of the models of SentencePiece."""
+_CONVERTED = ("merges.txt", *(f"*{suffix}" for suffix in _SENTENCEPIECE))
+"""Files of tokenizers that transformers converts to a tokenizer.json."""
 _LIBRARIES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 """What transformers needs to read them: packages, and the modules by which they are imported."""
 
@@ -117,17 +119,19 @@ def counting_of(checkpoint: Checkpoint, rows: int) -> Encode:
 
 
 def converted(checkpoint: Checkpoint) -> str | None:
-    """The text of the tokenizer.json that transformers makes of a directory's other files; None if it cannot.
+    """The text of the tokenizer.json that transformers makes of a directory's other files; None without them.
 
-    Most directories without tokenizer.json have no tokenizer at all, or one of an unknown model, so that
-    what transformers says of them is no error here.
+    It is imported, which takes seconds, only where there are files that it converts.
+
+    Raises:
+        UsageError: transformers, or a library that it needs for these files, is missing.
+        InputError: they cannot be read, or belong to a model that it does not know.
     """
     folder = checkpoint.folder
     if not (checkpoint.path.is_dir() and (folder / "config.json").is_file()):
         return None
-    try:
-        made = tokenizer_in(folder)
-    except (InputError, UsageError):
+    if not any(file.is_file() for pattern in _CONVERTED for file in folder.glob(pattern)):
         return None
+    made = tokenizer_in(folder)
     backend = getattr(made, "backend_tokenizer", None)  # tokenizers written in Python have none
     return None if backend is None else str(backend.to_str())

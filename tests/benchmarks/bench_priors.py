@@ -1,16 +1,20 @@
 """What token weights without a corpus are worth: the vocabulary's prior against counts of texts.
 
-    python tests/benchmarks/bench_priors.py --corpus a.csv --test b.csv --test c.csv
-    python tests/benchmarks/bench_priors.py --test b.csv --tokenizer gpt2.json --tokenizer t5.json
+    python tests/benchmarks/bench_priors.py --turn a.csv --turn b.csv --turn c.csv
+    python tests/benchmarks/bench_priors.py --corpus a.csv --test b.csv --model all-mpnet-base-v2/ --ratio 0.9
+    python tests/benchmarks/bench_priors.py --corpus a.csv --test b.csv --tokenizer gpt2.json
 
-Two parts, each only where it is asked for:
+``pq`` compresses a table with each source of weights: none, the vocabulary, the counts of a corpus, both, and
+the counts of the very texts that it is judged by, which no one has. Texts are ``--test`` files with those of
+``--corpus`` as other ones; or each ``--turn`` file in turn, with the others as its corpus, and their means.
 
-* ``--corpus``: all-MiniLM-L6-v2's table is compressed by ``pq`` without weights, with the prior, with the
-  counts of the corpus, and with both. Shown are the signal-to-error ratio weighted by the counts of the test
-  texts themselves, and the cosine and the neighbours kept of the sentence vectors of a sample of them.
-* ``--tokenizer``: for tokenizer.json files of any kind, Spearman's correlation of the prior with the counts
-  of the test texts, and their cross-entropy in nats a token under even shares, under the prior, and under
-  their own counts. Shares are mixed with even ones, 99 to 1, so that none is zero.
+* Without ``--tokenizer``: the table of all-MiniLM-L6-v2, or of a directory of another model (``--model``).
+  Shown are the signal-to-error ratio weighted by the counts of the test texts, what is lost of it against the
+  weights from these very texts, and the cosine and the neighbours kept of the sentence vectors of a sample.
+* ``--tokenizer``: for tokenizer.json files of any kind, with a table whose rows are drawn from MiniLM's: what
+  is lost of that ratio against the weights from the very texts. Then Spearman's correlation of
+  the prior with the counts of the test texts, and their cross-entropy in nats a token under even shares,
+  under the prior, and under their own counts. Shares are mixed with even ones, 99 to 1, so that none is zero.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,36 +34,86 @@ from safetensors.numpy import load_file, save_file
 
 import embcompress
 from embcompress.checkpoint import open_checkpoint
-from embcompress.data.counting import Counts, count_texts, read_texts
+from embcompress.data.counting import Counts
 from embcompress.data.priors import prior_of
 from embcompress.data.tokenizing import TokenizerJson
 
+OTHERS, OWN = "other.npy", "own.npy"
+SOURCES = {
+    "none": "none",
+    "vocabulary": "auto",
+    "other texts": f"none+{OTHERS}",
+    "vocabulary and other texts": OTHERS,
+    "the very texts": f"none+{OWN}",
+}
+"""What is given to ``--weights``, by its name here; the last is the best there can be."""
 
-def losses(corpus: list[Path], test: list[Path], ratio: float, texts: int, folder: Path) -> list[list[str]]:
-    """A row for each source of weights: decibels, cosine, neighbours kept."""
-    table = load_file(MINILM / "model.safetensors")[TABLE].astype(np.float64)
-    counts, judged = token_counts(corpus, len(table)), token_counts(test, len(table))
-    np.save(folder / "counts.npy", counts)
-    encoder = Encoder(sample(test, texts))
-    original = encoder.vectors(transformers.AutoModel.from_pretrained(MINILM).eval())
+
+@dataclass(frozen=True)
+class Texts:
+    """Files to judge by, and others to count tokens in."""
+
+    corpus: Sequence[Path]
+    test: Sequence[Path]
+
+
+class Bench:
+    """A model whose table is compressed again and again.
+
+    Args:
+        model: its directory.
+        texts: what it is judged by.
+        folder: for everything that is written.
+    """
+
+    def __init__(self, model: Path, texts: Texts, folder: Path) -> None:
+        self.model, self._folder = model, folder
+        self._table = load_file(model / "model.safetensors")[TABLE].astype(np.float64)
+        rows = len(self._table)
+        self.own = token_counts(texts.test, rows, model)
+        np.save(folder / OWN, self.own)
+        np.save(folder / OTHERS, token_counts(texts.corpus, rows, model))
+
+    def compressed(self, source: str, ratio: float) -> Path:
+        """The directory with a table that was compressed under weights of this source, dense again."""
+        small, dense = self._folder / "small", self._folder / "dense"
+        prefix, plus, file = SOURCES[source].rpartition("+")
+        given = f"{prefix}{plus}{self._folder / file}" if file.endswith(".npy") else file
+        embcompress.factorize(
+            self.model, ratio=ratio, method="pq", weights=given, output=small, force=True, keys=TABLE
+        )
+        return embcompress.expand(small, output=dense, force=True).output
+
+    def decibels(self, dense: Path) -> float:
+        """The signal-to-error ratio, rows weighted by the counts of the test texts."""
+        lost = np.square(load_file(dense / "model.safetensors")[TABLE] - self._table).sum(axis=1)
+        return 10 * float(np.log10(self.own @ np.square(self._table).sum(axis=1) / (self.own @ lost)))
+
+
+def figures(bench: Bench, texts: Sequence[str], ratio: float) -> Iterator[tuple[float, float, float]]:
+    """Decibels, cosine and neighbours kept, for each source of weights."""
+    encoder = Encoder(texts, bench.model)
+    original = encoder.vectors(transformers.AutoModel.from_pretrained(bench.model).eval())
     nearest = neighbours(original)
-    shown = []
-    for label, weights in (
-        ("none", None),
-        ("prior", "auto"),
-        ("counts of other texts", counts),
-        ("prior and counts", f"auto+{folder / 'counts.npy'}"),
-    ):
-        small, dense = folder / "small", folder / "dense"
-        embcompress.factorize(MINILM, ratio=ratio, method="pq", weights=weights, output=small, force=True)
-        embcompress.expand(small, output=dense, force=True)
-        lost = np.square(load_file(dense / "model.safetensors")[TABLE] - table).sum(axis=1)
-        decibels = 10 * np.log10((judged @ np.square(table).sum(axis=1)) / (judged @ lost))
+    for source in SOURCES:
+        dense = bench.compressed(source, ratio)
         vectors = encoder.vectors(transformers.AutoModel.from_pretrained(dense).eval())
         cosine = float((vectors * original).sum(axis=1).mean())
-        kept = share_kept(nearest, neighbours(vectors))
-        shown.append([str(ratio), label, f"{decibels:.2f}", f"{cosine:.4f}", f"{100 * kept:.1f} %"])
-    return shown
+        yield bench.decibels(dense), cosine, share_kept(nearest, neighbours(vectors))
+
+
+def real(model: Path, turns: Sequence[Texts], ratios: Sequence[float], size: int, folder: Path) -> None:
+    """Print what a real model keeps, a row a ratio and source of weights."""
+    rows = []
+    for ratio in ratios:
+        every = [
+            [*figures(Bench(model, turn, folder), sample(turn.test, size), ratio)] for turn in turns
+        ]  # turns × sources × 3
+        for source, (decibels, cosine, kept) in zip(SOURCES, np.mean(every, axis=0), strict=True):
+            lost = float(np.mean(every, axis=0)[-1, 0]) - decibels
+            figures_shown = (f"{decibels:.2f}", f"{lost:.2f}", f"{cosine:.4f}", f"{100 * kept:.1f} %")
+            rows.append([str(ratio), source, *figures_shown])
+    print_table(["ratio", "weights", "dB", "dB lost", "cosine", "top-5 neighbours kept"], rows)
 
 
 def nats(shares: Counts, counts: Counts) -> float:
@@ -72,52 +128,84 @@ def ranks(values: Counts) -> Counts:
     return (np.cumsum(sizes) - (sizes - 1) / 2)[inverse]
 
 
-def agreement(file: Path, test: list[Path], folder: Path) -> list[str]:
-    """What the prior of a tokenizer says of the test texts."""
-    tokenizer = TokenizerJson.read(file)
-    rows = len(tokenizer.vocabulary)
+def model_of(tokenizer: Path, folder: Path) -> Path:
+    """A directory with a tokenizer, and a table whose rows are drawn from MiniLM's."""
+    rows = len(TokenizerJson.read(tokenizer).vocabulary)
     model = folder / "model"
     model.mkdir(exist_ok=True)
-    shutil.copy(file, model / "tokenizer.json")
+    shutil.copy(tokenizer, model / "tokenizer.json")
     (model / "config.json").write_text('{"model_type": "bert"}')
-    save_file({TABLE: np.zeros((rows, 1), np.float32)}, model / "model.safetensors")
-    with open_checkpoint(model) as checkpoint:
+    known = load_file(MINILM / "model.safetensors")[TABLE]
+    drawn = np.random.default_rng(0).integers(len(known), size=rows)
+    save_file({TABLE: known[drawn]}, model / "model.safetensors")
+    return model
+
+
+def agreement(name: str, bench: Bench) -> list[str]:
+    """How well the prior of a tokenizer predicts the test texts."""
+    counts, rows = bench.own, len(bench.own)
+    with open_checkpoint(bench.model) as checkpoint:
         prior = prior_of(checkpoint, rows)
     if prior is None:
-        return [file.name, f"{rows:,}", "–", "nothing known", "–", "–", "–"]
-    texts = (text for path in test for text in read_texts(path))
-    counts = count_texts(texts, tokenizer.count, rows, file.name)
+        return [name, f"{rows:,}", "nothing known", "–", "–", "–", "–"]
     correlation = float(np.corrcoef(ranks(prior.shares), ranks(counts))[0, 1])
     entropies = (nats(shares, counts) for shares in (np.ones(rows), prior.shares, counts))
-    return [
-        file.name,
-        f"{rows:,}",
-        prior.origin,
-        f"{correlation:.2f}",
-        *(f"{value:.2f}" for value in entropies),
-    ]
+    shown = (f"{value:.2f}" for value in (correlation, *entropies))
+    return [name, f"{rows:,}", prior.origin, *shown]
+
+
+def made_up(
+    tokenizers: Sequence[Path], turns: Sequence[Texts], ratios: Sequence[float], folder: Path
+) -> None:
+    """Print what is lost with the vocabulary of each tokenizer, and how well its prior predicts texts."""
+    losses, agreements = [], []
+    for file in tokenizers:
+        model = model_of(file, folder)
+        for ratio in ratios:
+            every = []
+            for turn in turns:
+                bench = Bench(model, turn, folder)
+                every.append([bench.decibels(bench.compressed(source, ratio)) for source in SOURCES])
+                if ratio == ratios[0] and turn is turns[0]:
+                    agreements.append(agreement(file.name, bench))
+            means = np.mean(every, axis=0)
+            losses.append(
+                [
+                    file.name,
+                    str(ratio),
+                    f"{means[-1]:.2f}",
+                    *(f"{means[-1] - value:.2f}" for value in means[:-1]),
+                ]
+            )
+    print_table(
+        ["tokenizer", "ratio", "dB with the very texts", *(f"lost: {name}" for name in [*SOURCES][:-1])],
+        losses,
+    )
+    header = ["tokenizer", "tokens", "prior", "rank correlation", "nats even", "prior", "own counts"]
+    print_table(header, agreements)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What token weights without a corpus are worth.")
-    parser.add_argument("--corpus", type=Path, action="append", default=[])
-    parser.add_argument("--test", type=Path, action="append", required=True)
-    parser.add_argument("--ratio", type=float, action="append")
-    parser.add_argument("--texts", type=int, default=300)
-    parser.add_argument("--tokenizer", type=Path, action="append", default=[])
+    add = parser.add_argument
+    add("--corpus", type=Path, action="append", default=[], help="CSV to count tokens in (repeats)")
+    add("--test", type=Path, action="append", default=[], help="CSV of texts to judge by (repeats)")
+    add("--turn", type=Path, action="append", default=[], help="CSV that is judged by in turn (repeats)")
+    add("--model", type=Path, default=MINILM, help="directory of a transformer (default: MiniLM)")
+    add("--ratio", type=float, action="append", help="bytes removed (repeats; default: 0.95)")
+    add("--texts", type=int, default=300, help="test texts to draw (default: 300)")
+    add("--tokenizer", type=Path, action="append", default=[], help="tokenizer.json (repeats)")
     given = parser.parse_args()
+    if bool(given.turn) == bool(given.test) or bool(given.test) != bool(given.corpus):
+        parser.error("give --turn files, or --corpus and --test")
+    turns = [Texts([file for file in given.turn if file != one], [one]) for one in given.turn]
+    turns = turns or [Texts(given.corpus, given.test)]
+    ratios = given.ratio or [0.95]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if given.corpus:
-            rows = [
-                row
-                for ratio in given.ratio or (0.95,)
-                for row in losses(given.corpus, given.test, ratio, given.texts, folder)
-            ]
-            print_table(["ratio", "weights", "dB", "cosine", "top-5 neighbours kept"], rows)
         if given.tokenizer:
-            header = ["tokenizer", "tokens", "prior", "rank correlation", "nats even", "prior", "own counts"]
-            print_table(header, [agreement(file, given.test, folder) for file in given.tokenizer])
+            made_up(given.tokenizer, turns, ratios, Path(name))
+        else:
+            real(given.model, turns, ratios, given.texts, Path(name))
 
 
 if __name__ == "__main__":

@@ -81,6 +81,17 @@ def test_an_alphabetical_order_says_nothing():
     assert from_order(["a", "b"]).all(), "two words are in order by chance"
 
 
+def test_an_accidental_order_says_nothing():
+    """In the order of frequency later words are longer; shuffled they are not. A few words cannot tell."""
+    words = [f"{'xyz'[rank % 3] * int(2 + np.log2(rank))}{rank}" for rank in range(1, 1001)]
+    shuffled = [words[place] for place in np.random.default_rng(0).permutation(len(words))]
+    for rule in (from_order, from_pieces):
+        assert rule(words).all()
+        assert not rule(shuffled).any()
+        assert not rule(words[::-1]).any()
+        assert rule(shuffled[:199]).all()
+
+
 def test_a_piece_has_its_rank_and_a_character_its_block():
     """The alphabet takes no ranks. Each ASCII character has the same part of what ASCII pieces have."""
     ascii_run, greek_run = list("!,.abcdefgh"), list("αβγδεζηθ")
@@ -183,6 +194,23 @@ def test_merges_of_both_spellings(tmp_path, processor, merges):
     assert found.origin == "the order of its merges"
     np.testing.assert_allclose(found.shares[:2] * (1 + 2 / 32), 1 / 32)
     assert found.shares[6] / found.shares[5] == pytest.approx(zipf(2) / max(zipf(1) - zipf(2), 0.3 * zipf(1)))
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja"])
+def test_tokens_of_chats_are_in_every_text(tmp_path, place):
+    """They are added tokens, of which merges say nothing; so are those that begin and end texts."""
+    tokens = ["i", "n", "g", "in", "ing", "<|end|>", "<|bos|>", "<|im_start|>", "<|pad|>"]
+    added = [*enumerate(tokens)][5:]
+    folder = model(tmp_path / "m", ids(tokens), added=added, merges=["i n", "in g"])
+    template = "{% for m in messages %}<|im_start|>{{ m.role if m < n else '' }}<|absent|>{% endfor %}"
+    config = {"eos_token": {"content": "<|end|>"}, "bos_token": "<|bos|>"}
+    if place == "chat_template.jinja":
+        (folder / place).write_text(template)
+    else:
+        config["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    found = prior(folder, 9)
+    np.testing.assert_allclose(found.shares[5:] * (1 + 3 / 32), [1 / 32, 1 / 32, 1 / 32, 0])
 
 
 def test_log_probabilities_without_added_tokens(tmp_path):

@@ -24,6 +24,7 @@ from embcompress.checkpoint.pickles.allowed import ALLOWED, PLAIN
 from embcompress.data.charsmaps import check_model
 from embcompress.data.counting import read_counts, read_texts
 from embcompress.data.labelled import label_set, read_labelled
+from embcompress.data.priors import prior_of
 from embcompress.data.text_format import TextFormat
 from embcompress.data.vectors import read_vectors
 from embcompress.errors import EmbcompressError
@@ -360,6 +361,35 @@ def _read_pieces(path: Path) -> None:
     refusable(lambda: check_model(path, 1 << 20))
 
 
+def _place_tokenizer(data: bytes, folder: Path) -> Path:
+    """Vocabulary, settings and chat template, parted by NULs; the table is always the same."""
+    path = folder / "model"
+    if not path.is_dir():
+        path.mkdir()
+        (path / "config.json").write_text("{}")
+        (path / "model.safetensors").write_bytes(_shard("wte.weight"))
+    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    for name, text in zip(names, [*data.split(b"\0", 2), b"", b"", b""], strict=False):
+        if text:
+            (path / name).write_bytes(text)
+        else:
+            (path / name).unlink(missing_ok=True)
+    return path
+
+
+def _read_prior(path: Path) -> None:
+    def read() -> None:
+        with open_checkpoint(path) as checkpoint:
+            prior = prior_of(checkpoint, ROWS)
+        if prior is not None:
+            assert prior.shares.shape == (ROWS,)
+            assert (prior.shares >= 0).all()
+            assert abs(prior.shares.sum() - 1) < 1e-9
+            assert np.isfinite(prior.mixed(np.ones(ROWS))).all()
+
+    refusable(read)
+
+
 TARGETS = {
     "safetensors": Target(_file("model.safetensors"), _read_checkpoint, _mutate_safetensors),
     "torch": Target(_file("model.pt"), _read_checkpoint, _mutate_torch),
@@ -374,5 +404,6 @@ TARGETS = {
     "csv": Target(_file("texts.csv"), _read_table),
     "counts": Target(_place_counts, _read_counts),
     "sentencepiece": Target(_file("spiece.model"), _read_pieces),
+    "tokenizer": Target(_place_tokenizer, _read_prior),
 }
 """Every reader of files that strangers write, by the name of its folder in the corpus."""

@@ -858,3 +858,87 @@ def test_row_57_tokenizers_that_are_broken(tmp_path):
             assert_one_line(end.stderr.splitlines()[-1], "")
         assert_plain(end.stdout)
     assert contents(tmp_path) == before
+
+
+def _many(count, made):
+    return "[" + ",".join(map(made, range(count))) + "]"
+
+
+def _scores(made):
+    scored = _many(64, lambda i: f'["t{i}",{made(i)}]')
+    return f'{{"model":{{"vocab":{scored}}}}}'
+
+
+def _tokens(model="", behind=""):
+    """64 whole words, with more members of the model, and behind it."""
+    words = ",".join(f'"t{37 * i % 64}":{i}' for i in range(64))
+    return f'{{"model":{{"vocab":{{{words}}}{model}}}{behind}}}'
+
+
+LIES = {
+    "infinite scores": _scores(lambda i: "-1e999" if i % 2 else "NaN"),
+    "scores like 1e300": _scores(lambda i: f"-1e{300 + i % 8}"),
+    "scores of all digits": _scores(lambda _: "-" + "9" * 400),
+    "a list like no other": '{"model":{"vocab":[["t",0,0],["u"]]}}',
+    "ids without end": '{"model":{"vocab":{"a":4000000000000}}}',
+    "added before the begin": _tokens(behind=',"added_tokens":[{"id":-2,"content":"x"}]'),
+    "added of other types": _tokens(behind=',"added_tokens":[{"id":[1],"content":"x"}]'),
+    "no list of added": _tokens(behind=',"added_tokens":7'),
+    "merges of other types": _tokens(',"merges":[1,null,["t1"],["t1",2],"t1","t 1"]'),
+    "half a million merges": _tokens(f',"merges":{_many(500_000, lambda _: "[]")}'),
+    "merges of megabytes": _tokens(f',"merges":["{"t" * (1 << 20)} {"u" * (1 << 20)}"]'),
+    "tokens of megabytes": '{"model":{"vocab":{"' + "[" * (1 << 20) + '":0,"' + "<" * (1 << 20) + '":1}}}',
+    "a tower of processors": _tokens(behind=',"post_processor":' + '{"processors":[' * 400 + "]}" * 400),
+    "a template of thousands": _tokens(
+        behind=',"post_processor":{"single":'
+        + _many(60_000, '{{"SpecialToken":{{"id":"s{}"}}}}'.format)
+        + "}"
+    ),
+    "a template of other types": _tokens(
+        behind=',"post_processor":{"single":[{"SpecialToken":{"id":[1]}},{"SpecialToken":7},null],"cls":[[1]]}'
+    ),
+    "no depth": "[" * 200_000,
+    "code": '{"model":{"type":"os.system","vocab":{"$(touch x)":0},"class":"subprocess.Popen"}}',
+}
+"""Texts of a tokenizer.json that are no vocabulary of the table, or one that nobody has."""
+
+
+def test_row_123_vocabularies_that_lie(tmp_path):
+    """A run that does not ask for the vocabulary ends well, and one that does is refused at most."""
+    jobs = []
+    for number, text in enumerate(LIES.values()):
+        path = directory(tmp_path / str(number), [{"model.embed_tokens.weight": table()}], vocab_size=64)
+        (path / "tokenizer.json").write_text(text)
+        pair = ("factorize", path, "--method", "lplr", "--ratio", 0.5, "--dry-run")
+        jobs += [pair, (*pair, "--weights", "auto"), (*pair, "--weights", "none")]
+    before = contents(tmp_path)
+    ended = commands(tmp_path, ROOM, jobs)
+    for name, usual, asked, plain in zip(LIES, ended[::3], ended[1::3], ended[2::3], strict=True):
+        assert (usual.code, plain.code) == (0, 0), (name, usual, plain)
+        assert asked.code in (0, 3), (name, asked)
+        if asked.code:
+            assert_one_line(asked.stderr, "")
+            assert "; so all rows count alike" in usual.stderr
+        assert "out of memory" not in usual.stderr
+        assert_plain(usual.stderr)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer_config.json", '{"chat_template":"' + "<[" * (1 << 20) + '","eos_token":[[7]]}'),
+        ("tokenizer_config.json", '{"chat_template":[[{}]],"bos_token":{"content":{}}}'),
+        ("tokenizer_config.json", "{"),
+        ("chat_template.jinja", "<|" * (1 << 21) + "{% import os %}\xff"),
+    ],
+)
+def test_row_124_settings_of_tokenizers_that_lie(tmp_path, name, text):
+    """What stands beside the vocabulary is read as plain text, in little memory; nothing in it runs."""
+    path = directory(tmp_path / "m", [{"model.embed_tokens.weight": table()}], vocab_size=64)
+    (path / "tokenizer.json").write_text(_tokens())
+    (path / name).write_bytes(text.encode("latin-1"))
+    pair = ("factorize", path, "--method", "lplr", "--ratio", 0.5, "--dry-run")
+    usual, asked = commands(tmp_path, ROOM, [pair, (*pair, "--weights", "auto")])
+    assert usual.code == 0, usual
+    assert asked.code == (3 if text == "{" else 0), asked

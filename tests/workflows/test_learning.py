@@ -323,7 +323,7 @@ def test_compress_is_its_three_steps(shelf, dense, tmp_path, test):
     seen = torch.cat([ids_of(dense, text) for text, _ in rows_of(texts)])
     counts = np.bincount(seen.numpy(), minlength=len(tensors(dense)[TABLE])).astype(np.float64)
     np.save(tmp_path / "counts.npy", counts)
-    weights = ("--weights", tmp_path / "counts.npy", "--smoothing", "1")
+    weights = ("--weights", f"none+{tmp_path / 'counts.npy'}", "--smoothing", "1")
     steps = [
         result("factorize", dense, *target, *weights, "-o", small),
         result("finetune", small, texts, *dev, *QUICK, "-o", tuned),

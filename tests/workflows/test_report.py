@@ -171,7 +171,7 @@ def test_a_corpus_is_counted(minilm, tmp_path):
         "--json",
     )
     weighted = json.loads(succeed(*command).stdout)["tables"][0]
-    assert weighted["weighting"] == "texts.csv, (count+1)^2"
+    assert weighted["weighting"] == "texts.csv and the order of its tokens, (count+1)^2"
     found = {option["ratio"]: option["relative_error"] for option in weighted["options"]}
     assert found[0.5] == weighted["comparisons"][0]["errors"]["svd"] != pytest.approx(0.46047, rel=1e-4)
 

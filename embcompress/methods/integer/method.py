@@ -29,6 +29,7 @@ class Integers(Method):
 
     parts = (PartSpec("0.codes", Elements.BYTES), PartSpec("0.scales", Elements.FLOATS))
     by_rows = True
+    weighs = False
 
     def __init__(self, bits: int) -> None:
         self.bits = bits

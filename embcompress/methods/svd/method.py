@@ -48,6 +48,7 @@ class SVD(RankedMethod):
     is_factors = True
     margin = 0.0
     by_spectrum = True
+    weighs = False  # it is the least squared error of all rows, unless asked for another
 
     def stored(self, shape: tuple[int, int], rank: int, settings: Settings) -> tuple[Part, ...]:
         """The parts at ``rank``: V×r and d×r, and r×d if the settings are ``mirrored``."""
