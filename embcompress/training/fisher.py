@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from embcompress.checkpoint.directory.modules import reads_first_token
 from embcompress.data.encoded import sorted_batches
 from embcompress.errors import UsageError
 from embcompress.pretrained.library import running
@@ -67,9 +68,9 @@ def outer_products(
     """Σ gᵀg over all tokens of all texts, for the gradient g (d) at the token's row.
 
     What the model is used for is the distribution of the next token for a causal language model, that of the
-    labels for a sequence classifier, and the sentence vector, the normalized mean of the last hidden states,
-    for all others. A head that is tied to the table adds what an error of its rows does: Σ ‖f‖² hᵀh for the
-    hidden states h that meet it and the gradient f at its scores.
+    labels for a sequence classifier, and for all others the sentence vector, normalized: the mean of the last
+    hidden states, or the first one if the model is pooled so. A head that is tied to the table adds what an
+    error of its rows does: Σ ‖f‖² hᵀh for the hidden states h that meet it and the gradient f at its scores.
 
     Args:
         model: the model, whose parameters no longer require gradients afterwards.
@@ -86,9 +87,10 @@ def outer_products(
     generator = torch.Generator().manual_seed(seed)
     columns, done = model.model.get_input_embeddings().embedding_dim, 0  # type: ignore[operator]
     total = np.zeros((columns, columns))
+    first = reads_first_token(model.path)
     for rows in sorted_batches(data.texts.lengths, _BATCH, max(most_tokens(model) // _SHARE, 1)):
         with running(model.path), _watched(model.model) as seen:
-            score = _score(model, *data.tensors(rows, runtime.device), generator)
+            score = _score(model, *data.tensors(rows, runtime.device), generator, first=first)
             places = (*seen.rows, *(scores for _, scores in seen.heads))
             found = torch.autograd.grad(score, places, materialize_grads=True)
         for gradient in found[: len(seen.rows)]:
@@ -144,14 +146,20 @@ def _watched(model: nn.Module) -> Iterator[_Seen]:
             hook.remove()
 
 
-def _score(model: Pretrained, ids: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """A random combination of what the model is used for, for a batch of texts (B×L)."""
+def _score(
+    model: Pretrained, ids: Tensor, mask: Tensor, generator: torch.Generator, *, first: bool
+) -> Tensor:
+    """A random combination of what the model is used for, for a batch of texts (B×L).
+
+    ``first`` says whether a text's vector is the hidden state of its first token.
+    """
     if type(model.model).__name__.endswith(_CLASSIFIER):
         return _informed(model.model(input_ids=ids, attention_mask=mask).logits, generator)
     outputs = model(ids, mask)
     if outputs.logits is not None:
         return _informed(outputs.logits[mask.bool()], generator)
-    vectors = F.normalize(sentence_vectors(outputs.hidden.float(), mask), dim=1)
+    hidden = outputs.hidden.float()
+    vectors = F.normalize(hidden[:, 0] if first else sentence_vectors(hidden, mask), dim=1)
     return (vectors * _normal(vectors, generator)).sum()
 
 

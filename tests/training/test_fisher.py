@@ -6,6 +6,7 @@ direction, and measures what becomes of the outputs: no gradients, no batches, n
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,10 @@ def classifier(labels=3):
     return bert(tf.BertForSequenceClassification, num_labels=labels)
 
 
-def made(build, causal=False):
+def made(build, causal=False, path=Path("model")):
     torch.manual_seed(0)
     model = build().eval()
-    return Pretrained(Path("model"), model, causal, V, dict, 0, ())
+    return Pretrained(path, model, causal, V, dict, 0, ())
 
 
 def tokens(count=12, seed=0):
@@ -61,6 +62,12 @@ def cosine_lost(model, ids, rows):
     """Twice one minus the cosine of the mean of the last hidden states, as a function of the rows."""
     pair = (model(inputs_embeds=given[None]).last_hidden_state[0] for given in (rows, lookup(model, ids)))
     return 2 * (1 - F.cosine_similarity(*(states.mean(dim=0) for states in pair), dim=0))
+
+
+def first_cosine_lost(model, ids, rows):
+    """The same of the first token's."""
+    pair = (model(inputs_embeds=given[None]).last_hidden_state[0] for given in (rows, lookup(model, ids)))
+    return 2 * (1 - F.cosine_similarity(*(states[0] for states in pair), dim=0))
 
 
 def divergence(logits, original):
@@ -110,7 +117,7 @@ def measured_head(model, texts, direction):
 
 
 def directions(matrix):
-    """The directions that matter most and least, and two others."""
+    """The directions that matter least and most, and two others."""
     rng = np.random.default_rng(0)
     others = [one / np.linalg.norm(one) for one in rng.standard_normal((2, D))]
     return [*np.linalg.eigh(matrix)[1].T[[0, -1]], *others]
@@ -145,6 +152,32 @@ def test_a_tied_head_counts_as_well(build):
         head = measured_head(oracle, texts, direction)
         exact = head + measured(oracle, texts, direction, logits_lost)
         assert direction @ found @ direction == pytest.approx(exact, rel=0.1, abs=1e-6 * found.trace())
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_pooling_by_the_first_token_is_followed(tmp_path, old):
+    """As sentence-transformers stores it now and did before; other vectors, other gradients."""
+    entries = (
+        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+        if old
+        else {"pooling_mode": "cls"}
+    )
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(entries))
+    modules = [
+        {"path": folder, "type": f"x.{kind}"}
+        for folder, kind in (("", "Transformer"), ("1_Pooling", "Pooling"))
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    model, texts = made(bert, path=tmp_path), tokens(6)
+    found = estimate(model, texts, seeds=DRAWS)
+    _, best, *_ = directions(found)
+    exact = measured(model.model.double(), texts, best, first_cosine_lost)
+    assert best @ found @ best == pytest.approx(exact, rel=0.1)
+    assert best @ estimate(made(bert), texts, seeds=DRAWS) @ best != pytest.approx(exact, rel=0.2)
+    (tmp_path / "1_Pooling" / "config.json").write_text("[]")
+    with refused(InputError, str(tmp_path / "1_Pooling" / "config.json")):
+        estimate(model, texts)
 
 
 def test_a_regression_has_gradients():
