@@ -85,6 +85,10 @@ def outer_products(
 
     Returns:
         d×d; NaN or infinite if a gradient is.
+
+    Raises:
+        UsageError: the model does not look its tokens up in an ``nn.Embedding``.
+        InputError: the model does not run.
     """
     model.model.requires_grad_(False)
     model.model.to(runtime.device)
@@ -95,6 +99,11 @@ def outer_products(
     for rows in sorted_batches(data.texts.lengths, _BATCH, max(most_tokens(model) // _SHARE, 1)):
         with running(model.path), _watched(model.model) as seen:
             used = _used(model, *data.tensors(rows, runtime.device), first=first)
+            if not seen.rows:
+                raise UsageError(
+                    f"{model.path}: a {type(model.model).__name__} does not look its tokens up in a module",
+                    remedy="leave out --metric",
+                )
             for draw in range(DRAWS):
                 total += _products(seen, used.combined(generator), keep=draw < DRAWS - 1)
         done += len(rows)
@@ -117,9 +126,9 @@ class _Seen:
 
 @contextlib.contextmanager
 def _watched(model: nn.Module) -> Iterator[_Seen]:
-    """Record looked-up rows and, where the head is tied to the table, what meets it."""
+    """Record what is looked up in a model's table, and what meets it where a head is tied to it."""
     seen = _Seen()
-    table, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    weight = model.get_input_embeddings().weight  # type: ignore[operator]
 
     def look_up(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         # Some models scale what they look up, and what counts are errors of the rows themselves.
@@ -130,9 +139,10 @@ def _watched(model: nn.Module) -> Iterator[_Seen]:
     def meet(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         seen.heads.append((args[0], output))
 
-    hooks = [table.register_forward_hook(look_up)]
-    if getattr(head, "weight", None) is table.weight:
-        hooks.append(head.register_forward_hook(meet))
+    hooks = []
+    for module in model.modules():
+        if getattr(module, "weight", None) is weight:
+            hooks.append(module.register_forward_hook(meet if isinstance(module, nn.Linear) else look_up))
     try:
         yield seen
     finally:

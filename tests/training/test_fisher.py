@@ -1,7 +1,7 @@
 """Outer products of gradients, against finite differences of what each model is used for.
 
 The oracle moves one looked-up row of one text at a time, or one row of the head, by a small step in a
-direction, and measures what becomes of the outputs: no gradients, no batches, no padding.
+direction, and measures what becomes of the outputs: no gradients, no padding.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from helpers.refusals import refused
 from torch.nn import functional as F
 
 from embcompress.data.encoded import Encoded
-from embcompress.errors import InputError
+from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.models import Pretrained
-from embcompress.pretrained.tokens import Tokens
+from embcompress.pretrained.tokens import Tokens, positions
 from embcompress.progress import silent
 from embcompress.training.devices import runtime
 from embcompress.training.fisher import outer_products
@@ -58,46 +58,38 @@ def estimate(model, texts, seeds=1):
     )
 
 
-def cosine_lost(model, ids, rows):
-    """Twice one minus the cosine of the mean of the last hidden states, as a function of the rows."""
-    pair = (model(inputs_embeds=given[None]).last_hidden_state[0] for given in (rows, lookup(model, ids)))
-    return 2 * (1 - F.cosine_similarity(*(states.mean(dim=0) for states in pair), dim=0))
+def cosine_lost(model, rows, changed):
+    """Twice one minus the cosine of the mean of the last hidden states, summed over what the rows become."""
+    mine, theirs = (model(inputs_embeds=each).last_hidden_state.mean(dim=1) for each in (changed, rows))
+    return 2 * (1 - F.cosine_similarity(mine, theirs)).sum()
 
 
-def first_cosine_lost(model, ids, rows):
+def first_cosine_lost(model, rows, changed):
     """The same of the first token's."""
-    pair = (model(inputs_embeds=given[None]).last_hidden_state[0] for given in (rows, lookup(model, ids)))
-    return 2 * (1 - F.cosine_similarity(*(states[0] for states in pair), dim=0))
+    mine, theirs = (model(inputs_embeds=each).last_hidden_state[:, 0] for each in (changed, rows))
+    return 2 * (1 - F.cosine_similarity(mine, theirs)).sum()
 
 
 def divergence(logits, original):
-    """Twice the Kullback–Leibler divergence, summed over positions."""
+    """Twice the Kullback–Leibler divergence, summed over texts and positions."""
     mine, theirs = (F.log_softmax(one, dim=-1) for one in (logits, original))
     return 2 * (theirs.exp() * (theirs - mine)).sum()
 
 
-def logits_lost(model, ids, rows):
-    original = model(inputs_embeds=lookup(model, ids)[None]).logits
-    return divergence(model(inputs_embeds=rows[None]).logits, original)
-
-
-def lookup(model, ids):
-    """Rows as they enter the first layer: scaled in some models."""
-    return model.get_input_embeddings()(torch.tensor(ids))
+def logits_lost(model, rows, changed):
+    return divergence(model(inputs_embeds=changed).logits, model(inputs_embeds=rows).logits)
 
 
 @torch.no_grad()
 def measured(model, texts, direction, lost):
     """Σ over texts and tokens of the second difference of ``lost`` as one row moves along ``direction``."""
-    step = STEP * torch.from_numpy(direction) * getattr(model.get_input_embeddings(), "embed_scale", 1.0)
+    table = model.get_input_embeddings()
+    step = STEP * torch.from_numpy(direction) * getattr(table, "embed_scale", 1.0)
     total = 0.0
     for ids in texts:
-        rows = lookup(model, ids)
-        for place in range(len(ids)):
-            for sign in (1, -1):
-                moved = rows.clone()
-                moved[place] += sign * step
-                total += float(lost(model, ids, moved)) / (2 * STEP**2)
+        rows = table(torch.tensor([ids]))
+        one = torch.eye(len(ids))[:, :, None] * step
+        total += float(lost(model, rows, torch.cat([rows + one, rows - one]))) / (2 * STEP**2)
     return total
 
 
@@ -107,12 +99,9 @@ def measured_head(model, texts, direction):
     total, step = 0.0, STEP * torch.from_numpy(direction)
     for ids in texts:
         found = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
-        change = found.hidden_states[-1] @ step
-        for row in range(V):
-            for sign in (1, -1):
-                logits = found.logits.clone()
-                logits[..., row] += sign * change
-                total += float(divergence(logits, found.logits)) / (2 * STEP**2)
+        change = (found.hidden_states[-1] @ step)[:, :, None] * torch.eye(V)[:, None]
+        both = torch.cat([found.logits + change, found.logits - change])
+        total += float(divergence(both, found.logits)) / (2 * STEP**2)
     return total
 
 
@@ -211,6 +200,33 @@ def test_padding_does_not_count():
         outer_products(model, Tokens(Encoded.of(texts), pad), runtime("cpu"), 0, silent) for pad in (0, 9)
     ]
     assert padded[0] == pytest.approx(padded[1], rel=1e-5, abs=1e-9)
+
+
+def t5():
+    return tf.T5EncoderModel(tf.T5Config(vocab_size=V, d_model=D, d_kv=8, d_ff=24, num_layers=1, num_heads=2))
+
+
+def xlnet():
+    return tf.XLNetModel(tf.XLNetConfig(vocab_size=V, d_model=D, n_layer=1, n_head=2, d_inner=24))
+
+
+@pytest.mark.parametrize("build", [t5, xlnet])
+def test_lookups_are_found_wherever_they_are(build):
+    """In T5's encoder, which has a module of its own for it; in XLNet, which has no limit of length."""
+    model = made(build)
+    assert positions(model.model, 256) == 256
+    assert estimate(model, tokens()).trace() > 0
+
+
+def test_a_model_without_a_lookup_is_refused():
+    """One that multiplies its table by itself shows no rows."""
+
+    class Own(tf.BertModel):
+        def forward(self, input_ids, **_):
+            return (F.embedding(input_ids, self.get_input_embeddings().weight),)
+
+    with refused(UsageError, "Own"):
+        estimate(made(lambda: bert(Own)), tokens())
 
 
 def test_a_model_that_does_not_run_is_refused():
