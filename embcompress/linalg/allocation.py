@@ -121,7 +121,9 @@ def divisions(energies: NDArray[np.float64], most: int, least: int = 1) -> list[
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = sizes * np.log((sums - sums[:, None]) / sizes)
     costs = np.where(sizes >= least, logs, np.inf)
-    found, before, best = [], list[NDArray[np.intp]](), logs[0]
+    found: list[Division] = []
+    before: list[NDArray[np.intp]] = []
+    best = logs[0]
     while len(found) < most and best[-1] < np.inf:
         place, ends = len(places) - 1, [count]
         for earlier in reversed(before):

@@ -157,7 +157,7 @@ class TrellisRows(CodedLookup):
         elif is_eager(numbers):
             kinds, order = self.kinds.index_select(0, numbers).sort()
             counts = torch.bincount(kinds, minlength=len(self._classes) + 1).tolist()
-            groups = numbers.index_select(0, order).split(counts)
+            groups = torch.split(numbers.index_select(0, order), counts)
             parts = [self._decoded(kind, group).T for kind, group in enumerate(groups[:-1]) if len(group)]
             parts.append(self.scales.new_zeros(counts[-1], self.embedding_dim))
             found = torch.cat(parts).index_select(0, order.argsort())
@@ -179,12 +179,11 @@ class TrellisRows(CodedLookup):
             octets = torch.cat([octets, extra[at.clamp(max=len(extra) - 1)]], dim=1)
         octets = F.pad(octets, (0, 1)).T.to(torch.int32)
         byte_pairs = octets[:-1] << 8 | octets[1:]
-        octet, shift, more_octet, more_shift, more_mask, base = self.bits[of.bits_at].split(of.sizes)
+        octet, shift, more_octet, more_shift, more_mask, base = torch.split(self.bits[of.bits_at], of.sizes)
         windows = (byte_pairs.index_select(0, octet) >> shift[:, None]) & (_WINDOWS - 1)
         uncoded = (byte_pairs.index_select(0, more_octet) << 2 >> more_shift[:, None]) & more_mask[:, None]
-        several, ones, pairs = windows.split(
-            (len(base), of.code.scalars - len(base), len(windows) - of.code.scalars)
-        )
+        scalars = [len(base), of.code.scalars - len(base), len(windows) - of.code.scalars]
+        several, ones, pairs = torch.split(windows, scalars)
         book = self.codebooks.flatten()
         index = self.subsets.index_select(0, several.flatten()).view(several.shape) + base[:, None] + uncoded
         values = [book.index_select(0, index.flatten()).view(index.shape)]
@@ -217,7 +216,7 @@ class _Class:
     ones: slice
     pairs: slice
     bits_at: slice
-    sizes: tuple[int, ...]
+    sizes: list[int]
 
 
 def _classes_of(
@@ -254,7 +253,7 @@ def _classes_of(
             slice(first.get(rate, 0), first.get(rate, 0) + length)
             for rate, length in ((1, 4), (PAIR, 2 * _WINDOWS))
         )
-        sizes = tuple(map(len, runs))
+        sizes = [len(run) for run in runs]
         classes.append(
             _Class(
                 code=code,

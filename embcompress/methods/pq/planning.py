@@ -95,7 +95,7 @@ def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
     sample = stats.sample
     if not stats.fits_float32:
         return []
-    squares = np.square(sample.rows @ stats.spectrum.vectors.astype(np.float32), dtype=np.float64)
+    squares = np.square(sample.rows @ stats.analysis.astype(np.float32), dtype=np.float64)
     squares *= sample.weights[:, None]
     found, zeros = [], np.flatnonzero(stats.energies == 0)
     for classes in _class_choices(stats):
@@ -281,9 +281,8 @@ def _rates(variances: NDArray[np.float64], bits: int, *, pairs: bool) -> NDArray
 
 def _fixed_bytes(rates: Sequence[NDArray[np.float64]]) -> int:
     """Bytes of rates, scales and codebooks, including the scales of the right factor."""
-    rates_used = {
-        rate: book.stop - book.start for each in rates for rate, book in code_of(each).books.items()
+    sizes = {
+        rate: int(book.stop - book.start) for each in rates for rate, book in code_of(each).books.items()
     }
-    books = sum(rates_used.values())
     rank = len(rates[0])
-    return 2 * books + 5 * len(rates) * rank + 4 * rank
+    return 2 * sum(sizes.values()) + 5 * len(rates) * rank + 4 * rank

@@ -109,8 +109,8 @@ def trained(classes: Sequence[Class]) -> Iterator[tuple[RowCode, Floats]]:
                 each.weights[some] / each.weights[some].sum(),
             )
         )
-        first = trellis.initial_codebooks(code)
-        books |= {rate: first[book] for rate, book in code.books.items()}
+        usual = trellis.initial_codebooks(code)
+        books |= {rate: usual[book] for rate, book in code.books.items()}
     books = trellis.train(groups, books, _ROUNDS)
     for rate, levels in books.items():
         if rate >= _STRETCHED:
