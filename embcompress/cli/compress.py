@@ -7,8 +7,18 @@ from typing import Any
 
 import click
 
-from embcompress.choices import SMOOTHINGS
-from embcompress.cli.options import INPUT, Terminal, keys, output, source, targets, with_terminal
+from embcompress.choices import AUTO, DEFAULT_METHOD, SMOOTHINGS
+from embcompress.cli.options import (
+    INPUT,
+    Terminal,
+    factors,
+    keys,
+    method,
+    output,
+    source,
+    targets,
+    with_terminal,
+)
 from embcompress.cli.training import retrain, retraining
 
 
@@ -16,6 +26,8 @@ from embcompress.cli.training import retrain, retraining
 @source
 @click.argument("texts", type=INPUT)
 @targets
+@method(None, f"{AUTO}; {DEFAULT_METHOD} with --rank")
+@factors
 @keys
 @click.option(
     "--smoothing",

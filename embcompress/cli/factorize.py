@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from embcompress.choices import DEFAULT_NAN, LAYOUTS, NANS
+from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, LAYOUTS, NANS
 from embcompress.cli.options import (
     ANY_PATH,
     Terminal,
+    factors,
     force,
     keys,
+    method,
     output,
     reading,
     source,
@@ -25,6 +27,8 @@ from embcompress.cli.options import (
 @click.command()
 @source
 @targets
+@method(DEFAULT_METHOD, DEFAULT_METHOD)
+@factors
 @output
 @keys
 @click.option("--all", "all_tables", is_flag=True, help="Compress every token table.")

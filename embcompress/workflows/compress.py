@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.choices import DEFAULT_METHOD, DEFAULT_SPLIT, SMOOTHINGS
+from embcompress.choices import AUTO, DEFAULT_METHOD, DEFAULT_SPLIT, SMOOTHINGS
 from embcompress.classifiers.opening import record_of
 from embcompress.classifiers.record import ClassifierRecord
 from embcompress.compression.check import check_size
@@ -42,7 +42,7 @@ def compress(
     max_error: float | None = None,
     max_size: int | None = None,
     keys: Sequence[str] | str = (),
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     dtype: str | None = None,
     split_scale: str = DEFAULT_SPLIT,
     smoothing: float | None = None,
@@ -67,7 +67,8 @@ def compress(
         max_error: target.
         max_size: target.
         keys: names of the tables; empty to have them found.
-        method: registry name of the method, or ``"auto"``.
+        method: registry name of the method, or ``"auto"``; None for ``"auto"``, and for ``"svd"`` with a rank,
+            which other methods do not take.
         dtype: element type of the factors; None for the table's own.
         split_scale: where the singular values go.
         smoothing: exponent s of a token's weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike; None
@@ -89,7 +90,7 @@ def compress(
         path=Path(path),
         target=target_of(rank=rank, ratio=ratio, energy=energy, max_error=max_error, max_size=max_size),
         keys=keys,
-        method=method,
+        method=method or (AUTO if rank is None else DEFAULT_METHOD),
         dtype=dtype,
         split_scale=split_scale,
     )

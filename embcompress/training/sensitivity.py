@@ -1,0 +1,76 @@
+"""Which directions of a table's rows move a classifier's scores.
+
+To first order an error e of a token's row moves the scores of a text by e Jᵀ, where J is the Jacobian of the
+scores with respect to that row (C×d). So the mean squared move is e M eᵀ with M the mean of JᵀJ. A random
+combination v of the scores has the gradient v J, and E[(vJ)ᵀ(vJ)] = JᵀJ if v has the covariance I (Hutchinson
+1990). Scores that all move by as much change no label, so v adds up to 0.
+
+Scores are taken rather than the shares of the labels: a trained classifier is so sure of the texts it has learned
+from that these hardly move, and what is left comes from a few texts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embcompress.data.encoded import sorted_batches
+from embcompress.progress import Progress
+from embcompress.training.devices import Runtime
+from embcompress.training.scoring import Dataset, tensors_of
+
+_BATCH, _TOKENS = 64, 1 << 14
+"""Most texts, and most token ids with padding, whose gradients are computed together."""
+
+
+def score_products(
+    model: nn.Module,
+    table: nn.Parameter,
+    data: Dataset,
+    runtime: Runtime,
+    progress: Progress,
+    *,
+    most: int,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Σ JᵀJ over the distinct tokens of the texts, for the Jacobian J of a text's scores at the token's row.
+
+    Args:
+        model: the classifier, called as ``Classifier.forward`` is; it is left in evaluation mode.
+        table: its table (V×d), one of its parameters.
+        data: the texts.
+        runtime: where to compute.
+        progress: called as ``progress("metric", done, total)`` with numbers of texts.
+        most: texts that are used; of more, a sample is drawn.
+        seed: of that sample and of the random combinations.
+
+    Returns:
+        d×d, symmetric; NaN or infinite if a gradient is, zero if no score depends on the table.
+    """
+    model.to(runtime.device).eval()
+    generator = torch.Generator().manual_seed(seed)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:most])
+    total = np.zeros((table.shape[1], table.shape[1]))
+    done = 0
+    for batch in sorted_batches(data.texts.lengths[chosen], _BATCH, _TOKENS):
+        tokens, lengths, _ = tensors_of(data, chosen[batch], runtime.device)
+        with torch.backends.cudnn.flags(enabled=False):  # its LSTM has no gradients in evaluation mode
+            scores = model(tokens, lengths).float()
+            by = torch.randn(scores.shape, generator=generator).to(scores.device)
+            score = (scores * (by - by.mean(dim=1, keepdim=True))).sum()
+            (found,) = torch.autograd.grad(score, table, allow_unused=True)
+        if found is not None:
+            total += _gram(found[tokens.unique()])
+        done += len(batch)
+        progress("metric", done, len(chosen))
+    return total
+
+
+def _gram(gradients: Tensor) -> NDArray[np.float64]:
+    """Σ gᵀg over gradients (n×d): products in float32, their sum over batches in float64."""
+    # Different texts of a batch add up in the gradient of a row; their combinations are independent, so that
+    # on average the products of one with the other vanish.
+    found = gradients.float()
+    return np.asarray((found.T @ found).double().numpy(force=True))
