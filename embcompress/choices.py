@@ -82,6 +82,9 @@ ENCODING = "utf-8"
 MAX_LENGTH = 256
 """Tokens that are read of a text."""
 
+METRIC_TEXTS = 2000
+"""Most texts from which a metric is computed; of more, a sample is drawn."""
+
 DEV_SHARE = 0.1
 """Share of the texts that is set aside to choose the best epoch."""
 

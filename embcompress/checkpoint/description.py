@@ -49,6 +49,8 @@ class TableRecord:
         copies: the ties that the source stored as bytes of their own; expanding writes them again.
         weighting: how rows were weighted, None for equal weights.
         weighted_error: ``relative_error`` with each row's squares times its weight, None for equal weights.
+        metric: what the columns were weighted by, None if all counted alike.
+        metric_error: error of the weighted rows in that metric, None without one.
         seed: random seed of the method, None if it uses none.
         trained: whether the parts were trained afterwards. ``relative_error`` is then the error before
             training, and the accuracy of the model is what counts.
@@ -80,6 +82,8 @@ class TableRecord:
     names: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     nonfinite: int = 0
+    metric: str | None = None
+    metric_error: float | None = None
 
     @property
     def is_one_table(self) -> bool:
@@ -130,6 +134,9 @@ class Description:
         del body["intact"]
         if self.quantizer is None:
             del body["quantizer"]
+        for table in body["tables"]:
+            if table["metric"] is None:
+                del table["metric"], table["metric_error"]
         return {**body, _SEAL: _digest_of(body)}
 
     def to_json(self) -> str:
@@ -242,13 +249,13 @@ def _table(raw: Mapping[str, Any]) -> TableRecord:
         raise ValueError("bits must be a number from 0 to 64")
     if not all(type(x) in (int, float) and abs(x) < 1e12 for x in (record.ratio, record.relative_error)):
         raise TypeError("ratio and relative_error must be finite numbers")
-    weighted = record.weighted_error
-    if weighted is not None and not (type(weighted) in (int, float) and abs(weighted) < 1e12):
-        raise TypeError("weighted_error must be a finite number")
-    if record.weighting is not None and not isinstance(record.weighting, str):
-        raise TypeError("weighting is not text")
-    if record.native is not None and not isinstance(record.native, str):
-        raise TypeError("native is not text")
+    for name in ("weighted_error", "metric_error"):
+        error = getattr(record, name)
+        if error is not None and not (type(error) in (int, float) and abs(error) < 1e12):
+            raise TypeError(f"{name} must be a finite number")
+    for name in ("weighting", "metric", "native"):
+        if not isinstance(getattr(record, name), str | None):
+            raise TypeError(f"{name} is not text")
     if type(record.trained) is not bool:
         raise TypeError("trained is not true or false")
     if not {*record.copies} <= {*record.ties}:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, LAYOUTS, NANS
+from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, LAYOUTS, METRIC_TEXTS, NANS
 from embcompress.cli.options import (
     ANY_PATH,
     Terminal,
@@ -38,6 +38,12 @@ from embcompress.cli.options import (
     "--importance",
     type=ANY_PATH,
     help="Texts to weigh tokens by how much they move a classifier's predictions: .csv, .jsonl or .txt.",
+)
+@click.option(
+    "--metric",
+    type=ANY_PATH,
+    help=f"Texts, of which {METRIC_TEXTS:,} are drawn, on which to measure what of a row matters to a "
+    "transformers model: .csv, .jsonl or .txt.",
 )
 @click.option(
     "--layout",

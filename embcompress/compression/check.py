@@ -42,7 +42,12 @@ def check_tables(stage: Path, plan: OutputPlan, progress: Progress) -> tuple[Tab
         seals = [executor.submit(sealed, written, record) for record in plan.description.tables]
         measured = [*_measured(written, plan, progress)]
         return tuple(
-            replace(seal.result(), relative_error=table.relative_error, weighted_error=table.weighted_error)
+            replace(
+                seal.result(),
+                relative_error=table.relative_error,
+                weighted_error=table.weighted_error,
+                metric_error=table.metric_error,
+            )
             for seal, table in zip(seals, measured, strict=True)
         )
 
@@ -52,10 +57,21 @@ def _measured(written: Checkpoint, plan: OutputPlan, progress: Progress) -> Iter
     for table_plan, record in zip(plan.tables, plan.description.tables, strict=True):
         rows, stats = table_plan.table.rows, table_plan.stats
         approximation = decoded(written, record, precise=stats.precise, finite=False)
-        errors = measured_errors(rows, approximation, progress, precise=stats.precise, weights=stats.weights)
-        _check_error(table_plan, errors.weighted.relative, plan.request.target)
-        weighted = None if stats.weights is None else errors.weighted.relative
-        yield replace(record, relative_error=errors.plain.relative, weighted_error=weighted)
+        errors = measured_errors(
+            rows,
+            approximation,
+            progress,
+            precise=stats.precise,
+            weights=stats.weights,
+            metric=stats.metric,
+        )
+        _check_error(table_plan, errors.seen.relative, plan.request.target)
+        yield replace(
+            record,
+            relative_error=errors.plain.relative,
+            weighted_error=None if stats.weights is None else errors.weighted.relative,
+            metric_error=None if stats.metric is None else errors.seen.relative,
+        )
 
 
 def _check_error(plan: TablePlan, error: float, target: Target) -> None:
@@ -63,7 +79,7 @@ def _check_error(plan: TablePlan, error: float, target: Target) -> None:
 
     Args:
         plan: the plan of the table.
-        error: relative Frobenius error, weighted if the rows have weights.
+        error: relative Frobenius error, weighted if the rows have weights, in the metric if there is one.
         target: what the user asks for.
 
     Raises:

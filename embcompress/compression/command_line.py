@@ -25,7 +25,9 @@ def command_line(request: Request) -> str | None:
     nothing in the output are left out, and so are those at their defaults.
     """
     given = request.weights
-    if not all(value is None or isinstance(value, str | Path) for value in given.options.values()):
+    if not all(
+        value is None or isinstance(value, str | Path) for value in (*given.options.values(), request.metric)
+    ):
         return None
     words = ["embcompress", "factorize", _name(request.path)]
     words += [f"--{request.target.kind.replace('_', '-')}", _number(request.target.value)]
@@ -46,6 +48,8 @@ def command_line(request: Request) -> str | None:
         if value is not None and value != default:
             words += [f"--{option}", value]
     words += given.words
+    if isinstance(request.metric, str | Path):
+        words += ["--metric", _name(Path(request.metric))]
     if given.text_column != TEXT_COLUMN:
         words += ["--text-column", given.text_column]
     words += _format_options(given.text_format)

@@ -125,12 +125,13 @@ def describe(
     )
 
 
-def sketch(new: Replacement, weighting: str | None) -> TableRecord:
+def sketch(new: Replacement, weighting: str | None, metric: str | None = None) -> TableRecord:
     """A record as long as any that the table can get, to compute sizes with.
 
     Args:
         new: the table and its replacement.
         weighting: what its rows are weighted by; None if all count alike.
+        metric: what its columns are weighted by; None if all count alike.
     """
     rows = new.table.rows
     return TableRecord(
@@ -153,6 +154,8 @@ def sketch(new: Replacement, weighting: str | None) -> TableRecord:
         names=new.names if new.form else (),
         digests=(NO_DIGEST,) * len(new.layout.suffixes),
         nonfinite=new.table.nonfinite,
+        metric=metric,
+        metric_error=None if metric is None else -1 / 3e-10,
     )
 
 

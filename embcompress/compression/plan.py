@@ -10,6 +10,7 @@ from pathlib import Path
 from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import Description, TableRecord
 from embcompress.compression.advice import advice
+from embcompress.compression.column_metric import ColumnMetric, metric_for
 from embcompress.compression.command_line import command_line
 from embcompress.compression.edit import Replacement, describe, replacing, sketch
 from embcompress.compression.leftover import left_notes
@@ -33,6 +34,10 @@ _SPARE = 0.01
 """Most of the bytes of all tables that those hold which stay dense where the target is out of their reach."""
 
 
+Counted = tuple[Weighting | None, ColumnMetric | None]
+"""How rows and columns are weighted; None if all count alike."""
+
+
 @dataclass(frozen=True)
 class OutputPlan:
     """What an output will hold.
@@ -42,6 +47,7 @@ class OutputPlan:
         request: what the user asks for.
         storage: the layout in which the parts of tables are stored.
         weighting: how rows are weighted; None if all count alike.
+        metric: how columns are weighted; None if all count alike.
         tables: one plan per table.
         edit: what is replaced by what.
         description: the output's record, with predicted errors.
@@ -53,6 +59,7 @@ class OutputPlan:
     request: Request
     storage: StorageLayout
     weighting: Weighting | None
+    metric: ColumnMetric | None
     tables: tuple[TablePlan, ...]
     edit: Edit
     description: Description
@@ -103,12 +110,14 @@ class OutputPlan:
             relative_error=measured.relative_error if measured else None,
             weighting=self.weighting.origin if self.weighting else None,
             weighted_error=measured.weighted_error if measured else None,
+            metric=self.metric.origin if self.metric else None,
+            metric_error=measured.metric_error if measured else None,
             rivals=plan.rivals if self.request.chosen_method is None else {},
         )
 
 
 def plan_output(source: Checkpoint, request: Request, progress: Progress) -> OutputPlan:
-    """Tables → storage layout → weights → method and size of each table → edit → record.
+    """Tables → storage layout → weights and metric → method and size of each table → edit → record.
 
     Args:
         source: the checkpoint to be compressed.
@@ -128,6 +137,8 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
     tables = _tables(source, request)
     storage = storage_layout(source, tables, request, quantizer)
     weighting = weighting_for(source, tables, request.weights, progress)
+    given = request.weights
+    metric = metric_for(source, tables, request.metric, given.text_column, given.text_format, progress)
     plans = plan_tables(
         tables,
         request.target,
@@ -135,14 +146,15 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         request.float_type,
         split_scale=request.split_scale,
         mirrored=storage.mirrored,
-        budget=_budget(source, tables, request, storage, weighting, quantizer),
+        budget=_budget(source, tables, request, storage, (weighting, metric), quantizer),
         advance=Steps(progress, "spectrum", sum(table.rows.shape[0] for table in tables)),
         weights=None if weighting is None else weighting.weights,
+        metric=None if metric is None else metric.metric,
         spare=_spare(tables) if request.all_tables and not request.keys else (),
     )
     encoding = Steps(progress, "code", sum(table.rows.shape[0] for table in tables))
     edit = replacing(source, [_replacement(plan, storage, encoding) for plan in plans])
-    records = [_record(plan, storage, weighting) for plan in plans]
+    records = [_record(plan, storage, (weighting, metric)) for plan in plans]
     description = describe(source, records, command_line(request), quantizer)
     size = source.size_after(edit, description)
     notes = (
@@ -155,7 +167,7 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         *advice(source, plans, size),
         *left_notes(source, tables, chosen=bool(request.keys)),
     )
-    return OutputPlan(source, request, storage, weighting, plans, edit, description, size, notes)
+    return OutputPlan(source, request, storage, weighting, metric, plans, edit, description, size, notes)
 
 
 def _tables(source: Checkpoint, request: Request) -> tuple[Table, ...]:
@@ -201,7 +213,7 @@ def _budget(
     tables: Sequence[Table],
     request: Request,
     storage: StorageLayout,
-    weighting: Weighting | None,
+    counted: Counted,
     quantizer: str | None,
 ) -> int:
     """Most bytes that all parts together may take under ``max_size``; 0 for other targets.
@@ -227,7 +239,7 @@ def _budget(
         )
         widest = method.widest(table.rows.shape, settings)
         trial.append(Replacement(table, method, widest, form=storage.form))
-    records = [sketch(new, weighting.origin if weighting else None) for new in trial]
+    records = [sketch(new, *_origins(counted)) for new in trial]
     described = describe(source, records, command_line(request), quantizer)
     size = source.size_after(replacing(source, trial), described)
     rest = size - sum(new.layout.nbytes for new in trial)
@@ -244,13 +256,20 @@ def _replacement(plan: TablePlan, storage: StorageLayout, advance: Advance) -> R
     return Replacement(plan.table, plan.method, plan.layout, contents, storage.form)
 
 
-def _record(plan: TablePlan, storage: StorageLayout, weighting: Weighting | None) -> TableRecord:
+def _origins(counted: Counted) -> tuple[str | None, str | None]:
+    """What the record says of how rows and columns are weighted."""
+    weighting, metric = counted
+    return None if weighting is None else weighting.origin, None if metric is None else metric.origin
+
+
+def _record(plan: TablePlan, storage: StorageLayout, counted: Counted) -> TableRecord:
     """The record of a table; until the error is measured, it holds the predicted one."""
     new = Replacement(plan.table, plan.method, plan.layout, form=storage.form)
     error = plan.layout.predicted_error
     return replace(
-        sketch(new, weighting.origin if weighting else None),
+        sketch(new, *_origins(counted)),
         ratio=plan.ratio,
         relative_error=error,
-        weighted_error=error if weighting else None,
+        weighted_error=error if counted[0] else None,
+        metric_error=error if counted[1] else None,
     )

@@ -18,6 +18,7 @@ from embcompress.choices import (
     SPLITS,
     TARGETS,
 )
+from embcompress.compression.column_metric import GivenMetric
 from embcompress.compression.weighting import GivenCounts, WeightSource
 from embcompress.dtypes import BY_TORCH_NAME, DType
 from embcompress.errors import UsageError, check_choice
@@ -25,7 +26,7 @@ from embcompress.methods import method_for
 from embcompress.methods.base import Method
 from embcompress.methods.planning import Target
 
-__all__ = ["GivenCounts", "Request", "WeightSource", "target_of"]
+__all__ = ["GivenCounts", "GivenMetric", "Request", "WeightSource", "target_of"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Request:
         layout: how factors are stored, one of ``LAYOUTS``; None for the native one where it is exact.
         nan: what to do with NaN and infinity in a table, one of ``NANS``.
         weights: how much each token counts.
+        metric: texts to compute a metric over the columns from, in the format of ``weights``, or the metric
+            itself (d×d); None if all columns count alike.
         reading: what to take of a PyTorch file.
         dry_run: plan, and write nothing.
         force: replace an existing output.
 
     Raises:
-        UsageError: a name is none of the choices.
+        UsageError: a name is none of the choices, or the method makes no use of a metric.
     """
 
     path: Path
@@ -63,6 +66,7 @@ class Request:
     layout: str | None = None
     nan: str = DEFAULT_NAN
     weights: WeightSource = field(default_factory=WeightSource)
+    metric: GivenMetric = None
     reading: Reading = AS_IT_IS
     dry_run: bool = False
     force: bool = False
@@ -76,6 +80,11 @@ class Request:
             check_choice("dtype", self.dtype, DTYPES)
         if self.layout is not None:
             check_choice("layout", self.layout, LAYOUTS)
+        if self.metric is not None and self.chosen_method is not None and self.chosen_method.by_rows:
+            raise UsageError(
+                f"a metric is given, and {self.method} stores the same with any",
+                remedy="leave it out, or choose another method, such as pq",
+            )
         check_choice("split_scale", self.split_scale, SPLITS)
         check_choice("nan", self.nan, NANS)
 
@@ -88,6 +97,11 @@ class Request:
     def float_type(self) -> DType | None:
         """The element type of float factors; None for the table's own."""
         return None if self.dtype is None else BY_TORCH_NAME[self.dtype]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that are read besides the checkpoint."""
+        return (*self.weights.files, *([Path(self.metric)] if isinstance(self.metric, str | Path) else []))
 
     @property
     def label(self) -> str:

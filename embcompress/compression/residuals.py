@@ -8,6 +8,7 @@ import numpy as np
 
 from embcompress.dtypes import Floats
 from embcompress.errors import EmbcompressError
+from embcompress.linalg.metric import Metric
 from embcompress.linalg.residual import Residuals, residual
 from embcompress.methods.stats import Weights
 from embcompress.progress import Progress
@@ -30,9 +31,10 @@ def measured_errors(
     *,
     precise: bool = False,
     weights: Weights | None = None,
+    metric: Metric | None = None,
     look: Look | None = None,
 ) -> Residuals:
-    """The distance of ``stand_in`` from ``table``, with all rows alike and with weighted rows.
+    """The distance of ``stand_in`` from ``table``: with all rows alike, with weighted rows, in a metric.
 
     Args:
         table: what was compressed (V×d).
@@ -40,6 +42,7 @@ def measured_errors(
         progress: called as ``progress(stage, done, total)``.
         precise: compare in float64.
         weights: of each row (V), None for all alike.
+        metric: over the columns, None for all alike.
         look: called with each block of both before they are compared.
 
     Raises:
@@ -57,7 +60,7 @@ def measured_errors(
             yield rows, differences
             progress("verify", stop, table.shape[0])
 
-    found = residual(pairs(), weights)
+    found = residual(pairs(), weights, metric)
     if not np.isfinite(found.plain.relative):
         raise EmbcompressError(f"a table of shape {list(table.shape)} decodes to NaN or infinity")
     return found

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embcompress.linalg.metric import Metric
+
 
 @dataclass(frozen=True)
 class Residual:
@@ -32,36 +34,46 @@ class Residual:
 
 @dataclass(frozen=True)
 class Residuals:
-    """Unweighted and weighted error.
+    """The error by all that may be counted.
 
     Attributes:
         plain: all rows count alike.
         weighted: squares of each row times its weight; the same as ``plain`` if there are no weights.
+        seen: weighted, in the metric; the same as ``weighted`` if there is none.
     """
 
     plain: Residual
     weighted: Residual
+    seen: Residual
 
 
 def residual(
-    pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]], weights: NDArray[np.float64] | None = None
+    pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+    weights: NDArray[np.float64] | None = None,
+    metric: Metric | None = None,
 ) -> Residuals:
     """Compare a table and its approximation block by block.
 
     Args:
         pairs: (rows of the table, approximation minus these rows), of equal shapes.
         weights: weights of the rows (V), none negative; None if all count alike.
+        metric: over the columns; None if all count alike.
     """
-    sums = np.zeros((2, 2))  # (plain, weighted) × (difference, table)
-    seen = 0
+    sums = np.zeros((3, 2))  # (plain, weighted, seen) × (difference, table)
+    count = 0
     for rows, differences in pairs:
-        squares = np.stack([row_squares(differences), row_squares(rows)], axis=1)
+        squares = _squares(rows, differences)
+        seen = squares if metric is None else _squares(metric.seen(rows), metric.seen(differences))
+        of = slice(count, count + len(rows))
         sums[0] += squares.sum(axis=0)
-        if weights is not None:
-            sums[1] += weights[seen : seen + len(rows)] @ squares
-        seen += len(rows)
-    plain = Residual(*sums[0].tolist())
-    return Residuals(plain, plain if weights is None else Residual(*sums[1].tolist()))
+        sums[1] += squares.sum(axis=0) if weights is None else weights[of] @ squares
+        sums[2] += seen.sum(axis=0) if weights is None else weights[of] @ seen
+        count += len(rows)
+    return Residuals(*(Residual(*each) for each in sums.tolist()))
+
+
+def _squares(rows: NDArray[Any], differences: NDArray[Any]) -> NDArray[np.float64]:
+    return np.stack([row_squares(differences), row_squares(rows)], axis=1)
 
 
 def row_squares(block: NDArray[Any]) -> NDArray[np.float64]:

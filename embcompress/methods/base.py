@@ -58,7 +58,8 @@ class TableLayout:
         rank: components kept; None if the method does not reduce the rank.
         dtype: element type of the numbers that a lookup computes with.
         bits: average bits of a coefficient.
-        predicted_error: relative Frobenius error, weighted if the rows have weights.
+        predicted_error: relative Frobenius error, weighted if the rows have weights, in the metric if there
+            is one.
         tolerance: how far the measured error may exceed the predicted one, as a fraction of it.
         state: whatever else the method has decided (codebooks, scales); only the method reads it.
     """

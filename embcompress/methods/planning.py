@@ -12,6 +12,7 @@ import numpy as np
 from embcompress.choices import AUTO, TARGETS
 from embcompress.dtypes import DType
 from embcompress.errors import TargetError, UsageError
+from embcompress.linalg.metric import Metric
 from embcompress.methods import METHODS
 from embcompress.methods.base import Method, RankedMethod, Settings, TableLayout
 from embcompress.methods.stats import Advance, TableStats, Weights, measure
@@ -111,6 +112,7 @@ def plan_tables(
     budget: int = 0,
     advance: Advance | None = None,
     weights: Weights | None = None,
+    metric: Metric | None = None,
     spare: Collection[str] = (),
 ) -> tuple[TablePlan, ...]:
     """Choose the layout of each table.
@@ -128,6 +130,7 @@ def plan_tables(
         budget: bytes of all factors together, for the target ``max_size``.
         advance: called with the number of rows read.
         weights: of the rows (V), for each table; errors and energies are then weighted.
+        metric: over the columns, for each table; errors and energies are then those in it.
         spare: names of tables that are left out, and stay dense, where the target is out of their reach; at
             least one table must be none of them.
 
@@ -146,7 +149,7 @@ def plan_tables(
     for table, limit in _limits(tables, target, method, settings_of, budget, spare):
         settings = settings_of[table.name]
         try:
-            plan = _measured_plan(table, target, method, settings, limit, advance, weights)
+            plan = _measured_plan(table, target, method, settings, limit, advance, weights, metric)
         except TargetError:
             if table.name in spare and not budget:  # of which what stays dense would take more
                 continue
@@ -168,9 +171,10 @@ def _measured_plan(
     limit: int,
     advance: Advance | None,
     weights: Weights | None,
+    metric: Metric | None,
 ) -> TablePlan:
     """The plan of a table, by a spectrum as exact as it needs."""
-    stats = measure(table.rows, table.name, advance=advance, weights=weights)
+    stats = measure(table.rows, table.name, advance=advance, weights=weights, metric=metric)
     plan: TablePlan | None = None
     try:
         plan = _plan(table, stats, target, method, settings, limit)
@@ -178,7 +182,7 @@ def _measured_plan(
         if target.error >= PRECISE_BELOW:
             raise  # a more exact spectrum would change nothing
     if plan is None or (plan.method.by_spectrum and plan.layout.predicted_error < PRECISE_BELOW):
-        stats = measure(table.rows, table.name, precise=True, advance=advance, weights=weights)
+        stats = measure(table.rows, table.name, precise=True, advance=advance, weights=weights, metric=metric)
         plan = _plan(table, stats, target, method, settings, limit)
     return plan
 

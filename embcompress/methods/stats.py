@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from embcompress.dtypes import DTYPES, Floats
 from embcompress.errors import InputError
 from embcompress.linalg.gram import gram
+from embcompress.linalg.metric import Metric, seen_in
 from embcompress.linalg.residual import row_squares
 from embcompress.linalg.spectrum import Spectrum, refined, spectrum
 from embcompress.rows import Rows
@@ -43,22 +44,26 @@ class Sample:
         places: indices of the rows (n), ascending.
         rows: the rows (n×d) in float32; infinite where they exceed its range.
         weights: of the rows (n). A weighted sum over the sample estimates the weighted sum over the table.
+        metric: in which errors are measured; None if all columns count alike.
     """
 
     places: NDArray[np.intp]
     rows: NDArray[np.float32]
     weights: NDArray[np.float64]
+    metric: Metric | None = None
 
     def relative_error(self, approximation: NDArray[Any]) -> float:
-        """Weighted relative Frobenius error of an approximation of the rows (n×d)."""
-        total = self.weights @ row_squares(self.rows)
-        left = self.weights @ row_squares(self.rows - approximation)
+        """Weighted relative Frobenius error of an approximation of the rows (n×d), in the metric."""
+        total = self.weights @ row_squares(seen_in(self.metric, self.rows))
+        left = self.weights @ row_squares(seen_in(self.metric, self.rows - approximation))
         return float(np.sqrt(left / total)) if total > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class TableStats:
     """A table and its statistics, measured in one pass.
+
+    With a metric, energies and spectrum are those of the rows as it sees them, E A.
 
     Attributes:
         name: the table's name, for error messages.
@@ -67,6 +72,7 @@ class TableStats:
         energies: weight times sum of squares of each row (V); 0 only for rows of zeros.
         spectrum: of the weighted Gram matrix.
         precise: whether the Gram matrix was computed in float64, because small errors are to be predicted.
+        metric: in which errors are measured; None if all columns count alike.
     """
 
     name: str
@@ -75,6 +81,23 @@ class TableStats:
     energies: NDArray[np.float64] = field(repr=False)
     spectrum: Spectrum = field(repr=False)
     precise: bool = False
+    metric: Metric | None = None
+
+    @functools.cached_property
+    def analysis(self) -> NDArray[np.float64]:
+        """d×min(V, d): the coefficients of a row e are e times this."""
+        vectors = self.spectrum.vectors
+        return vectors if self.metric is None else self.metric.root @ vectors
+
+    @functools.cached_property
+    def synthesis(self) -> NDArray[np.float64]:
+        """min(V, d)×d: a row is the sum of these, each times its coefficient."""
+        vectors = self.spectrum.vectors
+        return vectors.T if self.metric is None else vectors.T @ self.metric.inverse
+
+    def squares(self, block: NDArray[Any]) -> NDArray[np.float64]:
+        """Sum of squares of each row of a block (n×d), in the metric."""
+        return row_squares(seen_in(self.metric, block))
 
     @functools.cached_property
     def fits_float32(self) -> bool:
@@ -104,11 +127,14 @@ def measure(
     precise: bool = False,
     advance: Advance | None = None,
     weights: Weights | None = None,
+    metric: Metric | None = None,
 ) -> TableStats:
     """Measure a table E with row weights w in one pass: energies, and the spectrum of Eᵀ diag(w) E.
 
     The top eigenvectors V_r of that matrix minimize Σ_i w_i ‖E_i − E_i V_r V_rᵀ‖², since they give the best
-    approximation of rank r of diag(√w) E (Eckart & Young 1936).
+    approximation of rank r of diag(√w) E (Eckart & Young 1936). In a metric M = A² the same holds for the
+    rows E A, and E A V_r V_rᵀ A⁻¹ is the approximation of rank r with the least Σ_i w_i (E_i − Ê_i) M (E_i −
+    Ê_i)ᵀ.
 
     Args:
         rows: the table.
@@ -116,6 +142,7 @@ def measure(
         precise: compute the Gram matrix in float64, and small eigenvalues, if any, in a second pass.
         advance: called with the number of rows read.
         weights: of the rows (V); None if all count alike.
+        metric: in which errors are measured; None if all columns count alike.
 
     Raises:
         InputError: the table holds NaN, infinity, or values whose squares overflow or underflow.
@@ -126,8 +153,11 @@ def measure(
     def weighted() -> Iterator[Floats]:
         for start, stop in rows.spans():
             block = rows.read(start, stop)
+            if precise and not (roots is None and metric is None):
+                block = block.astype(np.float64)
+            block = seen_in(metric, block)
             if roots is not None:
-                block = _scaled(block.astype(np.float64) if precise else block, roots[start:stop, None])
+                block = _scaled(block, roots[start:stop, None])
             yield block
 
     def blocks() -> Iterator[Floats]:
@@ -150,7 +180,7 @@ def measure(
         raise InputError(f"{name}: values below 1e-140 cannot be squared", remedy="scale the table first")
     count = rows.shape[0]
     spectrum_of = refined(found.matrix, count, weighted) if precise else spectrum(found.matrix, count)
-    return TableStats(name, rows, weights, energies, spectrum_of, precise)
+    return TableStats(name, rows, weights, energies, spectrum_of, precise, metric)
 
 
 def _scaled(block: NDArray[Any], factors: NDArray[np.float64]) -> NDArray[Any]:
@@ -190,7 +220,7 @@ def draw(stats: TableStats, count: int) -> Sample:
     blocks = rows.blocks() if total <= count else (rows.read(int(i), int(i) + 1) for i in places)
     with np.errstate(over="ignore"):
         drawn = np.concatenate([*blocks]).astype(np.float32, copy=False)
-    return Sample(places, drawn, scaled)
+    return Sample(places, drawn, scaled, stats.metric)
 
 
 def _probabilities(weights: Weights, count: int) -> NDArray[np.float64]:

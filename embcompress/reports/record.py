@@ -135,6 +135,8 @@ class CompressedTable:
         trained: whether its parts were trained afterwards.
         weighting: how rows were weighted, None for all alike.
         weighted_error: the recorded error with weighted rows, None without weights.
+        metric: what the metric over its columns was computed from, None without one.
+        metric_error: the recorded error in the metric, with weighted rows if there are weights.
         measured_error: relative error against the original; None if that was not given.
     """
 
@@ -152,6 +154,8 @@ class CompressedTable:
     trained: bool
     weighting: str | None
     weighted_error: float | None
+    metric: str | None
+    metric_error: float | None
     measured_error: float | None
 
 

@@ -143,5 +143,7 @@ def _show_compressed(console: Console, table: CompressedTable) -> None:
     weighted = ""
     if table.weighted_error is not None:
         weighted = f", {human_error(table.weighted_error)} with rows weighted by {safe(table.weighting)}"
+    if table.metric_error is not None:
+        weighted += f", {human_error(table.metric_error)} in the metric of {safe(table.metric)}"
     recorded = f"  error {human_error(table.recorded_error)}{weighted} when it was factorized"
     console.print(f"{recorded}{trained}{measured}")

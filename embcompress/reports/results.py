@@ -24,10 +24,14 @@ class TableResult:
         bytes_before: bytes of the dense table.
         bytes_after: bytes of what replaces it.
         ratio: fraction of the bytes removed.
-        predicted_error: relative Frobenius error before the work; weighted if ``weighting`` is given.
+        predicted_error: relative Frobenius error before the work; weighted if ``weighting`` is given, and in
+            the metric if ``metric`` is.
         relative_error: the same measured on the written bytes, with all rows alike; None on a dry run.
         weighting: how rows were weighted, None for all alike.
         weighted_error: measured with weighted rows; None on a dry run and without weights.
+        metric: what the metric over the columns was computed from, None if all count alike.
+        metric_error: measured in the metric, with weighted rows if there are weights; None on a dry run and
+            without a metric.
         rivals: predicted error of each method in the same bytes, by name; empty unless ``auto`` chose.
     """
 
@@ -46,6 +50,8 @@ class TableResult:
     relative_error: float | None
     weighting: str | None
     weighted_error: float | None
+    metric: str | None = None
+    metric_error: float | None = None
     rivals: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -139,10 +139,11 @@ def show(result: object) -> None:
 @show.register
 def _(result: FactorizeResult) -> None:
     console = stdout()
-    weighted = any(new.weighting for new in result.tables)
-    errors = ("weighted error", "predicted", "unweighted") if weighted else ("error", "predicted")
-    headers = ("table", "V × d", "dtype", "method", "bytes", "rank", *errors)
-    print_table(console, headers, [_factorized(new, weighted=weighted) for new in result.tables])
+    # Rows and columns are weighted alike in all tables, so all have the same errors.
+    headers = ("table", "V × d", "dtype", "method", "bytes", "rank", *dict(_errors(result.tables[0])))
+    print_table(console, headers, [_factorized(new) for new in result.tables])
+    if (metric := result.tables[0].metric) is not None:
+        console.print(f"metric: what of a row matters to the model, by {safe(metric)}")
     for new in result.tables:
         if new.rivals:
             of = f" of {safe(new.name)}" if len(result.tables) > 1 else ""
@@ -157,7 +158,7 @@ def _(result: FactorizeResult) -> None:
         console.print(f"dry run, nothing written; the output would be {safe(result.output)}")
 
 
-def _factorized(new: TableResult, *, weighted: bool) -> tuple[str, ...]:
+def _factorized(new: TableResult) -> tuple[str, ...]:
     """The cells of a table that was factorized, one for each header; ties are below its name."""
     return (
         f"[bold]{safe(new.name)}[/]" + (f"\n  also {safe(', '.join(new.ties))}" if new.ties else ""),
@@ -166,10 +167,20 @@ def _factorized(new: TableResult, *, weighted: bool) -> tuple[str, ...]:
         safe(new.method),
         f"{human_bytes(new.bytes_before)} → {human_bytes(new.bytes_after)}",
         "–" if new.rank is None else str(new.rank),
-        _measured(new.weighted_error if new.weighting else new.relative_error),
-        human_error(new.predicted_error),
-        *([_measured(new.relative_error)] if weighted else []),
+        *(cell for _, cell in _errors(new)),
     )
+
+
+def _errors(new: TableResult) -> list[tuple[str, str]]:
+    """Headers and cells of a table's errors: first the one that counts, then the one predicted for it."""
+    found = [("unweighted" if new.weighting else "plain" if new.metric else "error", new.relative_error)]
+    if new.weighting:
+        found.insert(0, ("weighted error", new.weighted_error))
+    if new.metric:
+        found.insert(0, ("error in the metric", new.metric_error))
+    cells = [(header, _measured(error)) for header, error in found]
+    cells.insert(1, ("predicted", human_error(new.predicted_error)))
+    return cells
 
 
 @show.register

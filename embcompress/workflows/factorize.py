@@ -11,7 +11,7 @@ from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOO
 from embcompress.compression.check import check_tables, check_whole
 from embcompress.compression.outputs import check_format, check_output, output_path, write_copy
 from embcompress.compression.plan import plan_output
-from embcompress.compression.request import GivenCounts, Request, WeightSource, target_of
+from embcompress.compression.request import GivenCounts, GivenMetric, Request, WeightSource, target_of
 from embcompress.compression.sources import check_unchanged, hashed, stamps
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.progress import Progress, silent
@@ -41,6 +41,7 @@ def factorize(
     text_column: str = TEXT_COLUMN,
     text_format: TextFormat = USUAL_FORMAT,
     smoothing: float = SMOOTHING,
+    metric: GivenMetric = None,
     weights_only: bool = False,
     state: str | None = None,
     dry_run: bool = False,
@@ -82,6 +83,9 @@ def factorize(
         text_column: header of the texts where they are in columns; a number where there is no header.
         text_format: how the texts are written.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike.
+        metric: texts on which to measure which directions of a row matter to a transformers model (``.csv``,
+            ``.tsv``, ``.txt``), in the format of the others, or a symmetric matrix (d×d) that says so; errors
+            in these directions then count more. See ``compression.column_metric``.
         weights_only: leave out what is neither weights nor plain data in a PyTorch file, and take the state
             dict of a whole module, instead of refusing the file.
         state: which state dict of a PyTorch file to take: the keys that lead to it, with dots between them,
@@ -112,6 +116,7 @@ def factorize(
         layout=layout,
         nan=nan,
         weights=WeightSource(weights, corpus, importance, text_column, smoothing, text_format),
+        metric=metric,
         reading=Reading(weights_only, state),
         dry_run=dry_run,
         force=force,
@@ -125,7 +130,7 @@ def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
         before = stamps(source)
         suffix = source.form(dense=False).suffix
         place = output_path(request.output, source.path, request.label, suffix)
-        inputs = (source.path, *source.weight_files, *request.weights.files)
+        inputs = (source.path, *source.weight_files, *request.files)
         check_output(place, inputs, force=request.force or request.dry_run)
         check_format(place, source)
         source.check_editable()

@@ -278,6 +278,8 @@ def _compressed(source: Checkpoint, record: TableRecord, measured: float | None)
         trained=record.trained,
         weighting=record.weighting,
         weighted_error=record.weighted_error,
+        metric=record.metric,
+        metric_error=record.metric_error,
         measured_error=measured,
     )
 

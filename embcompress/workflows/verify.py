@@ -286,6 +286,8 @@ def _pair_notes(described: Description, weighting: Weighting | None) -> Iterator
                 f"{record.name}: its error weighted by {record.weighting} is not measured again; give the "
                 "same weights with --weights or --corpus"
             )
+        if record.metric is not None and not record.trained:
+            yield f"{record.name}: its error in the metric of {record.metric} is not measured again"
     if _is_trained(described):
         yield (
             "its record says that weights were trained afterwards, which cannot be checked: errors and other "

@@ -190,6 +190,8 @@ def _row(table: TableRecord) -> str:
     error = f"{table.relative_error:.4g}"
     if table.weighted_error is not None:
         error += f" ({table.weighted_error:.4g} with rows weighted by {_plain(table.weighting or '')})"
+    if table.metric_error is not None:
+        error += f" ({table.metric_error:.4g} in the metric of {_plain(table.metric or '')})"
     cells = (
         f"`{_plain(table.name)}`",
         f"{rows:,} × {columns:,} {DTYPES[table.dtype].torch}",

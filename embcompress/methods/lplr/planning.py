@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from embcompress.linalg.integers import dequantize, quantize
+from embcompress.linalg.metric import Metric, seen_in
 from embcompress.linalg.packing import packed_width
 from embcompress.methods.stats import SAMPLE_ROWS, TableStats
 
@@ -150,6 +151,8 @@ def nbytes(shape: tuple[int, int], ranks: NDArray[np.int64]) -> NDArray[np.int64
 def sketch(stats: TableStats, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """S = V_r Q (d×r), times a power of two that brings E S to about ``_USUAL``, and Q (r×r).
 
+    In a metric M = A² it is A V_r Q.
+
     Q is the orthogonal factor of a Gaussian matrix with fixed signs, so it is uniformly distributed (Mezzadri
     2007, "How to generate random matrices from the classical compact groups", section 5).
     """
@@ -159,7 +162,7 @@ def sketch(stats: TableStats, rank: int) -> tuple[NDArray[np.float64], NDArray[n
     power = 0.0 if kept == 0 else np.clip(np.log2(_USUAL) - np.log2(kept / (weight * rank)) / 2, -120, 120)
     q, triangle = np.linalg.qr(np.random.default_rng(SEED).standard_normal((rank, rank)))
     q *= np.copysign(1, triangle.diagonal())
-    return stats.spectrum.vectors[:, :rank] @ q * 2.0 ** round(power), q
+    return stats.analysis[:, :rank] @ q * 2.0 ** round(power), q
 
 
 def fitted(squares: NDArray[np.float64], products: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
@@ -198,8 +201,9 @@ class _Whole:
 
     def __init__(self, stats: TableStats, rank: int) -> None:
         self._rows, self._weights = stats.sample.rows.astype(np.float64), stats.sample.weights
+        self._metric = stats.metric
         self._sketch = stats.sample.rows @ sketch(stats, rank)[0].astype(np.float32)
-        self._total = self._weights @ np.vecdot(self._rows, self._rows)
+        self._total = self._weights @ stats.squares(self._rows)
         self._cut = float(stats.spectrum.relative_errors()[rank] ** 2)
 
     def shares(self, bits: int) -> list[float]:
@@ -207,11 +211,12 @@ class _Whole:
         left = (self._sketch + _noise(self._sketch, bits)).astype(np.float64)
         weighted = (left * self._weights[:, None]).T
         squares, products = weighted @ left, weighted @ self._rows
+        seen = seen_in(self._metric, products)
         found = []
         for right_bits in RIGHT_BITS:
             right = fitted(squares, products, right_bits)
-            right += _noise(right, right_bits, np.float32)
-            lost = self._total + (right * (squares @ right - 2 * products)).sum()
+            right = seen_in(self._metric, right + _noise(right, right_bits, np.float32))
+            lost = self._total + (right * (squares @ right - 2 * seen)).sum()
             found.append(float((lost / self._total - self._cut) / (1 - self._cut)))
         return found
 
@@ -245,8 +250,8 @@ class _Trial:
         self._unit = self._kept / sums if sums > 0 else 0.0
         self._rough = {} if shared is None else shared
         if not self._rough:
-            right = np.ascontiguousarray(basis[:, :_RIGHT_ROWS].T)
-            self._rough.update({bits: _rounded(right, bits) for bits in RIGHT_BITS})
+            right = (self._rotation.T[:_RIGHT_ROWS] @ stats.synthesis[:rank]).astype(np.float32)
+            self._rough.update({bits: _rounded(right, bits, stats.metric) for bits in RIGHT_BITS})
         # A fit to V rows leaves less error on them than a fit to infinitely many rows.
         energies = stats.energies[sample.places]
         counts = sample.weights if stats.weights is None else sample.weights / stats.weights[sample.places]
@@ -301,9 +306,10 @@ def _noise(rows: NDArray[Any], bits: int, scale_type: DTypeLike = np.float16) ->
     return noise
 
 
-def _rounded(rows: NDArray[Any], bits: int) -> float:
-    """Fraction of the squares of rows that rounding loses."""
-    return float(np.square(_noise(rows, bits, np.float32)).sum() / np.square(rows).sum())
+def _rounded(rows: NDArray[Any], bits: int, metric: Metric | None) -> float:
+    """Fraction of the squares of rows, in the metric, that rounding loses."""
+    lost, whole = (seen_in(metric, each) for each in (_noise(rows, bits, np.float32), rows))
+    return float(np.square(lost).sum() / np.square(whole).sum())
 
 
 def _trace(blocks: NDArray[Any]) -> float:

@@ -125,7 +125,7 @@ class PQ(Method):
     def _layout(self, stats: TableStats, plan: TrellisPlan) -> TableLayout:
         """Train the codes of a plan on a sample of rows, and measure the error there."""
         sample, rank = stats.sample, plan.rank
-        basis = stats.spectrum.vectors[:, :rank].astype(np.float32)
+        basis, factor = _bases(stats, rank)
         coefficients = sample.rows @ basis
         decoded = np.zeros_like(coefficients)
         classes = []
@@ -133,9 +133,8 @@ class PQ(Method):
             members = np.flatnonzero(plan.classes[sample.places] == index)
             code, decoded[members] = trained(rates, coefficients[members], sample.weights[members])
             classes.append(code)
-        factor: NDArray[Any] = basis.T
         if len(sample.rows) == stats.rows.shape[0]:  # with fewer rows it would overfit the sample
-            refit = _Refit(basis, max(float(code.scales.max()) for code in classes))
+            refit = _Refit(factor, max(float(code.scales.max()) for code in classes))
             refit.add(decoded, sample.rows, sample.weights)
             factor = refit.right()
         right = quantize(factor, plan.bits, np.float32)
@@ -195,10 +194,10 @@ def _encode_table(stats: TableStats, table_code: _TableCode, advance: Advance) -
     """Encode the table in one pass; returns the contents of all parts by suffix."""
     plan, classes = table_code.plan, table_code.classes
     rows, rank = stats.rows.shape[0], plan.rank
-    basis = stats.spectrum.vectors[:, :rank].astype(np.float32)
+    basis, factor = _bases(stats, rank)
     codes = np.empty((rows, plan.row_bytes[0]), np.uint8)
     extra: list[NDArray[np.uint8]] = []
-    fit = _Refit(basis, max(float(code.scales.max()) for code in classes))
+    fit = _Refit(factor, max(float(code.scales.max()) for code in classes))
     for start, stop in stats.rows.spans():
         block = stats.rows.read(start, stop).astype(np.float32, copy=False)
         coefficients = block @ basis
@@ -228,18 +227,23 @@ def _encode_table(stats: TableStats, table_code: _TableCode, advance: Advance) -
     return contents
 
 
+def _bases(stats: TableStats, rank: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """What gives the coefficients of rows (d×r), and the right factor if nothing is fitted (r×d)."""
+    return stats.analysis[:, :rank].astype(np.float32), stats.synthesis[:rank].astype(np.float32)
+
+
 class _Refit:
     """Finds the right factor R that minimizes Σ_i w_i ‖E_i − L_i R‖² for the coded left factor L.
 
     Args:
-        basis: the transpose (d×r) of the right factor to fall back on, for components that L lacks.
+        factor: the right factor (r×d) to fall back on, for components that L lacks.
         unit: typical size of the coefficients; everything is divided by it so that squares do not overflow.
     """
 
-    def __init__(self, basis: NDArray[np.float32], unit: float) -> None:
-        self._basis, self._unit = basis, np.float32(unit)
-        self._gram = np.zeros((basis.shape[1], basis.shape[1]))
-        self._cross = np.zeros((basis.shape[1], basis.shape[0]))
+    def __init__(self, factor: NDArray[Any], unit: float) -> None:
+        self._factor, self._unit = factor, np.float32(unit)
+        self._gram = np.zeros((len(factor), len(factor)))
+        self._cross = np.zeros(factor.shape)
 
     def add(self, left: NDArray[np.float32], rows: NDArray[np.float32], weights: NDArray[np.float64]) -> None:
         """Add a block of rows: products in float32, sums in float64, as in ``linalg/gram.py``."""
@@ -250,9 +254,9 @@ class _Refit:
 
     def right(self) -> NDArray[np.float64]:
         """The right factor (r×d)."""
-        # The ridge is so small that it matters only for components that L lacks: it gives them the basis.
+        # The ridge is so small that it matters only for components that L lacks: it gives them the factor.
         ridge = 1e-6 * self._gram.trace() / len(self._gram) or 1.0
-        wanted = self._cross + ridge * self._basis.T
+        wanted = self._cross + ridge * self._factor
         found: NDArray[np.float64] = np.linalg.solve(self._gram + ridge * np.eye(len(self._gram)), wanted)
         return found
 

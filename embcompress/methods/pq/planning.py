@@ -97,7 +97,7 @@ def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
     sample = stats.sample
     if not stats.fits_float32:
         return []
-    squares = np.square(sample.rows @ stats.spectrum.vectors.astype(np.float32), dtype=np.float64)
+    squares = np.square(sample.rows @ stats.analysis.astype(np.float32), dtype=np.float64)
     squares *= sample.weights[:, None]
     found, zeros = [], np.flatnonzero(stats.energies == 0)
     for classes in _class_choices(stats):

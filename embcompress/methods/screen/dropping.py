@@ -30,7 +30,7 @@ class Dropped:
         shared: the row that replaces the dropped ones (d): their weighted mean, or zeros if zero rows are
             among them.
         weight: sum of the weights of the dropped rows.
-        loss: Σ w_i ‖E_i − shared‖² over the dropped rows.
+        loss: Σ w_i ‖E_i − shared‖² over the dropped rows, in the metric of the table's statistics.
     """
 
     kept: NDArray[np.bool_] = field(repr=False)
@@ -97,7 +97,7 @@ class Ranking:
             total += weights[rest] @ (picked(self.stats.rows, rest).astype(np.float64) - self.centre)
         if not count:
             return Dropped(kept, np.zeros_like(total), 0.0, 0.0)
-        loss = max(0.0, float(self.losses[count] - total @ total / weight))
+        loss = max(0.0, float(self.losses[count] - self.stats.squares(total[None])[0] / weight))
         return Dropped(kept, self.centre + total / weight, weight, loss)
 
 
@@ -121,8 +121,7 @@ def ranking(stats: TableStats) -> Ranking:
     distances = np.zeros(len(weights))
     if len(order):
         for start, stop in stats.rows.spans():
-            from_mean = stats.rows.read(start, stop) - means[bucket[start:stop]]
-            distances[start:stop] = np.vecdot(from_mean, from_mean)
+            distances[start:stop] = stats.squares(stats.rows.read(start, stop) - means[bucket[start:stop]])
     order = nonzero[np.lexsort((distances[nonzero], weights[nonzero]))]
     to_zero = nonzero[np.lexsort((stats.energies[nonzero], weights[nonzero]))]
     centre = means[bucket[order[0]]] if len(order) else origin
@@ -154,7 +153,7 @@ def _sums(
     for start, stop in stats.rows.spans():
         of = bucket[start:stop]
         shifted = stats.rows.read(start, stop) - centre
-        squares[start:stop] = np.vecdot(shifted, shifted)
+        squares[start:stop] = stats.squares(shifted)
         sorted_rows = np.argsort(of, kind="stable")[int((of < 0).sum()) :]
         if sorted_rows.size:
             shifted *= weights[start:stop, None]

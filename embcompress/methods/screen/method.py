@@ -78,11 +78,11 @@ class _Candidates:
             first = dropped.weight or stats.weights_of().min()
             weights = np.append(first, stats.weights_of()[dropped.kept])
             if self.by_rows:
-                energy = dropped.weight * (dropped.shared @ dropped.shared)
+                energy = dropped.weight * stats.squares(dropped.shared[None])
                 energies = np.append(energy, stats.energies[dropped.kept])
                 table = replace(stats, rows=rows, weights=weights, energies=energies)
             else:
-                table = measure(rows, stats.name, precise=stats.precise, weights=weights)
+                table = measure(rows, stats.name, precise=stats.precise, weights=weights, metric=stats.metric)
             self.tables[number] = table
         return self.tables[number]
 
@@ -151,7 +151,7 @@ class Screen(Method):
         drawn = dropped[sample.places]
         share = sample.weights[drawn]
         mean = share @ sample.rows[drawn] / share.sum() if drawn.any() else np.zeros(stats.rows.shape[1])
-        lost = stats.energies[dropped].sum() - weights[dropped].sum() * (mean @ mean)
+        lost = stats.energies[dropped].sum() - weights[dropped].sum() * float(stats.squares(mean[None])[0])
         return float(np.sqrt(max(0.0, lost) / total))
 
     def _best(self, candidates: _Candidates, limit: int, settings: Settings) -> TableLayout | None:

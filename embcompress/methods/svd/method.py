@@ -147,13 +147,16 @@ class SVD(RankedMethod):
     def encode(
         self, stats: TableStats, layout: TableLayout, settings: Settings, advance: Advance = ignore_progress
     ) -> Mapping[str, Blocks]:
-        """Encode left = E V_r with scaled columns, and right = V_r scaled by the inverse."""
+        """Encode left = E V_r with scaled columns, and right = V_r scaled by the inverse.
+
+        In a metric M = A² they are E A V_r and A⁻¹ V_r.
+        """
         table, found, dtype = stats.rows, stats.spectrum, layout.dtype
-        vectors = found.vectors[:, : layout.rank]
         left_scale, right_scale = _scales(found.eigenvalues[: layout.rank], settings.split_scale)
         wide = stats.precise or table.dtype.name == "F64"
-        basis = (vectors * left_scale).astype(np.float64 if wide else np.float32)
-        right = vectors * right_scale
+        basis = stats.analysis[:, : layout.rank] * left_scale
+        basis = basis.astype(np.float64 if wide else np.float32)
+        right = stats.synthesis[: layout.rank].T * right_scale
 
         def left_blocks() -> Iterator[NDArray[Any]]:
             for block in table.blocks():

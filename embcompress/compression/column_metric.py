@@ -1,0 +1,171 @@
+"""Which directions of a table's rows matter to the model, as a metric over its columns."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcompress.checkpoint.base import Checkpoint
+from embcompress.choices import MAX_LENGTH, METRIC_TEXTS
+from embcompress.data.counting import read_texts
+from embcompress.data.text_format import TextFormat
+from embcompress.errors import InputError, UsageError
+from embcompress.linalg.metric import Metric
+from embcompress.progress import Progress
+from embcompress.tables import Table
+
+GivenMetric = str | Path | NDArray[np.float64] | None
+"""A file of texts to compute a metric from, the metric itself (d×d), or nothing."""
+
+SHARE = 0.7
+"""Share of what was measured in a metric; the rest counts all columns alike. Chosen on all-MiniLM-L6-v2, see
+``examples/reference/benchmarks.md``."""
+
+SEED = 0
+"""Seed of the sample of texts and of the random directions."""
+
+
+@dataclass(frozen=True)
+class ColumnMetric:
+    """A metric over the columns of a table and where it comes from.
+
+    Attributes:
+        metric: the metric.
+        origin: what the record says of it, e.g. ``"texts.csv, 2,000 texts"``.
+    """
+
+    metric: Metric
+    origin: str
+
+
+def metric_for(
+    source: Checkpoint,
+    tables: Sequence[Table],
+    given: GivenMetric,
+    text_column: str,
+    text_format: TextFormat,
+    progress: Progress,
+) -> ColumnMetric | None:
+    """The metric over the columns of the only one of ``tables``; None where nothing is given.
+
+    Args:
+        source: holds the tables; the directory of a transformers model, if texts are given.
+        tables: the tables to be compressed.
+        given: texts, or a matrix.
+        text_column: header of the texts where they are in columns.
+        text_format: how the texts are written.
+        progress: called as ``progress("metric", done, total)``.
+
+    Raises:
+        UsageError: there are several tables, or the model does not look its tokens up in this one; the source
+            is no directory of a transformers model; the matrix does not fit the table.
+        InputError: the texts cannot be read or there are none, or the model gives no gradient.
+    """
+    if given is None:
+        return None
+    if len(tables) > 1:
+        raise UsageError(
+            f"a metric for {len(tables)} tables: {', '.join(table.name for table in tables)}",
+            remedy="choose one with --key",
+        )
+    (table,) = tables
+    if not isinstance(given, str | Path):
+        return ColumnMetric(Metric.of(_checked(given, table), SHARE), "a given matrix")
+    file = Path(given)
+    texts = drawn(read_texts(file, text_column, text_format), METRIC_TEXTS)
+    if not texts:
+        raise InputError(f"{file}: holds no text", remedy="give texts of the kind that the model reads")
+    # Imported here: they need torch and transformers, and everything else works without.
+    from embcompress.pretrained.models import open_pretrained
+    from embcompress.pretrained.tokens import encoded
+    from embcompress.training.devices import runtime
+    from embcompress.training.fisher import check_looked_up, outer_products
+
+    model = open_pretrained(_transformers_directory(source))
+    check_looked_up(model, table)
+    data = encoded(model, texts, MAX_LENGTH)
+    if not len(data):
+        raise InputError(f"{file}: no text has a token", remedy="give texts of the kind that the model reads")
+    found = outer_products(model, data, runtime(), SEED, progress)
+    if not np.isfinite(found).all():
+        raise InputError(
+            f"{source.path}: gradients of the model are NaN or infinite",
+            remedy="leave out --metric, or repair the model",
+        )
+    if not found.trace() > 0:
+        raise InputError(
+            f"{file}: nothing that the model makes of these texts depends on their tokens",
+            remedy="give longer texts, or leave out --metric",
+        )
+    return ColumnMetric(Metric.of(found, SHARE), f"{file.name}, {len(data):,} texts")
+
+
+def drawn(texts: Iterable[str], count: int) -> list[str]:
+    """At most ``count`` distinct texts that are not blank: those with the smallest hashes.
+
+    So the sample depends neither on their order nor on how often each occurs, and of a long file no more than
+    that is kept in memory.
+    """
+    kept: list[tuple[bytes, str]] = []
+    for text in texts:
+        key = hashlib.blake2b(
+            text.encode("utf-8", "surrogatepass"), digest_size=16, key=bytes([SEED])
+        ).digest()
+        if not text.strip() or (len(kept) == count and (key, text) >= kept[-1]):
+            continue
+        place = bisect.bisect_left(kept, (key, text))
+        if kept[place : place + 1] != [(key, text)]:
+            kept.insert(place, (key, text))
+            del kept[count:]
+    return [text for _, text in kept]
+
+
+def _transformers_directory(source: Checkpoint) -> Path:
+    """The directory of the model.
+
+    Raises:
+        UsageError: there is no such directory, or it holds a static model.
+    """
+    from embcompress.checkpoint.directory.modules import static_modules
+
+    remedy = "leave out --metric"
+    if not source.path.is_dir():
+        raise UsageError(
+            f"{source.path}: a metric needs the model to run, and this is not a Hugging Face directory",
+            remedy=f"give the model's directory, or {remedy}",
+        )
+    if static_modules(source.path):
+        raise UsageError(
+            f"{source.path}: is a static model, whose vectors are means of rows: all columns count alike",
+            remedy=remedy,
+        )
+    return source.path
+
+
+def _checked(matrix: NDArray[np.float64], table: Table) -> NDArray[np.float64]:
+    """A matrix that may be a metric.
+
+    Raises:
+        UsageError: it has another shape, or is not symmetric, finite and positive semidefinite.
+    """
+    columns = table.rows.shape[1]
+    found = np.asarray(matrix, np.float64)
+    if found.shape != (columns, columns):
+        raise UsageError(
+            f"the metric has shape {list(found.shape)}, {table.name} has {columns} columns",
+            remedy=f"give a matrix of {columns}×{columns}",
+        )
+    size = np.abs(found).max()
+    if not (np.isfinite(size) and size > 0 and np.allclose(found, found.T, rtol=0, atol=1e-6 * size)):
+        raise UsageError("the metric is not symmetric, finite and above 0", remedy="give a covariance matrix")
+    found = (found + found.T) / 2
+    least = float(np.linalg.eigvalsh(found)[0])
+    if least < -1e-6 * size:
+        raise UsageError(f"the metric has the eigenvalue {least:.3g}", remedy="give a covariance matrix")
+    return found
