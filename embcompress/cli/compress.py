@@ -35,6 +35,11 @@ from embcompress.cli.training import retrain, retraining
     help="Exponent s of a token's weight (count+1)^s.  [default: of "
     f"{', '.join(f'{s:g}' for s in SMOOTHINGS)} the best on dev]",
 )
+@click.option(
+    "--metric/--no-metric",
+    default=True,
+    help="Whether errors count by how much they move the classifier's scores.  [default: they do]",
+)
 @output
 @click.option("--test", type=INPUT, help="Texts to measure on.  [default: the dev texts]")
 @retraining

@@ -5,8 +5,8 @@ scores with respect to that row (C×d). So the mean squared move is e M eᵀ wit
 combination v of the scores has the gradient v J, and E[(vJ)ᵀ(vJ)] = JᵀJ if v has the covariance I (Hutchinson
 1990). Scores that all move by as much change no label, so v adds up to 0.
 
-Scores are taken rather than the shares of the labels: a trained classifier is so sure of the texts it has learned
-from that these hardly move, and what is left comes from a few texts.
+Scores are taken rather than the shares of the labels: a trained classifier is so sure of the texts it has
+learned from that these hardly move, and what is left comes from a few texts.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ def score_products(
     table: nn.Parameter,
     data: Dataset,
     runtime: Runtime,
+    seed: int,
     progress: Progress,
-    *,
-    most: int,
-    seed: int = 0,
 ) -> NDArray[np.float64]:
     """Σ JᵀJ over the distinct tokens of the texts, for the Jacobian J of a text's scores at the token's row.
 
@@ -42,20 +40,18 @@ def score_products(
         table: its table (V×d), one of its parameters.
         data: the texts.
         runtime: where to compute.
+        seed: of the random combinations.
         progress: called as ``progress("metric", done, total)`` with numbers of texts.
-        most: texts that are used; of more, a sample is drawn.
-        seed: of that sample and of the random combinations.
 
     Returns:
         d×d, symmetric; NaN or infinite if a gradient is, zero if no score depends on the table.
     """
     model.to(runtime.device).eval()
     generator = torch.Generator().manual_seed(seed)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:most])
     total = np.zeros((table.shape[1], table.shape[1]))
     done = 0
-    for batch in sorted_batches(data.texts.lengths[chosen], _BATCH, _TOKENS):
-        tokens, lengths, _ = tensors_of(data, chosen[batch], runtime.device)
+    for batch in sorted_batches(data.texts.lengths, _BATCH, _TOKENS):
+        tokens, lengths, _ = tensors_of(data, batch, runtime.device)
         with torch.backends.cudnn.flags(enabled=False):  # its LSTM has no gradients in evaluation mode
             scores = model(tokens, lengths).float()
             by = torch.randn(scores.shape, generator=generator).to(scores.device)
@@ -64,7 +60,7 @@ def score_products(
         if found is not None:
             total += _gram(found[tokens.unique()])
         done += len(batch)
-        progress("metric", done, len(chosen))
+        progress("metric", done, len(data))
     return total
 
 

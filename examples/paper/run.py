@@ -1,6 +1,6 @@
 """Runs the experiments on Acharya et al. 2019 (arXiv:1811.00641) and keeps every result in a CSV file.
 
-    python examples/paper/run.py --data DIR [--arm compression|schedules|ablations|cost|all] [--seeds 5]
+    python examples/paper/run.py --data DIR [--arm compression|schedules|ablations|small|cost|all] [--seeds 5]
 
 DIR holds sst2/, trec6/, snips/ and vectors/. What a result file holds already is not measured again, so a
 run that was stopped goes on where it was. All of seed 0 comes first: a run stopped early has every method
@@ -22,11 +22,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: resul
 import ablations
 import compression
 import schedules
+import small
 import tables
 from bench import Bench
 from results import MODELS, SETS, STARTS, Case, Cost, Measurement, ResultFile, Step
 
-ARMS = {arm.NAME: arm for arm in (compression, schedules, ablations)}
+ARMS = {arm.NAME: arm for arm in (compression, schedules, ablations, small)}
 _RETRAINED_SETS = ("sst2", "trec6")
 """Sets of the arms that look at retraining; both start from word2vec."""
 
@@ -62,7 +63,7 @@ def _measure(case: Case, options: argparse.Namespace) -> None:
 
 
 def _takes(arm: str, case: Case) -> bool:
-    return arm == compression.NAME or (case.set in _RETRAINED_SETS and case.start == "word2vec")
+    return arm in (compression.NAME, small.NAME) or (case.set in _RETRAINED_SETS and case.start == "word2vec")
 
 
 def _missing(arm: str, case: Case, rows: list[Measurement]) -> Iterator[Step]:
