@@ -36,9 +36,12 @@ from embcompress.cli.training import retrain, retraining
     f"{', '.join(f'{s:g}' for s in SMOOTHINGS)} the best on dev]",
 )
 @click.option(
-    "--metric/--no-metric",
+    "--no-metric",
+    "metric",
+    is_flag=True,
+    flag_value=False,
     default=True,
-    help="Whether errors count by how much they move the classifier's scores.  [default: they do]",
+    help="Count all errors alike, whether they move the classifier's scores or not.",
 )
 @output
 @click.option("--test", type=INPUT, help="Texts to measure on.  [default: the dev texts]")

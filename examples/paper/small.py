@@ -15,15 +15,13 @@ _PLAN = {
     "screen+int4": RATIOS,
     "compress": RATIOS,
     "screen+int4, retrained": RATIOS,
-    "svd, retrained": (0.98, 0.99),
-    "svd in the metric, retrained": (0.98, 0.99),
+    "svd in the metric, retrained": (0.98,),
 }
 """Ratios of each method."""
 
 _RETRAINED = {
     "compress": (None, True),
     "screen+int4, retrained": ("screen+int4", False),
-    "svd, retrained": ("svd", False),
     "svd in the metric, retrained": ("svd", True),
 }
 """Method of what is retrained, and whether it takes the metric; dev chooses the weights of tokens."""
