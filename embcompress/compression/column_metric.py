@@ -155,7 +155,6 @@ def _of_scores(
     """What counts in a row of a classifier written by ``train`` (d×d)."""
     from embcompress.classifiers.base import MODULE
     from embcompress.classifiers.opening import open_classifier, record_of
-    from embcompress.training.devices import runtime
     from embcompress.training.scoring import Dataset
     from embcompress.training.sensitivity import score_products
 
@@ -177,7 +176,7 @@ def _of_scores(
         np.zeros(len(texts), np.int64),
         record.tokenizer.padding,
     )
-    return score_products(opened.model, parameter, data, runtime(), SEED, progress)
+    return score_products(opened.model, parameter, data, SEED, progress)
 
 
 def drawn(texts: Iterable[str], count: int) -> list[str]:
