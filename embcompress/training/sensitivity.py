@@ -1,8 +1,8 @@
 """Which directions of a table's rows move a classifier's scores.
 
 To first order an error e of a token's row moves the scores of a text by e Jᵀ, where J is the Jacobian of the
-scores with respect to that row (C×d). So the squared move is e JᵀJ eᵀ, which is summed over tokens and texts. A
-random combination v of the scores has the gradient v J, and E[(vJ)ᵀ(vJ)] = JᵀJ if v has the covariance I
+scores with respect to that row (C×d). So the squared move is e JᵀJ eᵀ, which is summed over tokens and texts.
+A random combination v of the scores has the gradient v J, and E[(vJ)ᵀ(vJ)] = JᵀJ if v has the covariance I
 (Hutchinson 1990). Scores that all move by as much change no label, so v adds up to 0.
 
 Scores are taken rather than the shares of the labels: a trained classifier is so sure of the texts it has
@@ -63,7 +63,7 @@ def score_products(
 
 def _gram(gradients: Tensor) -> NDArray[np.float64]:
     """Σ gᵀg over gradients (n×d): products in float32, their sum over batches in float64."""
-    # The gradient of a row adds up over the texts of a batch. Their combinations of scores are independent, so
-    # the products of one text's part with another's vanish on average.
+    # The gradient of a row adds up over the texts of a batch. Their combinations of scores are independent,
+    # so the products of one text's part with another's vanish on average.
     found = gradients.float()
     return np.asarray((found.T @ found).double().numpy())
