@@ -50,6 +50,8 @@ def _measure(case: Case, options: argparse.Namespace) -> None:
         if options.arm in (arm, "all") and _takes(arm, case)
     }
     todo = [step for arm, file in files.items() for step in _missing(arm, case, file.read())]
+    if options.method:
+        todo = [step for step in todo if step.method in options.method]
     bench = Bench(case, options.data, options.out / "cache") if todo else None
     for step in todo:
         row = ARMS[step.arm].measure(step, bench)
@@ -91,6 +93,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--start", nargs="+", choices=STARTS, default=STARTS)
+    parser.add_argument("--method", nargs="+", help="methods of the arms to measure now; all by default")
     parser.add_argument("--seeds", type=int, default=5, help="0 to this number, excluded")
     parser.add_argument("--out", type=Path, default=tables.RESULTS, help="folder of the CSV files")
     return parser.parse_args(arguments)
