@@ -1,4 +1,4 @@
-"""Arm 4: a table 50 to 400 times smaller. Codes of all words against integers of the words that are kept."""
+"""Arm 5: a table 50 to 400 times smaller. Codes of all words against integers of the words that are kept."""
 
 from __future__ import annotations
 
