@@ -91,6 +91,8 @@ def positions(model: Any, usual: int) -> int:
     RoBERTa and related models number positions from ``padding_idx + 1``.
     """
     most = getattr(model.config, "max_position_embeddings", None) or usual
+    if most < 0:  # as XLNet says that it has no limit
+        return usual
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(most) - int(module.padding_idx) - 1

@@ -63,6 +63,28 @@ def home_of(path: Path) -> Path:
     return path / modules[0].folder if modules else path
 
 
+def reads_first_token(path: Path) -> bool:
+    """Whether the vector of a text is the hidden state of its first token, not the mean over all.
+
+    Raises:
+        InputError: see :func:`read_modules`, or the configuration of the pooling is broken.
+    """
+    pooling = [module.folder for module in read_modules(path) if module.kind == "Pooling"]
+    file = path / pooling[0] / "config.json" if pooling else path
+    if not file.is_file():
+        return False
+    try:
+        config = json.loads(read_limited(file, _LIMIT))
+        # Before version 6 there was an entry for each mode, of which several could be on.
+        modes = {name for name, value in config.items() if name.startswith("pooling_mode_") and value is True}
+        return config.get("pooling_mode") == "cls" or modes == {"pooling_mode_cls_token"}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{file}: is no configuration of a pooling ({type(error).__name__}: {error})",
+            remedy="download it again",
+        ) from None
+
+
 def _module(entry: Mapping[str, Any]) -> Module:
     folder, kind = entry["path"], entry["type"]
     if not isinstance(folder, str) or not isinstance(kind, str):
