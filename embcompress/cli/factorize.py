@@ -43,7 +43,7 @@ from embcompress.cli.options import (
     "--metric",
     type=ANY_PATH,
     help=f"Texts, of which {METRIC_TEXTS:,} are drawn, on which to measure what of a row matters to a "
-    "transformers model: .csv, .jsonl or .txt.",
+    "transformers model or a classifier of embcompress: .csv, .jsonl or .txt.",
 )
 @click.option(
     "--layout",
