@@ -29,6 +29,7 @@ import compression
 import cost
 import run
 import schedules
+import small
 import spread
 import tables
 from results import Case, Cost, Measurement, ResultFile
@@ -314,6 +315,32 @@ class TestCost:
                 scores = network(torch.tensor([ids]), torch.tensor([len(ids)]))
             answers.append(record["labels"][int(scores.argmax())] == row["label"])
         assert sum(answers) / len(answers) == embcompress.evaluate(found.final, found.test).accuracy
+
+
+class TestSmall:
+    """Arm 5."""
+
+    def test_every_method_is_measured(self, data, out, monkeypatch):
+        """Within its bytes, which are more here: of a tiny table nothing is left at the ratios of the arm."""
+        plan = {method: (0.9,) for method in small.PLAN if method not in ("lplr", "svd")}
+        monkeypatch.setattr(small, "PLAN", plan)
+        rows = start(data, out, "small", "--set", "trec6", "--model", "dan", "--seeds", "1")
+        case = Case("trec6", "dan", "word2vec", 0)
+        assert [row.step for row in rows] == small.steps(case, ())
+        dense, *others = rows
+        assert {*small.PLAN} < {*small.MEANINGS}
+        for row in others:
+            assert row.table_bytes <= (1 - row.ratio) * dense.table_bytes
+            assert (row.seconds > 0) == (row.method == "compress" or row.method.endswith("retrained"))
+        by_method = {row.method: row for row in rows}
+        # Errors of what moves no score are larger, since they do not count.
+        assert by_method["pq"].table_error > by_method["pq, all alike"].table_error
+        assert by_method["pq"].test_accuracy >= dense.test_accuracy - 0.1
+        assert "| pq, 90.00% |" in (out / "tables.md").read_text()
+        again = start(
+            data, out, "small", "--set", "trec6", "--model", "dan", "--seeds", "1", "--method", "pq"
+        )
+        assert [shown(row) for row in again] == [shown(row) for row in rows]
 
 
 class TestCommittedResults:

@@ -7,8 +7,18 @@ from typing import Any
 
 import click
 
-from embcompress.choices import SMOOTHINGS
-from embcompress.cli.options import INPUT, Terminal, keys, output, source, targets, with_terminal
+from embcompress.choices import AUTO, DEFAULT_METHOD, SMOOTHINGS
+from embcompress.cli.options import (
+    INPUT,
+    Terminal,
+    factors,
+    keys,
+    method,
+    output,
+    source,
+    targets,
+    with_terminal,
+)
 from embcompress.cli.training import retrain, retraining
 
 
@@ -16,12 +26,22 @@ from embcompress.cli.training import retrain, retraining
 @source
 @click.argument("texts", type=INPUT)
 @targets
+@method(None, f"{AUTO}; {DEFAULT_METHOD} with --rank")
+@factors
 @keys
 @click.option(
     "--smoothing",
     type=float,
     help="Exponent s of a token's weight (count+1)^s.  [default: of "
     f"{', '.join(f'{s:g}' for s in SMOOTHINGS)} the best on dev]",
+)
+@click.option(
+    "--no-metric",
+    "metric",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Count all errors alike, whether they move the classifier's scores or not.",
 )
 @output
 @click.option("--test", type=INPUT, help="Texts to measure on.  [default: the dev texts]")

@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from embcompress.choices import DEFAULT_NAN, LAYOUTS, METRIC_TEXTS, NANS
+from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, LAYOUTS, METRIC_TEXTS, NANS
 from embcompress.cli.options import (
     ANY_PATH,
     Terminal,
+    factors,
     force,
     keys,
+    method,
     output,
     reading,
     source,
@@ -25,6 +27,8 @@ from embcompress.cli.options import (
 @click.command()
 @source
 @targets
+@method(DEFAULT_METHOD, DEFAULT_METHOD)
+@factors
 @output
 @keys
 @click.option("--all", "all_tables", is_flag=True, help="Compress every token table.")
@@ -39,7 +43,7 @@ from embcompress.cli.options import (
     "--metric",
     type=ANY_PATH,
     help=f"Texts, of which {METRIC_TEXTS:,} are drawn, on which to measure what of a row matters to a "
-    "transformers model: .csv, .jsonl or .txt.",
+    "transformers model or a classifier of embcompress: .csv, .jsonl or .txt.",
 )
 @click.option(
     "--layout",

@@ -17,7 +17,6 @@ import click
 from embcompress.choices import (
     AUTO,
     DEFAULT_DEVICE,
-    DEFAULT_METHOD,
     DEFAULT_QUOTING,
     DEFAULT_SPLIT,
     DEVICES,
@@ -182,13 +181,21 @@ targets = together(
         metavar="SIZE",
         help="Target: size of the written model, e.g. 25MB.",
     ),
-    click.option(
+)
+"""How small a table is to become; exactly one is given."""
+
+
+def method(default: str | None, usual: str) -> Callable[[F], F]:
+    """--method, with its default and what help says of that."""
+    return click.option(
         "--method",
-        default=DEFAULT_METHOD,
-        show_default=True,
+        default=default,
         help=f"How: {', '.join((*METHODS, SCREENED))}, or {AUTO} for the one with the smallest predicted "
-        "error.",
-    ),
+        f"error.  [default: {usual}]",
+    )
+
+
+factors = together(
     click.option(
         "--dtype",
         help=f"Type of the factors: {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.  [default: the table's]",
@@ -201,7 +208,7 @@ targets = together(
         help="Which factor carries the singular values.",
     ),
 )
-"""How small a table is to become, and how; exactly one of the first five is given."""
+"""How factors are stored."""
 
 weighting = together(
     click.option(

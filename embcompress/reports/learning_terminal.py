@@ -103,9 +103,12 @@ def _(result: CompressResult) -> None:
         f"\nmeasured on {result.after.confusion.counts.sum():,} texts of {safe(result.after.texts)}"
     )
     for compressed in result.factorized.tables:
+        rank = "" if compressed.rank is None else f"rank {compressed.rank} "
         rows = f"rows weighted by {compressed.weighting}" if compressed.weighting else "all rows alike"
+        columns = f", columns by the scores of {compressed.metric}" if compressed.metric else ""
+        sizes = f"{human_bytes(compressed.bytes_before)} → {human_bytes(compressed.bytes_after)}"
         console.print(
-            f"{safe(compressed.name)}: rank {compressed.rank}, {human_bytes(compressed.bytes_before)} → "
-            f"{human_bytes(compressed.bytes_after)} ({compressed.ratio:.1%} removed), {safe(rows)}"
+            f"{safe(compressed.name)}: {rank}by {compressed.method}, {sizes} "
+            f"({compressed.ratio:.1%} removed)\n{safe(rows)}{safe(columns)}"
         )
     console.print(f"wrote [bold]{safe(result.factorized.output)}[/]")

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.choices import DEFAULT_METHOD, DEFAULT_SPLIT, SMOOTHINGS
+from embcompress.choices import AUTO, DEFAULT_METHOD, DEFAULT_SPLIT, SMOOTHINGS
 from embcompress.classifiers.opening import record_of
 from embcompress.classifiers.record import ClassifierRecord
 from embcompress.compression.check import check_size
+from embcompress.compression.column_metric import ColumnMetric, metric_of
 from embcompress.compression.outputs import check_format, output_path
 from embcompress.compression.request import Request, target_of
 from embcompress.compression.weighting import WeightSource
 from embcompress.data.counting import Counts
 from embcompress.data.labelled import LabelledTexts
-from embcompress.errors import UsageError
+from embcompress.errors import InputError, UsageError
 from embcompress.progress import Progress, silent
 from embcompress.reports.learning import CompressResult, EvaluateResult
 from embcompress.reports.results import FactorizeResult
@@ -26,6 +27,7 @@ from embcompress.runs.learning import finish
 from embcompress.runs.sessions import USUAL_SESSION, Session
 from embcompress.runs.texts import Texts, dataset
 from embcompress.storage.staging import staged
+from embcompress.tables import locate
 from embcompress.training.records import Recipe
 from embcompress.workflows.evaluate import measure
 from embcompress.workflows.factorize import factorize_request
@@ -42,10 +44,11 @@ def compress(
     max_error: float | None = None,
     max_size: int | None = None,
     keys: Sequence[str] | str = (),
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     dtype: str | None = None,
     split_scale: str = DEFAULT_SPLIT,
     smoothing: float | None = None,
+    metric: bool = True,
     output: str | Path | None = None,
     test: str | Path | None = None,
     factory: str | None = None,
@@ -56,7 +59,8 @@ def compress(
     """Factorize a classifier's table, retrain the classifier, and measure it before and after.
 
     Tokens are weighted by how often they occur in the training texts, since tokens that the classifier
-    never reads are not worth bytes. The dev texts choose how steeply, before retraining.
+    never reads are not worth bytes. The dev texts choose how steeply, before retraining. Directions of a row
+    are weighted by how much they move the scores, since most of them hardly do.
 
     Args:
         path: a dense classifier written by ``train``, or the Hugging Face directory of one.
@@ -67,11 +71,14 @@ def compress(
         max_error: target.
         max_size: target.
         keys: names of the tables; empty to have them found.
-        method: registry name of the method, or ``"auto"``.
+        method: registry name of the method, or ``"auto"``; None for ``"auto"``, or for ``"svd"`` with a rank,
+            which ``"auto"`` does not take.
         dtype: element type of the factors; None for the table's own.
         split_scale: where the singular values go.
         smoothing: exponent s of a token's weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike; None
             takes the one of ``choices.SMOOTHINGS`` that is best on the dev texts.
+        metric: whether errors count by how much they move the scores of the training texts. Where that cannot
+            be measured, or the method makes no use of it, all columns count alike.
         output: where to write; by default next to the input with ``-compressed`` in its name.
         test: file of labelled texts to measure on; None for the dev texts.
         factory: ``package.module:function`` of a classifier of the user's own.
@@ -89,7 +96,7 @@ def compress(
         path=Path(path),
         target=target_of(rank=rank, ratio=ratio, energy=energy, max_error=max_error, max_size=max_size),
         keys=keys,
-        method=method,
+        method=method or (AUTO if rank is None else DEFAULT_METHOD),
         dtype=dtype,
         split_scale=split_scale,
     )
@@ -106,12 +113,15 @@ def compress(
         split = wanted.split(recipe.seed, record)
         counts = _counts(record, split.train)
         tested = split.dev if tests is None else wanted.read_file(tests, record)
+        measured, notes = (None, ()) if not metric else _metric(request, split.train, factory, progress)
 
         def factorized_by(exponent: float) -> _Candidate:
             # With 0 there is nothing to count: the record says that all rows are alike.
             weights = WeightSource(counts if exponent else None, smoothing=exponent, prior=False)
             output = tried / f"{exponent:g}-{stage.name}"
-            result = factorize_request(replace(request, weights=weights, output=output), progress)
+            result = factorize_request(
+                replace(request, weights=weights, metric=measured, output=output), progress
+            )
             return _Candidate(result, measure(result.output, lambda _: split.dev, factory, session))
 
         exponents = SMOOTHINGS if smoothing is None else (smoothing,)
@@ -133,7 +143,7 @@ def compress(
         before=before,
         without_training=replace(without, path=place),
         after=replace(after, path=place),
-        notes=tuned.notes,  # what factorize says of its error no longer holds after training
+        notes=(*notes, *tuned.notes),  # what factorize says of its error no longer holds after training
     )
 
 
@@ -159,6 +169,22 @@ def _dense_record(source: Path, place: Path) -> ClassifierRecord:
         record = record_of(source)
         check_format(place, checkpoint)
     return record
+
+
+def _metric(
+    request: Request, texts: LabelledTexts, factory: str | None, progress: Progress
+) -> tuple[ColumnMetric | None, tuple[str, ...]]:
+    """The metric over the columns of the only table, and what the user should know where there is none."""
+    if request.chosen_method is not None and request.chosen_method.by_rows:
+        return None, ()  # it stores the same in any metric
+    with open_checkpoint(request.path) as source:
+        tables = locate(source, request.keys)
+        if len(tables) > 1:
+            return None, ()
+        try:
+            return metric_of(source, tables[0], texts.texts, texts.path, progress, factory), ()
+        except (UsageError, InputError) as error:
+            return None, (f"all columns count alike: {error.message}",)
 
 
 def _counts(record: ClassifierRecord, texts: LabelledTexts) -> Counts:

@@ -84,9 +84,10 @@ def factorize(
         text_column: header of the texts where they are in columns; a number where there is no header.
         text_format: how the texts are written.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike.
-        metric: texts on which to measure which directions of a row matter to a transformers model (``.csv``,
-            ``.tsv``, ``.txt``), in the format of the others, or a symmetric matrix (d×d) that says so; errors
-            in these directions then count more. See ``compression.column_metric``.
+        metric: texts on which to measure which directions of a row matter to a transformers model or to a
+            classifier written by ``train`` (``.csv``, ``.tsv``, ``.txt``), in the format of the others, or a
+            symmetric matrix (d×d) that says so; errors in these directions then count more. See
+            ``compression.column_metric``.
         weights_only: leave out what is neither weights nor plain data in a PyTorch file, and take the state
             dict of a whole module, instead of refusing the file.
         state: which state dict of a PyTorch file to take: the keys that lead to it, with dots between them,

@@ -129,6 +129,8 @@ class Bench:
         step: Step,
         recipe: Recipe,
         *,
+        method: str | None = "svd",
+        metric: bool = False,
         smoothing: float | None = 0.0,
         split_scale: str = "left",
         source: Path | None = None,
@@ -139,6 +141,8 @@ class Bench:
         Args:
             step: says how small and at which rate.
             recipe: how it is retrained.
+            method: how its table is stored; None for the usual way of ``compress``.
+            metric: whether errors count by how much they move the scores.
             smoothing: exponent s of a token's weight (count + 1)^s; None for the one that dev chooses.
             split_scale: where the singular values go.
             source: the classifier, ``early`` when None.
@@ -149,6 +153,8 @@ class Bench:
                 source or self.early,
                 self.texts,
                 ratio=step.ratio,
+                method=method,
+                metric=metric,
                 smoothing=smoothing,
                 split_scale=split_scale,
                 output=Path(folder, "small.safetensors"),
@@ -165,6 +171,31 @@ class Bench:
                 table_error=table.relative_error or 0.0,
                 factory=factory,
                 **training(result.tuned),
+            )
+
+    def measure_factorized(self, step: Step, method: str, **options: Any) -> Measurement:
+        """Factorize the dense classifier of all epochs, and measure it without retraining.
+
+        Args:
+            step: says how small, where the method has no size of its own.
+            method: how its table is stored.
+            options: of ``embcompress.factorize``; texts are those that it was trained on.
+        """
+        with self.scratch() as folder:
+            result = embcompress.factorize(
+                self.final,
+                method=method,
+                ratio=step.ratio,
+                output=Path(folder, "small.safetensors"),
+                **options,
+            )
+            table = result.tables[0]
+            return self.row(
+                step,
+                result.output,
+                rank=table.rank or 0,
+                table_bytes=table.bytes_after,
+                table_error=table.relative_error or 0.0,
             )
 
     def retraining(self, recipe: Recipe, step: Step) -> Recipe:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import AFTER, BEFORE, CALR, CONSTANT, LINEAR, Bench, numbers_in
 from results import Case, Measurement, Step
-
-import embcompress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,19 +79,9 @@ def measure(step: Step, bench: Bench) -> Measurement:
 def _not_retrained(step: Step, bench: Bench) -> Measurement:
     """SVD or integers. Integers have one size: any ratio below theirs will do."""
     ratio = step.ratio or {"int8": 0.5, "int4": 0.75}[step.method]
-    with bench.scratch() as folder:
-        result = embcompress.factorize(
-            bench.final, method=step.method, ratio=ratio, output=Path(folder, "small.safetensors")
-        )
-        table = result.tables[0]
-        return bench.row(
-            step,
-            result.output,
-            rank=table.rank or 0,
-            table_bytes=table.bytes_after,
-            parameters=None if table.rank else numbers_in(bench.final),
-            table_error=table.relative_error or 0.0,
-        )
+    row = bench.measure_factorized(replace(step, ratio=ratio), step.method)
+    parameters = row.parameters if row.rank else numbers_in(bench.final)
+    return replace(row, ratio=step.ratio, parameters=parameters)
 
 
 def _offline(step: Step, bench: Bench) -> Measurement:

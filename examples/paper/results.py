@@ -137,7 +137,32 @@ class Cost:
     latency_64: float
 
 
-Row = TypeVar("Row", Measurement, Cost)
+@dataclass(frozen=True)
+class Quantized:
+    """A classifier of fastText.
+
+    Attributes:
+        set: training set.
+        seed: of the dev texts and the training.
+        ratio: fraction of the bytes of the arm "small"'s dense table that is removed; 0 before quantization.
+        kept: rows of its table.
+        table_bytes: bytes of its table: codes, norms and codebooks.
+        file_bytes: bytes of the whole model as fastText writes it.
+        dev_accuracy: on the dev texts.
+        test_accuracy: on texts that chose nothing.
+    """
+
+    set: str
+    seed: int
+    ratio: float
+    kept: int
+    table_bytes: int
+    file_bytes: int
+    dev_accuracy: float
+    test_accuracy: float
+
+
+Row = TypeVar("Row", Measurement, Cost, Quantized)
 
 
 class ResultFile(Generic[Row]):

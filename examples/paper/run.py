@@ -1,6 +1,6 @@
 """Runs the experiments on Acharya et al. 2019 (arXiv:1811.00641) and keeps every result in a CSV file.
 
-    python examples/paper/run.py --data DIR [--arm compression|schedules|ablations|cost|all] [--seeds 5]
+    python examples/paper/run.py --data DIR [--arm compression|schedules|ablations|small|cost|all] [--seeds 5]
 
 DIR holds sst2/, trec6/, snips/ and vectors/. What a result file holds already is not measured again, so a
 run that was stopped goes on where it was. All of seed 0 comes first: a run stopped early has every method
@@ -22,11 +22,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: resul
 import ablations
 import compression
 import schedules
+import small
 import tables
 from bench import Bench
 from results import MODELS, SETS, STARTS, Case, Cost, Measurement, ResultFile, Step
 
-ARMS = {arm.NAME: arm for arm in (compression, schedules, ablations)}
+ARMS = {arm.NAME: arm for arm in (compression, schedules, ablations, small)}
 _RETRAINED_SETS = ("sst2", "trec6")
 """Sets of the arms that look at retraining; both start from word2vec."""
 
@@ -49,6 +50,8 @@ def _measure(case: Case, options: argparse.Namespace) -> None:
         if options.arm in (arm, "all") and _takes(arm, case)
     }
     todo = [step for arm, file in files.items() for step in _missing(arm, case, file.read())]
+    if options.method:
+        todo = [step for step in todo if step.method in options.method]
     bench = Bench(case, options.data, options.out / "cache") if todo else None
     for step in todo:
         row = ARMS[step.arm].measure(step, bench)
@@ -62,7 +65,7 @@ def _measure(case: Case, options: argparse.Namespace) -> None:
 
 
 def _takes(arm: str, case: Case) -> bool:
-    return arm == compression.NAME or (case.set in _RETRAINED_SETS and case.start == "word2vec")
+    return arm in (compression.NAME, small.NAME) or (case.set in _RETRAINED_SETS and case.start == "word2vec")
 
 
 def _missing(arm: str, case: Case, rows: list[Measurement]) -> Iterator[Step]:
@@ -90,6 +93,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--start", nargs="+", choices=STARTS, default=STARTS)
+    parser.add_argument("--method", nargs="+", help="methods of the arms to measure now; all by default")
     parser.add_argument("--seeds", type=int, default=5, help="0 to this number, excluded")
     parser.add_argument("--out", type=Path, default=tables.RESULTS, help="folder of the CSV files")
     return parser.parse_args(arguments)

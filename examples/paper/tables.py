@@ -10,13 +10,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import plots
+import small
 from compression import INT4
-from results import MODELS, SETS, STARTS, Cost, Measurement, ResultFile
+from results import MODELS, SETS, STARTS, Cost, Measurement, Quantized, ResultFile
 from schedules import PAIRS, SCRATCH
 from spread import Cell, Spread, at_chosen_rates, lost, spreads
 
@@ -50,6 +52,8 @@ def render(folder: Path) -> None:
         for arm in ("compression", "schedules", "ablations")
     }
     costs = ResultFile(folder / "cost.csv", Cost).read()
+    small_rows = ResultFile(folder / f"{small.NAME}.csv", Measurement).read()
+    fasttext = ResultFile(folder / "fasttext.csv", Quantized).read()
     compression = measured["compression"]
     draws = importlib.util.find_spec("matplotlib") is not None
     parts = ["Test accuracy in percent, mean ± sample deviation over seeds."]
@@ -91,9 +95,76 @@ def render(folder: Path) -> None:
         ]
     if costs:
         parts += ["## Cost of a sentence", _costs(costs)]
+    if small_rows:
+        parts += _small(small_rows)
+    if fasttext:
+        parts += ["## fastText, quantized by itself", _quantized(fasttext)]
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     note = "" if draws else "; no pictures without matplotlib: pip install 'embcompress[plot]'"
-    print(f"{folder / 'tables.md'}: {sum(map(len, measured.values())) + len(costs)} rows{note}")
+    count = sum(map(len, (*measured.values(), costs, small_rows, fasttext)))
+    print(f"{folder / 'tables.md'}: {count} rows{note}")
+
+
+def _small(rows: Sequence[Measurement]) -> list[str]:
+    """Points lost at the largest ratios, mean ± standard error, and the bytes that are left."""
+    usual = _seeds(rows)
+    columns = [p for p in itertools.product(SETS, MODELS) if any((r.set, r.model) == p for r in rows)]
+    points: dict[tuple[str, float, tuple[str, str]], list[float]] = defaultdict(list)
+    for row, loss in lost(rows):
+        points[row.method, row.ratio, (row.set, row.model)].append(loss)
+    dense = {(c.set, c.model): s for c, s in spreads(rows).items() if c.method == "dense"}
+    lines = [["dense: accuracy", *(shown(dense.get(column), usual) for column in columns)]]
+    for method, ratios in small.PLAN.items():
+        for ratio in ratios:
+            found = [points[method, ratio, column] for column in columns]
+            cells = [shown(Spread.of(each), usual, error=True) if each else "" for each in found]
+            if any(cells):
+                lines.append([f"{method}, {ratio:.2%}", *cells])
+    header = ["", *(", ".join(column) for column in columns)]
+    meanings = "\n".join(f"- **{name}**: {meaning}." for name, meaning in small.MEANINGS.items())
+    sizes = [row for row in rows if row.method in ("dense", "pq", "screen+int4")]
+    return [
+        "## 50 to 400 times smaller",
+        f"Points of accuracy lost, mean ± standard error. Seeds: {usual}, but where a cell says (n=…).",
+        meanings,
+        markdown(header, lines),
+        "Bytes of the table:",
+        _bytes(sizes),
+    ]
+
+
+def _bytes(rows: Sequence[Measurement]) -> str:
+    """Mean bytes of the table by method, ratio and set."""
+    found: dict[tuple[str, float, str], list[float]] = defaultdict(list)
+    for row in rows:
+        found[row.method, row.ratio, row.set].append(row.table_bytes)
+    names = dict.fromkeys((method, ratio) for method, ratio, _ in found)
+    lines = [
+        [
+            method + (f", {ratio:.2%}" if ratio else ""),
+            *(f"{Spread.of(found[method, ratio, s]).mean:,.0f}" for s in SETS if found[method, ratio, s]),
+        ]
+        for method, ratio in names
+    ]
+    return markdown(["", *SETS], lines)
+
+
+def _quantized(rows: Sequence[Quantized]) -> str:
+    """Accuracy and bytes of fastText's classifiers."""
+    by: dict[tuple[str, float], list[Quantized]] = defaultdict(list)
+    for row in rows:
+        by[row.set, row.ratio].append(row)
+    usual = max(map(len, by.values()))
+    lines = [
+        [
+            f"{name}, {ratio:.1%}" if ratio else f"{name}, dense",
+            shown(Spread.of([100 * row.test_accuracy for row in found]), usual),
+            f"{Spread.of([row.table_bytes for row in found]).mean:,.0f}",
+            f"{Spread.of([row.file_bytes for row in found]).mean:,.0f}",
+        ]
+        for (name, ratio), found in by.items()
+    ]
+    return markdown(["", "accuracy", "table bytes", "file bytes"], sorted(lines))
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -102,11 +173,12 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def shown(spread: Spread | None, usual: int, digits: int = 2) -> str:
-    """A cell; its count where it is not the usual one."""
+def shown(spread: Spread | None, usual: int, digits: int = 2, *, error: bool = False) -> str:
+    """A cell; its count where it is not the usual one. With ``error`` the standard error is shown."""
     if spread is None:
         return ""
-    deviation = f" ± {spread.deviation:.{digits}f}" if spread.n > 1 else ""
+    by = math.sqrt(spread.n) if error else 1
+    deviation = f" ± {spread.deviation / by:.{digits}f}" if spread.n > 1 else ""
     return f"{spread.mean:.{digits}f}{deviation}" + (f" (n={spread.n})" if spread.n != usual else "")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 from dataclasses import replace
 
 import pytest
 import torch
 import transformers as tf
 from helpers.checkpoints import assert_refused, contents, stored, succeed
+from helpers.classifying import Strike
 from helpers.quick import quick
 from helpers.refusals import refused as refused_with
 from helpers.sequence_models import LABELS, MODELS, WORDS, bert, gpt2, named, saved, tokenizer
@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 import embcompress
 from embcompress import Interrupted, Recipe, Session, UsageError
 from embcompress.classifiers.opening import open_classifier, record_of
-from embcompress.training.records import Watcher
 from embcompress.workflows.finetune import PRETRAINED_RECIPE, usual_recipe
 
 METHODS = {"svd": {"rank": 6}, "pq": {"ratio": 0.5}, "lplr": {"ratio": 0.6}, "int4": {"ratio": 0.8}}
@@ -227,17 +226,6 @@ def test_flags_and_results_are_those_of_other_classifiers(shelf, tmp_path):
     assert contents(tmp_path / "again") == contents(tmp_path / "tuned")
 
 
-class Strike(Watcher):
-    """Presses Ctrl-C after a step."""
-
-    def __init__(self, at):
-        self.at = at
-
-    def step(self, *arguments):
-        if arguments[1] == self.at:
-            signal.raise_signal(signal.SIGINT)
-
-
 @pytest.mark.parametrize("at", [1, 13])
 def test_an_interrupted_run_goes_on_to_the_bit(shelf, tmp_path, at):
     """Stopped after a step and resumed, the files are those of a run that was not stopped."""
@@ -267,7 +255,7 @@ def test_compress_does_all_of_it(shelf, tmp_path):
     )
     assert done.before.confusion.accuracy == pytest.approx(accuracy(tmp_path / "dense", shelf / "test.csv"))
     assert done.after.confusion.accuracy == pytest.approx(accuracy(tmp_path / "small", shelf / "test.csv"))
-    assert done.after.confusion.accuracy > 0.8
+    assert done.after.confusion.accuracy > done.before.confusion.accuracy  # which QUICK has not taught all
     assert done.factorized.tables[0].ratio >= 0.7
 
 

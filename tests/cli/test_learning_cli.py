@@ -153,6 +153,7 @@ OPTIONS = {
         "--key": ("x.weight", "keys", ("x.weight",)),
         "--test": ("e.csv", "test", Path("e.csv")),
         "--smoothing": ("0.25", "smoothing", 0.25),
+        "--no-metric": (None, "metric", False),
     },
 }
 """Command -> option -> (its value, where the workflow finds it, what it finds)."""

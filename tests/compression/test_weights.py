@@ -852,7 +852,7 @@ def test_compress_weighs_by_the_training_texts(classifier, tmp_path):
     """As factorize does with counts of the tokens read, then finetune: to the bit, and its record says so."""
     path, train, dev = classifier
     output = tmp_path / f"small{path.suffix}"
-    command = ("compress", path, train, "--dev", dev, "--rank", 3, "--smoothing", 0.5)
+    command = ("compress", path, train, "--dev", dev, "--no-metric", "--rank", 3, "--smoothing", 0.5)
     command += ("--epochs", 1, "--device", "cpu")
     told = json.loads(succeed(*command, "-o", output, "--json", "-q").stdout)
     (table,) = told["factorized"]["tables"]
@@ -877,7 +877,21 @@ def test_compress_weighs_by_the_training_texts(classifier, tmp_path):
 def test_compress_with_smoothing_0_is_unweighted(classifier, tmp_path):
     """To the bit what factorize without weights and finetune give; the usual smoothing gives another."""
     path, train, dev = classifier
-    command = ("compress", path, train, "--dev", dev, "--rank", 3, "--epochs", 1, "--device", "cpu", "-q")
+    command = (
+        "compress",
+        path,
+        train,
+        "--dev",
+        dev,
+        "--no-metric",
+        "--rank",
+        3,
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "-q",
+    )
     unweighted = by_hand(path, train, dev, tmp_path / f"hand{path.suffix}")
     made = {}
     for smoothing in ("0", "0.5"):
@@ -896,7 +910,7 @@ def test_compress_counts_no_text_that_is_held_out(classifier, tmp_path):
     path, output = tmp_path / f"model{suffix}", tmp_path / f"small{suffix}"
     small = ("--arch", "dan", "--dimension", 12, "--hidden", 6, "--max-length", 5, "--epochs", 2, "-q")
     succeed("train", train, "--dev-share", 0.4, "--seed", 3, *small, "-o", path)
-    command = ("compress", path, train, "--smoothing", 0.5, "--rank", 3, "--epochs", 1)
+    command = ("compress", path, train, "--smoothing", 0.5, "--no-metric", "--rank", 3, "--epochs", 1)
     done = succeed(*command, "--device", "cpu", "-o", output, "--json", "-q")
     (table,) = json.loads(done.stdout)["factorized"]["tables"]
     kept, _ = split_off(read_labelled(train), 0.4, 3)

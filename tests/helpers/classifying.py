@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,17 @@ V, D, LABELS = 30, 4, ("no", "so", "yes")
 CPU = Runtime(torch.device("cpu"))
 WIDTHS = {"dan": (12, 8), "lstm": (5,)}
 """Small hidden layers; a classifier that joins the registry gets its own until it has some here."""
+
+
+class Strike(Watcher):
+    """Presses Ctrl-C after a step."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def step(self, *arguments):
+        if arguments[1] == self.at:
+            signal.raise_signal(signal.SIGINT)
 
 
 def words(count: int = V) -> Words:

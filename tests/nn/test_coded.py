@@ -57,6 +57,13 @@ def through_torch(module: nn.Module) -> nn.Module:
     return torch.load(file, weights_only=False)
 
 
+def longer(rates: Tensor) -> Tensor:
+    """Rates of the same sizes of codebooks, with which the rows of class 0 take a byte more."""
+    changed = rates.clone()
+    changed[0, [1, 3]] = 8
+    return changed
+
+
 class TestDecoding:
     @every
     def test_rows_are_those_that_numpy_decodes(self, coded):
@@ -191,7 +198,7 @@ class TestState:
     @pytest.mark.parametrize(
         ("name", "part", "change", "message"),
         [
-            ("pq", "0.rates", lambda p: p.index_fill(1, torch.tensor([1, 3]), 8), "bytes hold codes of"),
+            ("pq", "0.rates", longer, "bytes hold codes of"),
             ("pq", "0.rates", lambda p: p * 0 + 8, "codebooks of"),
             ("pq", "0.rates", lambda p: p * 0 + 17, "rates: "),
             ("pq", "0.hot", lambda p: p * 0, "extra has [0-9]+ bytes, not 0"),

@@ -323,9 +323,10 @@ def test_compress_is_its_three_steps(shelf, dense, tmp_path, test):
     seen = torch.cat([ids_of(dense, text) for text, _ in rows_of(texts)])
     counts = np.bincount(seen.numpy(), minlength=len(tensors(dense)[TABLE])).astype(np.float64)
     np.save(tmp_path / "counts.npy", counts)
-    weights = ("--weights", f"none+{tmp_path / 'counts.npy'}", "--smoothing", "1")
+    counted = ("--method", "auto", "--weights", f"none+{tmp_path / 'counts.npy'}", "--smoothing", "1")
+    counted = (*counted, "--metric", texts)
     steps = [
-        result("factorize", dense, *target, *weights, "-o", small),
+        result("factorize", dense, *target, *counted, "-o", small),
         result("finetune", small, texts, *dev, *QUICK, "-o", tuned),
         *(result("evaluate", path, measure_on) for path in (dense, small, tuned)),
     ]
@@ -358,7 +359,8 @@ def test_compress_weighs_tokens_by_their_frequency(shelf, dense):
     products = [tensors(plain)[LEFT] @ tensors(plain)[RIGHT].T]
     for smoothing in ("0", "1", "2"):
         output = dense.with_stem(f"smoothing{smoothing}")
-        succeed("compress", dense, texts, "--rank", "3", "--smoothing", smoothing, "-o", output, *STILL)
+        more = ("--no-metric", "--smoothing", smoothing)
+        succeed("compress", dense, texts, "--rank", "3", *more, "-o", output, *STILL)
         products.append(tensors(output)[LEFT] @ tensors(output)[RIGHT].T)
     alike = [torch.allclose(products[0], product, rtol=1e-4, atol=1e-6) for product in products]
     assert alike == [True, True, False, False]
