@@ -33,8 +33,10 @@ ALPHABET_SHARE = 0.2
 
 _RUN = 8
 """Single characters in a row in the order of their code points that are no accident: by chance 1 of 8!."""
-_SORTED = 0.9
-"""Share of neighbours in alphabetical order from which a list is taken to be sorted. By chance: half."""
+_SORTED, _SORTED_HEAD, _HEAD = 0.9, 0.75, 128
+"""Shares of neighbours in alphabetical order, of all tokens and of so many first ones, from which a list is
+taken to be sorted. By chance: half. Where equal counts are in alphabetical order nearly all neighbours are,
+but not the first ones, whose counts differ."""
 _BLOCK = 7
 """Bits of a code point within its block: 128 characters, of which the first are ASCII."""
 
@@ -101,9 +103,9 @@ def _usable(tokens: Tokens) -> list[str]:
 def _by_rank(tokens: Sequence[str]) -> Shares:
     """Zipf's law over the tokens that are not empty; all 0 if these are in alphabetical order."""
     rows = [row for row, token in enumerate(tokens) if token]
-    ascending = sum(tokens[a] <= tokens[b] for a, b in itertools.pairwise(rows))
+    ascending = np.array([tokens[a] <= tokens[b] for a, b in itertools.pairwise(rows)])
     shares = np.zeros(len(tokens))
-    if len(rows) <= _RUN or ascending < _SORTED * (len(rows) - 1):
+    if len(rows) <= _RUN or ascending.mean() < _SORTED or ascending[:_HEAD].mean() < _SORTED_HEAD:
         shares[rows] = _zipf(len(rows))
     return shares
 
