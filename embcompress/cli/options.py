@@ -16,6 +16,7 @@ import click
 
 from embcompress.choices import (
     AUTO,
+    CLASSIFIER_SPLIT,
     DEFAULT_DEVICE,
     DEFAULT_METHOD,
     DEFAULT_QUOTING,
@@ -196,9 +197,8 @@ targets = together(
     click.option(
         "--split-scale",
         type=click.Choice(SPLITS),
-        default=DEFAULT_SPLIT,
-        show_default=True,
-        help="Which factor carries the singular values.",
+        help=f"Which factor carries the singular values.  [default: {CLASSIFIER_SPLIT} for classifiers of "
+        f"train, else {DEFAULT_SPLIT}]",
     ),
 )
 """How small a table is to become, and how; exactly one of the first five is given."""

@@ -9,7 +9,6 @@ from embcompress.choices import (
     DEFAULT_METHOD,
     DEFAULT_NAN,
     DEFAULT_QUOTING,
-    DEFAULT_SPLIT,
     ENCODING,
     SMOOTHING,
     TEXT_COLUMN,
@@ -38,7 +37,7 @@ def command_line(request: Request) -> str | None:
     for option, value, default in (
         ("method", request.method, DEFAULT_METHOD),
         ("dtype", request.dtype, None),
-        ("split-scale", request.split_scale, DEFAULT_SPLIT),
+        ("split-scale", request.split_scale, None),
         ("layout", request.layout, None),
         ("nan", request.nan, DEFAULT_NAN),
         ("state", request.reading.state, None),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import Description, TableRecord
+from embcompress.choices import CLASSIFIER_SPLIT, DEFAULT_SPLIT
 from embcompress.compression.advice import advice
 from embcompress.compression.command_line import command_line
 from embcompress.compression.edit import Replacement, describe, replacing, sketch
@@ -18,6 +19,7 @@ from embcompress.compression.neighbours import check_not_adapter, quantized_note
 from embcompress.compression.request import Request
 from embcompress.compression.storage_layout import StorageLayout, storage_layout
 from embcompress.compression.weighting import Weighting, weighting_for
+from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.errors import TargetError, listed
 from embcompress.methods import METHODS
 from embcompress.methods.base import Settings
@@ -127,13 +129,14 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
     quantizer = quantizer_of(source)
     tables = _tables(source, request)
     storage = storage_layout(source, tables, request, quantizer)
+    split = request.split_scale or usual_split(source)
     weighting = weighting_for(source, tables, request.weights, progress)
     plans = plan_tables(
         tables,
         request.target,
         request.chosen_method,
         request.float_type,
-        split_scale=request.split_scale,
+        split_scale=split,
         mirrored=storage.mirrored,
         budget=_budget(source, tables, request, storage, weighting, quantizer),
         advance=Steps(progress, "spectrum", sum(table.rows.shape[0] for table in tables)),
@@ -156,6 +159,11 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         *left_notes(source, tables, chosen=bool(request.keys)),
     )
     return OutputPlan(source, request, storage, weighting, plans, edit, description, size, notes)
+
+
+def usual_split(source: Checkpoint) -> str:
+    """Where the singular values go if nothing is said."""
+    return DEFAULT_SPLIT if source.sidecar(RECORD_KEY) is None else CLASSIFIER_SPLIT
 
 
 def _tables(source: Checkpoint, request: Request) -> tuple[Table, ...]:
@@ -222,9 +230,7 @@ def _budget(
     method = request.chosen_method or max(METHODS.values(), key=lambda m: len(m.suffixes))
     trial = []
     for table in tables:
-        settings = Settings(
-            request.float_type or table.rows.dtype, request.split_scale, mirrored=storage.mirrored
-        )
+        settings = Settings(request.float_type or table.rows.dtype, mirrored=storage.mirrored)
         widest = method.widest(table.rows.shape, settings)
         trial.append(Replacement(table, method, widest, form=storage.form))
     records = [sketch(new, weighting.origin if weighting else None) for new in trial]

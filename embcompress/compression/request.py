@@ -11,7 +11,6 @@ from embcompress.choices import (
     AUTO,
     DEFAULT_METHOD,
     DEFAULT_NAN,
-    DEFAULT_SPLIT,
     DTYPES,
     LAYOUTS,
     NANS,
@@ -40,7 +39,7 @@ class Request:
         all_tables: take every token table.
         method: registry name, or ``"auto"``.
         dtype: element type of float factors, as PyTorch names it; None for the table's own.
-        split_scale: where the singular values go, one of ``SPLITS``.
+        split_scale: where the singular values go, one of ``SPLITS``; None for the usual place.
         layout: how factors are stored, one of ``LAYOUTS``; None for the native one where it is exact.
         nan: what to do with NaN and infinity in a table, one of ``NANS``.
         weights: how much each token counts.
@@ -59,7 +58,7 @@ class Request:
     all_tables: bool = False
     method: str = DEFAULT_METHOD
     dtype: str | None = None
-    split_scale: str = DEFAULT_SPLIT
+    split_scale: str | None = None
     layout: str | None = None
     nan: str = DEFAULT_NAN
     weights: WeightSource = field(default_factory=WeightSource)
@@ -76,7 +75,8 @@ class Request:
             check_choice("dtype", self.dtype, DTYPES)
         if self.layout is not None:
             check_choice("layout", self.layout, LAYOUTS)
-        check_choice("split_scale", self.split_scale, SPLITS)
+        if self.split_scale is not None:
+            check_choice("split_scale", self.split_scale, SPLITS)
         check_choice("nan", self.nan, NANS)
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.choices import DEFAULT_METHOD, DEFAULT_SPLIT, SMOOTHINGS
+from embcompress.choices import DEFAULT_METHOD, SMOOTHINGS
 from embcompress.classifiers.opening import record_of
 from embcompress.classifiers.record import ClassifierRecord
 from embcompress.compression.check import check_size
@@ -44,7 +44,7 @@ def compress(
     keys: Sequence[str] | str = (),
     method: str = DEFAULT_METHOD,
     dtype: str | None = None,
-    split_scale: str = DEFAULT_SPLIT,
+    split_scale: str | None = None,
     smoothing: float | None = None,
     output: str | Path | None = None,
     test: str | Path | None = None,
@@ -69,7 +69,7 @@ def compress(
         keys: names of the tables; empty to have them found.
         method: registry name of the method, or ``"auto"``.
         dtype: element type of the factors; None for the table's own.
-        split_scale: where the singular values go.
+        split_scale: where the singular values go, as in :func:`embcompress.factorize`.
         smoothing: exponent s of a token's weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike; None
             takes the one of ``choices.SMOOTHINGS`` that is best on the dev texts.
         output: where to write; by default next to the input with ``-compressed`` in its name.

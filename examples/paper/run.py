@@ -23,10 +23,11 @@ import ablations
 import compression
 import schedules
 import tables
+import typed
 from bench import Bench
 from results import MODELS, SETS, STARTS, Case, Cost, Measurement, ResultFile, Step
 
-ARMS = {arm.NAME: arm for arm in (compression, schedules, ablations)}
+ARMS = {arm.NAME: arm for arm in (compression, schedules, ablations, typed)}
 _RETRAINED_SETS = ("sst2", "trec6")
 """Sets of the arms that look at retraining; both start from word2vec."""
 
@@ -62,6 +63,8 @@ def _measure(case: Case, options: argparse.Namespace) -> None:
 
 
 def _takes(arm: str, case: Case) -> bool:
+    if arm == typed.NAME or case.start == typed.FRESH:
+        return arm == typed.NAME and case.start in (typed.FRESH, "word2vec")
     return arm == compression.NAME or (case.set in _RETRAINED_SETS and case.start == "word2vec")
 
 
