@@ -9,6 +9,7 @@ from embcompress.choices import (
     DEFAULT_METHOD,
     DEFAULT_NAN,
     DEFAULT_QUOTING,
+    DEFAULT_SPLIT,
     ENCODING,
     SMOOTHING,
     TEXT_COLUMN,
@@ -37,7 +38,7 @@ def command_line(request: Request) -> str | None:
     for option, value, default in (
         ("method", request.method, DEFAULT_METHOD),
         ("dtype", request.dtype, None),
-        ("split-scale", request.split_scale, None),
+        ("split-scale", request.split_scale, DEFAULT_SPLIT),
         ("layout", request.layout, None),
         ("nan", request.nan, DEFAULT_NAN),
         ("state", request.reading.state, None),

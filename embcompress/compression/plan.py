@@ -127,16 +127,16 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
     check_not_adapter(source)
     check_lookups(source)
     quantizer = quantizer_of(source)
+    request = replace(request, split_scale=request.split_scale or _usual_split(source, request))
     tables = _tables(source, request)
     storage = storage_layout(source, tables, request, quantizer)
-    split = request.split_scale or usual_split(source)
     weighting = weighting_for(source, tables, request.weights, progress)
     plans = plan_tables(
         tables,
         request.target,
         request.chosen_method,
         request.float_type,
-        split_scale=split,
+        split_scale=request.split_scale or DEFAULT_SPLIT,
         mirrored=storage.mirrored,
         budget=_budget(source, tables, request, storage, weighting, quantizer),
         advance=Steps(progress, "spectrum", sum(table.rows.shape[0] for table in tables)),
@@ -161,9 +161,10 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
     return OutputPlan(source, request, storage, weighting, plans, edit, description, size, notes)
 
 
-def usual_split(source: Checkpoint) -> str:
+def _usual_split(source: Checkpoint, request: Request) -> str:
     """Where the singular values go if nothing is said."""
-    return DEFAULT_SPLIT if source.sidecar(RECORD_KEY) is None else CLASSIFIER_SPLIT
+    method, is_classifier = request.chosen_method, source.sidecar(RECORD_KEY) is not None
+    return CLASSIFIER_SPLIT if is_classifier and (method is None or method.is_factors) else DEFAULT_SPLIT
 
 
 def _tables(source: Checkpoint, request: Request) -> tuple[Table, ...]:
