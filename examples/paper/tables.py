@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import plots
+import typed
 from compression import INT4
 from results import MODELS, SETS, STARTS, Cost, Measurement, ResultFile
 from schedules import PAIRS, SCRATCH
@@ -47,7 +48,7 @@ def render(folder: Path) -> None:
     """Write tables.md and the plots into ``folder``."""
     measured = {
         arm: ResultFile(folder / f"{arm}.csv", Measurement).read()
-        for arm in ("compression", "schedules", "ablations")
+        for arm in ("compression", "schedules", "ablations", "typed")
     }
     costs = ResultFile(folder / "cost.csv", Cost).read()
     compression = measured["compression"]
@@ -91,9 +92,39 @@ def render(folder: Path) -> None:
         ]
     if costs:
         parts += ["## Cost of a sentence", _costs(costs)]
+    if measured["typed"]:
+        parts += _typed(measured["typed"])
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     note = "" if draws else "; no pictures without matplotlib: pip install 'embcompress[plot]'"
     print(f"{folder / 'tables.md'}: {sum(map(len, measured.values())) + len(costs)} rows{note}")
+
+
+def _typed(rows: Sequence[Measurement]) -> list[str]:
+    """What was chosen on held-out texts, and what it loses on test texts."""
+    found = {texts: typed.held_out_losses(texts, rows) for texts in SETS}
+    columns = [(texts, ratio) for texts in SETS for ratio in typed.RATIOS]
+    lines = [
+        [f"{one.method}, {one.rate:g}", *(f"{found[texts][one][ratio]:.2f}" for texts, ratio in columns)]
+        for one in typed.SETTINGS
+    ]
+    judged = spreads((row for row, _ in lost(rows)), dict(lost(rows)).__getitem__)
+    methods = list(dict.fromkeys((c.method, c.ratio) for c in judged))
+    cases = sorted({(c.start, c.set, c.model) for c in judged})
+    return [
+        "## The path as typed: points lost on held-out texts of all sets but one, seed 0",
+        markdown(["retraining", *(f"but {texts}, {ratio:.0%}" for texts, ratio in columns)], lines),
+        "## The path as typed: points lost on test texts",
+        markdown(
+            ["", *(f"{method}: {ratio:.0%}" for method, ratio in methods)],
+            [
+                [
+                    ", ".join(case),
+                    *(shown(judged.get(Cell(case[1], case[2], case[0], *m)), 3) for m in methods),
+                ]
+                for case in cases
+            ],
+        ),
+    ]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

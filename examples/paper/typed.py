@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import statistics
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,24 +115,29 @@ def judged(texts: str, earlier: Collection[Measurement]) -> tuple[Setting, ...]:
 
 
 def chosen(texts: str, earlier: Collection[Measurement], offered: Iterable[Setting]) -> Setting:
-    """The setting that loses least on the held-out texts of all sets but one, where all were measured."""
-    losses = {
+    """The setting that loses least on the held-out texts of all sets but one."""
+    losses = held_out_losses(texts, earlier)
+    return min(offered, key=lambda setting: sum(losses[setting].values()))
+
+
+def held_out_losses(texts: str, rows: Iterable[Measurement]) -> dict[Setting, dict[float, float]]:
+    """Points lost on the held-out texts of all sets but one, by setting and ratio.
+
+    They are the means over the cases in which every setting was measured at both ratios.
+    """
+    rows = [row for row in rows if row.set != texts and row.method.startswith(CHOOSING)]
+    dense = {row.case: row.test_accuracy for row in rows if row.method == f"{CHOOSING}dense"}
+    measured = {(row.case, row.step): row.test_accuracy for row in rows}
+    asked = [setting.step(ratio, CHOOSING) for setting in SETTINGS for ratio in RATIOS]
+    whole = [case for case in dense if all((case, step) in measured for step in asked)]
+    return {
         setting: {
-            (row.case, row.ratio): lost(row, earlier)
-            for row in earlier
-            if row.set != texts and row.step in {setting.step(ratio, CHOOSING) for ratio in RATIOS}
+            ratio: 100
+            * statistics.fmean(dense[c] - measured[c, setting.step(ratio, CHOOSING)] for c in whole)
+            for ratio in RATIOS
         }
-        for setting in offered
+        for setting in SETTINGS
     }
-    common = set.intersection(*(set(found) for found in losses.values()))
-    return min(losses, key=lambda setting: sum(losses[setting][key] for key in common))
-
-
-def lost(row: Measurement, rows: Iterable[Measurement]) -> float:
-    """Points of accuracy that a row has lost to the dense classifier of the same texts."""
-    prefix = CHOOSING if row.method.startswith(CHOOSING) else ""
-    dense = next(one for one in rows if one.case == row.case and one.method == f"{prefix}dense")
-    return 100 * (dense.test_accuracy - row.test_accuracy)
 
 
 def measure(step: Step, bench: Bench) -> Measurement:
