@@ -86,6 +86,7 @@ SETTINGS = (
     FIRST,
     Setting("left", "linear", 3e-3, 3),
     DEFAULT,
+    replace(DEFAULT, weights="auto"),
     Setting("even", "linear", 3e-3, 3),
     Setting("right", "calr", 1e-3, 3, 0.1, 3),
     Setting("right", "calr", 1e-3, 3, 0.5, 3),
@@ -109,8 +110,9 @@ def steps(case: Case, earlier: Collection[Measurement]) -> Iterator[Step]:
 
 def judged(texts: str, earlier: Collection[Measurement]) -> Iterable[Setting]:
     """What meets the test texts of a set: what the others choose, with CALR and without, and the defaults."""
+    plain = [one for one in SETTINGS if one.weights == "none"]
     with_calr, without_it = (
-        chosen(texts, earlier, [one for one in SETTINGS if (one.schedule == "calr") == is_calr])
+        chosen(texts, earlier, [one for one in plain if (one.schedule == "calr") == is_calr])
         for is_calr in (True, False)
     )
     return dict.fromkeys((with_calr, without_it, DEFAULT, FIRST))
