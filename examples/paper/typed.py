@@ -1,4 +1,4 @@
-"""Arm 4: the path as a user types it: train, factorize, retrain with CALR and without.
+"""Arm 5: the path as a user types it: train, factorize, retrain with CALR and without.
 
     embcompress train train.csv --arch dan -o model.pt
     embcompress factorize model.pt --ratio 0.98 -o small.pt
