@@ -38,7 +38,9 @@ DEFAULT_METHOD = "svd"
 SPLITS = ("left", "even", "right")
 """Where the singular values go: into the left factor, half into each, or into the right one."""
 
-DEFAULT_SPLIT = "left"
+DEFAULT_SPLIT, CLASSIFIER_SPLIT = "left", "even"
+"""Where they go if nothing is said: of any model, and of a classifier written by ``train``, which is most
+likely retrained. There it changes the scale of gradients; see examples/paper/RESULTS.md."""
 
 LAYOUTS = ("native", "sequential", "embcompress")
 """How factors are stored: in the form of the model's own library; under the names of

@@ -18,6 +18,8 @@ import pytest
 import torch
 
 import embcompress
+from embcompress.choices import CLASSIFIER_SPLIT
+from embcompress.training.records import CALR_RECIPE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PAPER = EXAMPLES / "paper"
@@ -32,6 +34,7 @@ import schedules
 import small
 import spread
 import tables
+import typed
 from results import Case, Cost, Measurement, ResultFile
 
 WIDTH = 300
@@ -274,6 +277,51 @@ class TestAblations:
             assert first.std() > 0
             for other in others:
                 torch.testing.assert_close(first, other, rtol=1e-4, atol=1e-5)
+
+
+class TestTyped:
+    """The path as typed."""
+
+    def test_the_other_set_chooses_and_test_texts_judge(self, data, out, monkeypatch):
+        """Seed 0 measures all settings on held-out texts, seed 1 the best of the other set, here of three."""
+        plain = typed.Setting("even", "linear", 3e-3, 3)
+        monkeypatch.setattr(typed, "SETTINGS", (typed.FIRST, typed.DEFAULT, plain))
+        monkeypatch.setattr(typed, "RATIOS", (0.9,))
+        more = ("--set", "sst2", "trec6", "--model", "dan", "--seeds", "2", "--start", typed.FRESH)
+        rows = start(data, out, "typed", *more)
+        rows = [replace(row, method=row.method.replace("held out: ", "")) for row in rows]
+        accuracy = {(row.set, row.seed, row.method): row.test_accuracy for row in rows}
+        names = [setting.method for setting in typed.SETTINGS]
+        for texts, other in itertools.permutations(("sst2", "trec6")):
+            assert {m for s, seed, m in accuracy if (s, seed) == (texts, 0)} == {"dense", *names}
+            first, second = (accuracy[other, 0, name] for name in names[:2])
+            with_calr = names[1] if second > first else names[0]
+            expected = list(dict.fromkeys(("dense", with_calr, plain.method, names[1], names[0])))
+            assert [m for s, seed, m in accuracy if (s, seed) == (texts, 1)] == expected
+            judged = [row for row in rows if (row.set, row.seed) == (texts, 1)]
+            check_rows(judged, judged[0].table_bytes, judged[0].table_bytes // (4 * WIDTH))
+        assert f"| {plain.method}, 0.003 |" in (out / "tables.md").read_text()
+
+    @pytest.mark.parametrize("name", ["sst2", "trec6"])
+    def test_what_is_held_out_is_not_learned_from(self, data, out, name):
+        """It takes the place of the test texts; the dev texts are the same, and nothing else is lost."""
+        whole = bench.Bench(Case(name, "dan", typed.FRESH, 0), data, out / "cache")
+        part = typed.held_out(whole)
+        train, test, both = (
+            {tuple(bench.words(row["text"])) for row in bench.read_rows(path)}
+            for path in (part.texts.train, part.test, whole.texts.train)
+        )
+        assert test
+        assert not train & test
+        assert train | test == both
+        assert part.texts.dev == whole.texts.dev
+        assert whole.test.parent == whole.folder
+
+    def test_the_defaults_are_what_the_commands_do(self):
+        """The setting that is called the default is that of factorize and finetune."""
+        assert typed.DEFAULT.recipe == CALR_RECIPE
+        assert typed.DEFAULT.split == CLASSIFIER_SPLIT
+        assert typed.DEFAULT.weights == "none"
 
 
 class TestCost:

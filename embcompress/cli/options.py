@@ -16,6 +16,7 @@ import click
 
 from embcompress.choices import (
     AUTO,
+    CLASSIFIER_SPLIT,
     DEFAULT_DEVICE,
     DEFAULT_QUOTING,
     DEFAULT_SPLIT,
@@ -203,9 +204,8 @@ factors = together(
     click.option(
         "--split-scale",
         type=click.Choice(SPLITS),
-        default=DEFAULT_SPLIT,
-        show_default=True,
-        help="Which factor carries the singular values.",
+        help=f"Which factor carries the singular values.  [default: {CLASSIFIER_SPLIT} for classifiers of "
+        f"train, else {DEFAULT_SPLIT}]",
     ),
 )
 """How factors are stored."""

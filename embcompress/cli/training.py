@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from embcompress.cli.options import (
     together,
     with_text_format,
 )
-from embcompress.training.records import FINETUNE_RECIPE, PRETRAINED_RECIPE, TRAIN_RECIPE
+from embcompress.training.records import CALR_RECIPE, FINETUNE_RECIPE, PRETRAINED_RECIPE, TRAIN_RECIPE
 
 if TYPE_CHECKING:
     from embcompress.runs.sessions import Session
@@ -43,6 +43,10 @@ def _settings(
         except ValueError:
             raise click.BadParameter(f"{value!r} is not a setting; write decay=0.1", ctx, param) from None
     return tuple(settings)
+
+
+def _written(settings: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in settings.items())
 
 
 columns = together(
@@ -102,7 +106,8 @@ training = together(
         metavar="NAME=X",
         callback=_settings,
         multiple=True,
-        help="Setting of the schedule, such as decay=0.1; may be given several times.",
+        help="Setting of the schedule, such as decay=0.1; may be given several times.  [default for calr to "
+        f"retrain: {_written(CALR_RECIPE.schedule_options)}]",
     ),
     click.option(
         "--weight-decay",
@@ -168,7 +173,7 @@ def retrain(
             path,
             take_texts(texts, options),
             output=output,
-            recipe=take_recipe(usual_recipe(path), options),
+            recipe=take_recipe(usual_recipe(path, options["schedule"]), options),
             session=take_session(watcher, options),
             progress=progress,
             **options,
@@ -188,7 +193,8 @@ def take_recipe(usual: Recipe, options: dict[str, Any]) -> Recipe:
     given = {name: value for name, value in _take(type(usual), options).items() if value is not None}
     if "optimizer" in given and not _share_rate(given["optimizer"], usual.optimizer):
         given.setdefault("learning_rate", None)  # the usual rate is for the usual optimizer
-    return replace(usual, **{**given, "schedule_options": dict(given["schedule_options"])})
+    settings = {**usual.schedule_options, **dict(given["schedule_options"])}
+    return replace(usual, **{**given, "schedule_options": settings})
 
 
 def _share_rate(one: str, other: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from embcompress.checkpoint.base import Checkpoint, Edit
 from embcompress.checkpoint.description import Description, TableRecord
+from embcompress.choices import CLASSIFIER_SPLIT, DEFAULT_SPLIT
 from embcompress.compression.advice import advice
 from embcompress.compression.column_metric import ColumnMetric, metric_for
 from embcompress.compression.command_line import command_line
@@ -19,6 +20,7 @@ from embcompress.compression.neighbours import check_not_adapter, quantized_note
 from embcompress.compression.request import Request
 from embcompress.compression.storage_layout import StorageLayout, storage_layout
 from embcompress.compression.weighting import Weighting, weighting_for
+from embcompress.data.tokenizing import RECORD_KEY
 from embcompress.errors import TargetError, listed
 from embcompress.methods import METHODS
 from embcompress.methods.base import Settings
@@ -134,6 +136,7 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
     check_not_adapter(source)
     check_lookups(source)
     quantizer = quantizer_of(source)
+    request = replace(request, split_scale=request.split_scale or _usual_split(source, request))
     tables = _tables(source, request)
     storage = storage_layout(source, tables, request, quantizer)
     weighting = weighting_for(source, tables, request.weights, progress, usual=request.has_prior)
@@ -144,7 +147,7 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         request.target,
         request.chosen_method,
         request.float_type,
-        split_scale=request.split_scale,
+        split_scale=request.split_scale or DEFAULT_SPLIT,
         mirrored=storage.mirrored,
         budget=_budget(source, tables, request, storage, (weighting, metric), quantizer),
         advance=Steps(progress, "spectrum", sum(table.rows.shape[0] for table in tables)),
@@ -168,6 +171,12 @@ def plan_output(source: Checkpoint, request: Request, progress: Progress) -> Out
         *left_notes(source, tables, chosen=bool(request.keys)),
     )
     return OutputPlan(source, request, storage, weighting, metric, plans, edit, description, size, notes)
+
+
+def _usual_split(source: Checkpoint, request: Request) -> str:
+    """Where the singular values go if nothing is said."""
+    method, is_classifier = request.chosen_method, source.sidecar(RECORD_KEY) is not None
+    return CLASSIFIER_SPLIT if is_classifier and (method is None or method.is_factors) else DEFAULT_SPLIT
 
 
 def _tables(source: Checkpoint, request: Request) -> tuple[Table, ...]:
@@ -234,9 +243,7 @@ def _budget(
     method = request.chosen_method or max(METHODS.values(), key=lambda m: len(m.suffixes))
     trial = []
     for table in tables:
-        settings = Settings(
-            request.float_type or table.rows.dtype, request.split_scale, mirrored=storage.mirrored
-        )
+        settings = Settings(request.float_type or table.rows.dtype, mirrored=storage.mirrored)
         widest = method.widest(table.rows.shape, settings)
         trial.append(Replacement(table, method, widest, form=storage.form))
     records = [sketch(new, *_origins(counted)) for new in trial]

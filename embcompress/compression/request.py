@@ -11,7 +11,6 @@ from embcompress.choices import (
     AUTO,
     DEFAULT_METHOD,
     DEFAULT_NAN,
-    DEFAULT_SPLIT,
     DTYPES,
     LAYOUTS,
     NANS,
@@ -41,7 +40,7 @@ class Request:
         all_tables: take every token table.
         method: registry name, or ``"auto"``.
         dtype: element type of float factors, as PyTorch names it; None for the table's own.
-        split_scale: where the singular values go, one of ``SPLITS``.
+        split_scale: where the singular values go, one of ``SPLITS``; None for the usual place.
         layout: how factors are stored, one of ``LAYOUTS``; None for the native one where it is exact.
         nan: what to do with NaN and infinity in a table, one of ``NANS``.
         weights: how much each token counts.
@@ -62,7 +61,7 @@ class Request:
     all_tables: bool = False
     method: str = DEFAULT_METHOD
     dtype: str | None = None
-    split_scale: str = DEFAULT_SPLIT
+    split_scale: str | None = None
     layout: str | None = None
     nan: str = DEFAULT_NAN
     weights: WeightSource = field(default_factory=WeightSource)
@@ -85,7 +84,8 @@ class Request:
                 f"a metric is given, and {self.method} stores the same with any",
                 remedy="leave it out, or choose another method, such as pq",
             )
-        check_choice("split_scale", self.split_scale, SPLITS)
+        if self.split_scale is not None:
+            check_choice("split_scale", self.split_scale, SPLITS)
         check_choice("nan", self.nan, NANS)
 
     @property

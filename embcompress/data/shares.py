@@ -33,8 +33,10 @@ ALPHABET_SHARE = 0.2
 
 _RUN = 8
 """Single characters in a row in the order of their code points that are no accident: by chance 1 of 8!."""
-_SORTED = 0.9
-"""Share of neighbours in alphabetical order from which a list is taken to be sorted. By chance: half."""
+_SORTED, _SORTED_HEAD, _HEAD = 0.9, 0.75, 128
+"""Shares of neighbours in alphabetical order, of all tokens and of so many first ones, from which a list is
+taken to be sorted. By chance: half. Where equal counts are in alphabetical order nearly all neighbours are,
+but not the first ones, whose counts differ."""
 _ENOUGH, _STANDARD_ERRORS = 200, 4
 """Tokens from which on the order is tested, and standard errors by which the first are shorter at least: by
 chance 1 of 30,000."""
@@ -117,8 +119,10 @@ def _by_rank(tokens: Sequence[str]) -> Shares:
 
 
 def _is_alphabetical(tokens: Sequence[str]) -> bool:
-    ascending = sum(one <= other for one, other in itertools.pairwise(tokens))
-    return len(tokens) > _RUN and ascending >= _SORTED * (len(tokens) - 1)
+    ascending = np.array([one <= other for one, other in itertools.pairwise(tokens)])
+    if len(tokens) <= _RUN:
+        return False
+    return bool(ascending.mean() >= _SORTED and ascending[:_HEAD].mean() >= _SORTED_HEAD)
 
 
 def _is_accidental(tokens: Sequence[str]) -> bool:

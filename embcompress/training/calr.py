@@ -43,8 +43,11 @@ class CALR(LRScheduler):
         step_size: iterations from the lower bound to the upper, S, which is half a cycle; need not be an
             integer. None means half an epoch, but at least 1, so that an epoch is one cycle however short
             the run; the published experiments used 1000.
-        decay: factor of the upper bound. With 1 both bounds are ``max_lr``, and the rate is constant.
-        window: decays in the first window; the authors used 5 for training and 3 for retraining.
+        decay: factor of the upper bound. With 1 both bounds are ``max_lr``, and the rate is constant. The
+            authors' 0.1 leaves little to be learned after the first epoch of a window; ``finetune`` takes
+            0.5, which lost less on held-out texts (see examples/paper/RESULTS.md).
+        window: decays in the first window; the authors used 5 for training and 3 for retraining, and so do
+            ``train`` and ``finetune``.
         restart_window: decays in each later window; the authors always used 5.
         epochs_per_decay: epochs between two decays.
         last_epoch: index of the last finished iteration, counted from 0, to continue a run without

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from embcompress.checkpoint import open_checkpoint
-from embcompress.choices import AUTO, DEFAULT_METHOD, DEFAULT_SPLIT, SMOOTHINGS
+from embcompress.choices import AUTO, DEFAULT_METHOD, SMOOTHINGS
 from embcompress.classifiers.opening import record_of
 from embcompress.classifiers.record import ClassifierRecord
 from embcompress.compression.check import check_size
@@ -46,7 +46,7 @@ def compress(
     keys: Sequence[str] | str = (),
     method: str | None = None,
     dtype: str | None = None,
-    split_scale: str = DEFAULT_SPLIT,
+    split_scale: str | None = None,
     smoothing: float | None = None,
     metric: bool = True,
     output: str | Path | None = None,
@@ -74,7 +74,7 @@ def compress(
         method: registry name of the method, or ``"auto"``; None for ``"auto"``, or for ``"svd"`` with a rank,
             which ``"auto"`` does not take.
         dtype: element type of the factors; None for the table's own.
-        split_scale: where the singular values go.
+        split_scale: where the singular values go, as in :func:`embcompress.factorize`.
         smoothing: exponent s of a token's weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike; None
             takes the one of ``choices.SMOOTHINGS`` that is best on the dev texts.
         metric: whether errors count by how much they move the scores of the training texts. Where that cannot

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import Reading, open_checkpoint
-from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOOTHING, TEXT_COLUMN
+from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, SMOOTHING, TEXT_COLUMN
 from embcompress.compression.check import check_tables, check_whole
 from embcompress.compression.outputs import check_format, check_output, output_path, write_copy
 from embcompress.compression.plan import plan_output
@@ -32,7 +32,7 @@ def factorize(
     all_tables: bool = False,
     method: str = DEFAULT_METHOD,
     dtype: str | None = None,
-    split_scale: str = DEFAULT_SPLIT,
+    split_scale: str | None = None,
     layout: str | None = None,
     nan: str = DEFAULT_NAN,
     weights: GivenCounts = None,
@@ -66,7 +66,8 @@ def factorize(
         method: registry name of the method, or ``"auto"``.
         dtype: element type of the factors, ``"float32"``, ``"float16"``, ``"bfloat16"`` or
             ``"float64"``; None for the table's own.
-        split_scale: where the singular values go, ``"left"``, ``"even"`` or ``"right"``.
+        split_scale: where the singular values go, ``"left"``, ``"even"`` or ``"right"``; None for
+            ``"even"`` in classifiers written by ``train``, and ``"left"`` in any other model.
         layout: how factors are stored: ``"native"``, in the form of the model's own library;
             ``"sequential"``, under the names of ``nn.Sequential(nn.Embedding, nn.Linear)``; or
             ``"embcompress"``, which also holds codes. None takes the native form where the model's

@@ -19,12 +19,14 @@ from embcompress.runs.texts import Texts, dataset
 from embcompress.runs.trained import with_names, write_trained
 from embcompress.storage.staging import check_space, staged
 from embcompress.training.loop import State
-from embcompress.training.records import FINETUNE_RECIPE, PRETRAINED_RECIPE, Recipe
+from embcompress.training.records import CALR_RECIPE, FINETUNE_RECIPE, PRETRAINED_RECIPE, Recipe
 
 
-def usual_recipe(path: Path) -> Recipe:
-    """How the classifier at ``path`` is retrained unless the user says otherwise."""
-    return PRETRAINED_RECIPE if is_directory(path) else FINETUNE_RECIPE
+def usual_recipe(path: Path, schedule: str | None = None) -> Recipe:
+    """How the classifier at ``path`` is retrained, with this schedule, unless the user says otherwise."""
+    if is_directory(path):
+        return PRETRAINED_RECIPE
+    return CALR_RECIPE if schedule == CALR_RECIPE.schedule else FINETUNE_RECIPE
 
 
 def finetune(

@@ -62,7 +62,7 @@ class Bench:
 
     def __init__(self, case: Case, data: Path, cache: Path) -> None:
         self.case, self._data = case, data
-        files = {name: _csv(rows) for name, rows in parted(data / case.set, case.seed).items()}
+        files = {name: csv_of(rows) for name, rows in parted(data / case.set, case.seed).items()}
         digest = hashlib.sha256("\0".join(files.values()).encode()).hexdigest()[:8]
         self.folder = cache / "-".join([*map(str, asdict(case).values()), digest])
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +76,8 @@ class Bench:
     def new(self) -> embcompress.NewClassifier:
         """What a fresh classifier of this case is."""
         new = embcompress.NewClassifier(arch=self.case.model, max_length=MAX_LENGTH)
+        if self.case.start == "fresh":
+            return new
         if self.case.start == "word2vec":
             return replace(new, vectors=self._data / _WORD2VEC)
         package = importlib.util.find_spec(_MINILM)
@@ -287,17 +289,19 @@ def parted(folder: Path, seed: int) -> dict[str, Rows]:
     Without a dev file, dev is drawn from the distinct texts of train by ``seed``.
     """
     train, test = read_rows(folder / "train.csv"), read_rows(folder / "test.csv")
-    if (folder / "dev.csv").exists():
-        dev = read_rows(folder / "dev.csv")
-    else:
-        distinct = list(dict.fromkeys(map(_key, train)))
-        held = {*random.Random(seed).sample(distinct, round(HELD_OUT * len(distinct)))}  # noqa: S311
-        dev = [row for row in train if _key(row) in held]
-    dev = _without(dev, test)
-    return {"train.csv": _without(train, [*dev, *test]), "dev.csv": dev, "test.csv": test}
+    file = folder / "dev.csv"
+    dev = without(read_rows(file) if file.exists() else drawn(train, seed), test)
+    return {"train.csv": without(train, [*dev, *test]), "dev.csv": dev, "test.csv": test}
 
 
-def _without(rows: Rows, others: Rows) -> Rows:
+def drawn(rows: Rows, seed: int) -> Rows:
+    """All rows of a share ``HELD_OUT`` of the distinct texts."""
+    distinct = list(dict.fromkeys(map(_key, rows)))
+    held = {*random.Random(seed).sample(distinct, round(HELD_OUT * len(distinct)))}  # noqa: S311
+    return [row for row in rows if _key(row) in held]
+
+
+def without(rows: Rows, others: Rows) -> Rows:
     """``rows`` but for those with the words of one of ``others``."""
     seen = set(map(_key, others))
     return [row for row in rows if _key(row) not in seen]
@@ -313,7 +317,8 @@ def read_rows(path: Path) -> Rows:
         return list(csv.DictReader(file))
 
 
-def _csv(rows: Iterable[dict[str, str]]) -> str:
+def csv_of(rows: Iterable[dict[str, str]]) -> str:
+    """The text of a CSV file."""
     file = io.StringIO()
     writer = csv.DictWriter(file, ["text", "label"], lineterminator="\n")
     writer.writeheader()

@@ -24,10 +24,11 @@ import compression
 import schedules
 import small
 import tables
+import typed
 from bench import Bench
 from results import MODELS, SETS, STARTS, Case, Cost, Measurement, ResultFile, Step
 
-ARMS = {arm.NAME: arm for arm in (compression, schedules, ablations, small)}
+ARMS = {arm.NAME: arm for arm in (compression, schedules, ablations, small, typed)}
 _RETRAINED_SETS = ("sst2", "trec6")
 """Sets of the arms that look at retraining; both start from word2vec."""
 
@@ -65,6 +66,8 @@ def _measure(case: Case, options: argparse.Namespace) -> None:
 
 
 def _takes(arm: str, case: Case) -> bool:
+    if arm == typed.NAME or case.start == typed.FRESH:
+        return arm == typed.NAME and case.start in (typed.FRESH, "word2vec")
     return arm in (compression.NAME, small.NAME) or (case.set in _RETRAINED_SETS and case.start == "word2vec")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import plots
 import small
+import typed
 from compression import INT4
 from results import MODELS, SETS, STARTS, Cost, Measurement, Quantized, ResultFile
 from schedules import PAIRS, SCRATCH
@@ -49,7 +50,7 @@ def render(folder: Path) -> None:
     """Write tables.md and the plots into ``folder``."""
     measured = {
         arm: ResultFile(folder / f"{arm}.csv", Measurement).read()
-        for arm in ("compression", "schedules", "ablations")
+        for arm in ("compression", "schedules", "ablations", "typed")
     }
     costs = ResultFile(folder / "cost.csv", Cost).read()
     small_rows = ResultFile(folder / f"{small.NAME}.csv", Measurement).read()
@@ -99,6 +100,8 @@ def render(folder: Path) -> None:
         parts += _small(small_rows)
     if fasttext:
         parts += ["## fastText, quantized by itself", _quantized(fasttext)]
+    if measured["typed"]:
+        parts += _typed(measured["typed"])
     (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     note = "" if draws else "; no pictures without matplotlib: pip install 'embcompress[plot]'"
     count = sum(map(len, (*measured.values(), costs, small_rows, fasttext)))
@@ -165,6 +168,34 @@ def _quantized(rows: Sequence[Quantized]) -> str:
         for (name, ratio), found in by.items()
     ]
     return markdown(["", "accuracy", "table bytes", "file bytes"], sorted(lines))
+
+
+def _typed(rows: Sequence[Measurement]) -> list[str]:
+    """What was chosen on held-out texts, and what it loses on test texts."""
+    found = {texts: typed.held_out_losses(texts, rows) for texts in SETS}
+    columns = [(texts, ratio) for texts in SETS for ratio in typed.RATIOS]
+    lines = [
+        [f"{one.method}, {one.rate:g}", *(f"{found[texts][one][ratio]:.2f}" for texts, ratio in columns)]
+        for one in typed.SETTINGS
+    ]
+    judged = spreads((row for row, _ in lost(rows)), dict(lost(rows)).__getitem__)
+    methods = list(dict.fromkeys((c.method, c.ratio) for c in judged))
+    cases = sorted({(c.start, c.set, c.model) for c in judged})
+    return [
+        "## The path as typed: points lost on held-out texts of all sets but one, seed 0",
+        markdown(["retraining", *(f"but {texts}, {ratio:.0%}" for texts, ratio in columns)], lines),
+        "## The path as typed: points lost on test texts",
+        markdown(
+            ["", *(f"{method}: {ratio:.0%}" for method, ratio in methods)],
+            [
+                [
+                    ", ".join(case),
+                    *(shown(judged.get(Cell(case[1], case[2], case[0], *m)), 3) for m in methods),
+                ]
+                for case in cases
+            ],
+        ),
+    ]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -18,7 +18,7 @@ from matplotlib.image import imread
 import embcompress
 from embcompress.cli import cli
 from embcompress.reports.plots import plot_history
-from embcompress.training.records import FINETUNE_RECIPE, TRAIN_RECIPE, Epoch
+from embcompress.training.records import CALR_RECIPE, FINETUNE_RECIPE, TRAIN_RECIPE, Epoch
 
 COMMANDS = ("train", "finetune", "evaluate", "compress")
 
@@ -184,6 +184,26 @@ def test_what_is_left_out_has_its_usual_value(monkeypatch):
         assert called(monkeypatch, command).recipe == FINETUNE_RECIPE
         assert called(monkeypatch, command, "--optimizer", "sgd").recipe.learning_rate is None
         assert called(monkeypatch, command, "--schedule", "clr").recipe.learning_rate == 3e-3
+
+
+@pytest.mark.parametrize("command", ["finetune", "compress"])
+def test_calr_has_settings_of_its_own_to_retrain(monkeypatch, command):
+    """What the user sets takes the place of one and leaves the others; a new classifier has the paper's."""
+    assert called(monkeypatch, command, "--schedule", "calr").recipe == CALR_RECIPE
+    given = ("--schedule", "calr", "--schedule-option", "decay=0.1", "--learning-rate", "0.01")
+    changed = called(monkeypatch, command, *given).recipe
+    assert changed.schedule_options == {**CALR_RECIPE.schedule_options, "decay": 0.1}
+    assert (changed.learning_rate, changed.epochs) == (0.01, CALR_RECIPE.epochs)
+    with_sgd = called(monkeypatch, command, "--schedule", "calr", "--optimizer", "sgd").recipe
+    assert (with_sgd.learning_rate, with_sgd.schedule_options) == (None, CALR_RECIPE.schedule_options)
+    assert called(monkeypatch, "train", "--schedule", "calr").recipe.schedule_options == {}
+
+
+def test_the_rates_of_calr_halve_from_epoch_to_epoch(dense, texts, tmp_path):
+    """As finetune takes them without a word, from 3e-3, with 54 texts in two steps of 50 and 4."""
+    found = result("finetune", dense, texts, "-o", tmp_path / "tuned.pt", "--schedule", "calr")
+    rates = [epoch["learning_rate"] for epoch in found["epochs"][1:]]
+    assert rates == pytest.approx([3e-3, 1.5e-3, 0.75e-3])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ from helpers.checkpoints import assert_refused, succeed
 from helpers.quick import quick
 from helpers.registry import EVERY
 from helpers.trellis import number, slowly
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import embcompress
@@ -198,6 +200,35 @@ def test_factors_are_the_best_of_their_rank(tmp_path, table):
     measured = result.tables[0].relative_error
     slack = 2e-7 + last_digit(dense)
     assert optimum * (1 - 1e-6) - slack <= measured <= np.hypot(optimum, 2 * u) * (1 + 1e-5) + slack
+
+
+@pytest.mark.parametrize(
+    ("classifier", "split", "norms"),
+    [
+        (False, None, "left"),
+        (True, None, "even"),
+        (True, "left", "left"),
+        (True, "right", "right"),
+        (False, "even", "even"),
+    ],
+)
+def test_where_the_singular_values_go(tmp_path, classifier, split, norms):
+    """Without a word in both factors of a classifier, and else in the left; the product is the same."""
+    path, table = tmp_path / "model.safetensors", torch.randn(40, 8, generator=torch.manual_seed(0))
+    save_file({TABLE: table}, path, {"classifier": "{}"} if classifier else {})
+    result = embcompress.factorize(path, rank=3, split_scale=split, output=tmp_path / "small.safetensors")
+    held = load_file(result.output)
+    left, right = held["embedding.0.weight"], held["embedding.1.weight"]
+    values = torch.linalg.svdvals(table)[:3]
+    power = {"left": (1, 0), "even": (0.5, 0.5), "right": (0, 1)}[norms]
+    for factor, exponent in zip((left, right), power, strict=True):
+        torch.testing.assert_close(factor.norm(dim=0), values**exponent, rtol=1e-4, atol=0)
+    u, s, vt = torch.linalg.svd(table, full_matrices=False)
+    torch.testing.assert_close(left @ right.T, (u[:, :3] * s[:3]) @ vt[:3], rtol=1e-4, atol=1e-5)
+    assert embcompress.verify(result.output, against=path).is_right
+    with safe_open(result.output, "pt") as file:
+        command = json.loads(file.metadata()["embcompress"])["command"]
+    assert (f"--split-scale {norms}" in command) == (norms != "left")
 
 
 @pytest.mark.parametrize("method", quick(EVERY, "svd", "pq", "screen+int4"))

@@ -5,6 +5,7 @@ By Zipf's law the token of rank r has 1/(r + 2.7) of all, before they are made t
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from fractions import Fraction
@@ -90,6 +91,16 @@ def test_an_accidental_order_says_nothing():
         assert not rule(shuffled).any()
         assert not rule(words[::-1]).any()
         assert rule(shuffled[:199]).all()
+
+
+def test_words_of_equal_counts_in_alphabetical_order():
+    """By count and then by name, as the vocabulary of a classifier: nearly sorted, but not at its head."""
+    draw = np.random.default_rng(0)
+    counts = {f"w{n:04}": count for n, count in enumerate(draw.zipf(1.5, 3000))}
+    tokens = sorted(counts, key=lambda token: (-counts[token], token))
+    assert np.mean([a <= b for a, b in itertools.pairwise(tokens)]) > 0.9
+    np.testing.assert_allclose(from_order(tokens), [zipf(rank) for rank in range(1, 3001)])
+    assert not from_order(sorted(tokens)).any()
 
 
 def test_a_piece_has_its_rank_and_a_character_its_block():
