@@ -44,6 +44,7 @@ class Request:
         layout: how factors are stored, one of ``LAYOUTS``; None for the native one where it is exact.
         nan: what to do with NaN and infinity in a table, one of ``NANS``.
         weights: how much each token counts.
+        check: texts on which the result is compared with the original, written as those of ``weights`` are.
         reading: what to take of a PyTorch file.
         dry_run: plan, and write nothing.
         force: replace an existing output.
@@ -63,6 +64,7 @@ class Request:
     layout: str | None = None
     nan: str = DEFAULT_NAN
     weights: WeightSource = field(default_factory=WeightSource)
+    check: Path | None = None
     reading: Reading = AS_IT_IS
     dry_run: bool = False
     force: bool = False

@@ -10,6 +10,7 @@ from embcompress.checkpoint.directory.modules import static_modules
 from embcompress.choices import DEFAULT_DEVICE, TEXT_COLUMN
 from embcompress.compression.outputs import check_format, check_output, output_path
 from embcompress.compression.sources import check_unchanged, compressed, stamps
+from embcompress.data.counting import read_texts
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.errors import UsageError
 from embcompress.pretrained.models import open_pretrained
@@ -95,7 +96,7 @@ def distil(
         check_format(place, source)
         check_space(place, source.size)
         student, original = open_pair(student_path, teacher_path)
-        data = tokens_of(student, file, text_column, text_format, recipe.max_length)
+        data = tokens_of(student, file, read_texts(file, text_column, text_format), recipe.max_length)
         train, held = (data.take(rows) for rows in held_out(len(data), recipe.seed))
         begun_with = fingerprint(
             {"the starting model": student.model, "the teacher": original.model},

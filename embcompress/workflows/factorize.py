@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embcompress.checkpoint import Reading, open_checkpoint
 from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, DEFAULT_SPLIT, SMOOTHING, TEXT_COLUMN
@@ -17,6 +18,11 @@ from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.progress import Progress, silent
 from embcompress.reports.results import FactorizeResult
 from embcompress.storage.staging import check_space, staged, synced_in_background
+
+if TYPE_CHECKING:
+    from embcompress.workflows.compare import Comparison
+
+_UNCHECKED = "a dry run writes nothing that --check could measure; the model and the texts can be read"
 
 
 def factorize(
@@ -41,6 +47,7 @@ def factorize(
     text_column: str = TEXT_COLUMN,
     text_format: TextFormat = USUAL_FORMAT,
     smoothing: float = SMOOTHING,
+    check: str | Path | None = None,
     weights_only: bool = False,
     state: str | None = None,
     dry_run: bool = False,
@@ -82,6 +89,9 @@ def factorize(
         text_column: header of the texts where they are in columns; a number where there is no header.
         text_format: how the texts are written.
         smoothing: exponent s of the weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike.
+        check: texts on which to compare the result with the original, as :func:`embcompress.compare` does;
+            of more than ``choices.CHECK_TEXTS`` a sample is taken. For Hugging Face directories of encoders
+            and language models.
         weights_only: leave out what is neither weights nor plain data in a PyTorch file, and take the state
             dict of a whole module, instead of refusing the file.
         state: which state dict of a PyTorch file to take: the keys that lead to it, with dots between them,
@@ -91,7 +101,7 @@ def factorize(
         progress: called as ``progress(stage, done, total)``.
 
     Returns:
-        What was done with each table, with its predicted and its measured error.
+        What was done with each table, with its predicted and its measured error, and what ``check`` found.
 
     Raises:
         UsageError: the request does not fit the input or the output place.
@@ -112,6 +122,7 @@ def factorize(
         layout=layout,
         nan=nan,
         weights=WeightSource(weights, corpus, importance, text_column, smoothing, text_format),
+        check=None if check is None else Path(check),
         reading=Reading(weights_only, state),
         dry_run=dry_run,
         force=force,
@@ -125,15 +136,17 @@ def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
         before = stamps(source)
         suffix = source.form(dense=False).suffix
         place = output_path(request.output, source.path, request.label, suffix)
-        inputs = (source.path, *source.weight_files, *request.weights.files)
+        texts = () if request.check is None else (request.check,)
+        inputs = (source.path, *source.weight_files, *request.weights.files, *texts)
         check_output(place, inputs, force=request.force or request.dry_run)
         check_format(place, source)
         source.check_editable()
         source.check_integrity(progress)
 
+        comparison = _comparison(request)
         plan = plan_output(source, request, progress)
         if request.dry_run:
-            return plan.result(place)
+            return plan.result(place, notes=(() if comparison is None else (_UNCHECKED,)))
 
         check_space(place, plan.size)
         with hashed(source) as digests, staged(place, force=request.force, inputs=inputs) as stage:
@@ -143,5 +156,18 @@ def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
             description = replace(plan.description, source=digests.result(), tables=tables)
             type(source).amend(stage, description)
             size = check_whole(stage, description, request.target)
+            likeness = None if comparison is None else comparison.likeness(stage, progress)
             check_unchanged(source, before)
-        return plan.result(place, tables, size, notes)
+        notes += () if comparison is None else comparison.notes
+        return replace(plan.result(place, tables, size, notes), check=likeness)
+
+
+def _comparison(request: Request) -> Comparison | None:
+    """The original and the texts that the result is to be compared on, None where that is not asked for."""
+    if request.check is None:
+        return None
+    # Imported here: it needs torch, and everything else works without.
+    from embcompress.workflows.compare import Comparison
+
+    given = request.weights
+    return Comparison.prepare(request.path, request.check, given.text_column, given.text_format)
