@@ -21,7 +21,7 @@ from embcompress.cli.options import (
     with_terminal,
     with_text_format,
 )
-from embcompress.training.recovery import PARTS, USUAL_EPOCHS, DistilRecipe
+from embcompress.training.recovery import MIXTURE, PARTS, USUAL_EPOCHS, DistilRecipe
 
 _USUAL = DistilRecipe()
 _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.values())
@@ -39,9 +39,8 @@ _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.v
 @click.option(
     "--train",
     type=click.Choice([*PARTS]),
-    default=_USUAL.train,
-    show_default=True,
-    help="; ".join(f"{part.name}: {part.description}" for part in PARTS.values()) + ".",
+    help="; ".join(f"{part.name}: {part.description}" for part in PARTS.values())
+    + ".  [default: first; all for language models]",
 )
 @click.option(
     "--epochs",
@@ -50,6 +49,12 @@ _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.v
 )
 @click.option("--minutes", type=float, help="Time after which it ends, however many passes that is.")
 @click.option("--learning-rate", type=float, help=f"The highest learning rate.  [default: {_RATES}]")
+@click.option(
+    "--mixture",
+    type=float,
+    help="Share of each text's tokens that are replaced by ones drawn from the vocabulary.  "
+    f"[default: {MIXTURE:g}; 0 for language models]",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),

@@ -88,6 +88,7 @@ class DistilResult:
             "teacher": str(self.teacher),
             "output": str(self.output),
             "train": self.recipe.train,
+            "mixture": self.recipe.mixture,
             "learning_rate": self.recipe.highest_rate,
             "train_texts": self.train_texts,
             "held_out_texts": self.after.texts,

@@ -11,9 +11,11 @@ from embcompress.choices import DEFAULT_DEVICE, TEXT_COLUMN
 from embcompress.compression.outputs import check_format, check_output, output_path
 from embcompress.compression.sources import check_unchanged, compressed, stamps
 from embcompress.data.counting import read_texts
+from embcompress.data.priors import prior_of
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.errors import UsageError
 from embcompress.pretrained.models import open_pretrained
+from embcompress.pretrained.tokenizer import converted
 from embcompress.progress import Progress, silent
 from embcompress.reports.comparison import DistilResult
 from embcompress.rows import keep_freed_memory
@@ -96,6 +98,7 @@ def distil(
         check_format(place, source)
         check_space(place, source.size)
         student, original = open_pair(student_path, teacher_path)
+        recipe = recipe.settled(causal=student.causal, layers=len(student.layers))
         data = tokens_of(student, file, read_texts(file, text_column, text_format), recipe.max_length)
         train, held = (data.take(rows) for rows in held_out(len(data), recipe.seed))
         begun_with = fingerprint(
@@ -103,7 +106,9 @@ def distil(
             {"the training texts": train, "the texts set aside": held},
             recipe,
         )
-        distiller = Distiller(student, original, train, held, recipe, where)
+        prior = prior_of(source, student.vocabulary, lambda: converted(source)) if recipe.mixture else None
+        shares = None if prior is None else prior.shares
+        distiller = Distiller(student, original, train, held, recipe, where, shares)
         named = student.model.named_parameters(remove_duplicate=False)
         trained: State = {name: value for name, value in named if value.requires_grad}
         with_names(source, student.stored_state(trained))  # or it would all be for nothing
