@@ -24,7 +24,11 @@ from embcompress.cli.options import (
 from embcompress.training.recovery import MIXTURE, PARTS, USUAL_EPOCHS, DistilRecipe
 
 _USUAL = DistilRecipe()
-_RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.values())
+_RATES = ", ".join(
+    f"{part.learning_rate:g} for {part.name}"
+    + (" (times the root of the error before)" if part.by_error else "")
+    for part in PARTS.values()
+)
 
 
 @click.command()
@@ -77,8 +81,10 @@ _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.v
 def distil(path: Path, *, teacher: Path, texts: Path, terminal: Terminal, **options: Any) -> None:
     """Train the compressed model of the directory PATH to be like its original, on texts without labels.
 
-    It learns the original's last hidden states; a language model also its next tokens. A part of the texts
-    is set aside and chooses the best weights. Ctrl-C keeps these in NAME.interrupted, and --resume goes on.
+    By default, the first layers of an encoder learn the states that the original's have, on texts into which
+    other tokens are mixed; a language model learns the last hidden states and the next tokens. A part of the
+    texts is set aside and chooses the best weights. Ctrl-C keeps these in NAME.interrupted, and --resume goes
+    on.
     """
     import embcompress
     from embcompress.reports.comparison_terminal import DistilProgress

@@ -182,7 +182,7 @@ class Distiller:
 
     def _optimizer_of(self, parameters: Sequence[Tensor]) -> torch.optim.AdamW:
         fused = self._runtime.device.type in {"cpu", "cuda", "mps"}
-        return torch.optim.AdamW([*parameters], self._recipe.highest_rate, weight_decay=0.0, fused=fused)
+        return torch.optim.AdamW([*parameters], weight_decay=0.0, fused=fused)  # each step sets its rate
 
     def run(self, watcher: DistilWatcher, stop: Callable[[], bool], save: Callable[[], None]) -> bool:
         """Train to the end, or until ``stop`` returns true after a step.
@@ -215,6 +215,11 @@ class Distiller:
         if self._seen:
             self._keep(self._look(), watcher)
         return True
+
+    @property
+    def highest_rate(self) -> float:
+        """The highest learning rate; known after the first check."""
+        return self._recipe.highest_rate(self._checks[0].held_out.error)
 
     @property
     def result(self) -> Distilled:
@@ -265,7 +270,7 @@ class Distiller:
             loss.backward()  # type: ignore[no-untyped-call]
             self._loss += float(loss.detach()) * len(rows)
         nn.utils.clip_grad_norm_(self._trained, _CLIP)
-        rate = self._recipe.highest_rate * min((share + 1e-3) / _WARM_UP, (1 - share) / (1 - _WARM_UP))
+        rate = self.highest_rate * min((share + 1e-3) / _WARM_UP, (1 - share) / (1 - _WARM_UP))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()

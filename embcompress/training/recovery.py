@@ -17,12 +17,15 @@ class Part:
     Attributes:
         name: registry name.
         learning_rate: default learning rate.
+        by_error: whether that is the rate for a model that has lost everything: it is multiplied by the
+            square root of the error before training, at most 1.
         description: one line for help texts.
     """
 
     name: str
     learning_rate: float
     description: str
+    by_error: bool = False
 
 
 PARTS: Mapping[str, Part] = {
@@ -30,7 +33,7 @@ PARTS: Mapping[str, Part] = {
     for part in (
         Part("factors", 1e-3, "the floats that replace the table"),
         Part("norms", 3e-4, "those and the weights of all normalization layers"),
-        Part("first", 3e-4, "those and the first layers, a third of all, by the states after them"),
+        Part("first", 1e-3, "those and the first layers, a third of all, by the states after them", True),
         Part("all", 5e-5, "everything"),
     )
 }
@@ -89,11 +92,17 @@ class DistilRecipe:
         if not 0 <= self.seed < 1 << 63:
             raise UsageError(f"seed {self.seed}", remedy="give a whole number from 0 to 2^63 - 1")
 
-    @property
-    def highest_rate(self) -> float:
-        """The highest learning rate; after warm-up, the rate falls from it to 0."""
-        assert self.train is not None, "it is settled"
-        return PARTS[self.train].learning_rate if self.learning_rate is None else self.learning_rate
+    def highest_rate(self, error: float) -> float:
+        """The highest learning rate; after warm-up, the rate falls from it to 0.
+
+        Args:
+            error: of the model before training, as in :class:`Likeness`.
+        """
+        assert self.train is not None, "the recipe is settled"
+        part = PARTS[self.train]
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return part.learning_rate * (math.sqrt(error) if part.by_error and error < 1 else 1.0)
 
     def settled(self, *, causal: bool, layers: int) -> DistilRecipe:
         """The recipe with what is usual for a model wherever nothing is chosen.

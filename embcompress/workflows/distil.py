@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
@@ -23,7 +24,7 @@ from embcompress.runs.learning import check_read_back
 from embcompress.runs.trained import with_names, write_trained
 from embcompress.runs.unfinished import carry_out, check_unfinished, forget, keep_best
 from embcompress.storage.staging import check_space, staged
-from embcompress.training.devices import runtime
+from embcompress.training.devices import multiplies_bfloat16, runtime
 from embcompress.training.distillation import Distilled, Distiller, State, held_out
 from embcompress.training.likeness import measure
 from embcompress.training.recovery import DistilRecipe, DistilWatcher
@@ -83,6 +84,8 @@ def distil(
     keep_freed_memory()
     student_path, teacher_path, file = Path(path), Path(teacher), Path(texts)
     where = runtime(device)
+    if where.device.type == "cpu" and multiplies_bfloat16():
+        where = replace(where, mixed=True)
     place = output_path(output, student_path, "tuned")
     inputs = (student_path, teacher_path, file)
     check_output(place, inputs, force=force)
@@ -146,6 +149,7 @@ def distil(
         teacher=teacher_path,
         output=place,
         recipe=recipe,
+        learning_rate=distiller.highest_rate,
         train_texts=len(train),
         steps=done.steps,
         parameters=sum({id(value): value.numel() for value in done.state.values()}.values()),
