@@ -52,7 +52,7 @@ _WARM_UP = 0.05
 """Fraction of the run in which the learning rate rises."""
 _CLIP = 1.0
 """Largest norm of the gradient."""
-_FIRST_SHARE = 1 / 3
+_FIRST_SHARE = 1 / 6
 """Share of the layers that are the first ones."""
 _HELD_OUT_SHARE, _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.02, 32, 500
 
@@ -65,7 +65,7 @@ def held_out(count: int, seed: int) -> tuple[Ids, Ids]:
 
 
 def first_layers(student: Pretrained) -> tuple[nn.Module, ...]:
-    """The layers that are trained where the first ones are: a third of all.
+    """The layers that are trained where the first ones are: a sixth of all.
 
     Raises:
         UsageError: it is not known which modules of the model are its layers.

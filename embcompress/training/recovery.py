@@ -33,7 +33,7 @@ PARTS: Mapping[str, Part] = {
     for part in (
         Part("factors", 1e-3, "the floats that replace the table"),
         Part("norms", 3e-4, "those and the weights of all normalization layers"),
-        Part("first", 1e-3, "those and the first layers, a third of all, by the states after them", True),
+        Part("first", 1e-3, "those and the first layers, a sixth of all, by the states after them", True),
         Part("all", 5e-5, "everything"),
     )
 }
