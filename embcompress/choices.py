@@ -93,6 +93,9 @@ DEV_SHARE = 0.1
 LEAST_TEXTS = 10
 """Distinct texts needed to compare two models: the share of nearest neighbours kept means nothing below."""
 
+CHECK_TEXTS = 2000
+"""Most texts that ``factorize --check`` reads, so that it takes seconds and not hours."""
+
 # ---- classifiers and their training
 
 ARCHITECTURES = ("dan", "lstm")

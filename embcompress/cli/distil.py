@@ -21,10 +21,14 @@ from embcompress.cli.options import (
     with_terminal,
     with_text_format,
 )
-from embcompress.training.recovery import PARTS, USUAL_EPOCHS, DistilRecipe
+from embcompress.training.recovery import MIXTURE, PARTS, USUAL_EPOCHS, DistilRecipe
 
 _USUAL = DistilRecipe()
-_RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.values())
+_RATES = ", ".join(
+    f"{part.learning_rate:g} for {part.name}"
+    + (" (times the root of the error before)" if part.by_error else "")
+    for part in PARTS.values()
+)
 
 
 @click.command()
@@ -39,9 +43,8 @@ _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.v
 @click.option(
     "--train",
     type=click.Choice([*PARTS]),
-    default=_USUAL.train,
-    show_default=True,
-    help="; ".join(f"{part.name}: {part.description}" for part in PARTS.values()) + ".",
+    help="; ".join(f"{part.name}: {part.description}" for part in PARTS.values())
+    + ".  [default: first; all for language models]",
 )
 @click.option(
     "--epochs",
@@ -50,6 +53,12 @@ _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.v
 )
 @click.option("--minutes", type=float, help="Time after which it ends, however many passes that is.")
 @click.option("--learning-rate", type=float, help=f"The highest learning rate.  [default: {_RATES}]")
+@click.option(
+    "--mixture",
+    type=float,
+    help="Share of each text's tokens that are replaced by ones drawn from the vocabulary.  "
+    f"[default: {MIXTURE:g}; 0 for language models]",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -72,8 +81,10 @@ _RATES = ", ".join(f"{part.learning_rate:g} for {part.name}" for part in PARTS.v
 def distil(path: Path, *, teacher: Path, texts: Path, terminal: Terminal, **options: Any) -> None:
     """Train the compressed model of the directory PATH to be like its original, on texts without labels.
 
-    It learns the original's last hidden states; a language model also its next tokens. A part of the texts
-    is set aside and chooses the best weights. Ctrl-C keeps these in NAME.interrupted, and --resume goes on.
+    By default, the first layers of an encoder learn the states that the original's have, on texts into which
+    other tokens are mixed; a language model learns the last hidden states and the next tokens. A part of the
+    texts is set aside and chooses the best weights. Ctrl-C keeps these in NAME.interrupted, and --resume goes
+    on.
     """
     import embcompress
     from embcompress.reports.comparison_terminal import DistilProgress

@@ -10,6 +10,7 @@ import click
 from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, LAYOUTS, METRIC_TEXTS, NANS
 from embcompress.cli.options import (
     ANY_PATH,
+    INPUT,
     Terminal,
     factors,
     force,
@@ -57,6 +58,12 @@ from embcompress.cli.options import (
     default=DEFAULT_NAN,
     show_default=True,
     help="Tables that hold NaN or infinity: refuse them, or read such numbers as zeros.",
+)
+@click.option(
+    "--check",
+    type=INPUT,
+    help="Texts to compare the result with its original on, as 'evaluate --teacher' does: .csv, .jsonl or "
+    ".txt. For directories of encoders and language models.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
 @force

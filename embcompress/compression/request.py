@@ -46,6 +46,7 @@ class Request:
         weights: how much each token counts.
         metric: texts to compute a metric over the columns from, in the format of ``weights``, or the metric
             itself (d×d); None if all columns count alike.
+        check: texts on which the result is compared with the original, written as those of ``weights`` are.
         reading: what to take of a PyTorch file.
         dry_run: plan, and write nothing.
         force: replace an existing output.
@@ -66,6 +67,7 @@ class Request:
     nan: str = DEFAULT_NAN
     weights: WeightSource = field(default_factory=WeightSource)
     metric: GivenMetric = None
+    check: Path | None = None
     reading: Reading = AS_IT_IS
     dry_run: bool = False
     force: bool = False
@@ -106,7 +108,8 @@ class Request:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that are read besides the checkpoint."""
-        return (*self.weights.files, *([Path(self.metric)] if isinstance(self.metric, str | Path) else []))
+        texts = (self.metric, self.check)
+        return (*self.weights.files, *(Path(each) for each in texts if isinstance(each, str | Path)))
 
     @property
     def label(self) -> str:

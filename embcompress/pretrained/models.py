@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,18 @@ class Outputs:
     logits: Tensor | None
 
 
+class _Reached(BaseException):
+    """A layer has computed its output, and what comes after it is not wanted; no error for anyone to catch.
+
+    Args:
+        state: the output.
+    """
+
+    def __init__(self, state: Tensor) -> None:
+        super().__init__()
+        self.state = state
+
+
 @dataclass(frozen=True)
 class Pretrained:
     """The model of a directory, in float32 and in evaluation mode.
@@ -68,6 +81,30 @@ class Pretrained:
                 return Outputs(self.model.base_model(**given)[0], None)  # type: ignore[operator]
             found = self.model(**given, output_hidden_states=True, use_cache=False)
             return Outputs(found.hidden_states[-1], found.logits)
+
+    @functools.cached_property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The layers from the first to the last; empty where they cannot be told from other modules."""
+        config: Any = self.model.config
+        count = getattr(config.get_text_config(), "num_hidden_layers", 0)
+        lists = (part for part in self.model.modules() if isinstance(part, nn.ModuleList))
+        return tuple(next((found for found in lists if len(found) == count), ()))
+
+    def states_after(self, layer: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The hidden states (B×L×d) after one of the layers; those above it are not computed."""
+
+        def reached(_module: nn.Module, _given: object, output: Any) -> None:
+            raise _Reached(output[0] if isinstance(output, tuple) else output)
+
+        hook = layer.register_forward_hook(reached)
+        try:
+            with running(self.path):
+                self.model.base_model(input_ids=tokens, attention_mask=mask)  # type: ignore[operator]
+        except _Reached as found:
+            return found.state
+        finally:
+            hook.remove()
+        raise AssertionError("a model runs all its layers")
 
 
 def open_pretrained(path: Path) -> Pretrained:

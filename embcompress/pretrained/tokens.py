@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,12 @@ class Tokens:
     Attributes:
         texts: the token ids.
         padding: the id that pads shorter texts.
+        special: ids that are no part of the texts themselves: padding, the tokens around each text.
     """
 
     texts: Encoded
     padding: int
+    special: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -42,7 +44,7 @@ class Tokens:
         """Keep the texts ``rows``, in that order."""
         texts = self.texts
         kept = [texts.tokens[texts.starts[row] : texts.starts[row] + texts.lengths[row]] for row in rows]
-        return Tokens(Encoded(np.concatenate(kept), texts.lengths[rows]), self.padding)
+        return replace(self, texts=Encoded(np.concatenate(kept), texts.lengths[rows]))
 
 
 def encoded(model: Pretrained, texts: Iterable[str], max_length: int) -> Tokens:
@@ -66,7 +68,9 @@ def encoded(model: Pretrained, texts: Iterable[str], max_length: int) -> Tokens:
     for batch in batches_of(distinct):
         ids = tokenizer(batch, truncation=True, max_length=longest, padding=False)["input_ids"]
         found += (one for one in ids if one)
-    return tokens_for(model, found, tokenizer.pad_token_id or 0)
+    data = tokens_for(model, found, tokenizer.pad_token_id or 0)
+    special = sorted({data.padding, *tokenizer.all_special_ids})
+    return replace(data, special=tuple(id for id in special if id < model.vocabulary))
 
 
 def tokens_for(model: Pretrained, texts: Iterable[list[int]], padding: int) -> Tokens:

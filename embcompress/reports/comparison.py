@@ -53,6 +53,7 @@ class DistilResult:
         teacher: the original.
         output: path of the result.
         recipe: settings of the training.
+        learning_rate: the highest.
         train_texts: number of training texts.
         steps: optimizer steps.
         parameters: how many numbers were trained.
@@ -67,6 +68,7 @@ class DistilResult:
     teacher: Path
     output: Path
     recipe: DistilRecipe
+    learning_rate: float
     train_texts: int
     steps: int
     parameters: int
@@ -88,7 +90,8 @@ class DistilResult:
             "teacher": str(self.teacher),
             "output": str(self.output),
             "train": self.recipe.train,
-            "learning_rate": self.recipe.highest_rate,
+            "mixture": self.recipe.mixture,
+            "learning_rate": self.learning_rate,
             "train_texts": self.train_texts,
             "held_out_texts": self.after.texts,
             "steps": self.steps,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from embcompress.reports.comparison import CompareResult, DistilResult
-from embcompress.reports.terminal import Lines, print_table, safe, show, stdout
+from embcompress.reports.terminal import Lines, print_likeness, safe, show, stdout
 from embcompress.reports.units import human_bytes
-from embcompress.training.recovery import Check, DistilWatcher, Likeness
+from embcompress.training.recovery import Check, DistilWatcher
 
 _WHOLE = 1000
 
@@ -43,27 +43,6 @@ def check_line(check: Check, *, best: bool) -> str:
     )
 
 
-def _rows(*found: tuple[str, Likeness]) -> None:
-    """Print a table with a row for each likeness."""
-    causal = found[0][1].perplexity is not None
-    headers = ("", "cosine", "neighbours kept", "hidden error", *(("perplexity",) if causal else ()))
-    rows = [
-        (
-            name,
-            f"{one.cosine:.4f}",
-            f"{one.neighbours:.1%}",
-            f"{one.error:.4f}",
-            *(() if one.perplexity is None else (f"{one.perplexity:.2f}",)),
-        )
-        for name, one in found
-    ]
-    console = stdout()
-    print_table(console, headers, rows)
-    original = found[0][1].teacher_perplexity
-    if original is not None:
-        console.print(f"perplexity of the original: {original:.2f}")
-
-
 @show.register
 def _(result: CompareResult) -> None:
     console = stdout()
@@ -71,7 +50,7 @@ def _(result: CompareResult) -> None:
         f"[bold]{safe(result.path)}[/] {human_bytes(result.size)} against [bold]{safe(result.teacher)}[/] "
         f"{human_bytes(result.teacher_size)}, on {result.likeness.texts:,} texts of {safe(result.texts)}"
     )
-    _rows(("compressed", result.likeness))
+    print_likeness(console, ("compressed", result.likeness))
 
 
 @show.register
@@ -82,5 +61,5 @@ def _(result: DistilResult) -> None:
         f"{safe(result.recipe.train)}, {result.parameters:,} numbers, {result.steps:,} steps on "
         f"{result.train_texts:,} texts; on {result.after.texts:,} texts that were set aside"
     )
-    _rows(("before", result.before), ("after", result.after))
+    print_likeness(console, ("before", result.before), ("after", result.after))
     console.print(f"wrote [bold]{safe(result.output)}[/], {human_bytes(result.size)}")

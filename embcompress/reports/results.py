@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from embcompress.training.recovery import Likeness
+
 
 @dataclass(frozen=True)
 class TableResult:
@@ -67,6 +69,8 @@ class FactorizeResult:
         size_before: bytes of the weight files of the input.
         size_after: bytes of the weight files of the output, estimated on a dry run.
         notes: what the user should know, one sentence each.
+        check: how alike the output and the input are on texts; None where that was not asked for, or on a
+            dry run.
     """
 
     source: Path
@@ -76,10 +80,12 @@ class FactorizeResult:
     size_before: int
     size_after: int
     notes: tuple[str, ...]
+    check: Likeness | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The result with paths as text, ready for JSON."""
-        return {**asdict(self), "source": str(self.source), "output": str(self.output)}
+        check = None if self.check is None else self.check.to_dict()
+        return {**asdict(self), "source": str(self.source), "output": str(self.output), "check": check}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from embcompress.errors import printable
 from embcompress.reports.results import ExpandResult, FactorizeResult, TableResult
 from embcompress.reports.units import counted, human_bytes, human_error
 from embcompress.reports.verification import Verification, VerifiedTable
+from embcompress.training.recovery import Likeness
 
 _PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
@@ -152,6 +153,8 @@ def _(result: FactorizeResult) -> None:
     console.print(
         f"\nmodel {human_bytes(result.size_before)} → {human_bytes(result.size_after)} ({saved:.1%} smaller)"
     )
+    if result.check is not None:
+        print_likeness(console, (f"{result.check.texts:,} texts", result.check))
     if result.written:
         console.print(f"wrote [bold]{safe(result.output)}[/]; the error is measured on the written bytes")
     else:
@@ -264,6 +267,26 @@ def print_table(
         console.print(first)
         for name, cell in zip(headers[1:], others, strict=False):
             console.print(f"    [dim]{name:<{widest}}[/]  {cell}")
+
+
+def print_likeness(console: Console, *found: tuple[str, Likeness]) -> None:
+    """Print a table with a row for each likeness."""
+    causal = found[0][1].perplexity is not None
+    headers = ("", "cosine", "neighbours kept", "hidden error", *(("perplexity",) if causal else ()))
+    rows = [
+        (
+            name,
+            f"{one.cosine:.4f}",
+            f"{one.neighbours:.1%}",
+            f"{one.error:.4f}",
+            *(() if one.perplexity is None else (f"{one.perplexity:.2f}",)),
+        )
+        for name, one in found
+    ]
+    print_table(console, headers, rows)
+    original = found[0][1].teacher_perplexity
+    if original is not None:
+        console.print(f"perplexity of the original: {original:.2f}")
 
 
 def shape_text(shape: tuple[int, int]) -> str:

@@ -39,6 +39,14 @@ class Runtime:
         return context
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 faster than those of float32."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.13
+        return False
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def runtime(device: str = DEFAULT_DEVICE, *, mixed: bool | None = None) -> Runtime:
     """The runtime that the user names.
 

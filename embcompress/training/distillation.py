@@ -5,6 +5,11 @@ squared distance of hidden states, here over their variance. To it are added the
 sentence vectors and, for language models, the divergence of the predicted tokens (Hinton et al. 2015,
 arXiv:1503.02531, at temperature 1). Both models run without dropout, since the student is already trained.
 
+Where only the first layers are trained, the states after them are compared instead, as in block
+reconstruction (Li et al. 2021, BRECQ, arXiv:2102.05426). The layers above stay those of the teacher, so what
+is learned from texts of one kind also holds for others, and steps take a fraction of the time. Tokens drawn
+from the whole vocabulary take the place of some in the texts (see ``mixing``), for the same reason.
+
 A run can stop after any step and resume to bitwise the same weights (on a CPU, and without a time limit):
 only the order of the texts is random, and it follows from the seed and the epoch.
 """
@@ -21,12 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from embcompress.data.encoded import Ids, shuffled_batches
+from embcompress.data.shares import Shares
 from embcompress.errors import UsageError
 from embcompress.nn import FactorizedHead, FactorizedPair
 from embcompress.pretrained.models import Pretrained
 from embcompress.pretrained.tokens import Tokens
 from embcompress.training.devices import Runtime
-from embcompress.training.likeness import batches_within, differences, measure, most_tokens
+from embcompress.training.likeness import batches_within, differences, measure, most_tokens, state_errors
+from embcompress.training.mixing import Mixture
 from embcompress.training.recovery import Check, DistilRecipe, DistilWatcher
 from embcompress.training.resumed import (
     check_count,
@@ -45,6 +52,8 @@ _WARM_UP = 0.05
 """Fraction of the run in which the learning rate rises."""
 _CLIP = 1.0
 """Largest norm of the gradient."""
+_FIRST_SHARE = 1 / 6
+"""Share of the layers that are the first ones."""
 _HELD_OUT_SHARE, _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.02, 32, 500
 
 
@@ -55,13 +64,30 @@ def held_out(count: int, seed: int) -> tuple[Ids, Ids]:
     return np.sort(order[share:]), np.sort(order[:share])
 
 
-def choose_trained(model: nn.Module, what: str) -> State:
+def first_layers(student: Pretrained) -> tuple[nn.Module, ...]:
+    """The layers that are trained where the first ones are: a sixth of all.
+
+    Raises:
+        UsageError: it is not known which modules of the model are its layers.
+    """
+    if not student.layers:
+        raise UsageError(
+            f"{student.path}: which of its modules are layers is not known", remedy="choose --train all"
+        )
+    return student.layers[: max(1, round(len(student.layers) * _FIRST_SHARE))]
+
+
+def choose_trained(student: Pretrained, what: str) -> State:
     """Freeze everything but ``what``; return the trained parameters by name, tied ones under every name.
 
     Raises:
         UsageError: the model has no such parameters.
     """
-    if what != "all":
+    model = student.model
+    if what == "first":
+        for layer in student.layers[len(first_layers(student)) :]:
+            layer.requires_grad_(False)
+    elif what != "all":
         model.requires_grad_(False)
         for module in model.modules():
             if isinstance(module, FactorizedPair) or (what == "norms" and _is_norm(module)):
@@ -114,8 +140,10 @@ class Distiller:
         teacher: the original.
         train: training texts.
         held: held-out texts that choose the best weights.
-        recipe: settings of the training.
+        recipe: settings of the training, settled.
         runtime: device and precision.
+        shares: how often each token is drawn that is mixed into the texts (V), relative to the others; None
+            for all alike.
     """
 
     def __init__(
@@ -126,13 +154,21 @@ class Distiller:
         held: Tokens,
         recipe: DistilRecipe,
         runtime: Runtime,
+        shares: Shares | None = None,
     ) -> None:
         self._student, self._teacher = student, teacher
         self._train, self._held = train, held
         self._recipe, self._runtime = recipe, runtime
         student.model.to(runtime.device)
         teacher.model.to(runtime.device).requires_grad_(False)
-        self._named = choose_trained(student.model, recipe.train)
+        assert recipe.train is not None, "the recipe is settled"
+        assert recipe.mixture is not None
+        self._named = choose_trained(student, recipe.train)
+        # The last of the layers after which states are compared, in both models; None for their outputs.
+        last = len(first_layers(student)) - 1 if recipe.train == "first" else None
+        self._last = None if last is None else (student.layers[last], teacher.layers[last])
+        shares = np.ones(student.vocabulary) if shares is None else shares
+        self._mixture = Mixture(shares, train.special, recipe.mixture, recipe.seed)
         self._trained = [*{id(p): p for p in self._named.values()}.values()]
         self._optimizer = self._optimizer_of(self._trained)
         self._spent = 0.0  # seconds of training before the last stop
@@ -146,7 +182,7 @@ class Distiller:
 
     def _optimizer_of(self, parameters: Sequence[Tensor]) -> torch.optim.AdamW:
         fused = self._runtime.device.type in {"cpu", "cuda", "mps"}
-        return torch.optim.AdamW([*parameters], self._recipe.highest_rate, weight_decay=0.0, fused=fused)
+        return torch.optim.AdamW([*parameters], weight_decay=0.0, fused=fused)  # each step sets its rate
 
     def run(self, watcher: DistilWatcher, stop: Callable[[], bool], save: Callable[[], None]) -> bool:
         """Train to the end, or until ``stop`` returns true after a step.
@@ -179,6 +215,11 @@ class Distiller:
         if self._seen:
             self._keep(self._look(), watcher)
         return True
+
+    @property
+    def highest_rate(self) -> float:
+        """The highest learning rate; known after the first check."""
+        return self._recipe.highest_rate(self._checks[0].held_out.error)
 
     @property
     def result(self) -> Distilled:
@@ -221,20 +262,15 @@ class Distiller:
     def _learn(self, rows: Ids, share: float) -> float:
         """Make one optimizer step on the texts ``rows``; return its learning rate."""
         lengths = self._train.texts.lengths
-        tokens, predicted = int(lengths[rows].sum()), max(int((lengths[rows] - 1).sum()), 1)
-        for part in batches_within(rows, lengths, most_tokens(self._student)):
+        for number, part in enumerate(batches_within(rows, lengths, most_tokens(self._student))):
             ids, mask = self._train.tensors(part, self._runtime.device)
+            ids = self._mixture(ids, self._step, number)
             with self._runtime.precision():
-                with torch.no_grad():
-                    wanted = self._teacher(ids, mask)
-                found = differences(self._student(ids, mask), wanted, mask)
-            loss = found.squares / (tokens * self._variance) + (1 - found.cosines).sum() / len(rows)
-            if found.divergence is not None:
-                loss = loss + found.divergence / predicted
+                loss = self._loss_of(ids, mask, lengths[rows])
             loss.backward()  # type: ignore[no-untyped-call]
             self._loss += float(loss.detach()) * len(rows)
         nn.utils.clip_grad_norm_(self._trained, _CLIP)
-        rate = self._recipe.highest_rate * min((share + 1e-3) / _WARM_UP, (1 - share) / (1 - _WARM_UP))
+        rate = self.highest_rate * min((share + 1e-3) / _WARM_UP, (1 - share) / (1 - _WARM_UP))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -242,6 +278,20 @@ class Distiller:
         self._step += 1
         self._seen += len(rows)
         return rate
+
+    def _loss_of(self, ids: Tensor, mask: Tensor, lengths: Ids) -> Tensor:
+        """The loss on some of a step's texts, of which all have these ``lengths``."""
+        tokens, predicted = int(lengths.sum()), max(int((lengths - 1).sum()), 1)
+        if self._last is not None:
+            with torch.no_grad():
+                states = self._teacher.states_after(self._last[1], ids, mask)
+            own = self._student.states_after(self._last[0], ids, mask)
+            return state_errors(own, states, mask).sum() / tokens
+        with torch.no_grad():
+            wanted = self._teacher(ids, mask)
+        found = differences(self._student(ids, mask), wanted, mask)
+        loss = found.squares / (tokens * self._variance) + (1 - found.cosines).sum() / len(lengths)
+        return loss if found.divergence is None else loss + found.divergence / predicted
 
     def _look(self) -> Check:
         """Measure on the held-out texts."""

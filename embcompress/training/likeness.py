@@ -92,6 +92,17 @@ def differences(student: Outputs, teacher: Outputs, mask: Tensor) -> Differences
     return Differences(squares, cosines, divergence)
 
 
+def state_errors(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference of each token's normalized states (N), for the tokens where the mask is 1.
+
+    States (B×L×d) between layers may have components far larger than others, and tokens far longer ones;
+    to mean 0 and variance 1 in each token, none drowns the others.
+    """
+    inside = mask.bool()
+    mine, theirs = (F.layer_norm(each[inside].float(), each.shape[-1:]) for each in (student, teacher))
+    return (mine - theirs).square().mean(dim=1)
+
+
 def sentence_vectors(hidden: Tensor, mask: Tensor) -> Tensor:
     """Mean of the hidden states (B×L×d) of each text over its tokens, without padding (B×d)."""
     weights = mask[..., None].to(hidden.dtype)

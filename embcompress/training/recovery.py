@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from embcompress.choices import MAX_LENGTH
 from embcompress.errors import UsageError, check_choice
@@ -17,12 +17,15 @@ class Part:
     Attributes:
         name: registry name.
         learning_rate: default learning rate.
+        by_error: whether that is the rate for a model that has lost everything: it is multiplied by the
+            square root of the error before training, at most 1.
         description: one line for help texts.
     """
 
     name: str
     learning_rate: float
     description: str
+    by_error: bool = False
 
 
 PARTS: Mapping[str, Part] = {
@@ -30,10 +33,14 @@ PARTS: Mapping[str, Part] = {
     for part in (
         Part("factors", 1e-3, "the floats that replace the table"),
         Part("norms", 3e-4, "those and the weights of all normalization layers"),
+        Part("first", 1e-3, "those and the first layers, a sixth of all, by the states after them", True),
         Part("all", 5e-5, "everything"),
     )
 }
 """Every choice of ``--train``, by name."""
+
+MIXTURE = 0.5
+"""Share of the tokens of an encoder's texts that are replaced by others, the one that measured best."""
 
 USUAL_EPOCHS = 3
 """Default passes over the texts, if neither ``epochs`` nor ``minutes`` is given."""
@@ -44,11 +51,14 @@ class DistilRecipe:
     """How a compressed model learns to behave like the model it was made from.
 
     Attributes:
-        train: registry name of what is trained.
+        train: registry name of what is trained; None for "first" in encoders and "all" in language models.
         epochs: passes over the texts; None for ``USUAL_EPOCHS``, or with ``minutes`` for as many as
             there is time for.
         minutes: of training; it ends then, however many passes it made.
         learning_rate: the highest; None for the usual one of what is trained.
+        mixture: share of the tokens of training texts that are replaced by ones drawn from the vocabulary, as
+            frequent as it suggests, so that what is learned also holds for other texts; None for ``MIXTURE``
+            in encoders and 0 in language models.
         batch_size: texts a step.
         max_length: tokens that are read of a text.
         seed: of the texts set aside and of shuffling.
@@ -57,16 +67,20 @@ class DistilRecipe:
         UsageError: a value is outside its range.
     """
 
-    train: str = "all"
+    train: str | None = None
     epochs: int | None = None
     minutes: float | None = None
     learning_rate: float | None = None
+    mixture: float | None = None
     batch_size: int = 32
     max_length: int = MAX_LENGTH
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("train", self.train, PARTS)
+        if self.train is not None:
+            check_choice("train", self.train, PARTS)
+        if self.mixture is not None and not 0 <= self.mixture <= 1:
+            raise UsageError(f"mixture {self.mixture}", remedy="give a share from 0 to 1")
         for name, least in (("epochs", 1), ("batch_size", 1), ("max_length", 2)):
             value = getattr(self, name)
             if value is not None and (value < least or value % 1):
@@ -78,10 +92,28 @@ class DistilRecipe:
         if not 0 <= self.seed < 1 << 63:
             raise UsageError(f"seed {self.seed}", remedy="give a whole number from 0 to 2^63 - 1")
 
-    @property
-    def highest_rate(self) -> float:
-        """The highest learning rate; after warm-up, the rate falls from it to 0."""
-        return PARTS[self.train].learning_rate if self.learning_rate is None else self.learning_rate
+    def highest_rate(self, error: float) -> float:
+        """The highest learning rate; after warm-up, the rate falls from it to 0.
+
+        Args:
+            error: of the model before training, as in :class:`Likeness`.
+        """
+        assert self.train is not None, "the recipe is settled"
+        part = PARTS[self.train]
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return part.learning_rate * (math.sqrt(error) if part.by_error and error < 1 else 1.0)
+
+    def settled(self, *, causal: bool, layers: int) -> DistilRecipe:
+        """The recipe with what is usual for a model wherever nothing is chosen.
+
+        Args:
+            causal: whether the model predicts tokens.
+            layers: how many it has, as far as they are known.
+        """
+        train = self.train or ("first" if layers and not causal else "all")
+        mixture = (0.0 if causal else MIXTURE) if self.mixture is None else self.mixture
+        return replace(self, train=train, mixture=mixture)
 
     @property
     def most_epochs(self) -> float:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from embcompress.choices import DEFAULT_DEVICE, LEAST_TEXTS, MAX_LENGTH, TEXT_COLUMN
+import numpy as np
+
+from embcompress.choices import CHECK_TEXTS, DEFAULT_DEVICE, LEAST_TEXTS, MAX_LENGTH, TEXT_COLUMN
 from embcompress.data.counting import read_texts
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
-from embcompress.errors import InputError
+from embcompress.errors import InputError, UsageError
 from embcompress.pretrained.models import Pretrained, open_pretrained
 from embcompress.pretrained.static import StaticRows, open_static, static_tokens
 from embcompress.pretrained.tokens import Tokens, encoded
 from embcompress.progress import Progress, silent
 from embcompress.reports.comparison import CompareResult
-from embcompress.training.devices import runtime
+from embcompress.training.devices import Runtime, runtime
 from embcompress.training.likeness import check_alike, measure
+from embcompress.training.recovery import Likeness
 
 
 def compare(
@@ -49,14 +54,15 @@ def compare(
     """
     where = runtime(device)
     student, original = open_pair(Path(path), Path(teacher))
-    data = tokens_of(student, Path(texts), text_column, text_format, max_length)
+    file = Path(texts)
+    data = tokens_of(student, file, read_texts(file, text_column, text_format), max_length)
     student.model.to(where.device)
     original.model.to(where.device)
     found = measure(student, original, data, where, progress)
     return CompareResult(
         path=student.path,
         teacher=original.path,
-        texts=Path(texts),
+        texts=file,
         size=student.size,
         teacher_size=original.size,
         likeness=found.likeness,
@@ -66,24 +72,78 @@ def compare(
 
 def open_pair(path: Path, teacher: Path) -> tuple[Pretrained, Pretrained]:
     """Open both models, static ones too, and make sure that their outputs can be compared."""
-    student, original = (open_static(each) or open_pretrained(each) for each in (path, teacher))
+    student, original = _opened(path), _opened(teacher)
     check_alike(student, original)
     return student, original
 
 
-def tokens_of(
-    model: Pretrained, texts: Path, text_column: str, text_format: TextFormat, max_length: int
-) -> Tokens:
-    """The distinct texts of a file, encoded as ``model`` reads them.
+def _opened(path: Path) -> Pretrained:
+    return open_static(path) or open_pretrained(path)
+
+
+def tokens_of(model: Pretrained, file: Path, texts: Iterable[str], max_length: int) -> Tokens:
+    """The distinct texts that were read from ``file``, encoded as ``model`` reads them.
 
     Raises:
         InputError: there are fewer than ``LEAST_TEXTS``.
     """
-    read = static_tokens if isinstance(model.model, StaticRows) else encoded
-    data = read(model, read_texts(texts, text_column, text_format), max_length)
+    encode = static_tokens if isinstance(model.model, StaticRows) else encoded
+    data = encode(model, texts, max_length)
     if len(data) < LEAST_TEXTS:
         raise InputError(
-            f"{texts}: holds {len(data)} distinct texts, expected at least {LEAST_TEXTS}",
+            f"{file}: holds {len(data)} distinct texts, expected at least {LEAST_TEXTS}",
             remedy="give more texts of the kind that the model reads",
         )
     return data
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An original and texts, opened before the work whose result is compared with it.
+
+    Attributes:
+        original: the model.
+        data: the texts.
+        where: device of the models.
+        notes: what the user should know, one sentence each.
+    """
+
+    original: Pretrained
+    data: Tokens
+    where: Runtime
+    notes: tuple[str, ...]
+
+    @classmethod
+    def prepare(cls, path: Path, texts: Path, text_column: str, text_format: TextFormat) -> Comparison:
+        """Open the original and read the texts; of more than ``CHECK_TEXTS`` a random sample.
+
+        Raises:
+            UsageError: the model cannot be run, or there is no such file or column.
+            InputError: the model or the texts are corrupt, or there are too few texts.
+        """
+        where = runtime()
+        read = read_texts(texts, text_column, text_format)
+        distinct = [*dict.fromkeys(text for text in read if text.strip())]
+        notes: tuple[str, ...] = ()
+        if len(distinct) > CHECK_TEXTS:
+            notes = (f"{texts}: compared on {CHECK_TEXTS:,} of its {len(distinct):,} distinct texts",)
+            rows = np.random.default_rng(0).choice(len(distinct), CHECK_TEXTS, replace=False)
+            distinct = [distinct[row] for row in sorted(rows)]
+        try:
+            original = _opened(path)
+            data = tokens_of(original, texts, distinct, MAX_LENGTH)
+        except UsageError as error:
+            raise UsageError(error.message, remedy=f"{error.remedy}, or leave out --check") from None
+        original.model.to(where.device)
+        return cls(original, data, where, notes)
+
+    def likeness(self, path: Path, progress: Progress) -> Likeness:
+        """How alike the model in the directory ``path`` is, as :func:`compare` measures it.
+
+        Raises:
+            InputError: the model does not run.
+        """
+        student = _opened(path)
+        check_alike(student, self.original)
+        student.model.to(self.where.device)
+        return measure(student, self.original, self.data, self.where, progress).likeness

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from embcompress.checkpoint import open_checkpoint
@@ -10,9 +11,12 @@ from embcompress.checkpoint.directory.modules import static_modules
 from embcompress.choices import DEFAULT_DEVICE, TEXT_COLUMN
 from embcompress.compression.outputs import check_format, check_output, output_path
 from embcompress.compression.sources import check_unchanged, compressed, stamps
+from embcompress.data.counting import read_texts
+from embcompress.data.priors import prior_of
 from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.errors import UsageError
 from embcompress.pretrained.models import open_pretrained
+from embcompress.pretrained.tokenizer import converted
 from embcompress.progress import Progress, silent
 from embcompress.reports.comparison import DistilResult
 from embcompress.rows import keep_freed_memory
@@ -20,7 +24,7 @@ from embcompress.runs.learning import check_read_back
 from embcompress.runs.trained import with_names, write_trained
 from embcompress.runs.unfinished import carry_out, check_unfinished, forget, keep_best
 from embcompress.storage.staging import check_space, staged
-from embcompress.training.devices import runtime
+from embcompress.training.devices import multiplies_bfloat16, runtime
 from embcompress.training.distillation import Distilled, Distiller, State, held_out
 from embcompress.training.likeness import measure
 from embcompress.training.recovery import DistilRecipe, DistilWatcher
@@ -80,6 +84,8 @@ def distil(
     keep_freed_memory()
     student_path, teacher_path, file = Path(path), Path(teacher), Path(texts)
     where = runtime(device)
+    if where.device.type == "cpu" and multiplies_bfloat16():
+        where = replace(where, mixed=True)
     place = output_path(output, student_path, "tuned")
     inputs = (student_path, teacher_path, file)
     check_output(place, inputs, force=force)
@@ -95,14 +101,17 @@ def distil(
         check_format(place, source)
         check_space(place, source.size)
         student, original = open_pair(student_path, teacher_path)
-        data = tokens_of(student, file, text_column, text_format, recipe.max_length)
+        recipe = recipe.settled(causal=student.causal, layers=len(student.layers))
+        data = tokens_of(student, file, read_texts(file, text_column, text_format), recipe.max_length)
         train, held = (data.take(rows) for rows in held_out(len(data), recipe.seed))
         begun_with = fingerprint(
             {"the starting model": student.model, "the teacher": original.model},
             {"the training texts": train, "the texts set aside": held},
             recipe,
         )
-        distiller = Distiller(student, original, train, held, recipe, where)
+        prior = prior_of(source, student.vocabulary, lambda: converted(source)) if recipe.mixture else None
+        shares = None if prior is None else prior.shares
+        distiller = Distiller(student, original, train, held, recipe, where, shares)
         named = student.model.named_parameters(remove_duplicate=False)
         trained: State = {name: value for name, value in named if value.requires_grad}
         with_names(source, student.stored_state(trained))  # or it would all be for nothing
@@ -140,6 +149,7 @@ def distil(
         teacher=teacher_path,
         output=place,
         recipe=recipe,
+        learning_rate=distiller.highest_rate,
         train_texts=len(train),
         steps=done.steps,
         parameters=sum({id(value): value.numel() for value in done.state.values()}.values()),

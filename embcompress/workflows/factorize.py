@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embcompress.checkpoint import Reading, open_checkpoint
 from embcompress.choices import DEFAULT_METHOD, DEFAULT_NAN, SMOOTHING, TEXT_COLUMN
@@ -17,6 +18,11 @@ from embcompress.data.text_format import USUAL_FORMAT, TextFormat
 from embcompress.progress import Progress, silent
 from embcompress.reports.results import FactorizeResult
 from embcompress.storage.staging import check_space, staged, synced_in_background
+
+if TYPE_CHECKING:
+    from embcompress.workflows.compare import Comparison
+
+_UNCHECKED = "a dry run writes nothing that --check could measure; the model and the texts can be read"
 
 
 def factorize(
@@ -42,6 +48,7 @@ def factorize(
     text_format: TextFormat = USUAL_FORMAT,
     smoothing: float = SMOOTHING,
     metric: GivenMetric = None,
+    check: str | Path | None = None,
     weights_only: bool = False,
     state: str | None = None,
     dry_run: bool = False,
@@ -89,6 +96,9 @@ def factorize(
             classifier written by ``train`` (``.csv``, ``.tsv``, ``.txt``), in the format of the others, or a
             symmetric matrix (d×d) that says so; errors in these directions then count more. See
             ``compression.column_metric``.
+        check: texts on which to compare the result with the original, as :func:`embcompress.compare` does;
+            of more than ``choices.CHECK_TEXTS`` a sample is taken. For Hugging Face directories of encoders
+            and language models.
         weights_only: leave out what is neither weights nor plain data in a PyTorch file, and take the state
             dict of a whole module, instead of refusing the file.
         state: which state dict of a PyTorch file to take: the keys that lead to it, with dots between them,
@@ -98,7 +108,7 @@ def factorize(
         progress: called as ``progress(stage, done, total)``.
 
     Returns:
-        What was done with each table, with its predicted and its measured error.
+        What was done with each table, with its predicted and its measured error, and what ``check`` found.
 
     Raises:
         UsageError: the request does not fit the input or the output place.
@@ -120,6 +130,7 @@ def factorize(
         nan=nan,
         weights=WeightSource(weights, corpus, importance, text_column, smoothing, text_format),
         metric=metric,
+        check=None if check is None else Path(check),
         reading=Reading(weights_only, state),
         dry_run=dry_run,
         force=force,
@@ -139,9 +150,10 @@ def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
         source.check_editable()
         source.check_integrity(progress)
 
+        comparison = _comparison(request)
         plan = plan_output(source, request, progress)
         if request.dry_run:
-            return plan.result(place)
+            return plan.result(place, notes=(() if comparison is None else (_UNCHECKED,)))
 
         check_space(place, plan.size)
         with hashed(source) as digests, staged(place, force=request.force, inputs=inputs) as stage:
@@ -151,5 +163,18 @@ def factorize_request(request: Request, progress: Progress) -> FactorizeResult:
             description = replace(plan.description, source=digests.result(), tables=tables)
             type(source).amend(stage, description)
             size = check_whole(stage, description, request.target)
+            likeness = None if comparison is None else comparison.likeness(stage, progress)
             check_unchanged(source, before)
-        return plan.result(place, tables, size, notes)
+        notes += () if comparison is None else comparison.notes
+        return replace(plan.result(place, tables, size, notes), check=likeness)
+
+
+def _comparison(request: Request) -> Comparison | None:
+    """The original and the texts that the result is to be compared on, None where that is not asked for."""
+    if request.check is None:
+        return None
+    # Imported here: it needs torch, and everything else works without.
+    from embcompress.workflows.compare import Comparison
+
+    given = request.weights
+    return Comparison.prepare(request.path, request.check, given.text_column, given.text_format)
