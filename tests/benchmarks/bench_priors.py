@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,12 +72,13 @@ class Bench:
         self._table = load_file(model / "model.safetensors")[TABLE].astype(np.float64)
         rows = len(self._table)
         self.own = token_counts(texts.test, rows, model)
-        np.save(folder / OWN, self.own)
-        np.save(folder / OTHERS, token_counts(texts.corpus, rows, model))
+        self._others = token_counts(texts.corpus, rows, model)
 
     def compressed(self, source: str, ratio: float) -> Path:
         """The directory with a table that was compressed under weights of this source, dense again."""
         small, dense = self._folder / "small", self._folder / "dense"
+        np.save(self._folder / OWN, self.own)
+        np.save(self._folder / OTHERS, self._others)
         prefix, plus, file = SOURCES[source].rpartition("+")
         given = f"{prefix}{plus}{self._folder / file}" if file.endswith(".npy") else file
         embcompress.factorize(
@@ -99,20 +101,20 @@ def figures(bench: Bench, texts: Sequence[str], ratio: float) -> Iterator[tuple[
         dense = bench.compressed(source, ratio)
         vectors = encoder.vectors(transformers.AutoModel.from_pretrained(dense).eval())
         cosine = float((vectors * original).sum(axis=1).mean())
-        yield bench.decibels(dense), cosine, share_kept(nearest, neighbours(vectors))
+        found = bench.decibels(dense), cosine, share_kept(nearest, neighbours(vectors))
+        print(ratio, source, *(f"{figure:.4f}" for figure in found), file=sys.stderr, flush=True)
+        yield found
 
 
 def real(model: Path, turns: Sequence[Texts], ratios: Sequence[float], size: int, folder: Path) -> None:
     """Print what a real model keeps, a row a ratio and source of weights."""
     rows = []
     for ratio in ratios:
-        every = [
-            [*figures(Bench(model, turn, folder), sample(turn.test, size), ratio)] for turn in turns
-        ]  # turns × sources × 3
-        for source, (decibels, cosine, kept) in zip(SOURCES, np.mean(every, axis=0), strict=True):
-            lost = float(np.mean(every, axis=0)[-1, 0]) - decibels
-            figures_shown = (f"{decibels:.2f}", f"{lost:.2f}", f"{cosine:.4f}", f"{100 * kept:.1f} %")
-            rows.append([str(ratio), source, *figures_shown])
+        every = [[*figures(Bench(model, turn, folder), sample(turn.test, size), ratio)] for turn in turns]
+        means = np.mean(every, axis=0)  # sources × 3
+        for source, (decibels, cosine, kept) in zip(SOURCES, means, strict=True):
+            lost = f"{means[-1, 0] - decibels:.2f}"
+            rows.append([str(ratio), source, f"{decibels:.2f}", lost, f"{cosine:.4f}", f"{100 * kept:.1f} %"])
     print_table(["ratio", "weights", "dB", "dB lost", "cosine", "top-5 neighbours kept"], rows)
 
 
@@ -160,27 +162,17 @@ def made_up(
     """Print what is lost with the vocabulary of each tokenizer, and how well its prior predicts texts."""
     losses, agreements = [], []
     for file in tokenizers:
-        model = model_of(file, folder)
+        benches = [Bench(model_of(file, folder), turn, folder) for turn in turns]
+        agreements.append(agreement(file.name, benches[0]))
         for ratio in ratios:
-            every = []
-            for turn in turns:
-                bench = Bench(model, turn, folder)
-                every.append([bench.decibels(bench.compressed(source, ratio)) for source in SOURCES])
-                if ratio == ratios[0] and turn is turns[0]:
-                    agreements.append(agreement(file.name, bench))
-            means = np.mean(every, axis=0)
+            every = [[one.decibels(one.compressed(source, ratio)) for source in SOURCES] for one in benches]
+            *others, best = np.mean(every, axis=0).tolist()
             losses.append(
-                [
-                    file.name,
-                    str(ratio),
-                    f"{means[-1]:.2f}",
-                    *(f"{means[-1] - value:.2f}" for value in means[:-1]),
-                ]
+                [file.name, str(ratio), f"{best:.2f}", *(f"{best - other:.2f}" for other in others)]
             )
-    print_table(
-        ["tokenizer", "ratio", "dB with the very texts", *(f"lost: {name}" for name in [*SOURCES][:-1])],
-        losses,
-    )
+            print(*losses[-1], file=sys.stderr, flush=True)
+    header = ["tokenizer", "ratio", "dB with the very texts", *(f"lost: {name}" for name in [*SOURCES][:-1])]
+    print_table(header, losses)
     header = ["tokenizer", "tokens", "prior", "rank correlation", "nats even", "prior", "own counts"]
     print_table(header, agreements)
 
