@@ -5,16 +5,16 @@
     python tests/benchmarks/bench_priors.py --corpus a.csv --test b.csv --tokenizer gpt2.json
 
 ``pq`` compresses a table with each source of weights: none, the vocabulary, the counts of a corpus, and both.
-It is judged by ``--test`` texts, with those of ``--corpus`` as other ones; or by each ``--turn`` file in turn,
-with the others as its corpus, and the means are shown.
+It is judged by ``--test`` texts, with those of ``--corpus`` as other ones; or by each ``--turn`` file in
+turn, with the others as its corpus, and the means are shown.
 
 * Without ``--tokenizer``: the table of all-MiniLM-L6-v2, or of a directory of another model (``--model``).
   Shown are the signal-to-error ratio weighted by the counts of the test texts, and the cosine and the
   neighbours kept of the sentence vectors of a sample.
 * ``--tokenizer``: for tokenizer.json files of any kind, with a table whose rows are drawn from MiniLM's: what
-  is lost of that ratio against weights from the very texts that it is judged by. Then Spearman's correlation of
-  the prior with the counts of the test texts, and their cross-entropy in nats a token under even shares,
-  under the prior, and under their own counts. Shares are mixed with even ones, 99 to 1, so that none is zero.
+  is lost of that ratio against weights from the very texts that it is judged by. Then Spearman's correlation
+  of the prior with the counts of the test texts, and their cross-entropy in nats a token under even shares,
+  under the prior, and under their own counts. Shares are mixed with even ones, 99 to 1, so none is zero.
 """
 
 from __future__ import annotations
