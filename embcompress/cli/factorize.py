@@ -73,6 +73,7 @@ def factorize(path: Path, *, terminal: Terminal, **options: Any) -> None:
 
     The copy of a file of word vectors is a .safetensors file.
     Give exactly one target. Without -o the output is written next to the input, named after the target.
+    Methods that can use it weigh tokens by how frequent the model's vocabulary shows them to be.
     """
     import embcompress
 

@@ -215,9 +215,8 @@ weighting = together(
         "--weights",
         type=ANY_PATH,
         metavar="auto|none|FILE",
-        help="Token counts: .csv, .tsv, .txt or .npy. They, and those of --corpus, are added to what the "
-        "model's vocabulary suggests, which none or none+FILE leaves out, and auto takes alone.  [default: "
-        "auto where rows are weighted]",
+        help="Token counts: .csv, .tsv, .txt or .npy. They, and those of --corpus, are mixed with what the "
+        "model's vocabulary suggests. auto takes that alone; none, or none+FILE, leaves it out.",
     ),
     click.option("--corpus", type=ANY_PATH, help="Texts to count tokens in: .csv, .jsonl or .txt."),
     text_column,

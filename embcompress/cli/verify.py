@@ -20,7 +20,7 @@ def verify(path: Path, *, terminal: Terminal, **options: Any) -> None:
     """Check that the compressed checkpoint PATH is as it was written, and all else as in its original.
 
     If it is not, the exit code is 1, with a line for each difference. With --weights or --corpus, as they
-    were given to factorize, weighted errors are measured again too.
+    were given to factorize, errors weighted by counts are measured again too.
     """
     import embcompress
 

@@ -227,7 +227,10 @@ _KINDS: dict[str, Callable[[_Source], Shares | None]] = {
     "the order of its merges": _merged,
     "the order of its tokens": _pieces,
 }
-"""What priors are read from, as records name it. The first that answers is taken; the last always does."""
+"""What priors are read from, as records name it. The first that answers is taken; the last always does.
+
+``verify`` computes the weights of a record again by this name: a rule that changes needs another one.
+"""
 
 ORIGINS = tuple(_KINDS)
 

@@ -4,23 +4,24 @@
     python tests/benchmarks/bench_priors.py --corpus a.csv --test b.csv --model all-mpnet-base-v2/ --ratio 0.9
     python tests/benchmarks/bench_priors.py --corpus a.csv --test b.csv --tokenizer gpt2.json
 
-``pq`` compresses a table with each source of weights: none, the vocabulary, the counts of a corpus, both, and
-the counts of the very texts that it is judged by, which no one has. Texts are ``--test`` files with those of
-``--corpus`` as other ones; or each ``--turn`` file in turn, with the others as its corpus, and their means.
+``pq`` compresses a table with each source of weights: none, the vocabulary, the counts of a corpus, and both.
+It is judged by ``--test`` texts, with those of ``--corpus`` as other ones; or by each ``--turn`` file in
+turn, with the others as its corpus, and the means are shown.
 
 * Without ``--tokenizer``: the table of all-MiniLM-L6-v2, or of a directory of another model (``--model``).
-  Shown are the signal-to-error ratio weighted by the counts of the test texts, what is lost of it against the
-  weights from these very texts, and the cosine and the neighbours kept of the sentence vectors of a sample.
+  Shown are the signal-to-error ratio weighted by the counts of the test texts, and the cosine and the
+  neighbours kept of the sentence vectors of a sample.
 * ``--tokenizer``: for tokenizer.json files of any kind, with a table whose rows are drawn from MiniLM's: what
-  is lost of that ratio against the weights from the very texts. Then Spearman's correlation of
-  the prior with the counts of the test texts, and their cross-entropy in nats a token under even shares,
-  under the prior, and under their own counts. Shares are mixed with even ones, 99 to 1, so that none is zero.
+  is lost of that ratio against weights from the very texts that it is judged by. Then Spearman's correlation
+  of the prior with the counts of the test texts, and their cross-entropy in nats a token under even shares,
+  under the prior, and under their own counts. Shares are mixed with even ones, 99 to 1, so none is zero.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from safetensors.numpy import load_file, save_file
 import embcompress
 from embcompress.checkpoint import open_checkpoint
 from embcompress.data.counting import Counts
-from embcompress.data.priors import prior_of
+from embcompress.data.priors import ALL_TOKENS, prior_of
 from embcompress.data.tokenizing import TokenizerJson
 
 OTHERS, OWN = "other.npy", "own.npy"
@@ -44,9 +45,10 @@ SOURCES = {
     "vocabulary": "auto",
     "other texts": f"none+{OTHERS}",
     "vocabulary and other texts": OTHERS,
-    "the very texts": f"none+{OWN}",
 }
-"""What is given to ``--weights``, by its name here; the last is the best there can be."""
+"""What is given to ``--weights``, by its name here."""
+BEST = f"none+{OWN}"
+"""The counts of the test texts, which no one has, scaled to as many tokens as those of a vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,14 @@ class Bench:
         self._table = load_file(model / "model.safetensors")[TABLE].astype(np.float64)
         rows = len(self._table)
         self.own = token_counts(texts.test, rows, model)
-        np.save(folder / OWN, self.own)
-        np.save(folder / OTHERS, token_counts(texts.corpus, rows, model))
+        self._others = token_counts(texts.corpus, rows, model)
 
-    def compressed(self, source: str, ratio: float) -> Path:
-        """The directory with a table that was compressed under weights of this source, dense again."""
+    def compressed(self, weights: str, ratio: float) -> Path:
+        """The directory with a table that was compressed under these weights, dense again."""
         small, dense = self._folder / "small", self._folder / "dense"
-        prefix, plus, file = SOURCES[source].rpartition("+")
+        np.save(self._folder / OWN, self.own * ALL_TOKENS / self.own.sum())
+        np.save(self._folder / OTHERS, self._others)
+        prefix, plus, file = weights.rpartition("+")
         given = f"{prefix}{plus}{self._folder / file}" if file.endswith(".npy") else file
         embcompress.factorize(
             self.model, ratio=ratio, method="pq", weights=given, output=small, force=True, keys=TABLE
@@ -95,25 +98,24 @@ def figures(bench: Bench, texts: Sequence[str], ratio: float) -> Iterator[tuple[
     encoder = Encoder(texts, bench.model)
     original = encoder.vectors(transformers.AutoModel.from_pretrained(bench.model).eval())
     nearest = neighbours(original)
-    for source in SOURCES:
-        dense = bench.compressed(source, ratio)
+    for source, weights in SOURCES.items():
+        dense = bench.compressed(weights, ratio)
         vectors = encoder.vectors(transformers.AutoModel.from_pretrained(dense).eval())
         cosine = float((vectors * original).sum(axis=1).mean())
-        yield bench.decibels(dense), cosine, share_kept(nearest, neighbours(vectors))
+        found = bench.decibels(dense), cosine, share_kept(nearest, neighbours(vectors))
+        print(ratio, source, *(f"{figure:.4f}" for figure in found), file=sys.stderr, flush=True)
+        yield found
 
 
 def real(model: Path, turns: Sequence[Texts], ratios: Sequence[float], size: int, folder: Path) -> None:
     """Print what a real model keeps, a row a ratio and source of weights."""
     rows = []
     for ratio in ratios:
-        every = [
-            [*figures(Bench(model, turn, folder), sample(turn.test, size), ratio)] for turn in turns
-        ]  # turns × sources × 3
-        for source, (decibels, cosine, kept) in zip(SOURCES, np.mean(every, axis=0), strict=True):
-            lost = float(np.mean(every, axis=0)[-1, 0]) - decibels
-            figures_shown = (f"{decibels:.2f}", f"{lost:.2f}", f"{cosine:.4f}", f"{100 * kept:.1f} %")
-            rows.append([str(ratio), source, *figures_shown])
-    print_table(["ratio", "weights", "dB", "dB lost", "cosine", "top-5 neighbours kept"], rows)
+        every = [[*figures(Bench(model, turn, folder), sample(turn.test, size), ratio)] for turn in turns]
+        means = np.mean(every, axis=0)  # sources × 3
+        for source, (decibels, cosine, kept) in zip(SOURCES, means, strict=True):
+            rows.append([str(ratio), source, f"{decibels:.2f}", f"{cosine:.4f}", f"{100 * kept:.1f} %"])
+    print_table(["ratio", "weights", "dB", "cosine", "top-5 neighbours kept"], rows)
 
 
 def nats(shares: Counts, counts: Counts) -> float:
@@ -160,27 +162,18 @@ def made_up(
     """Print what is lost with the vocabulary of each tokenizer, and how well its prior predicts texts."""
     losses, agreements = [], []
     for file in tokenizers:
-        model = model_of(file, folder)
+        benches = [Bench(model_of(file, folder), turn, folder) for turn in turns]
+        agreements.append(agreement(file.name, benches[0]))
         for ratio in ratios:
-            every = []
-            for turn in turns:
-                bench = Bench(model, turn, folder)
-                every.append([bench.decibels(bench.compressed(source, ratio)) for source in SOURCES])
-                if ratio == ratios[0] and turn is turns[0]:
-                    agreements.append(agreement(file.name, bench))
-            means = np.mean(every, axis=0)
+            given = (*SOURCES.values(), BEST)
+            every = [[one.decibels(one.compressed(weights, ratio)) for weights in given] for one in benches]
+            *others, best = np.mean(every, axis=0).tolist()
             losses.append(
-                [
-                    file.name,
-                    str(ratio),
-                    f"{means[-1]:.2f}",
-                    *(f"{means[-1] - value:.2f}" for value in means[:-1]),
-                ]
+                [file.name, str(ratio), f"{best:.2f}", *(f"{best - other:.2f}" for other in others)]
             )
-    print_table(
-        ["tokenizer", "ratio", "dB with the very texts", *(f"lost: {name}" for name in [*SOURCES][:-1])],
-        losses,
-    )
+            print(*losses[-1], file=sys.stderr, flush=True)
+    header = ["tokenizer", "ratio", "dB with the very texts", *(f"lost: {name}" for name in SOURCES)]
+    print_table(header, losses)
     header = ["tokenizer", "tokens", "prior", "rank correlation", "nats even", "prior", "own counts"]
     print_table(header, agreements)
 

@@ -90,6 +90,7 @@ def _read_checkpoint(path: Path) -> None:
             refusable(lambda: checkpoint.remainder())
             refusable(lambda: locate(checkpoint, every=True))
             refusable(lambda: checkpoint.sidecar("classifier"))
+            refusable(lambda: [prior_of(checkpoint, t.rows.shape[0]) for t in locate(checkpoint, every=True)])
             for name, info in checkpoint.tensors.items():
                 assert name.isprintable()
                 if info.is_readable and 0 not in info.shape:

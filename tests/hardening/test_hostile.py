@@ -885,7 +885,7 @@ LIES = {
     "added of other types": _tokens(behind=',"added_tokens":[{"id":[1],"content":"x"}]'),
     "no list of added": _tokens(behind=',"added_tokens":7'),
     "merges of other types": _tokens(',"merges":[1,null,["t1"],["t1",2],"t1","t 1"]'),
-    "half a million merges": _tokens(f',"merges":{_many(500_000, lambda _: "[]")}'),
+    "endless merges": _tokens(f',"merges":{_many(200_000, lambda _: "[]")}'),
     "merges of megabytes": _tokens(f',"merges":["{"t" * (1 << 20)} {"u" * (1 << 20)}"]'),
     "tokens of megabytes": '{"model":{"vocab":{"' + "[" * (1 << 20) + '":0,"' + "<" * (1 << 20) + '":1}}}',
     "a tower of processors": _tokens(behind=',"post_processor":' + '{"processors":[' * 400 + "]}" * 400),
@@ -910,11 +910,11 @@ def test_row_123_vocabularies_that_lie(tmp_path):
         path = directory(tmp_path / str(number), [{"model.embed_tokens.weight": table()}], vocab_size=64)
         (path / "tokenizer.json").write_text(text)
         pair = ("factorize", path, "--method", "lplr", "--ratio", 0.5, "--dry-run")
-        jobs += [pair, (*pair, "--weights", "auto"), (*pair, "--weights", "none")]
+        jobs += [pair, (*pair, "--weights", "auto")]
     before = contents(tmp_path)
     ended = commands(tmp_path, ROOM, jobs)
-    for name, usual, asked, plain in zip(LIES, ended[::3], ended[1::3], ended[2::3], strict=True):
-        assert (usual.code, plain.code) == (0, 0), (name, usual, plain)
+    for name, usual, asked in zip(LIES, ended[::2], ended[1::2], strict=True):
+        assert usual.code == 0, (name, usual)
         assert asked.code in (0, 3), (name, asked)
         if asked.code:
             assert_one_line(asked.stderr, "")
