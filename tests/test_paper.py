@@ -370,7 +370,8 @@ class TestSmall:
 
     def test_every_method_is_measured(self, data, out, monkeypatch):
         """Within its bytes, which are more here: of a tiny table nothing is left at the ratios of the arm."""
-        plan = {method: (0.9,) for method in small.PLAN if method not in ("lplr", "svd")}
+        left_out = ("lplr", "svd", "compress after 8 epochs")
+        plan = {method: (0.9,) for method in small.PLAN if method not in left_out}
         monkeypatch.setattr(small, "PLAN", plan)
         rows = start(data, out, "small", "--set", "trec6", "--model", "dan", "--seeds", "1")
         case = Case("trec6", "dan", "word2vec", 0)

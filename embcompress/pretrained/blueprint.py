@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.description import METADATA_KEY, Description
-from embcompress.checkpoint.directory.modules import home_of
+from embcompress.checkpoint.directory.modules import home_of, read_modules
 from embcompress.errors import InputError, UsageError
 from embcompress.nn.outline import SAME_MODEL, outlined_for
 from embcompress.pretrained.library import OFFLINE, check_files, library, reading
@@ -69,7 +70,7 @@ def blueprint(path: Path) -> Blueprint:
     with reading(path):
         config = library().AutoConfig.from_pretrained(folder, **OFFLINE)
     _check_kind(path, config)
-    kind = _architecture(config, path)
+    kind = _without_head(path, config, _architecture(config, path), shapes)
     config._attn_implementation = None  # the default here: a name could be that of code to download
     config.chunk_size_feed_forward = 0  # otherwise only texts of its multiples in length work
     with reading(path), outlined_for(len(shapes), f"{path}: config.json"):
@@ -127,6 +128,18 @@ def _check_kind(path: Path, config: Any) -> None:
             f"{path}: its weights are quantized by {method}", remedy="give the model with float weights"
         )
     del config.quantization_config
+
+
+def _without_head(path: Path, config: Any, kind: Any, names: Iterable[str]) -> Any:
+    """The base class of ``kind`` where a sentence-transformers model has nothing but its weights.
+
+    Such a model was often made of one for masked tokens, which its configuration still names.
+    """
+    prefix = f"{kind.base_model_prefix}."
+    pooled = any(module.kind == "Pooling" for module in read_modules(path))
+    if not pooled or any(name.startswith(prefix) for name in names):
+        return kind
+    return library().MODEL_MAPPING.get(type(config), kind)
 
 
 def _architecture(config: Any, path: Path) -> Any:

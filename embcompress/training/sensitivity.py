@@ -55,7 +55,7 @@ def score_products(
         score = (scores * (by - by.mean(dim=1, keepdim=True))).sum()
         (found,) = torch.autograd.grad(score, table, allow_unused=True)
         if found is not None:
-            total += _gram(found[torch.unique(tokens)])
+            total += _gram(found[np.unique(tokens.numpy())])
         done += len(rows)
         progress("metric", done, len(data))
     return total

@@ -67,7 +67,7 @@ def compress(
         texts: a file of labelled texts, or where they are and how to read them.
         rank: target, as in :func:`embcompress.factorize`; exactly one of the five is given.
         ratio: target.
-        energy: target; weighted, like the error.
+        energy: target; weighted and in the metric, like the error.
         max_error: target.
         max_size: target.
         keys: names of the tables; empty to have them found.

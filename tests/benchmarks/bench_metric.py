@@ -6,7 +6,7 @@
 Counts and metric come from the corpus, the metric from a sample of it; sentence vectors of a sample of the
 test texts are judged. Shown are the signal-to-error ratio weighted by the counts of the corpus, the error
 in the metric as the package measured it, the cosine to the original's vectors, and the share of the five
-nearest neighbours kept. A control has the same metric in directions that are not the model's.
+nearest neighbours kept. ``--control`` adds the same metric in directions that are not the model's.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def main() -> None:
         "--ratio", type=float, action="append", help="bytes removed (default: 0.9, 0.95, 0.97)"
     )
     parser.add_argument("--share", type=float, action="append", help="of what was measured in the metric")
+    parser.add_argument("--control", action="store_true", help="also a metric in other directions")
     parser.add_argument("--texts", type=int, default=500, help="test texts to draw (default: 500)")
     given = parser.parse_args()
     transformers.logging.disable_progress_bar()
@@ -119,7 +120,7 @@ def main() -> None:
             for label, metric, shares in (
                 ("counts", None, [0.0]),
                 ("counts and metric", matrix, given.share or [column_metric.SHARE]),
-                ("counts and turned metric", turned(matrix), [column_metric.SHARE]),
+                ("counts and turned metric", turned(matrix), [column_metric.SHARE] * given.control),
             ):
                 for share in shares:
                     named = f"{label}, {share:g}" if metric is matrix else label

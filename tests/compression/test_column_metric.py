@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import embcompress
 from embcompress.checkpoint import open_checkpoint
+from embcompress.checkpoint.description import parse_description
 from embcompress.choices import METRIC_TEXTS
 from embcompress.compression.column_metric import SHARE, drawn
 from embcompress.errors import InputError, UsageError
@@ -76,10 +77,10 @@ def cosine(shelf, folder):
     "method", [{"rank": 8}, {"rank": None, "ratio": 0.9, "method": "pq"}], ids=["svd", "pq"]
 )
 def test_sentence_vectors_come_closer(shelf, tmp_path, method):
-    """At the same bytes the cosines to the original's rise, and the plain error with them."""
+    """In about the same bytes the cosines to the original's rise, and the plain error with them."""
     plain = made(shelf, tmp_path / "plain", metric=None, **method).tables[0]
     ours = made(shelf, tmp_path / "ours", **method).tables[0]
-    assert ours.bytes_after == pytest.approx(plain.bytes_after, rel=0.02)
+    assert ours.bytes_after <= 1.03 * plain.bytes_after
     assert 1 - cosine(shelf, tmp_path / "ours") < 0.7 * (1 - cosine(shelf, tmp_path / "plain"))
     assert ours.relative_error > 1.05 * plain.relative_error
     assert plain.metric is None is plain.metric_error
@@ -209,6 +210,20 @@ def test_a_sample_of_texts_is_drawn_whatever_their_order():
 
 
 # ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"), [("metric", 5), ("metric_error", "0.1"), ("metric_error", 1e300)]
+)
+def test_a_record_whose_metric_is_none_is_refused(shelf, tmp_path, entry, value):
+    """Records may come from anywhere."""
+    with open_checkpoint(made(shelf, tmp_path / "small", metric=np.eye(32)).output) as written:
+        assert written.description is not None
+        record = written.description.to_dict()
+    assert parse_description(record, "here") == written.description
+    record["tables"][0][entry] = value
+    with refused(InputError, "here", entry):
+        parse_description(record, "here")
 
 
 def test_row_131_a_metric_without_a_model_to_run(shelf, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.coding import F32, rows_of, table_of, through, zipf
+from helpers.quick import quick
 
 from embcompress.dtypes import DTYPES
 from embcompress.linalg.metric import Metric
@@ -18,6 +19,9 @@ F64 = DTYPES["F64"]
 NAMES = (*METHODS, "screen+svd", "screen+pq")
 RATIOS = {"int8": 0.7}
 """Where it cannot remove as much as the others."""
+
+
+SIZES = {f"{name}{of}": (name, rows) for name in NAMES for of, rows in (("", 300), (", many", 6000))}
 
 
 def form(columns, seed=0, decay=2.0):
@@ -56,8 +60,9 @@ def test_a_metric_is_the_root_of_its_form(share):
     assert found.root @ found.inverse == pytest.approx(np.eye(24), abs=1e-9)
 
 
-@pytest.mark.parametrize("rows", [300, 6000])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "rows"), quick(SIZES, *(size for size in SIZES if "many" not in size), "pq, many")
+)
 def test_predicted_error_is_the_one_in_the_metric(name, rows):
     """Weights and metric together: the error predicted is met within the tolerance."""
     table, weights, matrix = table_of(rows, decay=1.0), zipf(rows), form(24)

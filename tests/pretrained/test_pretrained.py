@@ -152,3 +152,34 @@ def test_what_runs_out_of_memory_is_not_called_broken(saved, monkeypatch, error,
     monkeypatch.setattr(opened.model, "forward", fail)
     with pytest.raises(expected):
         opened(tokens, tokens)
+
+
+@pytest.mark.parametrize("method", [None, "svd", "pq"])
+def test_a_sentence_transformer_without_its_head_is_opened_by_its_base(tmp_path, method):
+    """As all-mpnet-base-v2 is stored: its configuration names the head for masked tokens, which it lacks."""
+    torch.manual_seed(0)
+    config = tf.BertConfig(**SIZES)
+    folder = tmp_path / "model"
+    tf.BertModel(config).save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**written, "architectures": ["BertForMaskedLM"]}))
+    with pytest.raises(UsageError, match="missing"):
+        open_pretrained(folder)
+    modules = [{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling", "type": "x.Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    if method is not None:
+        embcompress.factorize(folder, ratio=0.6, method=method, output=tmp_path / "small")
+        folder = embcompress.expand(tmp_path / "small", output=tmp_path / "dense").output
+    tokens = torch.tensor([[5, 7, 9]])
+    oracle = tf.AutoModel.from_pretrained(folder).eval()
+    opened = open_pretrained(folder if method is None else tmp_path / "small")
+    assert type(opened.model) is tf.BertModel
+    assert torch.allclose(outputs(opened.model, tokens), outputs(oracle, tokens), atol=1e-5)
+
+
+def test_a_sentence_transformer_with_its_head_keeps_it(tmp_path):
+    """Weights under the names of the whole model are opened as they are."""
+    tf.BertForMaskedLM(tf.BertConfig(**SIZES)).save_pretrained(tmp_path)
+    modules = [{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling", "type": "x.Pooling"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert type(open_pretrained(tmp_path).model) is tf.BertForMaskedLM

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers as tf
 from helpers.compressed_models import D, V, gemma3, gpt2, llama
+from helpers.quick import quick
 from helpers.refusals import refused
 from torch.nn import functional as F
 
@@ -119,7 +120,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(KINDS.keys(), "encoder", "classifier"))
 def test_gradients_tell_what_an_error_does(kind):
     """Along the best, the worst and other directions, to the noise of the draws."""
     build, causal, lost = KINDS[kind]
@@ -131,7 +132,7 @@ def test_gradients_tell_what_an_error_does(kind):
         assert direction @ found @ direction == pytest.approx(exact, rel=0.1, abs=1e-4 * found.trace())
 
 
-@pytest.mark.parametrize("build", [gpt2, gemma3], ids=["gpt2", "gemma3, scaled rows"])
+@pytest.mark.parametrize("build", quick({"gpt2": gpt2, "scaled rows": gemma3}, "scaled rows"))
 def test_a_tied_head_counts_as_well(build):
     """The form is the sum of what rows do when they are looked up and when hidden states meet them."""
     model, texts = made(build, causal=True), tokens(6)
@@ -143,7 +144,7 @@ def test_a_tied_head_counts_as_well(build):
         assert direction @ found @ direction == pytest.approx(exact, rel=0.1, abs=1e-6 * found.trace())
 
 
-@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("old", quick({"now": False, "before": True}, "now"))
 def test_a_pooling_by_the_first_token_is_followed(tmp_path, old):
     """As sentence-transformers stores it now and did before; other vectors, other gradients."""
     entries = (

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.checkpoints import assert_one_line, run, succeed
 from helpers.classifying import Strike
+from helpers.quick import quick
 from helpers.weather import QUICK, SIGNS, SUFFIXES, TABLE, result, rows_of, tensors, train, weather
 from torch import nn
 
@@ -136,7 +137,7 @@ def test_what_moves_no_score_costs_nothing(loud, tmp_path):
     assert without["metric"] is without["metric_error"] is None
 
 
-@pytest.mark.parametrize("method", ["pq", "screen+pq"])
+@pytest.mark.parametrize("method", quick(("pq", "screen+pq"), "pq"))
 def test_codes_are_retrained_resumed_and_read(wide, tmp_path, method):
     """Stopped and resumed it writes the same bytes; what it wrote is verified, tuned, measured and loaded."""
     texts = Texts(wide.with_name("train.csv"), wide.with_name("dev.csv"))
