@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcompress.checkpoint.base import Checkpoint
+from embcompress.checkpoint.directory.modules import static_modules
 from embcompress.choices import MAX_LENGTH, METRIC_TEXTS
 from embcompress.data.counting import read_texts
 from embcompress.data.text_format import TextFormat
@@ -86,6 +87,7 @@ def metric_for(
         return given
     if not isinstance(given, str | Path):
         return ColumnMetric(Metric.of(_checked(given, table), SHARE), "a given matrix")
+    _check_directory(source)
     file = Path(given)
     return metric_of(source, table, read_texts(file, text_column, text_format), file, progress)
 
@@ -141,7 +143,7 @@ def _of_outputs(
     from embcompress.training.devices import runtime
     from embcompress.training.fisher import check_looked_up, outer_products
 
-    model = open_pretrained(_transformers_directory(source))
+    model = open_pretrained(source.path)
     check_looked_up(model, table)
     data = encoded(model, texts, MAX_LENGTH)
     if not len(data):
@@ -199,14 +201,12 @@ def drawn(texts: Iterable[str], count: int) -> list[str]:
     return [text for _, text in kept]
 
 
-def _transformers_directory(source: Checkpoint) -> Path:
-    """The directory of the model.
+def _check_directory(source: Checkpoint) -> None:
+    """Refuse what transformers cannot run, before texts are read.
 
     Raises:
-        UsageError: there is no such directory, or it holds a static model.
+        UsageError: it is no directory, or it holds a static model.
     """
-    from embcompress.checkpoint.directory.modules import static_modules
-
     remedy = "leave out --metric"
     if not source.path.is_dir():
         raise UsageError(
@@ -219,7 +219,6 @@ def _transformers_directory(source: Checkpoint) -> Path:
             f"{source.path}: is a static model, whose vectors are means of rows: all columns count alike",
             remedy=remedy,
         )
-    return source.path
 
 
 def _checked(matrix: NDArray[np.float64], table: Table) -> NDArray[np.float64]:
@@ -229,7 +228,10 @@ def _checked(matrix: NDArray[np.float64], table: Table) -> NDArray[np.float64]:
         UsageError: it has another shape, or is not symmetric, finite and positive semidefinite.
     """
     columns = table.rows.shape[1]
-    found = np.asarray(matrix, np.float64)
+    try:
+        found: NDArray[np.float64] = np.asarray(matrix, np.float64)
+    except (TypeError, ValueError):
+        raise UsageError("the metric is no matrix of numbers", remedy="give a NumPy array") from None
     if found.shape != (columns, columns):
         raise UsageError(
             f"the metric has shape {list(found.shape)}, {table.name} has {columns} columns",
@@ -238,8 +240,11 @@ def _checked(matrix: NDArray[np.float64], table: Table) -> NDArray[np.float64]:
     size = np.abs(found).max()
     if not (np.isfinite(size) and size > 0 and np.allclose(found, found.T, rtol=0, atol=1e-6 * size)):
         raise UsageError("the metric is not symmetric, finite and above 0", remedy="give a covariance matrix")
+    found = found / size  # or sums of the largest numbers overflow
     found = (found + found.T) / 2
     least = float(np.linalg.eigvalsh(found)[0])
-    if least < -1e-6 * size:
-        raise UsageError(f"the metric has the eigenvalue {least:.3g}", remedy="give a covariance matrix")
+    if least < -1e-6:
+        raise UsageError(
+            f"the metric has the eigenvalue {least * size:.3g}", remedy="give a covariance matrix"
+        )
     return found

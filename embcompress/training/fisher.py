@@ -4,8 +4,7 @@ To second order, an error e of a looked-up row changes what the model says by e 
 information matrix of the row (Amari 1998, "Natural gradient works efficiently in learning"). For a
 distribution that is twice the Kullback–Leibler divergence, for a sentence vector its squared distance, which
 is twice one minus the cosine. M is estimated as Hutchinson (1990) estimates a trace: a random combination of
-the outputs, whose weights have the covariance of the outputs' own information, has a gradient g with E[gᵀg] =
-M.
+the outputs, whose weights have the covariance of their information, has a gradient g with E[gᵀg] = M.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from embcompress.training.likeness import most_tokens, sentence_vectors
 _CLASSIFIER = "ForSequenceClassification"
 """Name ending of the architectures that score whole texts."""
 
-_BATCH = 64
-_SHARE = 4
-"""Most texts computed together, and the share of the ids of a forward pass: gradients take more memory."""
+_BATCH, _TOKENS, _LOGITS = 64, 1024, 4
+"""Limits for what is computed together, as gradients take more memory than outputs: texts, token ids, and the
+share of the ids of a forward pass where each has scores of all tokens."""
 
 DRAWS = 4
-"""Random combinations of the outputs for each text. A further one costs half of what a further text does, and
-makes the estimate nearly as much better."""
+"""Random combinations of the outputs for each text. With one alone, all-MiniLM-L6-v2 with ``pq`` at 0.95 kept
+a hundredth fewer of its neighbours."""
 
 _COMPARED = 64
 """Rows by which the table of a model is recognized."""
@@ -96,7 +95,8 @@ def outer_products(
     columns, done = model.model.get_input_embeddings().embedding_dim, 0  # type: ignore[operator]
     total = np.zeros((columns, columns))
     first = reads_first_token(model.path)
-    for rows in sorted_batches(data.texts.lengths, _BATCH, max(most_tokens(model) // _SHARE, 1)):
+    most = max(min(_TOKENS, most_tokens(model) // _LOGITS), 1)
+    for rows in sorted_batches(data.texts.lengths, _BATCH, most):
         with running(model.path), _watched(model.model) as seen:
             used = _used(model, *data.tensors(rows, runtime.device), first=first)
             if not seen.rows:

@@ -282,17 +282,27 @@ def test_row_136_a_metric_for_another_table(shelf):
     assert_refused(shelf, "factorize", shelf / "bert", *names, "--key", BERT, *options, code=2, says=BERT)
 
 
+def test_the_scale_of_a_matrix_does_not_matter(shelf, tmp_path):
+    """Nor that it is a tensor."""
+    errors = [
+        made(shelf, tmp_path / f"{place}", metric=torch.diag(torch.arange(1, 33).double()) * scale)
+        for place, scale in enumerate((1.0, 1e306, 1e-300))
+    ]
+    assert len({round(one.tables[0].metric_error, 7) for one in errors}) == 1
+
+
 @pytest.mark.parametrize(
     ("matrix", "says"),
     [
         (np.eye(31), "[31, 31]"),
         (np.ones(32), "[32]"),
+        ([["a", "b"]], "numbers"),
         (np.triu(np.ones((32, 32))), "symmetric"),
         (np.full((32, 32), np.nan), "finite"),
         (np.zeros((32, 32)), "above 0"),
         (np.diag([*[1.0] * 31, -1.0]), "-1"),
     ],
-    ids=["size", "vector", "not symmetric", "NaN", "zeros", "negative"],
+    ids=["size", "vector", "words", "not symmetric", "NaN", "zeros", "negative"],
 )
 def test_row_137_a_matrix_that_is_no_metric(shelf, tmp_path, matrix, says):
     """With what is wrong with it."""
