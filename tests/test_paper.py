@@ -295,7 +295,8 @@ class TestTyped:
             assert {m for s, seed, m in accuracy if (s, seed) == (texts, 0)} == {"dense", *names}
             first, second = (accuracy[other, 0, name] for name in names[:2])
             with_calr = names[1] if second > first else names[0]
-            expected = list(dict.fromkeys(("dense", with_calr, plain.method, names[1], names[0])))
+            weighted = typed.WEIGHTED.method
+            expected = list(dict.fromkeys(("dense", with_calr, plain.method, names[1], weighted, names[0])))
             assert [m for s, seed, m in accuracy if (s, seed) == (texts, 1)] == expected
             judged = [row for row in rows if (row.set, row.seed) == (texts, 1)]
             check_rows(judged, judged[0].table_bytes, judged[0].table_bytes // (4 * WIDTH))
