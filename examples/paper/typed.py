@@ -111,13 +111,11 @@ def steps(case: Case, earlier: Collection[Measurement]) -> Iterator[Step]:
 
 
 def judged(texts: str, earlier: Collection[Measurement]) -> Iterable[Setting]:
-    """What meets the test texts of a set: what the others choose, with CALR and without, and the defaults."""
+    """What meets the test texts of a set: what the others choose, the same without CALR, and the defaults."""
     plain = [one for one in SETTINGS if one.weights == "none"]
-    with_calr, without_it = (
-        chosen(texts, earlier, [one for one in plain if (one.schedule == "calr") == is_calr])
-        for is_calr in (True, False)
-    )
-    return dict.fromkeys((with_calr, without_it, DEFAULT, WEIGHTED, FIRST))
+    with_calr = chosen(texts, earlier, [one for one in plain if one.schedule == "calr"])
+    others = [one for one in plain if one.schedule != "calr" and one.split == with_calr.split]
+    return dict.fromkeys((with_calr, chosen(texts, earlier, others), DEFAULT, WEIGHTED, FIRST))
 
 
 def chosen(texts: str, earlier: Collection[Measurement], offered: Iterable[Setting]) -> Setting:
