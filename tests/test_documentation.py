@@ -235,7 +235,7 @@ def test_text_classifier(page):
     optimizer = torch.optim.SGD(nn.Linear(8, 2).parameters(), lr=0.1)
     names, outputs = play(page, optimizer=optimizer, loader=range(6))
     assert "pretrained vectors filled 2 rows" in outputs[3]
-    for text in (outputs[5], outputs[6], outputs[9], outputs[10]):
+    for text in (outputs[5], outputs[6], outputs[8], outputs[11], outputs[12]):
         assert float(re.search(r"accuracy ([\d.]+)%", text)[1]) > 0
     assert names["schedule"].last_epoch == 6
 
