@@ -246,6 +246,8 @@ def test_the_first_layers_are_trained_by_the_states_after_them(shelf, tmp_path):
         whole = student(ids, mask).hidden  # the hook is gone
     torch.testing.assert_close(states, wanted)
     assert whole.shape == states.shape
+    with refused(UsageError, "--train all"):
+        student.states_after(torch.nn.Linear(1, 1), ids, mask)
 
 
 def test_layers_that_are_not_known_are_not_trained_alone(shelf):
