@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from embcompress.checkpoint import open_checkpoint
 from embcompress.checkpoint.description import METADATA_KEY
+from embcompress.errors import UsageError
 from embcompress.integrations import registered
 from embcompress.loading.fit import Misfit
 from embcompress.methods.decoding import check_stored
@@ -91,10 +92,14 @@ class Pretrained:
         return tuple(next((found for found in lists if len(found) == count), ()))
 
     def states_after(self, layer: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The hidden states (B×L×d) after one of the layers; those above it are not computed."""
+        """The hidden states (B×L×d) after one of the layers; those above it are not computed.
+
+        Raises:
+            UsageError: the model runs without calling this layer.
+        """
 
         def reached(_module: nn.Module, _given: object, output: Any) -> None:
-            raise _Reached(output[0] if isinstance(output, tuple) else output)
+            raise _Reached(output if isinstance(output, Tensor) else output[0])
 
         hook = layer.register_forward_hook(reached)
         try:
@@ -104,7 +109,9 @@ class Pretrained:
             return found.state
         finally:
             hook.remove()
-        raise AssertionError("a model runs all its layers")
+        raise UsageError(
+            f"{self.path}: the model does not call its layers one by one", remedy="choose --train all"
+        )
 
 
 def open_pretrained(path: Path) -> Pretrained:

@@ -155,6 +155,7 @@ def test_row_118_texts_without_end_or_bottom_in_each_format(good, tmp_path):
     endless = hole(tmp_path / "hole.txt")
     for words in (("--encoding", "utf-16"), ("--encoding", "utf-32-be"), ("--text-format", "jsonl")):
         jobs.append(("evaluate", small, "--teacher", model, "--texts", endless, *words))
+    jobs.append(("factorize", model, "--rank", 4, "--check", endless, "-o", out))
     jobs.append(("distil", small, "--teacher", model, "--texts", tmp_path / "bomb.txt", "-o", out))
     for job, end in zip(jobs, assert_refused(tmp_path, jobs), strict=True):
         assert end.code in (2, 3), (job, end)
