@@ -857,7 +857,9 @@ def test_compress_weighs_by_the_training_texts(classifier, tmp_path):
     told = json.loads(succeed(*command, "-o", output, "--json", "-q").stdout)
     (table,) = told["factorized"]["tables"]
     counts = counts_of(path, texts_of(train))
-    wanted = by_hand(path, train, dev, tmp_path / f"hand{path.suffix}", weights=counts)
+    np.save(tmp_path / "counts.npy", counts)
+    alone = f"none+{tmp_path / 'counts.npy'}"
+    wanted = by_hand(path, train, dev, tmp_path / f"hand{path.suffix}", weights=alone)
     assert equal(output, tmp_path / f"hand{path.suffix}")
     assert table["weighting"] == "counts, (count+1)^0.5"
     assert table["weighted_error"] == wanted.weighted_error

@@ -645,8 +645,8 @@ def test_a_classifier_counts_with_its_own_rule(tmp_path, suffix):
         result = succeed("factorize", path, "--rank", 3, *how, "-o", output, "--json")
         made.append(json.loads(result.stdout)["tables"][0])
     assert made[0]["weighted_error"] == made[1]["weighted_error"]
-    assert made[0]["weighting"] == "texts.csv, (count+1)^0.5"
-    assert made[1]["weighting"] == "counts.csv, (count+1)^0.5"
+    assert made[0]["weighting"] == "texts.csv and the order of its tokens, (count+1)^0.5"
+    assert made[1]["weighting"] == "counts.csv and the order of its tokens, (count+1)^0.5"
     assert not math.isclose(made[0]["weighted_error"], made[0]["relative_error"], rel_tol=1e-3)
 
 
