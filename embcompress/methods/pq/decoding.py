@@ -69,7 +69,8 @@ class TrellisTable:
         if "0.zeros" in parts:
             expected["0.zeros"] = (parts["0.zeros"].shape[0], 1)
         check_shapes(parts, expected, shape, rank)
-        flat, scales = _whole(parts["0.codebooks"])[0], _whole(parts["0.scales"])
+        with _quiet():
+            flat, scales = _whole(parts["0.codebooks"])[0], _whole(parts["0.scales"])
         self._classes = [
             RowCode(rates[kind], scales[kind], code.books_in(flat, starts[kind]))
             for kind, code in enumerate(codes)
