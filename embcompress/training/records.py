@@ -62,7 +62,7 @@ ratios, see examples/paper/RESULTS.md."""
 
 CALR_RECIPE = replace(FINETUNE_RECIPE, schedule="calr", schedule_options={"decay": 0.5, "window": 3})
 """The same with CALR, in one window as the authors retrain. With their decay, 0.1, hardly anything moves
-after the first epoch; this one, and the rate, lost least on texts held out of three sets, see
+after the first epoch; of what was tried with CALR, this lost least on texts held out of three sets, see
 examples/paper/RESULTS.md."""
 
 PRETRAINED_RECIPE = Recipe(epochs=3, batch_size=32, optimizer="adamw", learning_rate=1e-4, clip=1.0)
