@@ -87,7 +87,8 @@ def metric_for(
         return given
     if not isinstance(given, str | Path):
         return ColumnMetric(Metric.of(_checked(given, table), SHARE), "a given matrix")
-    _check_directory(source)
+    if not _is_classifier(source):
+        _check_directory(source)
     file = Path(given)
     return metric_of(source, table, read_texts(file, text_column, text_format), file, progress)
 
@@ -116,7 +117,7 @@ def metric_of(
     chosen = drawn(texts, METRIC_TEXTS)
     if not chosen:
         raise InputError(f"{file}: holds no text", remedy="give texts of the kind that the model reads")
-    if not source.path.is_dir() and source.sidecar(RECORD_KEY) is not None:
+    if _is_classifier(source):
         found, share = _of_scores(source, table, chosen, progress, factory), SCORE_SHARE
     else:
         found, share = _of_outputs(source, table, chosen, file, progress), SHARE
@@ -199,6 +200,11 @@ def drawn(texts: Iterable[str], count: int) -> list[str]:
             kept.insert(place, (key, text))
             del kept[count:]
     return [text for _, text in kept]
+
+
+def _is_classifier(source: Checkpoint) -> bool:
+    """Whether ``train`` has written it."""
+    return not source.path.is_dir() and source.sidecar(RECORD_KEY) is not None
 
 
 def _check_directory(source: Checkpoint) -> None:

@@ -226,7 +226,7 @@ def test_a_record_whose_metric_is_none_is_refused(shelf, tmp_path, entry, value)
         parse_description(record, "here")
 
 
-def test_row_131_a_metric_without_a_model_to_run(shelf, tmp_path):
+def test_row_126_a_metric_without_a_model_to_run(shelf, tmp_path):
     """A file of weights, an ONNX model or a static model is no directory of transformers."""
     (tmp_path / "texts.txt").write_text("w1 w2\n")
     save_file(load_file(shelf / "bert" / "model.safetensors"), tmp_path / "model.safetensors")
@@ -237,7 +237,7 @@ def test_row_131_a_metric_without_a_model_to_run(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "\n \n\t\n"], ids=["empty", "blank"])
-def test_row_132_a_metric_of_no_texts(shelf, tmp_path, text):
+def test_row_127_a_metric_of_no_texts(shelf, tmp_path, text):
     """A file without a text says nothing about directions."""
     (tmp_path / "texts.txt").write_text(text)
     with refused(InputError, str(tmp_path / "texts.txt"), "no text"):
@@ -246,7 +246,7 @@ def test_row_132_a_metric_of_no_texts(shelf, tmp_path, text):
         made(shelf, tmp_path / "small", metric=tmp_path / "none.txt")
 
 
-def test_row_133_a_metric_without_transformers(shelf, tmp_path, monkeypatch):
+def test_row_128_a_metric_without_transformers(shelf, tmp_path, monkeypatch):
     """The extra is named; a metric that is given needs it not."""
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with refused(UsageError, "'embcompress[transformers]'"):
@@ -254,7 +254,7 @@ def test_row_133_a_metric_without_transformers(shelf, tmp_path, monkeypatch):
     assert made(shelf, tmp_path / "small", metric=np.eye(32)).written
 
 
-def test_row_134_gradients_that_are_not_numbers(shelf, tmp_path):
+def test_row_129_gradients_that_are_not_numbers(shelf, tmp_path):
     """A model whose layers hold NaN has none; one that ignores its tokens has only zeros."""
     for name, value, says in (("nan", float("nan"), "NaN"), ("deaf", 0.0, "tokens")):
         model = tf.AutoModel.from_pretrained(shelf / "bert")
@@ -267,13 +267,13 @@ def test_row_134_gradients_that_are_not_numbers(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["int8", "int4", "int3"])
-def test_row_135_a_metric_for_a_method_that_ignores_it(shelf, method):
+def test_row_130_a_metric_for_a_method_that_ignores_it(shelf, method):
     """It would take minutes and change nothing."""
     options = ("--ratio", 0.6, "--method", method, "--metric", shelf / "texts.txt")
     assert_refused(shelf, "factorize", shelf / "bert", *options, code=2, says=method)
 
 
-def test_row_136_a_metric_for_another_table(shelf):
+def test_row_131_a_metric_for_another_table(shelf):
     """Positions are looked up too, but not by token; several tables have no common metric."""
     names = ("--key", "embeddings.position_embeddings.weight")
     options = ("--rank", 2, "--metric", shelf / "texts.txt")
@@ -304,7 +304,7 @@ def test_the_scale_of_a_matrix_does_not_matter(shelf, tmp_path):
     ],
     ids=["size", "vector", "words", "not symmetric", "NaN", "zeros", "negative"],
 )
-def test_row_137_a_matrix_that_is_no_metric(shelf, tmp_path, matrix, says):
+def test_row_132_a_matrix_that_is_no_metric(shelf, tmp_path, matrix, says):
     """With what is wrong with it."""
     with refused(UsageError, says):
         made(shelf, tmp_path / "small", metric=matrix)

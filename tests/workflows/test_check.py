@@ -84,7 +84,7 @@ def test_the_output_is_not_the_texts(shelf, tmp_path):
     assert_refused(tmp_path, *words, code=2, says="input")
 
 
-def test_row_141_models_that_cannot_be_run_are_refused_before_the_work(shelf, tmp_path, monkeypatch):
+def test_row_133_models_that_cannot_be_run_are_refused_before_the_work(shelf, tmp_path, monkeypatch):
     """Each with what it is; the remedy, leaving out --check, works."""
 
     def refused(path, code, says):
@@ -108,7 +108,7 @@ def test_row_141_models_that_cannot_be_run_are_refused_before_the_work(shelf, tm
     refused(shelf / "bert", 2, "pip install 'embcompress[transformers]', or leave out --check")
 
 
-def test_row_142_texts_that_cannot_be_read_are_refused_before_the_work(shelf, tmp_path):
+def test_row_134_texts_that_cannot_be_read_are_refused_before_the_work(shelf, tmp_path):
     """Absent, too few, without the column."""
     few, csv = tmp_path / "few.txt", tmp_path / "texts.csv"
     few.write_text("w1\nw2\n")

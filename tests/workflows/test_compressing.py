@@ -202,7 +202,7 @@ class Bag(nn.Module):
 """
 
 
-def test_row_151_no_code_is_run_for_a_metric(tmp_path, monkeypatch):
+def test_row_136_no_code_is_run_for_a_metric(tmp_path, monkeypatch):
     """factorize refuses it in one line; compress, which is told the code, takes it."""
     (tmp_path / "own_bag.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)

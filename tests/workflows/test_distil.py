@@ -250,7 +250,7 @@ def test_the_first_layers_are_trained_by_the_states_after_them(shelf, tmp_path):
         student.states_after(torch.nn.Linear(1, 1), ids, mask)
 
 
-def test_row_143_layers_that_are_not_known_are_not_trained_alone(shelf):
+def test_row_135_layers_that_are_not_known_are_not_trained_alone(shelf):
     """ALBERT runs one layer many times: by default all of it is trained, and "first" is refused."""
     config = tf.AlbertConfig(vocab_size=94, hidden_size=8, embedding_size=8, intermediate_size=8,
                              num_hidden_layers=3, num_attention_heads=2)  # fmt: skip
