@@ -71,8 +71,8 @@ def compress(
         max_error: target.
         max_size: target.
         keys: names of the tables; empty to have them found.
-        method: registry name of the method, or ``"auto"``; None for ``"auto"``, or with a rank, which that does
-            not take, for ``choices.DEFAULT_METHOD``.
+        method: registry name of the method, or ``"auto"``; None for ``"auto"``, or with a rank, which that
+            does not take, for ``choices.DEFAULT_METHOD``.
         dtype: element type of the factors; None for the table's own.
         split_scale: where the singular values go, as in :func:`embcompress.factorize`.
         smoothing: exponent s of a token's weight (count + 1)^s, 0 to 2; 0 weighs all tokens alike; None
