@@ -52,7 +52,12 @@ class Rows:
 
 def wide(rows: Rows) -> Rows:
     """Return the same matrix, read as float64."""
-    return Rows(rows.shape, rows.dtype, lambda start, stop: rows.read(start, stop).astype(np.float64))
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        with np.errstate(invalid="ignore"):  # NaN of any kind is left to whoever reads it
+            return rows.read(start, stop).astype(np.float64)
+
+    return Rows(rows.shape, rows.dtype, read)
 
 
 def filled_up(rows: Rows) -> Rows:

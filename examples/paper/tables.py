@@ -173,7 +173,7 @@ def _quantized(rows: Sequence[Quantized]) -> str:
 def _typed(rows: Sequence[Measurement]) -> list[str]:
     """What was chosen on held-out texts, and what it loses on test texts."""
     found = {texts: typed.held_out_losses(texts, rows) for texts in SETS}
-    columns = [(texts, ratio) for texts in SETS for ratio in typed.RATIOS]
+    columns = [(texts, ratio) for texts in SETS if found[texts] for ratio in typed.RATIOS]
     lines = [
         [f"{one.method}, {one.rate:g}", *(f"{found[texts][one][ratio]:.2f}" for texts, ratio in columns)]
         for one in typed.SETTINGS

@@ -127,13 +127,16 @@ def chosen(texts: str, earlier: Collection[Measurement], offered: Iterable[Setti
 def held_out_losses(texts: str, rows: Iterable[Measurement]) -> dict[Setting, dict[float, float]]:
     """Points lost on the held-out texts of all sets but one, by setting and ratio.
 
-    They are the means over the cases in which every setting was measured at both ratios.
+    They are the means over the cases in which every setting was measured at both ratios; nothing if there
+    are none.
     """
     rows = [row for row in rows if row.set != texts and row.method.startswith(CHOOSING)]
     dense = {row.case: row.test_accuracy for row in rows if row.method == f"{CHOOSING}dense"}
     measured = {(row.case, row.step): row.test_accuracy for row in rows}
     asked = [setting.step(ratio, CHOOSING) for setting in SETTINGS for ratio in RATIOS]
     whole = [case for case in dense if all((case, step) in measured for step in asked)]
+    if not whole:
+        return {}
     return {
         setting: {
             ratio: 100
