@@ -205,6 +205,7 @@ class TestCompression:
             assert f"| trec6, dan, {row.method}" in text
         assert (out / "compression-word2vec.png").stat().st_size > 10_000
 
+    @pytest.mark.slow
     def test_the_start_minilm(self, data, out):
         """The table of a sentence encoder with its own tokenizer, dense and narrow."""
         case = Case("trec6", "dan", "minilm", 0)
@@ -248,6 +249,7 @@ class TestSchedules:
         assert row.table_bytes % (4 * WIDTH) == 0
 
 
+@pytest.mark.slow
 class TestAblations:
     """Arm 3."""
 
@@ -279,6 +281,7 @@ class TestAblations:
                 torch.testing.assert_close(first, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 class TestTyped:
     """The path as typed."""
 
@@ -366,6 +369,7 @@ class TestCost:
         assert sum(answers) / len(answers) == embcompress.evaluate(found.final, found.test).accuracy
 
 
+@pytest.mark.slow
 class TestSmall:
     """Arm 5."""
 

@@ -645,7 +645,7 @@ WHOLE = model([GATHER, TURN, helper.make_node("MatMul", ["rows", "turned"], ["sc
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("small", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_any_damage_is_an_error_or_harmless(tmp_path, small, data):
     """Whatever bytes are changed, errors are our own."""
     path = tmp_path / "m.onnx"

@@ -226,6 +226,7 @@ def test_no_terminal_is_too_narrow_for_a_result(tmp_path, columns):
     assert (written.splitlines()[1] == name) == (columns < 200)
 
 
+@pytest.mark.slow
 def test_no_terminal_is_too_narrow_for_a_report_or_scores(tmp_path, model):
     """The figures are those of a wide terminal."""
     labels = ("a" * 70, "b" * 70)

@@ -20,6 +20,7 @@ import torch
 from helpers import distilling
 from helpers.checkpoints import assert_one_line, contents, directory, succeed, table
 from helpers.crashing import DEEDS, listing, strikes
+from helpers.quick import quick
 from helpers.weather import STILL, train, weather
 from safetensors.numpy import save_file
 
@@ -172,7 +173,7 @@ QUICK = {"factorize_file": 1, "factorize_torch": 2, "factorize_shards": 3, "expa
 """How far apart the strikes of ``make test`` are: about a dozen for each command."""
 
 
-@pytest.mark.parametrize("made", QUICK)
+@pytest.mark.parametrize("made", quick(QUICK.keys(), "factorize_file", "train_classifier"))
 def test_row_32_now_and_then(tmp_path, made):
     """Struck at some operations, over an older output, by each fault in turn."""
     ends, count = check(tmp_path, made, DEEDS, over=True, stride=QUICK[made])

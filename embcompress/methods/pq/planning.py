@@ -31,6 +31,9 @@ _RANKS = 24
 _WORTH = 0.995
 """More classes are considered if they leave at most this fraction of the distortion."""
 
+_IN_VAIN = 2
+"""Numbers of classes, one after the other, that may gain nothing before no more are tried."""
+
 _NOISE = {5: 10**-2.51, 6: 10**-3.09, 7: 10**-3.69, 8: 10**-4.30}
 """Relative squared error of a right factor in integers, by bits, with a scale per row."""
 
@@ -97,21 +100,33 @@ def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
         return []
     squares = np.square(sample.rows @ stats.analysis.astype(np.float32), dtype=np.float64)
     squares *= sample.weights[:, None]
-    found, zeros = [], np.flatnonzero(stats.energies == 0)
+    zeros = np.flatnonzero(stats.energies == 0)
+    found: list[TrellisPlan] = []
+    least, in_vain = math.inf, 0
     for classes in _class_choices(stats):
         counts = np.bincount(classes)
         member = classes[sample.places]
         variances = np.stack([squares[member == index].sum(axis=0) for index in range(len(counts))])
         split = _RowClasses(classes, counts, variances, zeros, stats.rows.shape[1])
-        promising = _promising_rank(stats, limit, variances.sum(axis=0))
-        # Rows that get more bytes than others may make more components worthwhile than all rows together.
-        ranks = {min(factor * promising, variances.shape[1]) for factor in (1, 2, variances.shape[1])}
-        choices = _right_choices(stats.rows.shape[1])
-        for rank, pairs, bits in itertools.product(sorted(ranks), (True, False), choices):
-            plan = _plan(split, limit, rank, pairs=pairs, bits=bits)
-            if plan is not None:
-                found.append(plan)
+        some = _plans_of(stats, split, limit)
+        found += some
+        best = min((plan.distortion for plan in some), default=math.inf)
+        in_vain = 0 if best < least else in_vain + 1
+        least = min(least, best)
+        if in_vain == _IN_VAIN:
+            break
     return found
+
+
+def _plans_of(stats: TableStats, split: _RowClasses, limit: int) -> list[TrellisPlan]:
+    """Plans for one way to divide the rows."""
+    promising = _promising_rank(stats, limit, split.variances.sum(axis=0))
+    # Rows that get more bytes than others may make more components worthwhile than all rows together.
+    most = split.variances.shape[1]
+    ranks = sorted({min(factor * promising, most) for factor in (1, 2, most)})
+    tried = itertools.product(ranks, (True, False), _right_choices(split.columns))
+    plans = (_plan(split, limit, rank, pairs=pairs, bits=bits) for rank, pairs, bits in tried)
+    return [plan for plan in plans if plan is not None]
 
 
 def extra_shape(more: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[int, int]:
