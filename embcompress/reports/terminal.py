@@ -143,6 +143,8 @@ def _(result: FactorizeResult) -> None:
     # Rows and columns are weighted alike in all tables, so all have the same errors.
     headers = ("table", "V × d", "dtype", "method", "bytes", "rank", *dict(_errors(result.tables[0])))
     print_table(console, headers, [_factorized(new) for new in result.tables])
+    if (weighting := result.tables[0].weighting) is not None:
+        console.print(f"rows weighted by {safe(weighting)}")
     if (metric := result.tables[0].metric) is not None:
         console.print(f"metric: what of a row matters to the model, by {safe(metric)}")
     for new in result.tables:

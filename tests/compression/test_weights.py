@@ -274,6 +274,7 @@ def test_both_errors_are_those_of_the_written_bytes(tmp_path, counts_file, suffi
     assert re.split(r"\s{2,}", lines[0].strip())[-3:] == ["weighted error", "predicted", "unweighted"]
     predicted_errors = error(optimum(dense, weights, R), dense, weights)
     assert lines[1].split()[-3:] == [f"{x:.4f}" for x in (weighted, predicted_errors, plain)]
+    assert lines[2] == "rows weighted by counts.npy, (count+1)^0.5"
 
 
 def test_without_weights_there_is_one_error(model):
