@@ -84,10 +84,9 @@ class Division:
     sizes: NDArray[np.intp]
     left: float
 
-    def classes_of(self, energies: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """The class of each row (n); rows of the same energy may be in two."""
-        classes = np.empty(len(energies), np.uint8)
-        ascending = np.argsort(energies, kind="stable")
+    def classes_of(self, ascending: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """The class of each row (n), from the rows in order of energy; equal rows may be in two."""
+        classes = np.empty(len(ascending), np.uint8)
         classes[ascending] = np.repeat(np.arange(len(self.sizes), dtype=np.uint8), self.sizes)
         return classes
 

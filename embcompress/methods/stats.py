@@ -220,7 +220,7 @@ def draw(stats: TableStats, count: int) -> Sample:
     else:
         sizes = weights / weights.sum()
         if stats.spectrum.total > 0:
-            classes = stats.divisions[-1].classes_of(stats.energies)
+            classes = stats.divisions[-1].classes_of(np.argsort(stats.energies, kind="stable"))
             even = 1 / np.bincount(classes)[classes]
             sizes = (sizes + stats.energies / stats.energies.sum() + even / even.sum()) / 3
         probabilities = _probabilities(sizes, count)

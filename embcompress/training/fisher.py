@@ -30,6 +30,7 @@ from embcompress.progress import Progress
 from embcompress.tables import Table
 from embcompress.training.devices import Runtime
 from embcompress.training.likeness import most_tokens, sentence_vectors
+from embcompress.training.sensitivity import gram_of
 
 _CLASSIFIER = "ForSequenceClassification"
 """Name ending of the architectures that score whole texts."""
@@ -199,13 +200,7 @@ def _products(seen: _Seen, score: Tensor, *, keep: bool) -> NDArray[np.float64]:
     vectors = [*found[: len(seen.rows)]]
     for (hidden, _), gradient in zip(seen.heads, found[len(seen.rows) :], strict=True):
         vectors.append(hidden.detach() * torch.linalg.vector_norm(gradient, dim=-1, keepdim=True))
-    total = _gram(vectors[0])
+    total = gram_of(vectors[0])
     for each in vectors[1:]:
-        total += _gram(each)
+        total += gram_of(each)
     return total
-
-
-def _gram(vectors: Tensor) -> NDArray[np.float64]:
-    """Σ gᵀg over the vectors (… × d): products in float32, their sum over batches in float64."""
-    flat = vectors.reshape(-1, vectors.shape[-1]).float()
-    return (flat.T @ flat).double().numpy(force=True)

@@ -55,15 +55,15 @@ def score_products(
         score = (scores * (by - by.mean(dim=1, keepdim=True))).sum()
         (found,) = torch.autograd.grad(score, table, allow_unused=True)
         if found is not None:
-            total += _gram(found[np.unique(tokens.numpy())])
+            # The gradient of a row adds up over the texts of a batch. Their combinations of scores are
+            # independent, so the products of one text's part with another's vanish on average.
+            total += gram_of(found[np.unique(tokens.numpy())])
         done += len(rows)
         progress("metric", done, len(data))
     return total
 
 
-def _gram(gradients: Tensor) -> NDArray[np.float64]:
-    """Σ gᵀg over gradients (n×d): products in float32, their sum over batches in float64."""
-    # The gradient of a row adds up over the texts of a batch. Their combinations of scores are independent,
-    # so the products of one text's part with another's vanish on average.
-    found = gradients.float()
-    return np.asarray((found.T @ found).double().numpy())
+def gram_of(gradients: Tensor) -> NDArray[np.float64]:
+    """Σ gᵀg over gradients (…×d): products in float32; sum those of batches in float64."""
+    flat = gradients.reshape(-1, gradients.shape[-1]).float()
+    return (flat.T @ flat).double().numpy(force=True)

@@ -164,16 +164,8 @@ class Bench:
                 recipe=self.retraining(recipe, step),
                 session=self.session,
             )
-            path, table = result.tuned.output, result.factorized.tables[0]
-            return self.row(
-                step,
-                path,
-                rank=table.rank or 0,
-                table_bytes=table.bytes_after,
-                table_error=table.relative_error or 0.0,
-                factory=factory,
-                **training(result.tuned),
-            )
+            more = training(result.tuned)
+            return self.table_row(step, result.tuned.output, result.factorized, factory=factory, **more)
 
     def measure_factorized(self, step: Step, method: str, **options: Any) -> Measurement:
         """Factorize the dense classifier of all epochs, and measure it without retraining.
@@ -191,18 +183,23 @@ class Bench:
                 output=Path(folder, "small.safetensors"),
                 **options,
             )
-            table = result.tables[0]
-            return self.row(
-                step,
-                result.output,
-                rank=table.rank or 0,
-                table_bytes=table.bytes_after,
-                table_error=table.relative_error or 0.0,
-            )
+            return self.table_row(step, result.output, result)
 
     def retraining(self, recipe: Recipe, step: Step) -> Recipe:
         """``recipe`` at the rate of ``step``, with other random numbers than the dense model's."""
         return replace(recipe, learning_rate=step.learning_rate, seed=self.case.seed + 1000)
+
+    def table_row(self, step: Step, path: Path, made: Any, **more: Any) -> Measurement:
+        """Measure a classifier made of what ``factorize`` returned; ``more`` as in :meth:`row`."""
+        table = made.tables[0]
+        return self.row(
+            step,
+            path,
+            rank=table.rank or 0,
+            table_bytes=table.bytes_after,
+            table_error=table.relative_error or 0.0,
+            **more,
+        )
 
     def row(
         self,

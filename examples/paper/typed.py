@@ -169,15 +169,7 @@ def measure(step: Step, bench: Bench) -> Measurement:
             recipe=replace(setting.recipe, seed=used.case.seed),
             session=used.session,
         )
-        table = small.tables[0]
-        return used.row(
-            step,
-            tuned.output,
-            rank=table.rank or 0,
-            table_bytes=table.bytes_after,
-            table_error=table.relative_error or 0.0,
-            **training(tuned),
-        )
+        return used.table_row(step, tuned.output, small, **training(tuned))
 
 
 def dense(bench: Bench) -> Path:

@@ -74,8 +74,9 @@ def test_the_divisions_of_rows_are_the_best_of_all(energies, least):
     assert [len(each.sizes) for each in found] == [*range(1, 1 + max(1, min(4, len(present) // least)))]
     for count, each in enumerate(found, start=1):
         assert each.sizes.sum() == len(energies)
-        classes = each.classes_of(energies)
-        assert (np.diff(classes[np.argsort(energies, kind="stable")].astype(int)) >= 0).all()
+        ascending = np.argsort(energies, kind="stable")
+        classes = each.classes_of(ascending)
+        assert (np.diff(classes[ascending].astype(int)) >= 0).all()
         assert (np.bincount(classes, minlength=count) == each.sizes).all()
         if count == 1:
             assert each.left == 1

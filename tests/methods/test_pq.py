@@ -153,11 +153,14 @@ class TestCorruptParts:
         stats, layout = fitted(table, 0.9, zipf(1200))
         return table.shape, layout.rank, stored(PQ, stats, layout)
 
-    @pytest.mark.parametrize("case", ["rates", "rate of 17", "odd halves", "hot rows", "zeros", "no bits"])
+    @pytest.mark.parametrize(
+        "case", ["rates", "rate of 17", "odd halves", "hot rows", "zeros", "no bits", "order of classes"]
+    )
     def test_values_that_cannot_be(self, made, case):
         """Each contradiction between parts is an input error."""
         shape, rank, parts = made
-        rates = parts["0.rates"].read(0, 2).copy()
+        rates, kinds = (parts[name].read(0, parts[name].shape[0]) for name in ("0.rates", "0.hot"))
+        rates = rates.copy()
         if case == "rates":
             rates[0, 0] = 3
         elif case == "rate of 17":
@@ -167,9 +170,11 @@ class TestCorruptParts:
             rates[1, 0] = 1
         elif case == "no bits":
             rates[0] = 0
+        elif case == "order of classes":
+            rates = rates[::-1].copy()
         wrong = changed(parts, "0.rates", rates)
         if case == "hot rows":
-            wrong = changed(parts, "0.hot", ~parts["0.hot"].read(0, 150))
+            wrong = changed(parts, "0.hot", ~kinds)
         elif case == "zeros":
             wrong = changed(parts, "0.zeros", np.array([[1200]], np.int32))
         with pytest.raises(InputError):

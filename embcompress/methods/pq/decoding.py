@@ -54,6 +54,9 @@ class TrellisTable:
         try:
             self._kinds = RowClasses(packed, rows, count)
             codes = [code_of(each) for each in rates]
+            self._more = np.array([code.row_bytes - codes[0].row_bytes for code in codes])
+            if self._extra is not None:
+                expected["0.extra"] = extra_shape(self._more, self._kinds.totals)
         except ValueError as error:
             raise _corrupt(str(error)) from None
         numbers = parts["0.codebooks"].shape[1]
@@ -62,10 +65,7 @@ class TrellisTable:
         except ValueError:
             numbers = -1  # refused below, with the shape of the table
         expected |= {"0.codes": (rows, codes[0].row_bytes), "0.codebooks": (1, numbers)}
-        self._more = np.array([code.row_bytes - codes[0].row_bytes for code in codes])
         self._starts = np.cumsum([0, *(self._more * self._kinds.totals)])
-        if self._extra is not None:
-            expected["0.extra"] = extra_shape(self._more, self._kinds.totals)
         if "0.zeros" in parts:
             expected["0.zeros"] = (parts["0.zeros"].shape[0], 1)
         check_shapes(parts, expected, shape, rank)

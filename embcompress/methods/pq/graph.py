@@ -130,7 +130,7 @@ def _decoded(group: Group, octets: str, kinds: str, stored: Stored, places: BitP
 
     def fields(starts: NDArray[np.int32], sizes: str) -> str:
         """Numbers below ``sizes`` from bit ``starts`` on, in float32: powers of two are exact."""
-        start = group.add("Cast", group.constant(starts, "I16"), to=1)
+        start = group.add("Cast", group.constant(starts, "I32"), to=1)
         octet = group.add("Floor", group.add("Div", start, eight))
         behind = group.add("Sub", start, group.add("Mul", octet, eight))
         scale = group.add(

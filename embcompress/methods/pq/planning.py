@@ -42,7 +42,7 @@ RIGHT_BITS = tuple(_NOISE)
 
 
 @dataclass(frozen=True)
-class _RowClasses:
+class _Split:
     """One way to divide the rows into classes, and what all plans for it share.
 
     Attributes:
@@ -107,7 +107,7 @@ def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
         counts = np.bincount(classes)
         member = classes[sample.places]
         variances = np.stack([squares[member == index].sum(axis=0) for index in range(len(counts))])
-        split = _RowClasses(classes, counts, variances, zeros, stats.rows.shape[1])
+        split = _Split(classes, counts, variances, zeros, stats.rows.shape[1])
         some = _plans_of(stats, split, limit)
         found += some
         best = min((plan.distortion for plan in some), default=math.inf)
@@ -118,7 +118,7 @@ def plans(stats: TableStats, limit: int) -> list[TrellisPlan]:
     return found
 
 
-def _plans_of(stats: TableStats, split: _RowClasses, limit: int) -> list[TrellisPlan]:
+def _plans_of(stats: TableStats, split: _Split, limit: int) -> list[TrellisPlan]:
     """Plans for one way to divide the rows."""
     promising = _promising_rank(stats, limit, split.variances.sum(axis=0))
     # Rows that get more bytes than others may make more components worthwhile than all rows together.
@@ -159,17 +159,17 @@ def _right_choices(columns: int) -> list[int]:
 
 def _class_choices(stats: TableStats) -> Iterator[NDArray[np.uint8]]:
     """The class of each row, for every number of classes that may help; more energy, higher class."""
-    left = math.inf
+    left, ascending = math.inf, np.argsort(stats.energies, kind="stable")
     for division in stats.divisions:
         if division.left <= _WORTH * left:
-            classes = division.classes_of(stats.energies)
+            classes = division.classes_of(ascending)
             drawn = np.bincount(classes[stats.sample.places], minlength=len(division.sizes))
             if len(drawn) == 1 or drawn.min() >= MEMBERS:
                 left = division.left
                 yield classes
 
 
-def _plan(split: _RowClasses, limit: int, rank: int, *, pairs: bool, bits: int) -> TrellisPlan | None:
+def _plan(split: _Split, limit: int, rank: int, *, pairs: bool, bits: int) -> TrellisPlan | None:
     """Rates of at most ``rank`` components within ``limit`` bytes; None if not even the shortest rows fit.
 
     The bytes of everything but the rows depend on the number of components and their rates, which depend on
@@ -222,7 +222,7 @@ class _Allocation:
         return len(self.rates[0])
 
 
-def _allocated(split: _RowClasses, budget: int, rank: int, width: int, *, pairs: bool) -> _Allocation | None:
+def _allocated(split: _Split, budget: int, rank: int, width: int, *, pairs: bool) -> _Allocation | None:
     """Rates if all rows together have ``budget`` bytes; None if those are too few, or two classes useless."""
     counts, variances = split.counts, split.variances[:, :rank]
     lengths = _row_lengths(variances, counts, budget)
@@ -238,13 +238,13 @@ def _allocated(split: _RowClasses, budget: int, rank: int, width: int, *, pairs:
     return coded
 
 
-def _sized(split: _RowClasses, rates: tuple[NDArray[np.float64], ...], width: int) -> _Allocation:
+def _sized(split: _Split, rates: tuple[NDArray[np.float64], ...], width: int) -> _Allocation:
     """Sizes at these rates, with ``width`` bytes per component for the right factor."""
     row_bytes = np.array([code_of(each).row_bytes for each in rates])
     return _Allocation(rates, row_bytes, _overhead(split, rates, width) + int(row_bytes @ split.counts))
 
 
-def _overhead(split: _RowClasses, rates: Sequence[NDArray[np.float64]], width: int) -> int:
+def _overhead(split: _Split, rates: Sequence[NDArray[np.float64]], width: int) -> int:
     """Bytes of everything except the rows."""
     return split.nbytes + len(rates[0]) * width + _fixed_bytes(rates)
 
